@@ -1,0 +1,54 @@
+"""Every way a command can fail, with its exit code. Imports nothing of the project."""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_BUG = 1
+EXIT_INTERRUPTED = 130
+
+
+class SqueezeExportError(Exception):
+    """A failure that the user can understand and act on.
+
+    Attributes:
+        message: one line that says what is wrong, values in backticks.
+        hint: what to type next, or None where there is nothing to type.
+        exit_code: the process's exit code (part of the command-line interface).
+    """
+
+    exit_code = EXIT_BUG
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadInput(SqueezeExportError):
+    """Wrong usage, or a file, folder or option whose content does not fit."""
+
+    exit_code = 2
+
+
+class Unavailable(SqueezeExportError):
+    """A device, package or network that this machine does not have."""
+
+    exit_code = 3
+
+
+class Refused(SqueezeExportError):
+    """A toolchain refused the work, or its product failed our proof."""
+
+    exit_code = 4
+
+
+class GateFailed(SqueezeExportError):
+    """A bound was broken, or a file differs from what was promised."""
+
+    exit_code = 5
+
+
+class GateUndecided(SqueezeExportError):
+    """The measurement is too uncertain to pass or fail."""
+
+    exit_code = 6

@@ -1,0 +1,129 @@
+"""Architecture and tensors to graph. Mean, std and channel order are folded into conv1, so every target takes raw RGB pixels.
+
+The fold is exact because conv1 has no padding in any member of the family:
+sum_k w_k (x_k - mean_k) / std_k + b  =  sum_k (w_k / std_k) x_k + (b - sum_k w_k mean_k / std_k).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import Preprocess, TensorSpec
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Node, Pads, output_px
+from squeeze_export.nets.architecture import Architecture, tensor_shapes
+
+MIN_INPUT_PX = 32
+MAX_INPUT_PX = 2048
+
+
+def build_graph(
+    arch: Architecture,
+    tensors: Mapping[str, NDArray[np.float32]],
+    preprocess: Preprocess,
+    *,
+    labels: tuple[str, ...] = (),
+    checkpoint_sha256: str = "",
+) -> Graph:
+    """Builds the float graph of a checkpoint.
+
+    Args:
+        arch: the description.
+        tensors: torchvision's key -> float32 array, exactly the keys and shapes of `tensor_shapes(arch)`.
+        preprocess: of the checkpoint; `crop_px` becomes the input size.
+        labels: one per class, or empty.
+        checkpoint_sha256: recorded in every product.
+
+    Raises:
+        BadInput: a tensor is missing, superfluous, misshapen or not finite; the input is too small; labels do not match.
+    """
+    _check(arch, tensors, preprocess, labels)
+    size_px = preprocess.crop_px
+    nodes: list[Node] = []
+    current, height = "input", size_px
+
+    def conv(name: str, key: str, source: str, *, stride: int = 1, pad: int = 0, relu: bool = True) -> str:
+        weight, bias = tensors[f"{key}.weight"], tensors[f"{key}.bias"]
+        if name == "conv1":
+            weight, bias = _fold(weight, bias, preprocess)
+        nodes.append(Conv(name, source, weight, bias, stride, (pad, pad, pad, pad), relu))
+        return name
+
+    for layer in arch.layers():
+        key = f"features.{layer.index}"
+        if layer.kind == "conv1":
+            current = conv("conv1", key, current, stride=2)
+            height = output_px(height, arch.conv1_kernel, 2, 0)
+        elif layer.kind == "pool":
+            pads = ceil_pads(height)
+            nodes.append(MaxPool(layer.name, current, 3, 2, pads))
+            current, height = layer.name, output_px(height, 3, 2, pads[2])
+        elif layer.fire is not None:
+            source = current
+            squeezed = conv(f"{layer.name}/squeeze1x1", f"{key}.squeeze", source)
+            branches = (
+                conv(f"{layer.name}/expand1x1", f"{key}.expand1x1", squeezed),
+                conv(f"{layer.name}/expand3x3", f"{key}.expand3x3", squeezed, pad=1),
+            )
+            nodes.append(Concat(f"{layer.name}/concat", branches))
+            current = f"{layer.name}/concat"
+            if layer.fire.bypass != "none":
+                if layer.fire.bypass == "complex":
+                    source = conv(f"{layer.name}/bypass1x1", f"{key}.bypass", source, relu=False)
+                nodes.append(Add(f"{layer.name}/add", (current, source)))
+                current = f"{layer.name}/add"
+    current = conv("conv10", "classifier.1", current, pad=arch.conv10_pad)
+    nodes.append(GlobalAveragePool("logits", current))
+    return Graph(
+        arch.name,
+        tuple(nodes),
+        TensorSpec("input", ("N", size_px, size_px, 3), "uint8", "NHWC", 1.0, 0),
+        TensorSpec("logits", ("N", arch.class_count), "float32", "NC"),
+        preprocess,
+        labels,
+        checkpoint_sha256,
+    )
+
+
+def ceil_pads(size_px: int) -> Pads:
+    """Padding that makes a 3x3 stride-2 pool of a square map equal to torch's `ceil_mode=True`."""
+    overhang = (size_px - 3) % 2
+    return (0, 0, overhang, overhang)
+
+
+def _fold(
+    weight: NDArray[np.float32], bias: NDArray[np.float32], preprocess: Preprocess
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    mean = np.asarray(preprocess.mean, np.float64)[:, None, None]
+    std = np.asarray(preprocess.std, np.float64)[:, None, None]
+    scaled = weight.astype(np.float64) / std  # (O, 3, k, k), channels in the network's order
+    folded_bias = bias.astype(np.float64) - (scaled * mean).sum(axis=(1, 2, 3))
+    if preprocess.channel_order == "bgr":
+        scaled = scaled[:, ::-1]
+    return np.ascontiguousarray(scaled, np.float32), folded_bias.astype(np.float32)
+
+
+def _check(
+    arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], preprocess: Preprocess, labels: tuple[str, ...]
+) -> None:
+    expected = tensor_shapes(arch)
+    for key, shape in expected.items():
+        if key not in tensors:
+            raise BadInput(f"the weights have no tensor `{key}`, which a {arch.name} needs")
+        if tensors[key].shape != shape:
+            raise BadInput(f"tensor `{key}` has shape `{tensors[key].shape}`; a {arch.name} needs `{shape}`")
+        if not np.isfinite(tensors[key]).all():
+            raise BadInput(f"tensor `{key}` holds values that are not finite")
+    for key in tensors:
+        if key not in expected:
+            raise BadInput(f"tensor `{key}` has no place in a {arch.name}")
+    if not MIN_INPUT_PX <= preprocess.crop_px <= MAX_INPUT_PX:
+        raise BadInput(f"an input of `{preprocess.crop_px}` px is outside {MIN_INPUT_PX} to {MAX_INPUT_PX}", hint="see --crop")
+    if labels and len(labels) != arch.class_count:
+        raise BadInput(
+            f"`{len(labels)}` labels for a network of `{arch.class_count}` classes",
+            hint="give one label a line, in index order, with --labels",
+        )

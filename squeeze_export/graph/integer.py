@@ -1,0 +1,99 @@
+"""The integer run: a quantized graph in exact integers. The oracle of the tests and of the cross-target comparison.
+
+    acc = sum((x - z_x) * w) + bias                              exact
+    y   = clamp(round_half_even(float32(acc) * float32(s_x * s_w / s_y)) + z_y, low, 255)
+
+ONNX Runtime with VNNI and LiteRT's XNNPACK give the same integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import ByteArray, FloatArray
+from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, MaxPool, QuantizedConv
+from squeeze_export.graph.quantized import QuantizedGraph, requantization
+from squeeze_export.graph.run import convolve, max_pool, weight_matrix
+
+IntegerTap: TypeAlias = Callable[[str, ByteArray], None]
+"""Called with a tensor's name and its (1, H, W, C) uint8 integers."""
+
+_FLOAT32_EXACT = 2**24
+
+
+class IntegerRunner:
+    """Runs a quantized graph in exact integers.
+
+    The products are summed in float32 where no partial sum can leave its exact range (2^24), else in float64: both are
+    exact for integers, and both are matrix products that numpy does fast.
+
+    Args:
+        quantized: the graph.
+    """
+
+    def __init__(self, quantized: QuantizedGraph) -> None:
+        self.quantized = quantized
+        self._matrices: dict[str, NDArray[np.floating]] = {}
+        self._multipliers: dict[str, FloatArray] = {}
+        for conv in quantized.convs:
+            largest = 255 * int(np.abs(conv.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
+            dtype = np.float32 if largest < _FLOAT32_EXACT else np.float64
+            self._matrices[conv.name] = weight_matrix(conv.weight.astype(dtype))
+            self._multipliers[conv.name] = requantization(conv, quantized.tensors)
+
+    def __call__(self, batch: ByteArray, tap: IntegerTap | None = None) -> FloatArray:
+        """Runs a batch, image by image.
+
+        Args:
+            batch: (N, H, W, 3) uint8 RGB.
+            tap: sees every node's integers but the logits'.
+
+        Returns:
+            (N, classes) float32 logits.
+        """
+        return np.concatenate([self._run(image[None], tap) for image in batch])
+
+    def _run(self, image: ByteArray, tap: IntegerTap | None) -> FloatArray:
+        tensors = self.quantized.tensors
+        values: dict[str, ByteArray] = {self.quantized.input.name: image}
+        for node in self.quantized.nodes:
+            if isinstance(node, QuantizedConv):
+                result = self._conv(node, values[node.input])
+            elif isinstance(node, MaxPool):
+                result = max_pool(values[node.input], node.kernel, node.stride, node.pads, np.uint8(0))
+            elif isinstance(node, Concat):
+                result = np.concatenate([values[name] for name in node.inputs], axis=3)
+            elif isinstance(node, Add):
+                result = self._add(node, values)
+            elif isinstance(node, GlobalAveragePool):
+                q, source = tensors[node.input], values[node.input]
+                mean = source.mean(axis=(1, 2), dtype=np.float64) - q.zero_point
+                return (mean * q.scale).astype(np.float32)
+            if tap is not None:
+                tap(node.name, result)
+            values[node.name] = result
+        raise ValueError("the graph has no GlobalAveragePool")
+
+    def _conv(self, conv: QuantizedConv, source: ByteArray) -> ByteArray:
+        matrix = self._matrices[conv.name]
+        centred = source.astype(matrix.dtype) - matrix.dtype.type(self.quantized.tensors[conv.input].zero_point)
+        acc = convolve(centred, matrix, conv.kernel, conv.stride, conv.pads).astype(np.int32) + conv.bias
+        zero = self.quantized.tensors[conv.name].zero_point
+        rounded = np.rint(acc.astype(np.float32) * self._multipliers[conv.name]) + np.float32(zero)
+        return np.clip(rounded, zero if conv.relu else 0, 255).astype(np.uint8)
+
+    def _add(self, node: Add, values: dict[str, ByteArray]) -> ByteArray:
+        tensors = self.quantized.tensors
+        total: FloatArray | None = None
+        for name in node.inputs:
+            q = tensors[name]
+            real = (values[name].astype(np.float32) - np.float32(q.zero_point)) * np.float32(q.scale)
+            total = real if total is None else total + real
+        assert total is not None
+        result = tensors[node.name]
+        rounded = np.rint(total / np.float32(result.scale)) + np.float32(result.zero_point)
+        return np.clip(rounded, 0, 255).astype(np.uint8)

@@ -1,0 +1,122 @@
+"""The float run: the graph in numpy, float32, NHWC. This is the reference that every artifact is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import ByteArray, FloatArray
+from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Pads
+
+Tap: TypeAlias = Callable[[str, FloatArray], None]
+"""Called with a tensor's name and its (n, H, W, C) float32 values, read-only by agreement."""
+
+
+class FloatRunner:
+    """Runs a float graph. Weights are laid out once, for as many batches as follow.
+
+    Args:
+        graph: from `build_graph`.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._matrices = {node.name: weight_matrix(node.weight) for node in graph.convs}
+
+    def __call__(self, batch: ByteArray, tap: Tap | None = None) -> FloatArray:
+        """Runs a batch, image by image: one image's maps stay in the cache.
+
+        Args:
+            batch: (N, H, W, 3) uint8 RGB, of the graph's input size.
+            tap: sees every node's output, once per image, n = 1.
+
+        Returns:
+            (N, classes) float32 logits.
+        """
+        expected = self.graph.input.shape[1:]
+        if batch.shape[1:] != expected:
+            raise ValueError(f"batch of shape {batch.shape}, the graph takes (N, {expected})")
+        return np.concatenate([self._run(image[None].astype(np.float32), tap) for image in batch])
+
+    def _run(self, image: FloatArray, tap: Tap | None) -> FloatArray:
+        values: dict[str, FloatArray] = {self.graph.input.name: image}
+        readers = {name: len(nodes) for name, nodes in self.graph.consumers.items()}
+        for node in self.graph.nodes:
+            if isinstance(node, Conv):
+                result = convolve(values[node.input], self._matrices[node.name], node.kernel, node.stride, node.pads)
+                result += node.bias
+                if node.relu:
+                    np.maximum(result, 0, out=result)
+            elif isinstance(node, MaxPool):
+                result = max_pool(values[node.input], node.kernel, node.stride, node.pads, np.float32(-np.inf))
+            elif isinstance(node, Concat):
+                result = np.concatenate([values[name] for name in node.inputs], axis=3)
+            elif isinstance(node, Add):
+                result = values[node.inputs[0]] + values[node.inputs[1]]
+            elif isinstance(node, GlobalAveragePool):
+                result = values[node.input].mean(axis=(1, 2), dtype=np.float32)
+            if tap is not None:
+                tap(node.name, result)
+            values[node.name] = result
+            for name in node.inputs:
+                readers[name] -= 1
+                if readers[name] == 0:
+                    del values[name]
+        return values[self.graph.output.name]
+
+
+def weight_matrix(weight: NDArray[np.generic]) -> NDArray[np.generic]:
+    """(O, I, k, k) weights as the (k*k*I, O) right-hand side of a convolution written as a matrix product."""
+    out_channels = weight.shape[0]
+    return np.ascontiguousarray(weight.transpose(2, 3, 1, 0).reshape(-1, out_channels))
+
+
+def convolve(
+    values: NDArray[np.generic], matrix: NDArray[np.generic], kernel: int, stride: int, pads: Pads
+) -> NDArray[np.generic]:
+    """Convolution as one matrix product over (k, k, I) patches; zero padding.
+
+    Args:
+        values: (n, H, W, I).
+        matrix: (k*k*I, O), of the same dtype.
+
+    Returns:
+        (n, Ho, Wo, O).
+    """
+    if kernel == 1 and stride == 1 and not any(pads):
+        return values @ matrix
+    padded = pad(values, pads, 0)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride]
+    n, height, width = windows.shape[:3]  # (n, Ho, Wo, I, k, k)
+    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(n * height * width, -1)
+    return (patches @ matrix).reshape(n, height, width, -1)
+
+
+def max_pool(
+    values: NDArray[np.generic], kernel: int, stride: int, pads: Pads, lowest: np.generic
+) -> NDArray[np.generic]:
+    """Max-pool of (n, H, W, C); `lowest` fills the padding. Separable: rows first, then columns."""
+    padded = pad(values, pads, lowest)
+    height = (padded.shape[1] - kernel) // stride * stride + 1
+    width = (padded.shape[2] - kernel) // stride * stride + 1
+    rows = padded[:, 0:height:stride]
+    for i in range(1, kernel):
+        rows = np.maximum(rows, padded[:, i : i + height : stride])
+    result = rows[:, :, 0:width:stride]
+    for i in range(1, kernel):
+        result = np.maximum(result, rows[:, :, i : i + width : stride])
+    return result
+
+
+def pad(values: NDArray[np.generic], pads: Pads, fill: object) -> NDArray[np.generic]:
+    """Pads height and width of (n, H, W, C)."""
+    top, left, bottom, right = pads
+    if not any(pads):
+        return values
+    n, height, width, channels = values.shape
+    padded = np.full((n, top + height + bottom, left + width + right, channels), fill, values.dtype)
+    padded[:, top : top + height, left : left + width] = values
+    return padded

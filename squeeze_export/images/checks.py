@@ -1,0 +1,99 @@
+"""Whether calibration images can calibrate, and whether evaluation images are others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from squeeze_export.errors import BadInput
+from squeeze_export.images.names import shown
+
+if TYPE_CHECKING:
+    from squeeze_export.core import ByteArray
+
+MIN_CALIBRATION_COUNT = 16
+# Of 125 and 42 images, only the 125 let equalization gain anything.
+FEW_CALIBRATION_COUNT = 100
+
+
+def check_calibration(pixels: ByteArray, files: Sequence[Path], hashes: Sequence[str]) -> tuple[str, ...]:
+    """Refuses calibration images that would give wrong ranges without anyone noticing.
+
+    Args:
+        pixels: (N, H, W, 3) uint8.
+        files: N paths, for the messages.
+        hashes: N SHA-256 of the files.
+
+    Returns:
+        warnings, one line each: what is allowed but may cost accuracy.
+
+    Raises:
+        BadInput: fewer than `MIN_CALIBRATION_COUNT` images, an image of one colour (the standard deviation of each channel is
+            below one step), or two images with the same bytes or the same pixels.
+    """
+    count = len(files)
+    if count < MIN_CALIBRATION_COUNT:
+        raise BadInput(
+            f"`{count}` calibration images are too few",
+            hint=f"pass at least {MIN_CALIBRATION_COUNT} to `--calib`, better {FEW_CALIBRATION_COUNT} or more",
+        )
+    constant = [file for file, image in zip(files, pixels, strict=True) if _is_constant(image)]
+    if constant:
+        raise BadInput(
+            f"`{len(constant)}` of `{count}` calibration images show a single colour, the first is {shown(constant[0])}",
+            hint="take them out: they say nothing of the ranges",
+        )
+    _refuse_duplicates(files, hashes, "the same file")
+    pixel_hashes = [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in pixels]
+    _refuse_duplicates(files, pixel_hashes, "the same pixels")
+    if count < FEW_CALIBRATION_COUNT:
+        return (f"`{count}` calibration images are few: ranges are steadier with {FEW_CALIBRATION_COUNT} or more",)
+    return ()
+
+
+def check_overlap(
+    calibration_hashes: Iterable[str], evaluation_hashes: Sequence[str], evaluation_files: Sequence[Path] = ()
+) -> None:
+    """Refuses to evaluate on images that the network was calibrated on: the result would flatter it.
+
+    Args:
+        calibration_hashes: SHA-256 of the calibration files, as the table keeps them.
+        evaluation_hashes: N SHA-256 of the evaluation files.
+        evaluation_files: N paths, for the message; without them the hash is named.
+
+    Raises:
+        BadInput: files in both, counted, the first named.
+    """
+    known = set(calibration_hashes)
+    names: Sequence[object] = evaluation_files or evaluation_hashes
+    both = [name for name, digest in zip(names, evaluation_hashes, strict=True) if digest in known]
+    if both:
+        count = len(evaluation_hashes)
+        raise BadInput(
+            f"`{len(both)}` of `{count}` evaluation images are calibration images too, the first is {shown(both[0])}",
+            hint="take them out of `--eval` or of `--calib`",
+        )
+
+
+def _is_constant(image: ByteArray) -> bool:
+    """True where no channel's standard deviation over (H, W) reaches one step."""
+    # A sixteenth of the pixels settles almost every photograph: n * variance of the whole is at least that of any part.
+    if image[::4, ::4].reshape(-1, 3).astype(np.float32).var(axis=0).max() > 20:
+        return False
+    return bool(image.reshape(-1, 3).astype(np.float64).std(axis=0).max() < 1)
+
+
+def _refuse_duplicates(files: Sequence[Path], digests: Sequence[str], how: str) -> None:
+    """Refuses two files of one digest; names the first pair."""
+    first: dict[str, Path] = {}
+    pairs = [(first[key], file) for file, key in zip(files, digests, strict=True) if first.setdefault(key, file) != file]
+    if pairs:
+        one, other = pairs[0]
+        raise BadInput(
+            f"`{len(pairs)}` of `{len(files)}` calibration images are duplicates: {shown(other)} is {how} as {shown(one)}",
+            hint="take the copies out: they count twice in the ranges",
+        )

@@ -1,0 +1,242 @@
+"""Reads image sets: decoded in threads, handed over in order, in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from squeeze_export.core import Preprocess, Progress, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.images.folders import ImageSet
+from squeeze_export.images.manifest import UNKNOWN
+from squeeze_export.images.names import shown_file
+from squeeze_export.images.preprocess import BrokenImage, check_preprocess, decode, fit, read_image_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from squeeze_export.core import ByteArray
+
+MAX_LOADED_BYTES = 2_000_000_000
+
+# Batches decoded while the consumer computes: one being handed over, one in the making. More would only hold memory.
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some images of a set, in its order.
+
+    Attributes:
+        pixels: (N, crop_px, crop_px, 3) uint8, RGB.
+        labels: (N,) int64, class index, -1 where unknown.
+        files: N paths.
+        hashes: N SHA-256 of the files' bytes, hexadecimal.
+    """
+
+    pixels: ByteArray
+    labels: NDArray[np.int64]
+    files: tuple[Path, ...]
+    hashes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A broken image that was left out.
+
+    Attributes:
+        file: its path.
+        reason: why it cannot be read.
+    """
+
+    file: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Image:
+    index: int
+    pixels: ByteArray
+    sha256: str
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS, Windows
+
+
+class ImageStream:
+    """An image set as batches; each `for` loop over it reads the files anew.
+
+    Decoding runs in threads (Pillow lets go of the interpreter lock in decoding and resizing), at most two batches ahead of the
+    consumer. Batches come in the order of the set and all but the last are full, however many threads there are.
+
+    Iterating raises `BadInput` where images are broken, after the rest was looked through to count them; no batch is handed
+    over after the first broken image. With `skip_broken` they are left out, and it raises only where none is left.
+    """
+
+    def __init__(
+        self, image_set: ImageSet, preprocess: Preprocess, *, batch: int, workers: int, skip_broken: bool, progress: Progress
+    ) -> None:
+        self._image_set = image_set
+        self._preprocess = preprocess
+        self._batch = batch
+        self._workers = workers
+        self._skip_broken = skip_broken
+        self._progress = progress
+        self._skipped: list[Skipped] = []
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The broken images of the latest loop so far, in order; complete once the loop has ended."""
+        return tuple(self._skipped)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._skipped = []
+        count = len(self._image_set.files)
+        waiting: list[_Image] = []
+        with closing(self._decoded()) as decoded:
+            for done, image in enumerate(decoded, start=1):
+                if done % self._batch == 0 or done == count:
+                    self._progress("reading images", done, count)
+                if isinstance(image, Skipped):
+                    self._skipped.append(image)
+                elif self._skip_broken or not self._skipped:
+                    waiting.append(image)
+                if len(waiting) == self._batch:
+                    full, waiting = waiting, []
+                    yield self._join(full)
+        if self._skipped and (not self._skip_broken or len(self._skipped) == count):
+            raise self._refusal()
+        if waiting:
+            yield self._join(waiting)
+
+    def _decoded(self) -> Generator[_Image | Skipped, None, None]:
+        """Every image in order. Closing this early gives up what has not started."""
+        count = len(self._image_set.files)
+        ahead = max(_BATCHES_AHEAD * self._batch, 2 * self._workers)
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="decode") as pool:
+            pending: deque[Future[_Image | Skipped]] = deque()
+            try:
+                for index in range(min(ahead, count)):
+                    pending.append(pool.submit(self._read, index))
+                for index in range(count):
+                    result = pending.popleft().result()
+                    if index + ahead < count:
+                        pending.append(pool.submit(self._read, index + ahead))
+                    yield result
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _read(self, index: int) -> _Image | Skipped:
+        """Hashes and decodes one file from the same bytes; runs in a worker thread."""
+        file = self._image_set.files[index]
+        try:
+            data = read_image_bytes(file)
+            pixels = fit(decode(io.BytesIO(data), file), self._preprocess, file)
+        except BrokenImage as err:
+            return Skipped(file, err.reason)
+        return _Image(index, pixels, hashlib.sha256(data).hexdigest())
+
+    def _join(self, images: Sequence[_Image]) -> Batch:
+        labels = self._image_set.labels
+        return Batch(
+            pixels=np.stack([image.pixels for image in images]),
+            labels=np.array([labels[image.index] if labels else UNKNOWN for image in images], np.int64),
+            files=tuple(self._image_set.files[image.index] for image in images),
+            hashes=tuple(image.sha256 for image in images),
+        )
+
+    def _refusal(self) -> BadInput:
+        first = self._skipped[0]
+        what = f"`{len(self._skipped)}` of `{len(self._image_set.files)}` images cannot be read"
+        message = f"{what}, the first is {shown_file(first.file, self._image_set.root)} ({first.reason})"
+        return BadInput(message, hint="is it the right folder?" if self._skip_broken else "`--skip-broken` leaves them out")
+
+
+def batches(
+    image_set: ImageSet,
+    preprocess: Preprocess,
+    *,
+    batch: int,
+    workers: int | None = None,
+    skip_broken: bool = False,
+    progress: Progress = silent,
+) -> ImageStream:
+    """Reads a set in batches.
+
+    Args:
+        image_set: from `open_images` or `open_calibration`.
+        preprocess: how files become pixels.
+        batch: images a batch; the last one may be smaller.
+        workers: decoding threads; None takes every usable core.
+        skip_broken: leaves broken images out (see `ImageStream.skipped`) where they would be refused.
+        progress: called every `batch` images, in the consumer's thread.
+
+    Raises:
+        BadInput: the crop is larger than the resized image, or `batch` or `workers` is below 1.
+    """
+    check_preprocess(preprocess)
+    threads = usable_cores() if workers is None else workers
+    for name, value in (("batch", batch), ("workers", threads)):
+        if value < 1:
+            raise BadInput(f"{name} `{value}` is below 1", hint="a whole number from 1 up")
+    return ImageStream(image_set, preprocess, batch=batch, workers=threads, skip_broken=skip_broken, progress=progress)
+
+
+def load_all(
+    image_set: ImageSet,
+    preprocess: Preprocess,
+    *,
+    workers: int | None = None,
+    skip_broken: bool = False,
+    progress: Progress = silent,
+) -> tuple[Batch, tuple[Skipped, ...]]:
+    """Reads a whole set into memory, as calibration needs it.
+
+    Args:
+        image_set: from `open_images` or `open_calibration`.
+        preprocess: how files become pixels.
+        workers: decoding threads; None takes every usable core.
+        skip_broken: leaves broken images out where they would be refused.
+        progress: called every 32 images, in this thread.
+
+    Returns:
+        all images as one batch, and the broken ones that were left out (empty unless that was asked for).
+
+    Raises:
+        BadInput: broken images, or the pixels would take more than `MAX_LOADED_BYTES`.
+    """
+    count, side = len(image_set.files), preprocess.crop_px
+    image_bytes = 3 * side * side
+    if count * image_bytes > MAX_LOADED_BYTES:
+        raise BadInput(
+            f"`{count}` images of {side} px need `{count * image_bytes // 10**6:,}` MB of memory, "
+            f"above the limit of {MAX_LOADED_BYTES // 10**6:,} MB",
+            hint=f"pass at most {MAX_LOADED_BYTES // image_bytes:,} images; a few hundred calibrate as well",
+        )
+    stream = batches(image_set, preprocess, batch=32, workers=workers, skip_broken=skip_broken, progress=progress)
+    pixels = np.empty((count, side, side, 3), np.uint8)
+    labels = np.empty(count, np.int64)
+    files: list[Path] = []
+    hashes: list[str] = []
+    for batch in stream:
+        place = slice(len(files), len(files) + len(batch.files))
+        pixels[place], labels[place] = batch.pixels, batch.labels
+        files += batch.files
+        hashes += batch.hashes
+    kept = len(files)
+    return Batch(pixels[:kept], labels[:kept], tuple(files), tuple(hashes)), stream.skipped

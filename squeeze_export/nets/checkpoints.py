@@ -1,0 +1,118 @@
+"""Checkpoint files: which reader takes which, and what preprocessing comes with each kind."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import CAFFE, TORCHVISION, Preprocess
+from squeeze_export.errors import BadInput
+from squeeze_export.nets.architecture import Architecture, Bypass, tensor_shapes
+from squeeze_export.nets.net_reader import MAX_NET_BYTES, read_net
+from squeeze_export.nets.onnx_reader import read_onnx
+from squeeze_export.nets.recognition import check_shapes, named, recognize, without_wrapper
+from squeeze_export.nets.safetensors_file import read_safetensors
+from squeeze_export.nets.torch_reader import read_torch
+
+Kind = Literal["torch", "safetensors", "onnx", "net"]
+
+KINDS: Mapping[str, Kind] = {".pth": "torch", ".pt": "torch", ".safetensors": "safetensors", ".onnx": "onnx", ".net": "net"}
+MAX_BYTES: Mapping[Kind, int] = {"torch": 512 << 20, "safetensors": 512 << 20, "onnx": 256 << 20, "net": MAX_NET_BYTES}
+"""Training checkpoints carry optimizer state; a SqueezeNet itself has 5 MB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint file, read.
+
+    Attributes:
+        path: the file.
+        kind: `torch`, `safetensors`, `onnx` or `net`.
+        architecture: inferred from the tensors, or stored with them.
+        tensors: torchvision's key -> float32 array, OIHW for weights: exactly the keys, order and shapes of `tensor_shapes`.
+        preprocess: that belongs to the weights, as far as the file tells; the default of its kind elsewhere.
+        labels: one per class in index order, or empty.
+        sha256: of the file's bytes, in hex.
+    """
+
+    path: Path
+    kind: Kind
+    architecture: Architecture
+    tensors: Mapping[str, NDArray[np.float32]]
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    sha256: str
+
+
+def read_checkpoint(path: Path, *, bypass: Bypass | None = None) -> Checkpoint:
+    """Reads a checkpoint of any kind in `KINDS`, told apart by the file's ending.
+
+    The file is read once, so the hash belongs to what was decoded.
+
+    Args:
+        path: the file.
+        bypass: needed for simple bypass, which leaves no trace in a state dict; where the file tells, it must agree.
+
+    Raises:
+        BadInput: no such file, an unknown ending, a file too large, cut short or hostile, or weights that are no SqueezeNet.
+        Unavailable: the package that reads this kind is not installed.
+    """
+    kind = KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise BadInput(f"`{path}` is no kind of checkpoint that is read", hint=f"endings that are: {', '.join(KINDS)}")
+    data = _read(path, MAX_BYTES[kind])
+    arch: Architecture | None = None
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
+    if kind == "onnx":
+        arch, tensors, preprocess = read_onnx(data, str(path))
+    elif kind == "net":
+        arch, tensors = read_net(data, str(path))
+        preprocess = CAFFE
+    elif kind == "safetensors":
+        stored = read_safetensors(data, str(path))
+        tensors, arch, preprocess, labels = dict(stored.tensors), stored.architecture, stored.preprocess, stored.labels
+    else:
+        tensors = read_torch(data, str(path))
+    plain = without_wrapper(tensors)
+    tensors = {plain[key]: tensor for key, tensor in tensors.items()}
+    arch = _settle(arch, {key: tensor.shape for key, tensor in tensors.items()}, bypass)
+    if labels and len(labels) != arch.class_count:
+        raise BadInput(f"`{path}` stores `{len(labels)}` labels for a network of {arch.class_count} classes")
+    return Checkpoint(
+        path,
+        kind,
+        arch,
+        {key: tensors[key] for key in tensor_shapes(arch)},
+        preprocess or TORCHVISION,
+        labels,
+        hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _settle(arch: Architecture | None, shapes: Mapping[str, tuple[int, ...]], bypass: Bypass | None) -> Architecture:
+    if arch is None:
+        return recognize(shapes, bypass=bypass)
+    check_shapes(arch, shapes)
+    if bypass is not None and bypass != arch.bypass:
+        raise BadInput(f"bypass `{bypass}` was asked for, but the file says `{arch.bypass}`")
+    return named(arch)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    if not path.is_file():
+        raise BadInput(f"`{path}` is {'a folder' if path.is_dir() else 'not there'}, where a checkpoint file is needed")
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit + 1)
+    except OSError as err:
+        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
+    if len(data) > limit:
+        raise BadInput(f"`{path}` is larger than {limit >> 20} MiB, the most that is read of this kind")
+    return data

@@ -1,0 +1,173 @@
+"""Tensor names and shapes to architecture. The names are torchvision's, so pools can be read from the gaps in `features.N`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from squeeze_export.errors import BadInput
+from squeeze_export.nets.architecture import FAMILY, Architecture, Bypass, Fire, tensor_shapes
+
+Shape = tuple[int, ...]
+
+CUSTOM_NAME = "squeezenet_custom"
+MAX_CONV1_KERNEL = 15
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_KEY = re.compile(r"(features\.0|features\.(\d{1,4})\.(squeeze|expand1x1|expand3x3|bypass)|classifier\.1)\.(weight|bias)")
+_WRAPPERS = ("module.", "model.", "_orig_mod.")
+_HINT = "the names are torchvision's: `features.0.weight`, `features.3.squeeze.weight` ... `classifier.1.bias`"
+
+
+def without_wrapper(keys: Iterable[str]) -> dict[str, str]:
+    """Takes off the prefixes that DataParallel, Lightning and `torch.compile` put before every name.
+
+    Returns:
+        key as stored -> key without `module.`, `model.` and `_orig_mod.`, as far as all keys have them in common.
+    """
+    plain = {key: key for key in keys}
+    while plain:
+        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in plain.values())), None)
+        if prefix is None:
+            break
+        plain = {key: name[len(prefix) :] for key, name in plain.items()}
+    return plain
+
+
+def recognize(shapes: Mapping[str, Shape], *, bypass: Bypass | None = None) -> Architecture:
+    """Infers version, widths, bypass and class count from a state dict's shapes.
+
+    Args:
+        shapes: torchvision's key -> shape, OIHW for weights, in the file's order.
+        bypass: what the user says. `simple` has no tensors of its own, so only this can tell; None is `complex` where bypass
+            convolutions are present and `none` elsewhere.
+
+    Returns:
+        The architecture, under its name in the family or `squeezenet_custom`; conv10_pad is 0. A pool after the last Fire
+        module leaves no gap and is not seen.
+
+    Raises:
+        BadInput: a tensor has no place, is missing or misshapen (the first is named), or `bypass` contradicts the tensors.
+    """
+    indices: set[int] = set()
+    for key in shapes:
+        found = _KEY.fullmatch(key)
+        if found is None or found[2] in ("0", "1", "2"):
+            raise BadInput(f"tensor `{key}` has no place in a SqueezeNet", hint=_HINT)
+        if found[2] is not None:
+            indices.add(int(found[2]))
+    order, pools_after = _positions(indices)
+    conv1 = _kernel_shape(shapes, "features.0.weight")
+    if not 1 <= conv1[2] <= MAX_CONV1_KERNEL:
+        raise BadInput(f"tensor `features.0.weight` has a kernel of `{conv1[2]}` px; conv1 takes 1 to {MAX_CONV1_KERNEL}")
+    widths = [[_kernel_shape(shapes, f"features.{i}.{part}.weight")[0] for part in _PARTS] for i in order]
+    complex_at = {position for position, i in enumerate(order) if f"features.{i}.bypass.weight" in shapes}
+    kinds = _bypass_kinds([w[1] + w[2] for w in widths], complex_at, bypass)
+    fires = tuple(Fire(w[0], w[1], w[2], kind) for w, kind in zip(widths, kinds, strict=True))
+    class_count = _kernel_shape(shapes, "classifier.1.weight")[0]
+    arch = Architecture(CUSTOM_NAME, conv1[0], conv1[2], fires, pools_after, class_count)
+    check_shapes(arch, shapes)
+    return named(arch)
+
+
+_PARTS = ("squeeze", "expand1x1", "expand3x3")
+
+
+def named(arch: Architecture) -> Architecture:
+    """The same architecture under the name of the family member that it equals, class count and conv10_pad aside.
+
+    Where it equals none, its own name stays if that is fit for a file name and not one of the family's; otherwise it becomes
+    `squeezenet_custom`.
+    """
+    for name, member in FAMILY.items():
+        if replace(member, name=arch.name, class_count=arch.class_count, conv10_pad=arch.conv10_pad) == arch:
+            return replace(arch, name=name)
+    own = _NAME.fullmatch(arch.name) is not None and arch.name not in FAMILY
+    return arch if own else replace(arch, name=CUSTOM_NAME)
+
+
+def check_shapes(arch: Architecture, shapes: Mapping[str, Shape]) -> None:
+    """Compares a state dict with its architecture.
+
+    Raises:
+        BadInput: the first tensor that is missing, misshapen or superfluous.
+    """
+    expected = tensor_shapes(arch)
+    for key, shape in expected.items():
+        if key not in shapes:
+            raise BadInput(f"the weights have no tensor `{key}`, which this SqueezeNet needs", hint=_HINT)
+        if tuple(shapes[key]) != shape:
+            raise BadInput(f"tensor `{key}` has shape `{_text(shapes[key])}` where this SqueezeNet needs `{_text(shape)}`")
+    for key in shapes:
+        if key not in expected:
+            raise BadInput(f"tensor `{key}` has no place in this SqueezeNet", hint=_HINT)
+
+
+def check_architecture(arch: Architecture) -> None:
+    """Checks a description that was read from a file.
+
+    Raises:
+        BadInput: a width below 1, a pool where no module is, a simple bypass where the channel count changes, a padding of
+            conv10 other than 0 or 1.
+    """
+    widths = [arch.conv1_channels, arch.class_count, *(w for f in arch.fires for w in (f.squeeze, f.expand1x1, f.expand3x3))]
+    if not arch.fires or min(widths) < 1 or not 1 <= arch.conv1_kernel <= MAX_CONV1_KERNEL:
+        raise BadInput("the stored architecture has no Fire module, a width below 1, or an impossible conv1")
+    pools = arch.pools_after
+    if list(pools) != sorted(set(pools)) or any(not 0 <= i < len(arch.fires) for i in pools):
+        raise BadInput(f"the stored architecture pools after modules `{pools}`, but has `{len(arch.fires)}`")
+    if arch.conv10_pad not in (0, 1):
+        raise BadInput(f"the stored architecture pads conv10 by `{arch.conv10_pad}`; 0 or 1 is possible")
+    for layer in arch.layers():
+        if layer.fire is not None and layer.fire.bypass == "simple" and layer.fire.channels != layer.in_channels:
+            raise BadInput(
+                f"the stored architecture has a simple bypass around `{layer.name}`, which turns `{layer.in_channels}` channels"
+                f" into `{layer.fire.channels}`"
+            )
+
+
+def _positions(indices: set[int]) -> tuple[list[int], tuple[int, ...]]:
+    """Fire modules' indices in order, and after which of them one index is left out: there is the pool."""
+    order, pools, expected = sorted(indices), [], 3
+    if not order:
+        raise BadInput("the weights have no tensor `features.3.squeeze.weight`, which a SqueezeNet needs", hint=_HINT)
+    for position, index in enumerate(order):
+        if index == expected + 1 and position > 0:
+            pools.append(position - 1)
+        elif index != expected:
+            raise BadInput(
+                f"the weights have no tensor `features.{expected}.squeeze.weight`, but have some of `features.{index}`"
+            )
+        expected = index + 1
+    return order, tuple(pools)
+
+
+def _bypass_kinds(channels: list[int], complex_at: set[int], bypass: Bypass | None) -> list[Bypass]:
+    """Which bypass each module has, by Figure 2: complex where there is a convolution, simple where the channels stay."""
+    if complex_at and bypass in ("none", "simple"):
+        raise BadInput(
+            f"bypass `{bypass}` was asked for, but the weights hold bypass convolutions", hint="use bypass `complex`"
+        )
+    if bypass == "complex" and not complex_at:
+        raise BadInput("bypass `complex` was asked for, but the weights hold no `features.N.bypass.weight`")
+    simple = bool(complex_at) or bypass == "simple"
+    kinds: list[Bypass] = []
+    for position, count in enumerate(channels):
+        kept = position > 0 and count == channels[position - 1]
+        kinds.append("complex" if position in complex_at else "simple" if simple and kept else "none")
+    if bypass == "simple" and "simple" not in kinds:
+        raise BadInput("bypass `simple` was asked for, but no Fire module keeps its channel count")
+    return kinds
+
+
+def _kernel_shape(shapes: Mapping[str, Shape], key: str) -> Shape:
+    if key not in shapes:
+        raise BadInput(f"the weights have no tensor `{key}`, which a SqueezeNet needs", hint=_HINT)
+    shape = tuple(shapes[key])
+    if len(shape) != 4 or min(shape) < 1:
+        raise BadInput(f"tensor `{key}` has shape `{_text(shape)}` where a convolution has four dimensions, none of them 0")
+    return shape
+
+
+def _text(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,162 @@
+"""`.safetensors`, read and written: torchvision's keys, and in the metadata what the tensors alone cannot tell.
+
+Metadata, all optional, each a JSON text: `architecture` (`Architecture.to_json`), `preprocess` (the fields of
+`core.Preprocess`), `labels` (a list with one name per class).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import ChannelOrder, Interpolation, Preprocess
+from squeeze_export.errors import BadInput
+from squeeze_export.nets.architecture import Architecture, architecture_from_json
+from squeeze_export.nets.recognition import check_architecture
+
+MAX_LABEL_CHARACTERS = 1000
+MAX_SIDE_PX = 4096
+MAX_PIXEL_VALUE = 1e6
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a safetensors file holds.
+
+    Attributes:
+        tensors: key as stored -> float32 array, in the header's order.
+        architecture: from the metadata, checked on its own but not yet against the tensors; None where absent.
+        preprocess: likewise.
+        labels: empty where absent.
+    """
+
+    tensors: Mapping[str, NDArray[np.float32]]
+    architecture: Architecture | None
+    preprocess: Preprocess | None
+    labels: tuple[str, ...]
+
+
+def read_safetensors(data: bytes, name: str) -> Stored:
+    """Reads tensors of F64, F32, F16 or BF16, and the metadata.
+
+    Args:
+        data: the file's bytes.
+        name: of the file, for messages.
+
+    Raises:
+        BadInput: the file is cut short or malformed, a tensor's dtype is another (named), or the metadata is not what it
+            should be.
+    """
+    import safetensors
+
+    try:
+        # The library checks offsets, sizes and overlaps before it hands anything out.
+        entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
+    except (safetensors.SafetensorError, ValueError) as err:
+        raise BadInput(f"`{name}` is no safetensors file, or is cut short: {err}") from err
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = header.pop("__metadata__", None) or {}
+    tensors = {key: _floats(entries[key], key) for key in header}
+    stored = metadata.get("architecture")
+    arch = None if stored is None else _architecture(_json(stored, "architecture", dict))
+    stored = metadata.get("preprocess")
+    preprocess = None if stored is None else preprocess_from_json(_json(stored, "preprocess", dict))
+    labels = _json(metadata.get("labels", "[]"), "labels", list)
+    if any(not isinstance(label, str) or len(label) > MAX_LABEL_CHARACTERS for label in labels):
+        raise BadInput(f"the labels stored in `{name}` are not all texts of at most {MAX_LABEL_CHARACTERS} characters")
+    return Stored(tensors, arch, preprocess, tuple(labels))
+
+
+def write_safetensors(
+    path: Path,
+    arch: Architecture,
+    tensors: Mapping[str, NDArray[np.float32]],
+    preprocess: Preprocess,
+    labels: Sequence[str] = (),
+) -> None:
+    """Writes a checkpoint that reads back whole, bypass and preprocessing included. The file appears complete or not at all.
+
+    Args:
+        path: the file; its folder exists.
+        arch: the description.
+        tensors: torchvision's key -> float32 array.
+        preprocess: what the network was trained with.
+        labels: one per class, or empty.
+    """
+    from safetensors.numpy import save
+
+    metadata = {"architecture": json.dumps(arch.to_json()), "preprocess": json.dumps(asdict(preprocess))}
+    if labels:
+        metadata["labels"] = json.dumps(list(labels), ensure_ascii=False)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(save({key: np.ascontiguousarray(value) for key, value in tensors.items()}, metadata))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def preprocess_from_json(values: Mapping[str, Any]) -> Preprocess:
+    """Reads back `dataclasses.asdict` of a `Preprocess`.
+
+    Raises:
+        BadInput: a field is missing, superfluous or out of its range; it is named.
+    """
+    fields = ("resize_px", "crop_px", "interpolation", "channel_order", "mean", "std")
+    for key in (*fields, *values):
+        if key not in values or key not in fields:
+            raise BadInput(f"the stored preprocessing {'lacks' if key in fields else 'has an unknown field,'} `{key}`")
+    resize_px, crop_px, interpolation, channel_order = (values[key] for key in fields[:4])
+    for key, value in (("resize_px", resize_px), ("crop_px", crop_px)):
+        if type(value) is not int or not 1 <= value <= MAX_SIDE_PX:
+            raise BadInput(f"the stored preprocessing has {key} `{value}`; 1 to {MAX_SIDE_PX} is possible")
+    if interpolation not in get_args(Interpolation) or channel_order not in get_args(ChannelOrder):
+        raise BadInput(f"the stored preprocessing has interpolation `{interpolation}` and channel order `{channel_order}`")
+    mean, std = (_triple(values[key], key) for key in ("mean", "std"))
+    if min(std) <= 0:
+        raise BadInput(f"the stored preprocessing has std `{std}`; each must be above 0")
+    return Preprocess(resize_px, crop_px, interpolation, channel_order, mean, std)
+
+
+def _triple(value: object, key: str) -> tuple[float, float, float]:
+    numbers = value if isinstance(value, list | tuple) else ()
+    if len(numbers) != 3 or not all(type(v) in (int, float) and abs(v) <= MAX_PIXEL_VALUE for v in numbers):
+        raise BadInput(f"the stored preprocessing has {key} `{str(value)[:60]}`; three numbers in pixel units are expected")
+    return float(numbers[0]), float(numbers[1]), float(numbers[2])
+
+
+def _architecture(values: Mapping[str, Any]) -> Architecture:
+    try:
+        arch = architecture_from_json(values)
+    except OverflowError as err:
+        raise BadInput(f"the stored architecture cannot be read: {err}") from err
+    check_architecture(arch)
+    return arch
+
+
+def _json(text: str, key: str, kind: type) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise BadInput(f"the metadata `{key}` is not JSON: {err}") from err
+    if not isinstance(value, kind):
+        raise BadInput(f"the metadata `{key}` is a {type(value).__name__}, not a {kind.__name__}")
+    return value
+
+
+def _floats(entry: Mapping[str, Any], key: str) -> NDArray[np.float32]:
+    if entry["dtype"] not in _DTYPES:
+        raise BadInput(f"tensor `{key}` is `{entry['dtype']}`; {', '.join(_DTYPES)} are read")
+    values = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
+    if entry["dtype"] == "BF16":  # the upper half of a float32
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and the graph refuses it by name
+        return values.astype(np.float32).reshape(entry["shape"])

@@ -1,0 +1,56 @@
+"""What opens an artifact and runs it. One runtime is one module that satisfies `Runtime`, and one line in `RUNTIMES`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Protocol, cast
+
+from squeeze_export.core import Artifact, Session
+from squeeze_export.errors import BadInput
+
+
+class Runtime(Protocol):
+    """What a runtime's module offers. Frameworks are imported inside the functions.
+
+    Attributes:
+        NAME: the registry's key.
+    """
+
+    NAME: str
+
+    def open_session(self, artifact: Artifact, *, device: str, threads: int) -> Session:
+        """Opens an artifact on a device: that one, never another.
+
+        Args:
+            artifact: one of a target that names this runtime.
+            device: `cpu` ...
+            threads: intra-op threads, at least 1.
+
+        Raises:
+            Unavailable: the device or the runtime's package is not on this machine.
+            Refused: the runtime cannot open the file.
+        """
+
+    def devices(self) -> tuple[str, ...]:
+        """The devices that this runtime can use on this machine."""
+
+
+RUNTIMES: Mapping[str, str] = {
+    "onnxruntime": "squeeze_export.runtimes.onnxruntime",
+    "litert": "squeeze_export.runtimes.litert",
+    "litert-builtin": "squeeze_export.runtimes.litert_builtin",
+    "tflite-runtime": "squeeze_export.runtimes.tflite_runtime",
+    "tensorflow-lite": "squeeze_export.runtimes.tensorflow_lite",
+}
+
+
+def runtime_named(name: str) -> Runtime:
+    """Looks a runtime up.
+
+    Raises:
+        BadInput: there is no such runtime.
+    """
+    if name not in RUNTIMES:
+        raise BadInput(f"no runtime is called `{name}`", hint=f"one of: {', '.join(RUNTIMES)}")
+    return cast(Runtime, importlib.import_module(RUNTIMES[name]))

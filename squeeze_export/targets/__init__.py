@@ -1,0 +1,65 @@
+"""The file formats. One format is one module that satisfies `Target`, and one line in `TARGETS`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, cast
+
+from squeeze_export.core import Audit, EmitOptions, TensorSpec
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme
+
+
+class Target(Protocol):
+    """What a format's module offers. Frameworks are imported inside the functions.
+
+    Attributes:
+        NAME: the registry's key and the command's name.
+        SUFFIX: of the file, with its dot.
+        SCHEMES: names of the schemes that the format carries; others are refused.
+        RUNTIMES: names of the runtimes that open it, the default first.
+    """
+
+    NAME: str
+    SUFFIX: str
+    SCHEMES: tuple[str, ...]
+    RUNTIMES: tuple[str, ...]
+
+    def emit(self, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> bytes:
+        """Writes the network down.
+
+        Args:
+            network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
+            scheme: one of `SCHEMES`.
+            options: the outer form.
+            metadata: key -> text, written into the format's own metadata.
+
+        Returns:
+            The file's bytes; the same arguments give the same bytes.
+        """
+
+    def describe(self, path: Path) -> tuple[TensorSpec, TensorSpec]:
+        """Input and output, read from the file."""
+
+    def audit(self, path: Path) -> Audit:
+        """What is inside the file, read from the file alone. `violations` says why it is not an integer network."""
+
+
+TARGETS: Mapping[str, str] = {
+    "onnx": "squeeze_export.targets.onnx",
+    "tflite": "squeeze_export.targets.tflite",
+}
+
+
+def target_named(name: str) -> Target:
+    """Looks a target up.
+
+    Raises:
+        BadInput: there is no such target.
+    """
+    if name not in TARGETS:
+        raise BadInput(f"no target is called `{name}`", hint=f"one of: {', '.join(TARGETS)}")
+    return cast(Target, importlib.import_module(TARGETS[name]))

@@ -1,0 +1,384 @@
+"""Checkpoint files of torch and safetensors: good ones, damaged ones, hostile ones."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from squeeze_export.core import CAFFE, TORCHVISION
+from squeeze_export.errors import BadInput
+from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, architecture, tensor_shapes
+from squeeze_export.nets.checkpoints import read_checkpoint
+from squeeze_export.nets.safetensors_file import preprocess_from_json, read_safetensors, write_safetensors
+from squeeze_export.nets.torch_reader import read_torch
+
+SMALL = Architecture("squeezenet_custom", 4, 3, (Fire(2, 3, 5), Fire(2, 4, 4), Fire(3, 6, 6)), (1,), 5)
+RICH = replace(SMALL, fires=(Fire(2, 3, 5, "complex"), Fire(2, 4, 4, "simple"), Fire(3, 6, 6, "complex")))
+
+
+def weights(arch: Architecture = SMALL) -> dict[str, NDArray[np.float32]]:
+    draw = np.random.default_rng(0)
+    return {key: draw.normal(size=shape).astype(np.float32) for key, shape in tensor_shapes(arch).items()}
+
+
+def state_dict(arch: Architecture = SMALL) -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(value) for key, value in weights(arch).items()}
+
+
+def torch_bytes(value: object, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream, **options)
+    return stream.getvalue()
+
+
+def with_prefix(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state_dict().items()}
+
+
+GOOD: dict[str, Callable[[], object]] = {
+    "a state dict": state_dict,
+    "ordered": lambda: collections.OrderedDict(state_dict()),
+    "under state_dict": lambda: {"epoch": 3, "state_dict": state_dict(), "optimizer": {"state": {}, "param_groups": []}},
+    "under model": lambda: {"model": state_dict(), "seed": 2**62},
+    "under model_state_dict": lambda: {"model_state_dict": state_dict(), "history": [1.5, 2.5]},
+    "under weights": lambda: {"weights": state_dict()},
+    "two deep": lambda: {"model": {"state_dict": state_dict()}},
+    "DataParallel": lambda: with_prefix("module."),
+    "Lightning, compiled": lambda: {"state_dict": with_prefix("model._orig_mod.")},
+    "parameters": lambda: {key: torch.nn.Parameter(value) for key, value in state_dict().items()},
+    "another order": lambda: dict(reversed(state_dict().items())),
+}
+
+
+@pytest.mark.parametrize("name", list(GOOD))
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_torch_files(name: str, form: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    path.write_bytes(torch_bytes(GOOD[name](), _use_new_zipfile_serialization=form == "zip"))
+    found = read_checkpoint(path)
+    assert (found.kind, found.architecture, found.preprocess, found.labels) == ("torch", SMALL, TORCHVISION, ())
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert list(found.tensors) == list(tensor_shapes(SMALL))
+    for key, value in weights().items():
+        assert found.tensors[key].dtype == np.float32
+        assert np.array_equal(found.tensors[key], value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_become_float32(dtype: torch.dtype) -> None:
+    found = read_torch(torch_bytes({key: value.to(dtype) for key, value in state_dict().items()}), "x.pt")
+    for key, value in state_dict().items():
+        assert np.array_equal(found[key], value.to(dtype).to(torch.float32).numpy())
+
+
+def test_a_later_pickle_protocol_is_refused_under_its_number() -> None:
+    with pytest.raises(BadInput, match="pickle protocol `4`"):
+        read_torch(torch_bytes(state_dict(), pickle_protocol=4), "x.pt")
+
+
+def test_a_model_of_the_family(tmp_path: Path) -> None:
+    arch = architecture("squeezenet1_1", class_count=3)
+    torch.save(state_dict(arch), tmp_path / "net.pt")
+    assert read_checkpoint(tmp_path / "net.pt").architecture == arch
+
+
+class Hostile:
+    """Unpickled with code allowed, this leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_code_is_never_run(form: str, protocol: int, tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    hostile = {**state_dict(), "x": Hostile(trace)}
+    data = torch_bytes(hostile, pickle_protocol=protocol, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(BadInput, match=r"holds code or an object \(`\w+\.mkdir`\)") as caught:
+        read_torch(data, "x.pth")
+    assert caught.value.hint is not None
+    assert "state_dict()" in caught.value.hint
+    assert not trace.exists()
+    torch.load(io.BytesIO(data), weights_only=False)  # the control: the file is really hostile
+    assert trace.exists()
+
+
+def test_what_the_scan_lets_through_torch_refuses() -> None:
+    """`torch.set_num_threads` looks like one of torch's own types; torch has a shorter list."""
+    with pytest.raises(BadInput, match="holds more than tensors") as caught:
+        read_torch(zipped(b"\x80\x02ctorch\nset_num_threads\nK\x01\x85R."), "x.pth")
+    assert "\n" not in caught.value.message
+
+
+def test_a_whole_model_is_refused_with_a_hint() -> None:
+    with pytest.raises(BadInput, match=r"`torch\.nn\.modules\.linear\.Linear`") as caught:
+        read_torch(torch_bytes(torch.nn.Linear(2, 2)), "x.pth")
+    assert caught.value.hint is not None
+
+
+def zipped(code: bytes, *, compression: int = zipfile.ZIP_STORED, extra: bytes = b"") -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        archive.writestr("net/data.pkl", code)
+        archive.writestr("net/version", b"3\n")
+        if extra:
+            archive.writestr("net/data/0", extra)
+    return stream.getvalue()
+
+
+def overlapping() -> bytes:
+    """Two directory entries that claim the same bytes."""
+    data = bytearray(zipped(b"\x80\x02}.", extra=b"0" * 500))
+    at = data.rindex(b"PK\x01\x02")
+    struct.pack_into("<II", data, at + 20, 10**6, 10**6)
+    return bytes(data)
+
+
+def lying_storage() -> bytes:
+    data = torch_bytes({"a": torch.zeros(7)})
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        code = archive.read("archive/data.pkl")
+    return zipped(code.replace(b"K\x07tq", b"J\xff\xff\xff\x7ftq", 1))
+
+
+NOT_READ: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "is no torch checkpoint"),
+    "text": (lambda: b"hello world" * 10, "is no torch checkpoint"),
+    "a plain pickle": (lambda: pickle.dumps({"a": 1}), "is no torch checkpoint"),
+    "a zip of something": (lambda: overlapping().replace(b"data.pkl", b"other.tx"), "not one of torch's|more bytes"),
+    "compressed": (lambda: zipped(b"\x80\x02}." + b"\0" * 999, compression=zipfile.ZIP_DEFLATED), "compressed entries"),
+    "overlapping": (overlapping, "claims to hold more bytes"),
+    "a storage too large": (lying_storage, "claims a storage of `2147483647` elements"),
+    "a number": (lambda: torch_bytes(3), "holds no state dict"),
+    "numbers": (lambda: torch_bytes({"a": 1, "model": 3}), "holds no state dict"),
+    "nested too deep": (lambda: torch_bytes({"model": {"model": {"model": {"model": state_dict()}}}}), "holds no state dict"),
+    "a text among tensors": (lambda: torch_bytes({**state_dict(), "x": "y"}), "has `x`, a str"),
+    "a number as key": (lambda: torch_bytes({**state_dict(), 3: torch.zeros(1)}), "has `3`"),
+    "integers": (lambda: torch_bytes({"a": torch.zeros(3, dtype=torch.int8)}), "tensor `a` is `torch.int8`"),
+    "sparse": (lambda: torch_bytes({"a": torch.eye(3).to_sparse()}), "tensor `a` is .*sparse"),
+    "repeated": (lambda: torch_bytes({"a": torch.zeros(1).expand(2**40)}), "tensor `a` of shape .* claims more data"),
+    "repeated often": (
+        lambda: torch_bytes({str(i): torch.zeros(100).expand(100, 100) for i in range(50)}),
+        "claims more data",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(NOT_READ))
+def test_torch_files_that_are_refused(name: str) -> None:
+    draw, says = NOT_READ[name]
+    with pytest.raises(BadInput, match=says) as caught:
+        read_torch(draw(), "x.pth")
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_truncated_torch_files_are_refused(form: str) -> None:
+    data = torch_bytes(state_dict(), _use_new_zipfile_serialization=form == "zip")
+    for end in range(0, len(data), 331):
+        with pytest.raises(BadInput):
+            read_torch(data[:end], "x.pth")
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_damaged_bytes_never_give_a_traceback(form: str) -> None:
+    data = torch_bytes(state_dict(), _use_new_zipfile_serialization=form == "zip")
+    draw = np.random.default_rng(3)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        for at in draw.integers(0, len(data), 4):
+            damaged[at] = draw.integers(0, 256)
+        try:
+            read_torch(bytes(damaged), "x.pth")
+        except BadInput:
+            refused += 1
+    assert refused > 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "code"), [(np.float64, "F64"), (np.float32, "F32"), (np.float16, "F16")], ids=["F64", "F32", "F16"]
+)
+def test_safetensors(dtype: type, code: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(save({f"model.{key}": value.astype(dtype) for key, value in weights().items()}))
+    assert code.encode() in path.read_bytes()
+    found = read_checkpoint(path)
+    assert (found.kind, found.architecture, found.preprocess) == ("safetensors", SMALL, TORCHVISION)
+    for key, value in weights().items():
+        assert found.tensors[key].dtype == np.float32
+        assert np.array_equal(found.tensors[key], value.astype(dtype).astype(np.float32))
+
+
+def raw_safetensors(header: object, body: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def test_bfloat16_safetensors() -> None:
+    values = torch.tensor([1.5, -3.0e38, 0.0078125, 0.0])
+    body = values.to(torch.bfloat16).view(torch.int16).numpy().tobytes()
+    data = raw_safetensors({"a": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}}, body)
+    expected = values.to(torch.bfloat16).to(torch.float32).numpy().reshape(2, 2)
+    assert np.array_equal(read_safetensors(data, "x").tensors["a"], expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "no safetensors file"),
+        (b"\xff" * 100, "no safetensors file"),
+        (raw_safetensors({"a": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 8]}}, b"\0" * 8), "no safetensors file"),
+        (raw_safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, b"\0" * 7), "no safetensors file"),
+        (raw_safetensors({"a": {"dtype": "I8", "shape": [2], "data_offsets": [0, 2]}}, b"\0" * 2), "tensor `a` is `I8`"),
+    ],
+)
+def test_safetensors_that_are_refused(data: bytes, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        read_safetensors(data, "x.safetensors")
+
+
+def test_truncated_safetensors_are_refused() -> None:
+    data = save(weights())
+    for end in range(0, len(data), 251):
+        with pytest.raises(BadInput):
+            read_safetensors(data[:end], "x")
+
+
+@pytest.mark.parametrize("arch", [*FAMILY.values(), RICH, replace(SMALL, conv10_pad=1, pools_after=(0, 2), name="mine")])
+def test_what_is_written_reads_back_whole(arch: Architecture, tmp_path: Path) -> None:
+    arch = replace(arch, class_count=4)
+    path, labels = tmp_path / "net.safetensors", ("a", "b", "ä", "d")
+    write_safetensors(path, arch, weights(arch), CAFFE, labels)
+    found = read_checkpoint(path)
+    assert (found.architecture, found.preprocess, found.labels) == (arch, CAFFE, labels)
+    assert all(np.array_equal(found.tensors[key], value) for key, value in weights(arch).items())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.safetensors"]
+    write_safetensors(path, arch, weights(arch), CAFFE)
+    assert read_checkpoint(path).labels == ()
+
+
+def metadata_file(path: Path, **metadata: str) -> Path:
+    path.write_bytes(save(weights(), metadata))
+    return path
+
+
+PREPROCESS = asdict(CAFFE)
+BAD_METADATA: dict[str, tuple[dict[str, str], str]] = {
+    "not JSON": ({"preprocess": "{"}, "`preprocess` is not JSON"),
+    "nested without end": ({"labels": "[" * 100_000}, "`labels` is not JSON"),
+    "not an object": ({"architecture": "[]"}, "`architecture` is a list"),
+    "architecture of another net": ({"architecture": json.dumps(FAMILY["squeezenet1_0"].to_json())}, "has shape"),
+    "architecture with an endless width": (
+        {"architecture": json.dumps({**SMALL.to_json(), "conv1_channels": 1e999})},
+        "architecture cannot be read",
+    ),
+    "architecture that cannot be": ({"architecture": json.dumps({**SMALL.to_json(), "conv10_pad": 3})}, "pads conv10 by `3`"),
+    "labels that are numbers": ({"labels": "[1]"}, "labels stored in"),
+    "labels too long": ({"labels": json.dumps(["x" * 1001] * 5)}, "labels stored in"),
+    "too few labels": ({"labels": '["a"]'}, "stores `1` labels for a network of 5 classes"),
+    "field missing": ({"preprocess": json.dumps({"crop_px": 224})}, "lacks `resize_px`"),
+    "field unknown": ({"preprocess": json.dumps({**PREPROCESS, "flip": 1})}, "unknown field, `flip`"),
+    "crop of a text": ({"preprocess": json.dumps({**PREPROCESS, "crop_px": "224"})}, "crop_px `224`"),
+    "crop too large": ({"preprocess": json.dumps({**PREPROCESS, "resize_px": 10**9})}, "resize_px `1000000000`"),
+    "interpolation": ({"preprocess": json.dumps({**PREPROCESS, "interpolation": "area"})}, "interpolation `area`"),
+    "channel order": ({"preprocess": json.dumps({**PREPROCESS, "channel_order": "gbr"})}, "channel order `gbr`"),
+    "mean of two": ({"preprocess": json.dumps({**PREPROCESS, "mean": [1, 2]})}, "mean"),
+    "mean of NaN": ({"preprocess": json.dumps({**PREPROCESS, "mean": [1, 2, float("nan")]})}, "mean"),
+    "mean too large": ({"preprocess": json.dumps({**PREPROCESS, "mean": [1, 2, 10**400]})}, "mean"),
+    "std of 0": ({"preprocess": json.dumps({**PREPROCESS, "std": [1, 0, 1]})}, "std"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_METADATA))
+def test_metadata_that_is_refused(name: str, tmp_path: Path) -> None:
+    metadata, says = BAD_METADATA[name]
+    with pytest.raises(BadInput, match=says):
+        read_checkpoint(metadata_file(tmp_path / "net.safetensors", **metadata))
+
+
+def test_metadata_in_parts(tmp_path: Path) -> None:
+    path = metadata_file(tmp_path / "net.safetensors", preprocess=json.dumps(PREPROCESS), format="pt")
+    found = read_checkpoint(path)
+    assert (found.architecture, found.preprocess, found.labels) == (SMALL, CAFFE, ())
+    assert preprocess_from_json(asdict(TORCHVISION)) == TORCHVISION
+
+
+def test_simple_bypass_is_asked_for_or_stored(tmp_path: Path) -> None:
+    simple = replace(SMALL, fires=(Fire(2, 3, 5), Fire(2, 4, 4, "simple"), Fire(3, 6, 6)))
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(save(weights()))
+    assert read_checkpoint(path).architecture.bypass == "none"
+    assert read_checkpoint(path, bypass="simple").architecture == simple
+    write_safetensors(path, simple, weights(), TORCHVISION)
+    assert read_checkpoint(path).architecture == simple
+    assert read_checkpoint(path, bypass="simple").architecture == simple
+    with pytest.raises(BadInput, match="bypass `none` was asked for, but the file says `simple`"):
+        read_checkpoint(path, bypass="none")
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_safetensors(tmp_path / "net.safetensors", SMALL, weights(), TORCHVISION)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_foreign_network_is_refused_by_its_first_key(tmp_path: Path) -> None:
+    path = tmp_path / "resnet.pth"
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(64)}, path)
+    with pytest.raises(BadInput, match=r"tensor `conv1\.weight` has no place in a SqueezeNet"):
+        read_checkpoint(path)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="no kind of checkpoint") as caught:
+        read_checkpoint(tmp_path / "net.h5")
+    assert caught.value.hint is not None
+    assert ".safetensors" in caught.value.hint
+    with pytest.raises(BadInput, match="is not there"):
+        read_checkpoint(tmp_path / "net.pth")
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(BadInput, match="is a folder"):
+        read_checkpoint(tmp_path / "folder.pth")
+
+    def denied(*_args: object, **_kw: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "shut.pth").write_bytes(b"")
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(BadInput, match="cannot be read: Permission denied"):
+        read_checkpoint(tmp_path / "shut.pth")
+
+
+def test_torchvisions_weights(assets: Path) -> None:
+    found = read_checkpoint(assets / "weights" / "squeezenet1_1.pth")
+    assert found.architecture == FAMILY["squeezenet1_1"]
+    assert found.preprocess == TORCHVISION
+    twin = read_checkpoint(assets / "weights" / "squeezenet1_1.safetensors")
+    assert twin.architecture == FAMILY["squeezenet1_1"]
+    assert all(np.array_equal(found.tensors[key], twin.tensors[key]) for key in twin.tensors)
+    assert found.sha256 != twin.sha256
