@@ -1,0 +1,206 @@
+"""An artifact's logits against the reference's, batch by batch: agreement, SQNR, KL, and with labels what was lost and won."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import Accuracy, FloatArray, Interval
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.measure.statistics import paired_difference, wilson
+
+UNLABELLED = -1
+_SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
+
+Doubles = NDArray[np.float64]
+Classes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The sums that an `Accuracy` is made of; `tally` adds a batch to them.
+
+    Attributes:
+        count: images so far.
+        class_count: classes; 0 before the first batch.
+        same_top1: images whose top-1 class equals the reference's.
+        top5_overlap: sum over images of the share (0 to 1) of the reference's top 5 found in the artifact's.
+        signal: sum of the squared reference outputs.
+        noise: sum of the squared differences.
+        divergence: sum over images of KL(reference, artifact), nats.
+        labelled_count: images with a label.
+        top1: labelled images that the artifact has right.
+        top5: labelled images with the label among its best five.
+        reference_top1: as `top1`, of the reference.
+        reference_top5: as `top5`, of the reference.
+        lost: labelled images right in the reference and wrong here.
+        won: the other way round.
+    """
+
+    count: int = 0
+    class_count: int = 0
+    same_top1: int = 0
+    top5_overlap: float = 0.0
+    signal: float = 0.0
+    noise: float = 0.0
+    divergence: float = 0.0
+    labelled_count: int = 0
+    top1: int = 0
+    top5: int = 0
+    reference_top1: int = 0
+    reference_top5: int = 0
+    lost: int = 0
+    won: int = 0
+
+
+def tally(
+    sums: Tally, reference_logits: FloatArray, logits: FloatArray, labels: Classes | None = None, *, probabilities: bool = False
+) -> Tally:
+    """Adds a batch.
+
+    The top class is the highest, and of equal ones the lowest index, on both sides (int8 logits do tie).
+
+    Args:
+        sums: of the batches before; `Tally()` to begin.
+        reference_logits: (N, C) float32, of the fp32 reference.
+        logits: (N, C) float32, of the artifact; probabilities where `probabilities` is set.
+        labels: (N,) int64 class indices, `UNLABELLED` (-1) where there is none; or None.
+        probabilities: the artifact ends in a softmax. SQNR then compares the reference's softmax with it, and is no longer
+            the SQNR of logits.
+
+    Raises:
+        BadInput: the shapes differ, a label names no class, or the reference is not finite.
+        Refused: the artifact's output is not finite.
+    """
+    _check(sums, reference_logits, logits, labels)
+    reference = reference_logits.astype(np.float64)
+    output = logits.astype(np.float64)
+    reference_log = _log_softmax(reference)
+    # A softmax in few bits has exact zeros, for which KL would be infinite whatever the rest is like.
+    output_log = np.log(np.maximum(output, _SMALLEST_PROBABILITY)) if probabilities else _log_softmax(output)
+    signal = np.exp(reference_log) if probabilities else reference
+    # The top is read before any softmax: rounding in exp could make two different logits tie.
+    reference_best, best = _best(reference_logits), _best(logits)
+    overlap = (reference_best[:, :, None] == best[:, None, :]).sum() / best.shape[1]
+    known = np.zeros(len(logits), dtype=bool) if labels is None else labels != UNLABELLED
+    truth = np.zeros(0, dtype=np.int64) if labels is None else labels[known]
+    reference_right = reference_best[known, 0] == truth
+    right = best[known, 0] == truth
+    return Tally(
+        count=sums.count + len(logits),
+        class_count=logits.shape[1],
+        same_top1=sums.same_top1 + int((reference_best[:, 0] == best[:, 0]).sum()),
+        top5_overlap=sums.top5_overlap + float(overlap),
+        signal=sums.signal + float(np.square(signal).sum()),
+        noise=sums.noise + float(np.square(signal - output).sum()),
+        divergence=sums.divergence + float((np.exp(reference_log) * (reference_log - output_log)).sum()),
+        labelled_count=sums.labelled_count + len(truth),
+        top1=sums.top1 + int(right.sum()),
+        top5=sums.top5 + int((best[known] == truth[:, None]).sum()),
+        reference_top1=sums.reference_top1 + int(reference_right.sum()),
+        reference_top5=sums.reference_top5 + int((reference_best[known] == truth[:, None]).sum()),
+        lost=sums.lost + int((reference_right & ~right).sum()),
+        won=sums.won + int((right & ~reference_right).sum()),
+    )
+
+
+def accuracy_of(sums: Tally) -> Accuracy:
+    """What the sums say, with intervals.
+
+    Raises:
+        BadInput: no image was compared.
+    """
+    if sums.count == 0:
+        raise BadInput("no image to compare on", hint="give a folder of images with --eval")
+    agreement = Accuracy(
+        count=sums.count,
+        top1_agreement=wilson(sums.same_top1, sums.count),
+        top5_agreement=sums.top5_overlap / sums.count,
+        sqnr_db=_decibel(sums.signal, sums.noise),
+        # Rounding can leave a sum of exact zeros a hair below 0, which no divergence is.
+        kl=max(0.0, sums.divergence / sums.count),
+    )
+    labelled = sums.labelled_count
+    if labelled == 0:
+        return agreement
+    delta = paired_difference(sums.lost, sums.won, labelled)
+    return replace(
+        agreement,
+        labelled_count=labelled,
+        top1=sums.top1 / labelled,
+        top5=sums.top5 / labelled,
+        reference_top1=sums.reference_top1 / labelled,
+        reference_top5=sums.reference_top5 / labelled,
+        top1_delta_pp=Interval(100 * delta.value, 100 * delta.low, 100 * delta.high),
+        lost=sums.lost,
+        won=sums.won,
+    )
+
+
+def compare(
+    reference_logits: FloatArray, logits: FloatArray, labels: Classes | None = None, *, probabilities: bool = False
+) -> Accuracy:
+    """`tally` and `accuracy_of` on everything at once; arguments and errors are theirs."""
+    return accuracy_of(tally(Tally(), reference_logits, logits, labels, probabilities=probabilities))
+
+
+def near_chance(accuracy: float, class_count: int, count: int) -> bool:
+    """Whether the reference's own accuracy is so low that the preprocessing (or the label order) plainly does not fit.
+
+    True where the images cannot tell the network from guessing and could have told it from a working one: with shares counted
+    from chance (0) to perfect (1), the one-sided 95% Wilson bounds lie below 0.01 (lower) and below 0.25 (upper). Too few
+    images show nothing: of 1,000 classes, none right of 8 could still be an unlucky network, none right of 9 is told.
+
+    Args:
+        accuracy: top-1 of the reference, 0 to 1.
+        class_count: classes, at least 1.
+        count: labelled images.
+    """
+    if class_count < 2 or count < 1:
+        return False
+    chance = 1 / class_count
+    interval = wilson(round(accuracy * count), count, confidence=0.90)
+    return interval.low < chance + 0.01 * (1 - chance) and interval.high < chance + 0.25 * (1 - chance)
+
+
+def _check(sums: Tally, reference_logits: FloatArray, logits: FloatArray, labels: Classes | None) -> None:
+    if logits.ndim != 2 or logits.shape[1] == 0 or reference_logits.shape != logits.shape:
+        raise BadInput(f"outputs of shape `{logits.shape}` cannot be compared with the reference's `{reference_logits.shape}`")
+    class_count = logits.shape[1]
+    if sums.count and sums.class_count != class_count:
+        raise BadInput(f"a batch of `{class_count}` classes after batches of `{sums.class_count}`")
+    if not np.isfinite(reference_logits).all():
+        raise BadInput("the fp32 reference gives NaN or infinity", hint="the weights or the preprocessing do not fit")
+    if not np.isfinite(logits).all():
+        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        raise Refused(f"the artifact gives NaN or infinity on `{bad}` of {len(logits)} images")
+    if labels is not None:
+        if labels.shape != (len(logits),):
+            raise BadInput(f"labels of shape `{labels.shape}` for {len(logits)} images")
+        wrong = labels[(labels < UNLABELLED) | (labels >= class_count)]
+        if len(wrong):
+            raise BadInput(
+                f"label `{wrong[0]}` names no class: the network has {class_count}",
+                hint="give the class names in index order with --labels",
+            )
+
+
+def _best(outputs: FloatArray) -> Classes:
+    """(N, min(5, C)) the best classes, best first, of equal ones the lowest index first."""
+    return np.argsort(-outputs, axis=1, kind="stable")[:, :5].astype(np.int64)
+
+
+def _log_softmax(logits: Doubles) -> Doubles:
+    """(N, C) natural logarithm of the softmax; the row's maximum is taken off first so that exp cannot overflow."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    result: Doubles = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def _decibel(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf

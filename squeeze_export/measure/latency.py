@@ -1,0 +1,150 @@
+"""Times sessions against one another, interleaved, on kept samples. The clock is a parameter."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from squeeze_export.core import Latency, Progress, silent
+from squeeze_export.errors import BadInput, Unavailable
+from squeeze_export.measure.statistics import bootstrap_ratio, percentile
+
+
+def measure_latency(
+    sessions: Mapping[str, Callable[[], object]],
+    *,
+    warmup: int = 10,
+    rounds: int = 50,
+    min_seconds: float = 0.0,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    progress: Progress = silent,
+) -> dict[str, tuple[int, ...]]:
+    """Runs every session once a round, in an order that changes from round to round, and keeps every sample.
+
+    Whatever disturbs the machine then disturbs all alike, and sample i of every session comes from the same round. All sessions
+    warm up before the first sample. The garbage collector waits meanwhile: its pauses belong to no session. Each session meets
+    caches that the others have used, as in an application that does other work between two inferences, so figures are a little
+    above those of a loop over one session.
+
+    Args:
+        sessions: name -> one inference.
+        warmup: inferences of each session before the first sample.
+        rounds: samples of each session, at least 1.
+        min_seconds: go on for more rounds until the samples of all sessions together fill this time.
+        clock: nanoseconds, never going back.
+        progress: told after each round.
+
+    Returns:
+        name -> samples in ns, in the order of the rounds; all of one length.
+
+    Raises:
+        BadInput: `warmup`, `rounds` or `min_seconds` is out of range.
+    """
+    if warmup < 0 or rounds < 1 or min_seconds < 0:
+        raise BadInput(
+            f"`{warmup}` warm-up runs, `{rounds}` rounds, `{min_seconds}` s: nothing to time",
+            hint="rounds start at 1, the others at 0",
+        )
+    samples: dict[str, list[int]] = {name: [] for name in sessions}
+    if not samples:
+        return {}
+    for infer in sessions.values():
+        for _ in range(warmup):
+            infer()
+    names = list(sessions)
+    orders = balanced_orders(len(names))
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        done, spent_ns = 0, 0
+        while done < rounds or spent_ns < min_seconds * 1e9:
+            for index in orders[done % len(orders)]:
+                infer = sessions[names[index]]
+                start_ns = clock()
+                infer()
+                elapsed_ns = clock() - start_ns
+                samples[names[index]].append(elapsed_ns)
+                spent_ns += elapsed_ns
+            done += 1
+            progress("timing", done, max(done, rounds))
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: tuple(values) for name, values in samples.items()}
+
+
+def balanced_orders(count: int) -> list[tuple[int, ...]]:
+    """Orders of `count` sessions in which each follows every other one equally often, and stands at each place equally often.
+
+    Source: E. J. Williams, "Experimental designs balanced for the estimation of residual effects of treatments", Australian
+    Journal of Scientific Research A 2 (1949), 149-168: one Latin square where `count` is even, it and its mirror where odd.
+
+    Returns:
+        `count` or 2 * `count` permutations of 0 .. count - 1.
+    """
+    zigzag = [(place + 1) // 2 if place % 2 else -(place // 2) for place in range(count)]
+    square = [tuple((step + shift) % count for step in zigzag) for shift in range(count)]
+    return square if count % 2 == 0 else square + [order[::-1] for order in square]
+
+
+def latency_of(
+    samples_ns: Sequence[int], *, warmup_count: int, batch: int, threads: int, baseline_ns: Sequence[int] | None = None
+) -> Latency:
+    """What follows from one session's samples.
+
+    Args:
+        samples_ns: of this session.
+        warmup_count: inferences before the first sample.
+        batch: images per inference.
+        threads: intra-op threads.
+        baseline_ns: samples of fp32 on the same runtime and device, from the same rounds; None where there are none.
+
+    Raises:
+        ValueError: no samples, or a baseline of other rounds.
+    """
+    return Latency(
+        samples_ns=tuple(samples_ns),
+        warmup_count=warmup_count,
+        batch=batch,
+        threads=threads,
+        p50_ms=percentile(samples_ns, 50) / 1e6,
+        p90_ms=percentile(samples_ns, 90) / 1e6,
+        p99_ms=percentile(samples_ns, 99) / 1e6,
+        speedup=None if baseline_ns is None else bootstrap_ratio(baseline_ns, samples_ns),
+    )
+
+
+@contextmanager
+def pinned(cpus: tuple[int, ...] | None) -> Iterator[None]:
+    """Keeps this thread, and every thread that it starts meanwhile, on the CPUs named; restores the old choice afterwards.
+
+    A runtime's worker threads take the affinity of the thread that starts them, so sessions must be *opened* inside.
+
+    Args:
+        cpus: logical CPU numbers; None pins nothing.
+
+    Raises:
+        BadInput: no CPU, or one that this process may not use or that does not exist.
+        Unavailable: the operating system cannot pin (macOS, Windows).
+    """
+    if cpus is None:
+        yield
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise Unavailable("this operating system cannot pin threads to CPUs", hint="leave out --cpus")
+    before = os.sched_getaffinity(0)
+    listed = ", ".join(str(cpu) for cpu in sorted(before))
+    # Linux silently drops the CPUs of a mask that do not exist, so each is checked here.
+    wrong = [cpu for cpu in cpus if cpu not in before]
+    if wrong or not cpus:
+        named = f"cpu `{wrong[0]}` is not among" if wrong else "`()` names none of"
+        raise BadInput(f"{named} the CPUs of this process", hint=f"choose from {listed}")
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,119 @@
+"""The recipes: graph + images -> quantized graph. A recipe is a plain function; `RECIPES` is the list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from squeeze_export import __version__
+from squeeze_export.core import ByteArray, Progress, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.nodes import Conv, Graph, QuantizedConv, QuantizedNode
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
+from squeeze_export.quant.correction import corrected_bias
+from squeeze_export.quant.equalize import equalize
+from squeeze_export.quant.observations import Observation, TappedRun, observe
+from squeeze_export.quant.ranges import fake_quantize, search_ranges
+from squeeze_export.quant.rounding import compensated, weight_scales
+
+WEIGHT_LIMIT = 127
+FIRST_WEIGHT_LIMIT = 64
+"""conv1 alone sees pixels up to 255 in every position: with 7 bits its u8 x s8 pair sums fit int16 on CPUs without VNNI."""
+
+
+def quantize(
+    graph: Graph,
+    pixels: ByteArray,
+    run: TappedRun,
+    scheme: Scheme,
+    *,
+    recipe: str = "fast",
+    seed: int = 0,
+    threads: int = 1,
+    provenance: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> QuantizedGraph:
+    """Calibrates and quantizes a network.
+
+    Args:
+        graph: the float graph.
+        pixels: (N, H, W, 3) uint8 calibration images.
+        run: the float run of `graph`, safe to call from several threads.
+        scheme: an integer scheme.
+        recipe: a key of `RECIPES`.
+        seed: of everything random; the same seed and images give the same integers.
+        threads: calibration images in flight.
+        provenance: added to the table's own.
+
+    Raises:
+        BadInput: no such recipe.
+    """
+    if recipe not in RECIPES:
+        raise BadInput(f"no recipe is called `{recipe}`", hint=f"one of: {', '.join(RECIPES)}")
+    seen = observe(graph, run, pixels, seed=seed, threads=threads, progress=progress)
+    nodes, tensors = RECIPES[recipe](graph, seen)
+    made_by = {
+        "recipe": recipe,
+        "seed": seed,
+        "image_count": len(pixels),
+        "checkpoint_sha256": graph.checkpoint_sha256,
+        "squeeze_export": __version__,
+    }
+    return QuantizedGraph(
+        graph.name,
+        nodes,
+        graph.input,
+        graph.output,
+        tensors,
+        scheme,
+        graph.preprocess,
+        graph.labels,
+        made_by | dict(provenance or {}),
+    )
+
+
+Recipe = Callable[[Graph, Mapping[str, Observation]], tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]]
+
+
+def fast(graph: Graph, seen: Mapping[str, Observation]) -> tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]:
+    """Equalization, MSE ranges, rounding to nearest and bias correction, from one pass over the images."""
+    equalized, seen = equalize(graph, seen)
+    tensors = search_ranges(equalized, seen)
+    nodes: list[QuantizedNode] = []
+    for node in equalized.nodes:
+        if isinstance(node, Conv):
+            first = node.input == graph.input.name
+            nodes.append(_quantized_conv(node, seen[node.input], tensors[node.input], first=first))
+        else:
+            nodes.append(node)
+    return tuple(nodes), tensors
+
+
+RECIPES: Mapping[str, Recipe] = {"fast": fast}
+
+
+def _quantized_conv(conv: Conv, seen: Observation, source: Quantization, *, first: bool) -> QuantizedConv:
+    limit = FIRST_WEIGHT_LIMIT if first else WEIGHT_LIMIT
+    weight = conv.weight.transpose(0, 2, 3, 1).reshape(len(conv.weight), -1)  # (O, K), K = k * k * I as patches are laid out
+    given = fake_quantize(seen.patches_for(conv.kernel).reshape(-1, weight.shape[1]), source)
+    wanted_mean = seen.patches_for(conv.kernel).reshape(-1, weight.shape[1]).mean(axis=0, dtype=np.float64)
+    given_mean = given.mean(axis=0, dtype=np.float64)
+    centred = given - given_mean.astype(np.float32)
+    moment = (centred.T @ centred).astype(np.float64) / len(given)
+    power = np.square(given).mean(axis=0, dtype=np.float64)
+    scale = weight_scales(weight, conv.bias, power, source.scale, limit)
+    integers = compensated(weight, scale, limit, moment)
+    bias = corrected_bias(conv.bias, weight, integers * scale[:, None], wanted_mean, given_mean)
+    out_channels, in_channels, kernel, _ = conv.weight.shape
+    return QuantizedConv(
+        conv.name,
+        conv.input,
+        np.ascontiguousarray(integers.reshape(out_channels, kernel, kernel, in_channels).transpose(0, 3, 1, 2), np.int8),
+        scale,
+        np.rint(bias / (np.float64(source.scale) * scale)).astype(np.int32),
+        conv.stride,
+        conv.pads,
+        conv.relu,
+    )

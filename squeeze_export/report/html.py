@@ -1,0 +1,274 @@
+"""The report as one self-contained page: no script, no request, no framework, everything from elsewhere escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from squeeze_export.core import Accuracy, Audit, Interval, Latency, Measurement, Placement, Report
+from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart
+from squeeze_export.report.style import STYLE
+from squeeze_export.report.wording import (
+    NOTHING,
+    accuracy_heading,
+    accuracy_note,
+    accuracy_parts,
+    decibel,
+    delta_pp,
+    delta_range,
+    device,
+    evidence,
+    facts_line,
+    joined,
+    milliseconds,
+    one_line,
+    outcome,
+    percent,
+    percent_range,
+    size,
+    speedup_parts,
+    spelt_facts,
+    timing_note,
+)
+from squeeze_export.report.writing import write_text
+
+_MOST_NAMES = 12
+"""Names listed in one place; the rest are counted and stand in report.json."""
+
+
+def to_html(report: Report) -> str:
+    """The page: table, accuracy and latency drawn, then each artifact, then the machine and where the images came from."""
+    name = str(report.network.get("name", "squeeze-export"))
+    network = {key: value for key, value in report.network.items() if key != "name"}
+    body = [
+        f'<header><h1>{_text(name)}</h1><p class="soft">{_text(facts_line(network))}</p></header>',
+        _warnings(report.warnings),
+        _summary(report),
+        _accuracy_drawing(report),
+        _latency_drawing(report),
+        "<h2>Artifacts</h2>",
+        *(_artifact(rows) for rows in _by_artifact(report.measurements)),
+        '<div class="columns">',
+        _facts("Evaluation", report.evaluation),
+        _facts("Calibration", report.calibration),
+        _facts("Host", report.host),
+        _facts("Versions", report.tool_versions),
+        "</div>",
+        f'<p class="soft">created {_text(report.created)}, schema version {report.schema_version}</p>',
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        # The browser itself then refuses whatever request or script an escape may have missed.
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(one_line(name))}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(filter(None, body))
+        + "\n</body></html>\n"
+    )
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Writes the page, whole or not at all.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
+    write_text(path, to_html(report))
+
+
+def _text(text: str) -> str:
+    """Escaped text; a pair of backticks makes code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(one_line(text)))
+
+
+def _warnings(warnings: Iterable[str]) -> str:
+    items = "".join(f"<li>{_text(warning)}</li>" for warning in warnings)
+    return f'<ul class="warnings">{items}</ul>' if items else ""
+
+
+def _tag(measurement: Measurement) -> str:
+    how = evidence(measurement)
+    return f' <span class="tag">{how}</span>' if how else ""
+
+
+def _summary(report: Report) -> str:
+    heading = accuracy_heading(report.measurements)
+    names = "".join(f"<th>{name}</th>" for name in ("target", "scheme", "device"))
+    figures = "".join(f'<th class="figure">{name}</th>' for name in ("size", heading, "SQNR", "p50", "speed-up"))
+    rows = "".join(_summary_row(measurement, heading) for measurement in report.measurements)
+    return (
+        f'<h2>Summary</h2><div class="wide"><table><thead><tr>{names}{figures}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def _summary_row(measurement: Measurement, heading: str) -> str:
+    accuracy, latency = measurement.accuracy, measurement.latency
+    words = (_text(measurement.target), _text(measurement.scheme), _text(device(measurement)) + _tag(measurement))
+    cells = "".join(f'<td class="name">{word}</td>' for word in words)
+    if measurement.status == "ok":
+        figures = (
+            size(measurement.size_bytes),
+            _with_range(accuracy_parts(accuracy, heading)),
+            decibel(accuracy.sqnr_db) if accuracy else NOTHING,
+            milliseconds(latency.p50_ms) if latency else NOTHING,
+            _with_range(speedup_parts(latency)),
+        )
+        cells += "".join(f'<td class="figure">{figure}</td>' for figure in figures)
+    else:
+        kind = "bad" if measurement.status == "failed" else "warn"
+        reason = _text(outcome(measurement)).replace(measurement.status, f'<span class="{kind}">{measurement.status}</span>', 1)
+        cells += f'<td colspan="5">{reason}</td>'
+    return f'<tr class="row-{measurement.status}">{cells}</tr>'
+
+
+def _with_range(parts: tuple[str, str]) -> str:
+    figure, bounds = parts
+    return f'{figure}<span class="range">{bounds}</span>' if bounds else figure
+
+
+def _label(measurement: Measurement) -> str:
+    return f"{measurement.target} {measurement.scheme}, {device(measurement)}"
+
+
+def _accuracy_drawing(report: Report) -> str:
+    """Top-1 change where every compared row has labels, else agreement."""
+    rows = []
+    heading = accuracy_heading(report.measurements)
+    for measurement in report.measurements:
+        accuracy = measurement.accuracy
+        if accuracy is None:
+            continue
+        delta = accuracy.top1_delta_pp if heading == "top-1" else None
+        share = accuracy.top1_agreement
+        interval = delta or Interval(100 * share.value, 100 * share.low, 100 * share.high)
+        value = f"{delta_pp(delta)} {delta_range(delta)}" if delta else f"{percent(share.value)} {percent_range(share)}"
+        rows.append(IntervalRow(_label(measurement), evidence(measurement), interval, value))
+    if not rows:
+        return ""
+    title, unit, marked = ("Top-1 against fp32", "pp", 0.0) if heading == "top-1" else ("Agreement with fp32", "%", 100.0)
+    note = accuracy_note(report.measurements)
+    caution = str(report.evaluation.get("note") or "")
+    caution = f' <span class="warn">{_text(caution)}</span>' if caution else ""
+    drawing = interval_chart(rows, title=title, unit=unit, marked=marked)
+    return f'<h2>{title}</h2><p class="soft">{note[0].upper()}{note[1:]}.{caution}</p>{drawing}'
+
+
+def _latency_drawing(report: Report) -> str:
+    rows = [
+        StripRow(
+            _label(measurement),
+            evidence(measurement),
+            [sample_ns / 1e6 for sample_ns in measurement.latency.samples_ns],
+            milliseconds(measurement.latency.p50_ms),
+        )
+        for measurement in report.measurements
+        if measurement.latency is not None
+    ]
+    if not rows:
+        return ""
+    notes = (
+        f"Each dot is an inference, the box the middle half, the line the median. Speed-up: {timing_note(report.measurements)}."
+    )
+    return f'<h2>Latency</h2><p class="soft">{notes}</p>{strip_chart(rows, title="latency")}'
+
+
+def _by_artifact(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
+    """The rows of each file, in the order in which the files first appear."""
+    groups: dict[tuple[str, str], list[Measurement]] = {}
+    for measurement in measurements:
+        groups.setdefault((measurement.artifact, measurement.sha256), []).append(measurement)
+    return list(groups.values())
+
+
+def _artifact(measurements: list[Measurement]) -> str:
+    """One file, and under it each device that it ran on."""
+    first = measurements[0]
+    audit = next((measurement.audit for measurement in measurements if measurement.audit is not None), None)
+    digest = f', sha256 <span class="code">{escape(first.sha256)}</span>' if first.sha256 else ""
+    weight = f", {size(first.size_bytes)}" if first.size_bytes else ""
+    facts = f'<p class="soft">{_text(first.target)} {_text(first.scheme)}{weight}{digest}</p>'
+    entries = _audit(audit) if audit else []
+    listed = "".join(f"<dt>{name}</dt><dd>{words}</dd>" for name, words in entries)
+    for measurement in measurements:
+        run, *details = _run(measurement)
+        listed += f'<dt class="run">{run[0]}</dt><dd class="run">{run[1]}</dd>'
+        listed += "".join(f"<dt>{name}</dt><dd>{words}</dd>" for name, words in details)
+    return f'<section class="artifact"><h3>{_text(first.artifact)}</h3>{facts}<dl>{listed}</dl></section>'
+
+
+def _audit(audit: Audit) -> list[tuple[str, str]]:
+    operators = ", ".join(f"{count} {name}" for name, count in audit.operators.items())
+    weights = ", ".join(f"{dtype} {size(size_bytes)}" for dtype, size_bytes in audit.weight_bytes.items())
+    entries = [("operators", _text(operators)), ("in float", _names(audit.float_operators, "no operator"))]
+    if audit.float_tensors:
+        entries.append(("float tensors", _names(audit.float_tensors, "")))
+    entries.append(("constants", _text(weights) or NOTHING))
+    if audit.violations:
+        entries.append(('<span class="bad">violations</span>', "<br>".join(_text(violation) for violation in audit.violations)))
+    return entries
+
+
+def _run(measurement: Measurement) -> list[tuple[str, str]]:
+    """Name and value of each line on one run of the artifact; the first says where it ran."""
+    where = ", ".join(part for part in (device(measurement), measurement.runtime, measurement.kernels) if part)
+    lines = [("ran on" if measurement.status == "ok" else "asked for", _text(where) + _tag(measurement))]
+    if measurement.status != "ok":
+        lines.append((measurement.status, _text(measurement.reason) or NOTHING))
+    if measurement.placement is not None:
+        lines.append(("placement", _placement(measurement.placement)))
+    if measurement.accuracy is not None:
+        lines += _accuracy(measurement.accuracy)
+    if measurement.latency is not None:
+        lines.append(("latency", _latency(measurement.latency)))
+    return lines
+
+
+def _placement(placement: Placement) -> str:
+    left = f": in float {_names(placement.float_operators, '')}" if placement.float_operators else ""
+    return (
+        f"{placement.integer_count} of {placement.operator_count} operators and {percent(placement.integer_mac_share)} of the "
+        f"multiply-accumulates in integers{left} ({_text(placement.source)})"
+    )
+
+
+def _accuracy(accuracy: Accuracy) -> list[tuple[str, str]]:
+    agreement = (
+        f"{percent(accuracy.top1_agreement.value)} {percent_range(accuracy.top1_agreement)}, "
+        f"top-5 overlap {percent(accuracy.top5_agreement)}, SQNR {decibel(accuracy.sqnr_db)}, KL {accuracy.kl:.2g} nats, "
+        f"{accuracy.count:,} images"
+    )
+    lines = [("agreement", agreement)]
+    if accuracy.top1 is not None and accuracy.top5 is not None and accuracy.top1_delta_pp is not None:
+        reference = f" (fp32 {percent(accuracy.reference_top1)})" if accuracy.reference_top1 is not None else ""
+        change = f"{delta_pp(accuracy.top1_delta_pp)} {delta_range(accuracy.top1_delta_pp)}"
+        top1 = (
+            f"{percent(accuracy.top1)}{reference}, {change}, {accuracy.lost} lost, {accuracy.won} won, "
+            f"top-5 {percent(accuracy.top5)}, {accuracy.labelled_count:,} labelled images"
+        )
+        lines.append(("top-1", top1))
+    return lines
+
+
+def _latency(latency: Latency) -> str:
+    ratio = joined(speedup_parts(latency))
+    threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
+    return (
+        f"p50 {milliseconds(latency.p50_ms)}, p90 {milliseconds(latency.p90_ms)}, p99 {milliseconds(latency.p99_ms)}"
+        f"{'' if ratio == NOTHING else f', speed-up {ratio}'}, batch {latency.batch}, {threads}, "
+        f"{len(latency.samples_ns):,} samples after {latency.warmup_count} to warm up"
+    )
+
+
+def _names(names: tuple[str, ...], none: str) -> str:
+    shown = ", ".join(f"<code>{escape(one_line(name))}</code>" for name in names[:_MOST_NAMES])
+    return f"{shown} and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else shown or none
+
+
+def _facts(title: str, facts: Mapping[str, Any]) -> str:
+    if not facts:
+        return ""
+    rows = "".join(f"<dt>{_text(word)}</dt><dd>{_text(value)}</dd>" for _, word, value in spelt_facts(facts))
+    return f"<div><h2>{title}</h2><dl>{rows}</dl></div>"

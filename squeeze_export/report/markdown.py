@@ -1,0 +1,102 @@
+"""The report as GitHub Markdown: the table and, under it, what its figures rest on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from squeeze_export.core import Measurement, Report
+from squeeze_export.report.wording import (
+    NOTHING,
+    accuracy_heading,
+    accuracy_note,
+    accuracy_parts,
+    decibel,
+    device,
+    evidence,
+    facts_line,
+    host_line,
+    joined,
+    milliseconds,
+    one_line,
+    outcome,
+    size,
+    speedup_parts,
+    timing_note,
+)
+from squeeze_export.report.writing import write_text
+
+_SPECIAL = re.compile(r"([\\*{}\[\]|~$]|(?<!\w)_|_(?!\w))")
+"""What GitHub reads as markup inside a line; an underscore inside a word is none."""
+
+
+def to_markdown(report: Report) -> str:
+    """A table of all measurements, and a list: warnings, what the figures mean, evaluation, calibration, host, versions."""
+    measurements = report.measurements
+    heading = accuracy_heading(measurements)
+    lines = [
+        f"### {_text(str(report.network.get('name', 'squeeze-export')))}",
+        "",
+        f"| target | scheme | device | size | {heading} | SQNR | p50 | speed-up |",
+        "|:--|:--|:--|--:|--:|--:|--:|--:|",
+        *(_row(measurement, heading) for measurement in measurements),
+        "",
+        *(f"- **warning:** {_text(warning)}" for warning in report.warnings),
+    ]
+    notes = {
+        heading: accuracy_note(measurements),
+        "speed-up": timing_note(measurements),
+        "network": facts_line(report.network),
+        "evaluation": facts_line(report.evaluation),
+        "calibration": facts_line(report.calibration),
+        "host": host_line(report),
+        "versions": facts_line(report.tool_versions),
+        "created": report.created,
+    }
+    lines += [f"- {name}: {_text(note)}" for name, note in notes.items() if note]
+    return "\n".join(lines) + "\n"
+
+
+def write_markdown(report: Report, path: Path) -> None:
+    """Writes the Markdown, whole or not at all.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
+    write_text(path, to_markdown(report))
+
+
+def _row(measurement: Measurement, heading: str) -> str:
+    how = evidence(measurement)
+    accuracy, latency = measurement.accuracy, measurement.latency
+    cells = [
+        _text(measurement.target),
+        _text(measurement.scheme),
+        _text(device(measurement)) + (f" *({how})*" if how else ""),
+        size(measurement.size_bytes),
+    ]
+    if measurement.status == "ok":
+        cells += [
+            joined(accuracy_parts(accuracy, heading)),
+            decibel(accuracy.sqnr_db) if accuracy else NOTHING,
+            milliseconds(latency.p50_ms) if latency else NOTHING,
+            joined(speedup_parts(latency)),
+        ]
+    else:
+        cells += [_text(outcome(measurement)), NOTHING, NOTHING, NOTHING]
+    return f"| {' | '.join(cells)} |"
+
+
+def _text(text: str) -> str:
+    """Text from elsewhere as plain words: no HTML, no link, no new cell; only balanced backticks still make code."""
+    pieces = one_line(text).split("`")
+    if len(pieces) % 2 == 0:
+        return _plain(one_line(text).replace("`", "'"))
+    # GitHub splits cells before it looks for code, hence the backslash inside code as well.
+    return "".join(
+        f"`{piece.replace('|', chr(92) + '|')}`" if index % 2 else _plain(piece) for index, piece in enumerate(pieces)
+    )
+
+
+def _plain(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,117 @@
+"""The table that every command ends with, on a rich console: aligned text that reads the same without colour.
+
+rich's own Table cannot let one cell run across the rest of a row, which a reason for failure needs, so rows are laid out here.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from squeeze_export.core import Measurement, Report
+from squeeze_export.report.wording import (
+    NOTHING,
+    accuracy_heading,
+    accuracy_parts,
+    decibel,
+    device,
+    evidence,
+    milliseconds,
+    outcome,
+    size,
+    speedup_parts,
+)
+
+Cell = tuple[str, ...]
+"""The lines of one cell."""
+Row = tuple[Cell, ...]
+
+_NAME_COLUMNS = 3  # target, scheme, device: words, set to the left; the rest are figures, set to the right
+_LEAST_REASON_WIDTH = 24
+_STYLES = {"failed": "bold red", "skipped": "yellow"}
+
+
+def print_table(report: Report, console: Console) -> None:
+    """Prints one row per measurement: target, scheme, device, size, accuracy or agreement, SQNR, p50, speed-up.
+
+    Where a terminal is too narrow for one line a row, intervals go below their figures; where that is too wide still, schemes
+    go below targets. Where the output is no terminal, each row is one line of whatever width, for grep and diff.
+    """
+    heading = accuracy_heading(report.measurements)
+    header = _header(heading)
+    rows = [_row(measurement, heading) for measurement in report.measurements]
+    level, gap = 0, "  "
+    if console.is_terminal and _total_width([header, *rows], level, gap) > console.width:
+        gap = " "
+        level = 1 if _total_width([header, *rows], 1, gap) <= console.width else 2
+    widths = _widths([header, *rows], level)
+    names = _NAME_COLUMNS - (level == 2)
+    _print_lines(console, _lines(_shaped(header, level), widths, names, gap), "bold")
+    for measurement, row in zip(report.measurements, rows, strict=True):
+        cells = _shaped(row, level)
+        if measurement.status == "ok":
+            _print_lines(console, _lines(cells, widths, names, gap), "")
+            continue
+        room = console.width - sum(widths[:names]) - names * len(gap)
+        reason = textwrap.wrap(outcome(measurement), max(room, _LEAST_REASON_WIDTH), break_on_hyphens=False)
+        # The reason takes the room of all the figures.
+        cells = (*cells[:names], tuple(reason) if console.is_terminal else (" ".join(reason),))
+        _print_lines(console, _lines(cells, widths, len(cells), gap), _STYLES[measurement.status])
+
+
+def _header(heading: str) -> Row:
+    accuracy = ("top-1 or", "agreement") if " or " in heading else (heading,)
+    return (("target",), ("scheme",), ("device",), ("size",), accuracy, ("SQNR",), ("p50",), ("speed-up",))
+
+
+def _row(measurement: Measurement, heading: str) -> Row:
+    how = evidence(measurement)
+    accuracy, latency = measurement.accuracy, measurement.latency
+    return (
+        (measurement.target,),
+        (measurement.scheme,),
+        (device(measurement), *([f"({how})"] if how else [])),
+        (size(measurement.size_bytes),),
+        tuple(part for part in accuracy_parts(accuracy, heading) if part),
+        (decibel(accuracy.sqnr_db) if accuracy else NOTHING,),
+        (milliseconds(latency.p50_ms) if latency else NOTHING,),
+        tuple(part for part in speedup_parts(latency) if part),
+    )
+
+
+def _shaped(row: Row, level: int) -> Row:
+    """Level 0: one line a cell. Level 1: a cell's parts below one another. Level 2: the scheme below the target as well."""
+    if level == 0:
+        return tuple((" ".join(cell),) for cell in row)
+    return row if level == 1 else (row[0] + row[1], *row[2:])
+
+
+def _widths(rows: Sequence[Row], level: int) -> list[int]:
+    shaped = [_shaped(row, level) for row in rows]
+    return [max(len(line) for cell in column for line in cell) for column in zip(*shaped, strict=True)]
+
+
+def _total_width(rows: Sequence[Row], level: int, gap: str) -> int:
+    widths = _widths(rows, level)
+    return sum(widths) + len(gap) * (len(widths) - 1)
+
+
+def _lines(cells: Row, widths: Sequence[int], left_count: int, gap: str) -> list[str]:
+    """A row's lines: the first `left_count` cells set to the left, the others to the right."""
+    lines = []
+    for index in range(max(len(cell) for cell in cells)):
+        pieces = [cell[index] if index < len(cell) else "" for cell in cells]
+        padded = [
+            piece.ljust(width) if column < left_count else piece.rjust(width)
+            for column, (piece, width) in enumerate(zip(pieces, widths, strict=False))
+        ]
+        lines.append(gap.join(padded).rstrip())
+    return lines
+
+
+def _print_lines(console: Console, lines: Sequence[str], style: str) -> None:
+    for line in lines:
+        console.print(Text(line, style=style), soft_wrap=True)

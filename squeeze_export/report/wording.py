@@ -1,0 +1,203 @@
+"""How figures are spelt, once, for the table, the Markdown and the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from squeeze_export.core import Accuracy, Interval, Latency, Measurement, Report
+
+NOTHING = "-"
+"""Stands in a cell that has no figure."""
+
+
+def percent(share: float) -> str:
+    """0.973 -> `97.3%`. Only a whole is `100%`, only nothing is `0%`: 0.9998 stays below."""
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    return f"{min(max(100 * share, 0.1), 99.9):.1f}%"
+
+
+def percent_range(interval: Interval) -> str:
+    """The bounds of a share: `[96.0, 98.2]`, in percent."""
+    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def signed(value: float, digits: int) -> str:
+    """`+0.4`, `-0.42`; zero has no sign."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def delta_pp(delta: Interval) -> str:
+    """`-0.42 pp`."""
+    return f"{signed(delta.value, 2)} pp"
+
+
+def delta_range(delta: Interval) -> str:
+    """`[-1.3, +0.4]`, percentage points."""
+    return f"[{signed(delta.low, 1)}, {signed(delta.high, 1)}]"
+
+
+def size(size_bytes: int) -> str:
+    """`1.27 MB`, below a megabyte `676 KB`, below a kilobyte `300 B`; 1 MB is 10^6 bytes. `-` for no file."""
+    if size_bytes == 0:
+        return NOTHING
+    if size_bytes >= 999_500:
+        return f"{size_bytes / 1e6:.2f} MB"
+    return f"{size_bytes / 1e3:.0f} KB" if size_bytes >= 1000 else f"{size_bytes} B"
+
+
+def milliseconds(value_ms: float) -> str:
+    """Three figures: `0.123 ms`, `2.65 ms`, `26.5 ms`, `265 ms`."""
+    digits = 3 if value_ms < 0.9995 else 2 if value_ms < 9.995 else 1 if value_ms < 99.95 else 0
+    return f"{value_ms:.{digits}f} ms"
+
+
+def speedup(interval: Interval) -> str:
+    """`2.9x`."""
+    return f"{interval.value:.1f}x"
+
+
+def speedup_range(interval: Interval) -> str:
+    """`[2.8, 3.0]`."""
+    return f"[{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def decibel(value_db: float) -> str:
+    """`38.9 dB`, from 100 on `121 dB`; `exact` where not a bit differs."""
+    if value_db == math.inf:
+        return "exact"
+    return f"{value_db:.1f} dB" if value_db < 99.95 else f"{value_db:.0f} dB"
+
+
+def device(measurement: Measurement) -> str:
+    """The device that ran, or the one asked for where nothing ran."""
+    return measurement.device or measurement.device_asked
+
+
+def evidence(measurement: Measurement) -> str:
+    """`` for measured figures, else `emulated`, `simulated`, `estimated`: it stands wherever such a figure does."""
+    return "" if measurement.evidence == "measured" else measurement.evidence
+
+
+def accuracy_heading(measurements: Sequence[Measurement]) -> str:
+    """What the accuracy column holds."""
+    accuracies = [measurement.accuracy for measurement in measurements if measurement.accuracy is not None]
+    labelled = [accuracy for accuracy in accuracies if accuracy.top1 is not None]
+    if not labelled:
+        return "agreement"
+    return "top-1" if len(labelled) == len(accuracies) else "top-1 or agreement"
+
+
+def accuracy_parts(accuracy: Accuracy | None, heading: str) -> tuple[str, str]:
+    """The figure and its interval: `57.9% -0.42 pp`, `[-1.3, +0.4]` with labels, `97.3%`, `[96.0, 98.2]` without."""
+    if accuracy is None:
+        return NOTHING, ""
+    if accuracy.top1 is not None and accuracy.top1_delta_pp is not None:
+        return f"{percent(accuracy.top1)} {delta_pp(accuracy.top1_delta_pp)}", delta_range(accuracy.top1_delta_pp)
+    word = " agree" if heading == "top-1 or agreement" else ""
+    return f"{percent(accuracy.top1_agreement.value)}{word}", percent_range(accuracy.top1_agreement)
+
+
+def speedup_parts(latency: Latency | None) -> tuple[str, str]:
+    """The ratio and its interval: `2.9x`, `[2.8, 3.0]`."""
+    if latency is None or latency.speedup is None:
+        return NOTHING, ""
+    return speedup(latency.speedup), speedup_range(latency.speedup)
+
+
+def joined(parts: tuple[str, str]) -> str:
+    """Both parts in one line."""
+    return " ".join(part for part in parts if part)
+
+
+def outcome(measurement: Measurement) -> str:
+    """`failed: ...` or `skipped: ...`."""
+    return f"{measurement.status}: {one_line(measurement.reason) or 'no reason given'}"
+
+
+def one_line(text: str) -> str:
+    """Text from elsewhere (a tool's message, a tensor's name) without line breaks and without a terminal's control codes."""
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())
+
+
+def facts_line(facts: Mapping[str, Any]) -> str:
+    """A mapping in one line: `image count 128, source demo`; hashes are cut to 12 digits."""
+    parts = []
+    for name, word, spelt in spelt_facts(facts):
+        short = spelt[:12] if name.endswith("sha256") else spelt
+        parts.append(short if name == "note" else f"{word} {short}")
+    return ", ".join(parts)
+
+
+_UNITS = {"_bytes": "", "_px": " px", "_ms": " ms", "_mhz": " MHz", "_pp": " pp", "_db": " dB"}
+
+
+def spelt_facts(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, name in words, value in words of each fact that has one; units move from the name to the value."""
+    spelt = []
+    for name, value in facts.items():
+        if value is None or value == "":
+            continue
+        suffix = next((suffix for suffix in _UNITS if name.endswith(suffix)), "")
+        word = name[: len(name) - len(suffix)].replace("_", " ")
+        spelt.append((name, word, fact(value, name) + _UNITS.get(suffix, "")))
+    return spelt
+
+
+def fact(value: Any, name: str = "") -> str:
+    """One value as a reader wants it: yes and no, sizes in MB or GB, thousands apart, lists with spaces."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        if name.endswith("_bytes"):
+            return f"{value / 1e9:.1f} GB" if value >= 1e9 else size(value)
+        return str(value) if name == "seed" else f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{word} {spelt}" for _, word, spelt in spelt_facts(value))
+    if isinstance(value, list | tuple):
+        return " ".join(fact(item) for item in value) or "none"
+    return str(value)
+
+
+def host_line(report: Report) -> str:
+    """The machine in one line, for under a table."""
+    host = report.host
+    parts = [str(host[name]) for name in ("cpu", "os", "python") if host.get(name)]
+    if host.get("usable_cores"):
+        parts.insert(1, f"{host['usable_cores']} usable cores")
+    if host.get("isa"):
+        parts.insert(1, " ".join(host["isa"]))
+    if host.get("virtualised"):
+        parts.append("virtualised")
+    return ", ".join(parts)
+
+
+def accuracy_note(measurements: Sequence[Measurement]) -> str:
+    """What the accuracy column means, in one sentence; empty where nothing was compared."""
+    accuracies = [measurement.accuracy for measurement in measurements if measurement.accuracy is not None]
+    if not accuracies:
+        return ""
+    counts = sorted({accuracy.count for accuracy in accuracies})
+    images = " or ".join(f"{count:,}" for count in counts) + " images"
+    if any(accuracy.top1 is not None for accuracy in accuracies):
+        return f"share right, and its change against the fp32 reference with a paired 95% interval, {images}"
+    return f"share of images with the fp32 reference's top-1 class, with a 95% interval, {images}"
+
+
+def timing_note(measurements: Sequence[Measurement]) -> str:
+    """What the speed-up column means, in one sentence; empty where nothing was timed."""
+    latencies = [measurement.latency for measurement in measurements if measurement.latency is not None]
+    if not latencies:
+        return ""
+    rounds = " or ".join(f"{count:,}" for count in sorted({len(latency.samples_ns) for latency in latencies}))
+    threads = " or ".join(str(count) for count in sorted({latency.threads for latency in latencies}))
+    word = "thread" if threads == "1" else "threads"
+    return (
+        "fp32's median over this one's, same runtime and device, with a 95% bootstrap interval; "
+        f"{rounds} interleaved rounds, {threads} {word}"
+    )

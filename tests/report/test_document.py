@@ -1,0 +1,259 @@
+"""report.json: what goes in comes out, and what does not fit is named."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from squeeze_export.core import Accuracy, Audit, Interval, Latency, Measurement, Placement, Report
+from squeeze_export.errors import BadInput
+from squeeze_export.report import document, writing
+from squeeze_export.report.document import from_json, read_json, to_json, write_json
+
+numbers = st.floats(allow_nan=False)
+words = st.text(max_size=8)
+counts = st.integers(0, 10**15)
+intervals = st.builds(Interval, numbers, numbers, numbers)
+facts = st.dictionaries(
+    words,
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+        max_leaves=4,
+    ),
+    max_size=3,
+)
+accuracies = st.builds(
+    Accuracy,
+    count=counts,
+    top1_agreement=intervals,
+    top5_agreement=numbers,
+    sqnr_db=numbers,
+    kl=numbers,
+    labelled_count=counts,
+    top1=st.none() | numbers,
+    top1_delta_pp=st.none() | intervals,
+    lost=st.none() | counts,
+)
+latencies = st.builds(
+    Latency,
+    samples_ns=st.lists(counts, max_size=5).map(tuple),
+    warmup_count=counts,
+    batch=counts,
+    threads=counts,
+    p50_ms=numbers,
+    p90_ms=numbers,
+    p99_ms=numbers,
+    speedup=st.none() | intervals,
+)
+names = st.lists(words, max_size=3).map(tuple)
+audits = st.builds(
+    Audit, st.dictionaries(words, counts, max_size=3), names, names, names, st.dictionaries(words, counts, max_size=2)
+)
+measurements = st.builds(
+    Measurement,
+    target=words,
+    scheme=words,
+    artifact=words,
+    sha256=words,
+    size_bytes=counts,
+    evidence=st.sampled_from(["measured", "emulated", "simulated", "estimated"]),
+    status=st.sampled_from(["ok", "skipped", "failed"]),
+    reason=words,
+    accuracy=st.none() | accuracies,
+    latency=st.none() | latencies,
+    placement=st.none() | st.builds(Placement, counts, counts, numbers, names, words),
+    audit=st.none() | audits,
+)
+reports = st.builds(
+    Report,
+    schema_version=st.just(1),
+    created=words,
+    tool_versions=st.dictionaries(words, words, max_size=2),
+    host=facts,
+    network=facts,
+    calibration=facts,
+    evaluation=facts,
+    measurements=st.lists(measurements, max_size=3).map(tuple),
+    warnings=names,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(reports)
+def test_round_trip(drawn):
+    text = json.dumps(to_json(drawn), allow_nan=False)
+    assert from_json(json.loads(text)) == drawn
+
+
+def test_file_round_trip(report, tmp_path):
+    path = tmp_path / "report.json"
+    write_json(report, path)
+    assert read_json(path) == report
+    assert path.read_text().endswith("}\n")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize(("value", "written"), [(math.inf, "inf"), (-math.inf, "-inf"), (math.nan, "nan")])
+def test_numbers_that_json_has_no_form_for(report, value, written):
+    row = report.measurements[0]
+    changed = dataclasses.replace(
+        report, measurements=(dataclasses.replace(row, accuracy=dataclasses.replace(row.accuracy, kl=value)),)
+    )
+    plain = to_json(changed)
+    assert plain["measurements"][0]["accuracy"]["kl"] == written
+    read = from_json(plain).measurements[0].accuracy.kl
+    assert read == value or (math.isnan(read) and math.isnan(value))
+
+
+def test_numpy_scalars_and_tuples_become_plain(report):
+    changed = dataclasses.replace(report, host={"a": np.float32(0.5), "b": (np.int64(3), np.bool_(True))})
+    assert to_json(changed)["host"] == {"a": 0.5, "b": [3, True]}
+
+
+@pytest.mark.parametrize(("host", "named"), [({"a": {1, 2}}, r"report\.host\.a holds a set"), ({1: 2}, "key 1")])
+def test_what_json_cannot_hold_is_our_bug(report, host, named):
+    with pytest.raises(TypeError, match=named):
+        to_json(dataclasses.replace(report, host=host))
+
+
+def change(report, path, value):
+    """The document with one field changed; `None` in place of a value removes the field."""
+    plain = copy.deepcopy(to_json(report))
+    place = plain
+    for step in path[:-1]:
+        place = place[step]
+    if value is DELETED:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return plain
+
+
+DELETED = object()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("measurements", 0, "accuracy", "kl"), "high", r"`measurements\[0\]\.accuracy\.kl` is \"high\", not a number"),
+        (("measurements", 0, "accuracy", "kl"), True, r"`measurements\[0\]\.accuracy\.kl` is true, not a number"),
+        (("measurements", 0, "accuracy", "kl"), 10**400, "not a number of this size"),
+        (("measurements", 0, "accuracy", "count"), 1.5, r"accuracy\.count` is 1\.5, not an integer"),
+        (("measurements", 0, "accuracy", "count"), True, r"accuracy\.count` is true, not an integer"),
+        (("measurements", 0, "accuracy"), [], r"`measurements\[0\]\.accuracy` is a list, not an object"),
+        (("measurements", 0, "evidence"), "guessed", r"`measurements\[0\]\.evidence` is \"guessed\", not measured or"),
+        (("measurements", 0, "latency", "samples_ns", 2), None, r"samples_ns\[2\]` is null, not an integer"),
+        (("measurements", 0, "audit", "operators", "QLinearConv"), "x", r"audit\.operators\.QLinearConv` is"),
+        (("measurements",), {}, "`measurements` is an object, not a list"),
+        (("host",), "x" * 99, r"`host` is \"x{35}\.\.\., not an object"),
+        (("created",), 5, "`created` is 5, not a string"),
+        (("created",), DELETED, "lacks the field `created`"),
+        (("measurements", 0, "target"), DELETED, r"lacks the field `measurements\[0\]\.target`"),
+        (("measurements", 0, "speed"), 5, r"unknown field `measurements\[0\]\.speed`"),
+        (("schema_version",), DELETED, "`schema_version` is missing"),
+        (("schema_version",), True, "`schema_version` is missing or no integer"),
+        (("schema_version",), 0, "`0`, which no release has written"),
+        (("schema_version",), 2, "schema version `2`, this program knows up to 1"),
+    ],
+)
+def test_what_does_not_fit_is_named(report, path, value, message):
+    with pytest.raises(BadInput, match=message):
+        from_json(change(report, path, value))
+
+
+def test_a_newer_report_says_what_to_type(report):
+    with pytest.raises(BadInput) as error:
+        from_json(change(report, ("schema_version",), 2))
+    assert error.value.hint == "pip install --upgrade squeeze-export"
+
+
+def test_optional_fields_may_be_absent(report):
+    assert from_json(change(report, ("warnings",), DELETED)).warnings == ()
+
+
+@pytest.mark.parametrize("value", [[], "report", None, 3])
+def test_what_is_no_object(value):
+    with pytest.raises(BadInput, match="JSON object"):
+        from_json(value)
+
+
+def test_older_versions_are_migrated_step_by_step(report, monkeypatch):
+    def first(old):
+        new = dict(old)
+        new["made"] = new.pop("when")
+        return new
+
+    def second(old):
+        new = dict(old)
+        new["created"] = new.pop("made")
+        return new
+
+    monkeypatch.setattr(document, "MIGRATIONS", {-1: first, 0: second})
+    old = to_json(report)
+    old["when"] = old.pop("created")
+    old["schema_version"] = -1
+    before = copy.deepcopy(old)
+    assert from_json(old) == report
+    assert old == before
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": NaN}', "[" * 100_000])
+def test_files_that_are_no_json(tmp_path, text):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(BadInput, match="is no JSON"):
+        read_json(tmp_path / "r.json")
+
+
+def test_files_that_are_no_text(tmp_path):
+    (tmp_path / "r.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="is no JSON"):
+        read_json(tmp_path / "r.json")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(BadInput, match="cannot read"):
+        read_json(tmp_path / "none.json")
+
+
+def test_nothing_is_half_written(report, tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    path.write_text("before")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing.os, "replace", full)
+    with pytest.raises(BadInput, match="No space left on device"):
+        write_json(report, path)
+    assert path.read_text() == "before"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_interrupted_writing_leaves_nothing(report, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing.os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(report, tmp_path / "report.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_does_not_exist(report, tmp_path):
+    with pytest.raises(BadInput, match="cannot write") as error:
+        write_json(report, tmp_path / "none" / "report.json")
+    assert error.value.hint is not None
+
+
+def test_an_undecodable_name_survives(report, tmp_path):
+    changed = dataclasses.replace(report, warnings=("cannot read `caf\udce9.jpg`",))
+    write_json(changed, tmp_path / "report.json")
+    assert read_json(tmp_path / "report.json") == changed

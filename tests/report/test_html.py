@@ -1,0 +1,188 @@
+"""The page: whole, self-contained, escaped, and its drawings where they should be."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from squeeze_export.core import Audit, Interval, Measurement, Report
+from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart, ticks_over
+from squeeze_export.report.html import to_html, write_html
+
+VOID = {"meta", "br"}
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that is closed in the wrong place; keeps the tags, the attributes and the text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parsed(page):
+    parser = Balance()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def test_page_is_whole_and_asks_for_nothing(report, labelled_report):
+    for page in (to_html(report), to_html(labelled_report)):
+        parser = parsed(page)
+        assert not {"script", "link", "img", "iframe", "object", "base"} & set(parser.tags)
+        assert not {"src", "href", "srcset", "onload", "onclick"} & set(parser.attributes)
+        assert "url(" not in page
+        assert "@import" not in page
+        assert "http" not in page.replace("http-equiv", "")
+        assert "default-src 'none'" in page
+        assert "prefers-color-scheme: dark" in page
+
+
+def test_everything_is_told(report):
+    text = " ".join("".join(parsed(to_html(report)).text).split())
+    for expected in (
+        "squeezenet1_1",
+        "2 images could not be read",
+        "97.3%[96.0, 98.2]",
+        "skipped: no CUDAExecutionProvider here",
+        "failed: vela | said no",
+        "ReduceMean pool10",
+        "38 of 39 operators and 99.9% of the multiply-accumulates in integers",
+        "p50 2.65 ms, p90 2.70 ms, p99 2.71 ms, speed-up 2.9x [2.8, 3.0], batch 1, 1 thread, 50 samples after 10 to warm up",
+        "these are the calibration images",
+        "16.0 GB",
+        "12345",
+        "Agreement with fp32",
+    ):
+        assert expected in text
+    assert "Top-1 against fp32" not in text
+
+
+def test_labels_are_told(labelled_report):
+    text = "".join(parsed(to_html(labelled_report)).text)
+    assert "Top-1 against fp32" in text
+    assert "57.9% (fp32 58.3%), -0.42 pp [-1.3, +0.4], 13 lost, 9 won, top-5 80.0%, 875 labelled images" in text
+
+
+def test_evidence_is_told_wherever_its_figures_are(report):
+    emulated = dataclasses.replace(report, measurements=(report.measurements[2],))
+    page = to_html(emulated)
+    # In the table, in the drawing and with the artifact.
+    assert len(re.findall(r">emulated<", page)) == 3
+    assert page.count('class="hollow"') == 1
+    timed = dataclasses.replace(report.measurements[0], evidence="estimated")
+    assert len(re.findall(r">estimated<", to_html(dataclasses.replace(report, measurements=(timed,))))) == 4
+
+
+def test_one_file_on_two_devices_is_one_section(report):
+    # The first, second and fifth rows are of one file.
+    page = to_html(report)
+    assert page.count("<section") == 4
+    assert page.count("net.int8.onnx") == 1
+    assert page.count('<dt class="run">ran on</dt>') == 4
+
+
+HOSTILE = "<script>alert('1')</script>\"&'"
+
+
+def poisoned(value):
+    """The same value with every string in it hostile."""
+    if dataclasses.is_dataclass(value):
+        kept = {"evidence", "status"}
+        changes = {f.name: poisoned(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name not in kept}
+        return dataclasses.replace(value, **changes)
+    if isinstance(value, str):
+        return HOSTILE
+    if isinstance(value, dict):
+        return {f"{HOSTILE}{key}" if key not in ("name", "note") else key: poisoned(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(poisoned(item) for item in value)
+    return value
+
+
+def test_everything_from_elsewhere_is_escaped(report, labelled_report):
+    for base in (report, labelled_report):
+        page = to_html(poisoned(base))
+        assert "<script" not in page
+        assert "alert('1')</script>\"" not in page
+        assert "script" not in parsed(page).tags
+        assert "&lt;script&gt;" in page
+
+
+def test_long_lists_are_counted():
+    names = tuple(f"Conv c{index}" for index in range(40))
+    audit = Audit({"Conv": 40}, names, (), ("`x` is float",), {})
+    page = to_html(Report(1, "", {}, {}, {}, {}, {}, (Measurement("onnx", "int8", "a.onnx", "", 10, audit=audit),)))
+    assert "and 28 more" in page
+    assert '<span class="bad">violations</span>' in page
+    assert "c39" not in page
+
+
+def test_an_empty_report():
+    page = to_html(Report(1, "now", {}, {}, {}, {}, {}, ()))
+    parsed(page)
+    assert "<svg" not in page
+
+
+def test_written_file(report, tmp_path):
+    write_html(report, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == to_html(report)
+
+
+def test_interval_chart_by_hand():
+    # The axis is -1 to 1, over 580 px from 250: 0 lies at 540, 0.5 at 685.
+    drawing = interval_chart([IntervalRow("a", "", Interval(0.5, -1, 1), "half")], title="t", unit="pp", marked=0.0)
+    assert 'cx="685.0"' in drawing
+    assert '<line class="zero" x1="540.0"' in drawing
+    assert '<line class="mark" x1="250.0" y1="13.0" x2="830.0"' in drawing
+
+
+def test_strip_chart_keeps_outliers_in_words():
+    drawing = strip_chart([StripRow("a", "", [1.0] * 99 + [50.0], "1.00 ms")], title="t")
+    assert "1.00 ms, 1 beyond" in drawing
+    assert drawing.count('class="sample"') == 99
+
+
+def test_strip_chart_thins_many_samples():
+    drawing = strip_chart([StripRow("a", "", [1 + index / 5000 for index in range(5000)], "v")], title="t")
+    assert drawing.count('class="sample"') == 200
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 10, [0, 2, 4, 6, 8, 10]),
+        (-1.66, 1.04, [-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5]),
+        (95.4, 100, [95, 96, 97, 98, 99, 100]),
+        (0, 0.0021, [0, 0.0005, 0.001, 0.0015, 0.002, 0.0025]),
+    ],
+)
+def test_ticks(low, high, expected):
+    assert ticks_over(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 100.0, -3.0])
+def test_ticks_over_a_single_value(value):
+    ticks = ticks_over(value, value)
+    assert ticks[0] <= value <= ticks[-1]
+    assert ticks[0] < ticks[-1]

@@ -1,0 +1,58 @@
+"""The Markdown for a pull request."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from squeeze_export.report.markdown import to_markdown, write_markdown
+
+
+def table(text):
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_table(report):
+    lines = table(to_markdown(report))
+    assert lines[0] == "| target | scheme | device | size | agreement | SQNR | p50 | speed-up |"
+    assert lines[2] == "| onnx | int8 | cpu | 1.27 MB | 97.3% [96.0, 98.2] | 38.9 dB | 2.65 ms | 2.9x [2.8, 3.0] |"
+    assert "| qnn | int8 | htp *(emulated)* |" in lines[4]
+    assert lines[6] == "| onnx | int8 | cuda | 1.27 MB | skipped: no `CUDAExecutionProvider` here | - | - | - |"
+    assert lines[7] == "| ethosu | int8 | cpu | - | failed: vela \\| said no | - | - | - |"
+
+
+def test_every_row_has_eight_cells(labelled_report):
+    lines = table(to_markdown(labelled_report))
+    assert {line.replace("\\|", "").count("|") for line in lines} == {9}
+
+
+def test_notes(report):
+    text = to_markdown(report)
+    assert "- **warning:** 2 images could not be read" in text
+    assert "- evaluation: image count 875, labelled no, these are the calibration images" in text
+    assert "- calibration: image count 125, recipe equalize, seed 12345" in text
+    assert "- host: Xeon, avx2, 2 usable cores, virtualised" in text
+    assert "- network: name squeezenet1_1, classes 10, input 227 px, checkpoint sha256 cdcdcdcdcdcd" in text
+    assert "- speed-up: fp32's median" in text
+
+
+def test_empty_notes_are_left_out(report):
+    text = to_markdown(dataclasses.replace(report, measurements=(), calibration={}, warnings=()))
+    assert "calibration" not in text.replace("these are the calibration images", "")
+    assert "speed-up:" not in text
+
+
+def test_text_from_elsewhere_is_no_markup(report):
+    reasons = {
+        "<img src=x> & [link](http://x) *b* _c_ a_b": "&lt;img src=x&gt; &amp; \\[link\\](http://x) \\*b\\* \\_c\\_ a_b",
+        "`a|b` is <c>": "`a\\|b` is &lt;c&gt;",
+        "one ` alone": "one ' alone",
+        "two\nlines | here": "two lines \\| here",
+    }
+    for reason, expected in reasons.items():
+        row = dataclasses.replace(report.measurements[5], reason=reason)
+        assert f"failed: {expected} |" in to_markdown(dataclasses.replace(report, measurements=(row,)))
+
+
+def test_written_file(report, tmp_path):
+    write_markdown(report, tmp_path / "report.md")
+    assert (tmp_path / "report.md").read_text() == to_markdown(report)
