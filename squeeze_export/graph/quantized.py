@@ -181,7 +181,7 @@ def read_table(path: Path) -> QuantizedGraph:
             metadata = file.metadata() or {}
             if _HEADER not in metadata:
                 raise BadInput(f"`{path}` is not a quantization table", hint=hint)
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: a handle, not a dict
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a handle, not a dict)
         header = json.loads(metadata[_HEADER])
         if header["version"] != TABLE_VERSION:
             raise BadInput(f"`{path}` is a table of version `{header['version']}`; this tool reads version {TABLE_VERSION}")

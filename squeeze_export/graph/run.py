@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 import numpy as np
@@ -13,6 +14,14 @@ from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Gra
 
 Tap: TypeAlias = Callable[[str, FloatArray], None]
 """Called with a tensor's name and its (n, H, W, C) float32 values, read-only by agreement."""
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """While open, a matrix product uses one core: the callers run images side by side instead, which is faster."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(1, "blas")
+    return limits
 
 
 class FloatRunner:
@@ -95,9 +104,7 @@ def convolve(
     return (patches @ matrix).reshape(n, height, width, -1)
 
 
-def max_pool(
-    values: NDArray[np.generic], kernel: int, stride: int, pads: Pads, lowest: np.generic
-) -> NDArray[np.generic]:
+def max_pool(values: NDArray[np.generic], kernel: int, stride: int, pads: Pads, lowest: np.generic) -> NDArray[np.generic]:
     """Max-pool of (n, H, W, C); `lowest` fills the padding. Separable: rows first, then columns."""
     padded = pad(values, pads, lowest)
     height = (padded.shape[1] - kernel) // stride * stride + 1

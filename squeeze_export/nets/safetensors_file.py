@@ -7,7 +7,6 @@ Metadata, all optional, each a JSON text: `architecture` (`Architecture.to_json`
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import ChannelOrder, Interpolation, Preprocess
 from squeeze_export.errors import BadInput
+from squeeze_export.files import write_bytes
 from squeeze_export.nets.architecture import Architecture, architecture_from_json
 from squeeze_export.nets.recognition import check_architecture
 
@@ -96,12 +96,7 @@ def write_safetensors(
     metadata = {"architecture": json.dumps(arch.to_json()), "preprocess": json.dumps(asdict(preprocess))}
     if labels:
         metadata["labels"] = json.dumps(list(labels), ensure_ascii=False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(save({key: np.ascontiguousarray(value) for key, value in tensors.items()}, metadata))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}, metadata))
 
 
 def preprocess_from_json(values: Mapping[str, Any]) -> Preprocess:

@@ -31,5 +31,7 @@ def corrected_bias(
     Returns:
         (O,) the corrected bias.
     """
-    corrected: NDArray[np.float64] = bias.astype(np.float64) + weight.astype(np.float64) @ mean - quantized_weight @ quantized_mean
+    corrected: NDArray[np.float64] = (
+        bias.astype(np.float64) + weight.astype(np.float64) @ mean - quantized_weight @ quantized_mean
+    )
     return corrected

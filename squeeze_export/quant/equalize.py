@@ -2,13 +2,10 @@
 
 Conv, ReLU, Concat, MaxPool and Add all commute with a positive per-channel factor, so dividing a tensor's channels by s and multiplying
 the weights that read them by s changes nothing in float (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-Correction", ICCV 2019, section 4.1; here carried through Concat and MaxPool). In integers it decides where the error falls:
-
-    activations   Delta_a^2 / 12 * sum_c s_c^2 ||W_c||^2,              Delta_a = max_c(high_c / s_c) / 255
-    weights       sum_o Delta_o^2 / 12 * sum_c k^2 E[x_c^2] / s_c^2,   Delta_o = max_c |W_oc| s_c / 127
-
-s is taken from the family high_c^a / reach_c^b that contains "do nothing" (a = b = 0), equal activation ranges (1, 0) and equal weight
-ranges (0, 1), at the point where the sum of both errors is smallest.
+Correction", ICCV 2019, section 4.1; here carried through Concat and MaxPool). In integers it decides where the error falls: s equal to
+a channel's range gives every channel all 256 levels but widens the weights' ranges; s = 1 leaves the weights alone. The square root
+of the range is the point between. A range that calibration saw once is not one to build on, so it is estimated from all images:
+mean + 6 standard deviations of the channel's largest value per image (docs/decisions/quantization.md has the figures).
 """
 
 from __future__ import annotations
@@ -22,7 +19,8 @@ from squeeze_export.core import FloatArray
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool
 from squeeze_export.quant.observations import Observation
 
-EXPONENTS = tuple(np.linspace(0, 1, 9))
+DEVIATIONS = 6.0
+SMALLEST_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
 
 
 def equalize(graph: Graph, seen: Mapping[str, Observation]) -> tuple[Graph, dict[str, Observation]]:
-    """Moves channel factors between the convolutions so that the predicted integer error is smallest.
+    """Moves channel factors between the convolutions.
 
     Args:
         graph: the float graph.
@@ -84,7 +82,7 @@ def equalize(graph: Graph, seen: Mapping[str, Observation]) -> tuple[Graph, dict
     """
     factors: dict[str, FloatArray] = {}
     for group in channel_groups(graph):
-        chosen = _factors(group, graph, seen)
+        chosen = _factors(group, seen)
         factors |= dict.fromkeys(group.tensors, chosen)
         factors |= {name: chosen[start : start + graph.sizes[name][2]] for name, start in group.slices.items()}
     return rescale(graph, factors), {name: o.divided(factors[name]) if name in factors else o for name, o in seen.items()}
@@ -110,32 +108,15 @@ def rescale(graph: Graph, factors: Mapping[str, FloatArray]) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
-def _factors(group: ChannelGroup, graph: Graph, seen: Mapping[str, Observation]) -> FloatArray:
-    observed = [seen[name] for name in group.tensors if name in seen]
-    high = np.max([np.maximum(-o.lows, o.highs).max(axis=0) for o in observed], axis=0).astype(np.float64)
-    readers = [node for node in graph.convs if node.input in group.tensors]
-    energy = np.zeros_like(high)  # (C,) sum of squared weights that read the channel
-    reach = np.zeros_like(high)  # (C,) the largest weight that reads the channel, each output filter measured by its own range
-    tables = []
-    for conv in readers:
-        largest = np.abs(conv.weight).max(axis=(2, 3)).astype(np.float64)  # (O, C)
-        power = np.square(seen[conv.input].samples, dtype=np.float64).mean(axis=0) * conv.kernel**2
-        energy += np.square(conv.weight, dtype=np.float64).sum(axis=(0, 2, 3))
-        reach = np.maximum(reach, (largest / np.maximum(largest.max(axis=1, keepdims=True), 1e-30)).max(axis=0))
-        tables.append((largest, power))
-    # Channels that are dead on either side carry nothing: they must not drag the others.
-    alive = (high > 1e-6 * high.max()) & (reach > 1e-6)
-    if not alive.any():
-        return np.ones(len(high), np.float32)
-    high, reach = np.where(alive, high, high[alive].mean()), np.where(alive, reach, reach[alive].mean())
-
-    def error(factors: np.ndarray) -> float:
-        step = np.where(alive, high / factors, 0).max() / 255
-        total = step**2 / 12 * (factors**2 * energy).sum()
-        for largest, power in tables:
-            total += np.square((largest * factors).max(axis=1) / 127).sum() / 12 * (power / factors**2).sum()
-        return float(total)
-
-    candidates = [high**a / reach**b for a in EXPONENTS for b in EXPONENTS]
-    best = min(candidates, key=error)
-    return (best / np.exp(np.log(best).mean())).astype(np.float32)
+def _factors(group: ChannelGroup, seen: Mapping[str, Observation]) -> FloatArray:
+    ranges = []
+    for name in group.tensors:
+        if name in seen:
+            largest = np.maximum(-seen[name].lows, seen[name].highs)  # (N, C)
+            ranges.append(largest.mean(axis=0) + DEVIATIONS * largest.std(axis=0))
+    expected = np.max(ranges, axis=0).astype(np.float64)
+    if not expected.max() > 0:
+        return np.ones(len(expected), np.float32)
+    # A channel that is dead on the calibration images must not become arbitrarily loud on others.
+    factors = np.sqrt(np.maximum(expected, SMALLEST_SHARE * expected.max()))
+    return (factors / np.exp(np.log(factors).mean())).astype(np.float32)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray, FloatArray, Progress, silent
 from squeeze_export.graph.nodes import Concat, Conv, Graph, MaxPool
-from squeeze_export.graph.run import pad
+from squeeze_export.graph.run import one_blas_thread, pad
 
 PATCH_COUNT = 8_192
 """Patches kept of each tensor over all images: enough for a 576 x 576 second moment, small enough for a laptop."""
@@ -97,7 +97,7 @@ def observe(
         return seen
 
     merged: dict[str, list[_Seen]] = {name: [] for name in readers}
-    with ThreadPoolExecutor(threads) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         for done, seen in enumerate(pool.map(one, range(count)), 1):
             for name, part in seen.items():
                 merged[name].append(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from squeeze_export.core import ByteArray, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Conv, Graph, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
+from squeeze_export.graph.run import one_blas_thread
 from squeeze_export.quant.correction import corrected_bias
 from squeeze_export.quant.equalize import equalize
 from squeeze_export.quant.observations import Observation, TappedRun, observe
@@ -53,7 +55,7 @@ def quantize(
     if recipe not in RECIPES:
         raise BadInput(f"no recipe is called `{recipe}`", hint=f"one of: {', '.join(RECIPES)}")
     seen = observe(graph, run, pixels, seed=seed, threads=threads, progress=progress)
-    nodes, tensors = RECIPES[recipe](graph, seen)
+    nodes, tensors = RECIPES[recipe](graph, seen, threads)
     made_by = {
         "recipe": recipe,
         "seed": seed,
@@ -74,21 +76,22 @@ def quantize(
     )
 
 
-Recipe = Callable[[Graph, Mapping[str, Observation]], tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]]
+Recipe = Callable[[Graph, Mapping[str, Observation], int], tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]]
 
 
-def fast(graph: Graph, seen: Mapping[str, Observation]) -> tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]:
-    """Equalization, MSE ranges, rounding to nearest and bias correction, from one pass over the images."""
+def fast(
+    graph: Graph, seen: Mapping[str, Observation], threads: int
+) -> tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]:
+    """Equalization, MSE ranges, rounding with error compensation and bias correction, from one pass over the images."""
     equalized, seen = equalize(graph, seen)
     tensors = search_ranges(equalized, seen)
-    nodes: list[QuantizedNode] = []
-    for node in equalized.nodes:
-        if isinstance(node, Conv):
-            first = node.input == graph.input.name
-            nodes.append(_quantized_conv(node, seen[node.input], tensors[node.input], first=first))
-        else:
-            nodes.append(node)
-    return tuple(nodes), tensors
+
+    def quantized(conv: Conv) -> QuantizedConv:
+        return _quantized_conv(conv, seen[conv.input], tensors[conv.input], first=conv.input == graph.input.name)
+
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+        convs = dict(zip(equalized.convs, pool.map(quantized, equalized.convs), strict=True))
+    return tuple(convs[node] if isinstance(node, Conv) else node for node in equalized.nodes), tensors
 
 
 RECIPES: Mapping[str, Recipe] = {"fast": fast}

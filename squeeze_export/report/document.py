@@ -18,7 +18,7 @@ import numpy as np
 
 from squeeze_export.core import Report
 from squeeze_export.errors import BadInput
-from squeeze_export.report.writing import write_text
+from squeeze_export.files import write_text
 
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}

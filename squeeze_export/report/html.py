@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_export.core import Accuracy, Audit, Interval, Latency, Measurement, Placement, Report
+from squeeze_export.files import write_text
 from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart
 from squeeze_export.report.style import STYLE
 from squeeze_export.report.wording import (
@@ -33,7 +34,6 @@ from squeeze_export.report.wording import (
     spelt_facts,
     timing_note,
 )
-from squeeze_export.report.writing import write_text
 
 _MOST_NAMES = 12
 """Names listed in one place; the rest are counted and stand in report.json."""

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from squeeze_export.core import Measurement, Report
+from squeeze_export.files import write_text
 from squeeze_export.report.wording import (
     NOTHING,
     accuracy_heading,
@@ -24,7 +25,6 @@ from squeeze_export.report.wording import (
     speedup_parts,
     timing_note,
 )
-from squeeze_export.report.writing import write_text
 
 _SPECIAL = re.compile(r"([\\*{}\[\]|~$]|(?<!\w)_|_(?!\w))")
 """What GitHub reads as markup inside a line; an underscore inside a word is none."""

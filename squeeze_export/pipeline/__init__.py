@@ -1,0 +1,28 @@
+"""The jobs: what the command line offers, as typed functions. This is the public Python API.
+
+from squeeze_export.pipeline import Job, run
+
+report = run(Job(targets=("tflite",), scheme="int8", weights="squeezenet1_1.pth", calib=Path("imgs")))
+"""
+
+from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, write_table
+from squeeze_export.pipeline.export import export, read_artifact
+from squeeze_export.pipeline.job import Job, run
+from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
+from squeeze_export.pipeline.trial import bench_files, validate_files
+
+__all__ = [
+    "Calibration",
+    "Job",
+    "Network",
+    "PreprocessChoice",
+    "bench_files",
+    "calibrate",
+    "export",
+    "open_network",
+    "read_artifact",
+    "read_calibration",
+    "run",
+    "validate_files",
+    "write_table",
+]

@@ -1,0 +1,143 @@
+"""The export job: network or table -> file, proven before it gets its name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from squeeze_export import __version__
+from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.files import write_bytes, write_text
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme
+from squeeze_export.measure.host import tool_versions
+from squeeze_export.targets import TARGETS, target_named
+
+MAX_SIDECAR_BYTES = 16_000_000
+_WRITERS = {"onnx": ("onnx",), "tflite": ("ai-edge-litert", "flatbuffers")}
+
+
+def export(
+    network: Graph | QuantizedGraph, target: str, scheme: Scheme, out: Path, *, name: str, options: EmitOptions | None = None
+) -> tuple[Artifact, Audit]:
+    """Writes `<name>.<scheme><suffix>` and its sidecar into a folder.
+
+    The file is opened again and audited before it gets its name: an int8 file that is not one never appears.
+
+    Args:
+        network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
+        target: a key of `targets.TARGETS`.
+        scheme: how numbers are carried.
+        out: an existing folder.
+        name: first part of the file name.
+        options: the outer form.
+
+    Raises:
+        BadInput: the target does not carry the scheme, or the folder cannot be written.
+        Unavailable: the package that writes the format is missing.
+        Refused: the file failed its audit.
+    """
+    module = target_named(target)
+    if scheme.name not in module.SCHEMES:
+        raise BadInput(f"{target} does not carry the scheme `{scheme.name}`", hint=f"it carries: {', '.join(module.SCHEMES)}")
+    if scheme.integer != isinstance(network, QuantizedGraph):
+        raise BadInput(f"the scheme `{scheme.name}` needs {'a quantized' if scheme.integer else 'a float'} graph")
+    provenance = _provenance(network, scheme, target)
+    metadata = {
+        f"squeeze_export.{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for key, value in provenance.items()
+    }
+    data = module.emit(network, scheme, options or EmitOptions(), metadata)
+    path = out / f"{name}.{scheme.name}{module.SUFFIX}"
+    with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
+        draft = Path(folder) / path.name
+        draft.write_bytes(data)
+        audit = module.audit(draft)
+        source, result = module.describe(draft)
+    if scheme.integer and audit.violations:
+        more = f" (and `{len(audit.violations) - 1}` more)" if len(audit.violations) > 1 else ""
+        raise Refused(f"the {target} file is not the integer network it claims to be: {audit.violations[0]}{more}")
+    write_bytes(path, data)
+    artifact = Artifact(path, target, scheme.name, hashlib.sha256(data).hexdigest(), len(data), source, result, provenance)
+    write_text(sidecar_path(path), json.dumps(_sidecar(artifact, audit, network), indent=1, ensure_ascii=False) + "\n")
+    return artifact, audit
+
+
+def sidecar_path(path: Path) -> Path:
+    """`<file>.json` beside the file."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Opens an exported file by its sidecar.
+
+    Raises:
+        BadInput: no file, no sidecar, a sidecar that cannot be read, or a file that is not the one it describes.
+    """
+    sidecar = sidecar_path(path)
+    hint = "export it again with this tool"
+    try:
+        if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
+            raise BadInput(f"the sidecar `{sidecar}` is too large", hint=hint)
+        values = json.loads(sidecar.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+    except OSError as err:
+        missing = err.filename or path
+        raise BadInput(f"`{missing}` cannot be read: {err.strerror}", hint=hint) from err
+    except ValueError as err:
+        raise BadInput(f"the sidecar `{sidecar}` is damaged: {err}", hint=hint) from err
+    try:
+        if values["target"] not in TARGETS:
+            raise ValueError(f"target {values['target']!r}")
+        if values["sha256"] != hashlib.sha256(data).hexdigest():
+            raise BadInput(f"`{path}` is not the file that its sidecar describes (SHA-256 differs)", hint=hint)
+        return Artifact(
+            path,
+            values["target"],
+            values["scheme"],
+            values["sha256"],
+            len(data),
+            _spec(values["input"]),
+            _spec(values["output"]),
+            dict(values["provenance"]),
+        )
+    except (KeyError, TypeError, ValueError) as err:
+        raise BadInput(f"the sidecar `{sidecar}` is damaged: {err!r}", hint=hint) from err
+
+
+def _provenance(network: Graph | QuantizedGraph, scheme: Scheme, target: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "scheme": scheme.name,
+        "checkpoint_sha256": network.checkpoint_sha256,
+        "preprocess": asdict(network.preprocess),
+        "versions": {"squeeze-export": __version__, **tool_versions(_WRITERS.get(target, ()))},
+    }
+    if isinstance(network, QuantizedGraph):
+        found["table_sha256"] = network.sha256
+        found["recipe"] = str(network.provenance.get("recipe", ""))
+        found["seed"] = network.provenance.get("seed", 0)
+    return found
+
+
+def _sidecar(artifact: Artifact, audit: Audit, network: Graph | QuantizedGraph) -> dict[str, Any]:
+    return {
+        "file": artifact.path.name,
+        "target": artifact.target,
+        "scheme": artifact.scheme,
+        "sha256": artifact.sha256,
+        "size_bytes": artifact.size_bytes,
+        "input": asdict(artifact.input),
+        "output": asdict(artifact.output),
+        "labels": list(network.labels),
+        "provenance": artifact.provenance,
+        "audit": asdict(audit),
+    }
+
+
+def _spec(values: dict[str, Any]) -> TensorSpec:
+    return replace(TensorSpec(**values), shape=tuple(values["shape"]))

@@ -1,0 +1,140 @@
+"""Opens the network that a job is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from squeeze_export import demo
+from squeeze_export.core import ChannelOrder, Interpolation, Preprocess, Progress, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.build import build_graph
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.images.labels import check_label_count, read_labels
+from squeeze_export.images.preprocess import check_preprocess
+from squeeze_export.nets.architecture import Architecture, Bypass
+from squeeze_export.nets.checkpoints import Checkpoint, read_checkpoint
+from squeeze_export.nets.download import NAMED_WEIGHTS, fetch_weights
+
+
+@dataclass(frozen=True)
+class PreprocessChoice:
+    """What the user sets of the preprocessing; None keeps what comes with the checkpoint.
+
+    Attributes are those of `Preprocess`; `mean` and `std` are in pixel units (0 to 255), in the network's channel order.
+    """
+
+    resize_px: int | None = None
+    crop_px: int | None = None
+    interpolation: Interpolation | None = None
+    channel_order: ChannelOrder | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    def applied_to(self, preprocess: Preprocess) -> Preprocess:
+        """The checkpoint's preprocessing with the user's choices.
+
+        Raises:
+            BadInput: a value out of range, or means that look like the 0 to 1 scale.
+        """
+        chosen = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        if self.crop_px is not None and self.resize_px is None:
+            # The resize that came with the checkpoint belongs to its own crop: keep their ratio.
+            chosen["resize_px"] = max(self.crop_px, round(preprocess.resize_px * self.crop_px / preprocess.crop_px))
+        for name in ("mean", "std"):
+            values = chosen.get(name)
+            if values is not None and max(values) <= 1 and values != (1.0, 1.0, 1.0) and any(values):
+                scaled = ",".join(f"{value * 255:g}" for value in values)
+                given = ",".join(f"{value:g}" for value in values)
+                raise BadInput(
+                    f"--{name} `{given}` looks like the 0 to 1 scale", hint=f"pixels are 0 to 255: --{name} {scaled}"
+                )
+        if self.std is not None and min(self.std) <= 0:
+            raise BadInput(f"--std `{self.std}` must be above 0")
+        result = replace(preprocess, **chosen)
+        check_preprocess(result)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A checkpoint, opened and built.
+
+    Attributes:
+        name: first part of the file names.
+        source: file name of the checkpoint, or `embedded demo network`.
+        architecture: its description.
+        graph: its float graph: the reference.
+        is_demo: whether it is the embedded one.
+    """
+
+    name: str
+    source: str
+    architecture: Architecture
+    graph: Graph
+    is_demo: bool
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "class_count": self.architecture.class_count,
+            "input_px": self.graph.preprocess.crop_px,
+            "parameter_count": sum(conv.weight.size + conv.bias.size for conv in self.graph.convs),
+            "checkpoint_sha256": self.graph.checkpoint_sha256,
+        }
+
+
+def open_network(
+    weights: str | Path | None = None,
+    *,
+    preprocess: PreprocessChoice | None = None,
+    labels: Path | None = None,
+    bypass: Bypass | None = None,
+    progress: Progress = silent,
+) -> Network:
+    """Opens a checkpoint file, named weights, or the embedded demo network.
+
+    Args:
+        weights: a file, a key of `NAMED_WEIGHTS`, or None for the demo network.
+        preprocess: what the user sets of it.
+        labels: one class name or wnid a line, in index order; replaces those stored in the checkpoint.
+        bypass: needed for simple bypass, which has no tensors.
+        progress: told of a download.
+
+    Raises:
+        BadInput: a file that is no SqueezeNet, labels that do not match.
+        Unavailable: offline, or a reader's package is missing.
+    """
+    is_demo = weights is None
+    checkpoint = read_checkpoint(_path(weights, progress), bypass=bypass)
+    names = checkpoint.labels
+    if labels is not None:
+        names = read_labels(labels)
+        check_label_count(names, checkpoint.architecture.class_count)
+    graph = build_graph(
+        checkpoint.architecture,
+        checkpoint.tensors,
+        (preprocess or PreprocessChoice()).applied_to(checkpoint.preprocess),
+        labels=names,
+        checkpoint_sha256=checkpoint.sha256,
+    )
+    source = "embedded demo network" if is_demo else checkpoint.path.name
+    return Network(_name(checkpoint, is_demo), source, checkpoint.architecture, graph, is_demo)
+
+
+def _path(weights: str | Path | None, progress: Progress) -> Path:
+    if weights is None:
+        return demo.weights_path()
+    if str(weights) in NAMED_WEIGHTS and not Path(weights).exists():
+        return fetch_weights(str(weights), progress=progress)
+    path = Path(weights)
+    if not path.suffix and not path.exists():
+        raise BadInput(f"`{weights}` is neither a file nor named weights", hint=f"named weights: {', '.join(NAMED_WEIGHTS)}")
+    return path
+
+
+def _name(checkpoint: Checkpoint, is_demo: bool) -> str:
+    return demo.NAME if is_demo else checkpoint.architecture.name
