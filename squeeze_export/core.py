@@ -39,9 +39,7 @@ def require(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as err:
-        raise Unavailable(
-            f"`{module}` is not installed ({err})", hint=f"pip install 'squeeze-export[{extra}]'"
-        ) from err
+        raise Unavailable(f"`{module}` is not installed ({err})", hint=f"pip install 'squeeze-export[{extra}]'") from err
 
 
 @dataclass(frozen=True)

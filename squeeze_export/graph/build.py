@@ -106,9 +106,7 @@ def _fold(
     return np.ascontiguousarray(scaled, np.float32), folded_bias.astype(np.float32)
 
 
-def _check(
-    arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], preprocess: Preprocess, labels: tuple[str, ...]
-) -> None:
+def _check(arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], preprocess: Preprocess, labels: tuple[str, ...]) -> None:
     expected = tensor_shapes(arch)
     for key, shape in expected.items():
         if key not in tensors:

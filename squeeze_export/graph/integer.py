@@ -9,7 +9,7 @@ ONNX Runtime with VNNI and LiteRT's XNNPACK give the same integers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class IntegerRunner:
 
     def __init__(self, quantized: QuantizedGraph) -> None:
         self.quantized = quantized
-        self._matrices: dict[str, NDArray[np.floating]] = {}
+        self._matrices: dict[str, NDArray[np.floating[Any]]] = {}
         self._multipliers: dict[str, FloatArray] = {}
         for conv in quantized.convs:
             largest = 255 * int(np.abs(conv.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
@@ -72,7 +72,8 @@ class IntegerRunner:
             elif isinstance(node, GlobalAveragePool):
                 q, source = tensors[node.input], values[node.input]
                 mean = source.mean(axis=(1, 2), dtype=np.float64) - q.zero_point
-                return (mean * q.scale).astype(np.float32)
+                logits: FloatArray = (mean * q.scale).astype(np.float32)
+                return logits
             if tap is not None:
                 tap(node.name, result)
             values[node.name] = result
@@ -84,7 +85,8 @@ class IntegerRunner:
         acc = convolve(centred, matrix, conv.kernel, conv.stride, conv.pads).astype(np.int32) + conv.bias
         zero = self.quantized.tensors[conv.name].zero_point
         rounded = np.rint(acc.astype(np.float32) * self._multipliers[conv.name]) + np.float32(zero)
-        return np.clip(rounded, zero if conv.relu else 0, 255).astype(np.uint8)
+        integers: ByteArray = np.clip(rounded, zero if conv.relu else 0, 255).astype(np.uint8)
+        return integers
 
     def _add(self, node: Add, values: dict[str, ByteArray]) -> ByteArray:
         tensors = self.quantized.tensors
@@ -96,4 +98,5 @@ class IntegerRunner:
         assert total is not None
         result = tensors[node.name]
         rounded = np.rint(total / np.float32(result.scale)) + np.float32(result.zero_point)
-        return np.clip(rounded, 0, 255).astype(np.uint8)
+        integers: ByteArray = np.clip(rounded, 0, 255).astype(np.uint8)
+        return integers

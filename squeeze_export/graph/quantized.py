@@ -218,7 +218,7 @@ def _node(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Quant
     match entry["kind"]:
         case "QuantizedConv":
             weight, scale, bias = (arrays[f"{name}.{part}"] for part in ("weight", "weight_scale", "bias"))
-            if (weight.dtype, scale.dtype, bias.dtype) != (np.int8, np.float32, np.int32) or weight.ndim != 4:
+            if [a.dtype.name for a in (weight, scale, bias)] != ["int8", "float32", "int32"] or weight.ndim != 4:
                 raise ValueError(f"the arrays of {name} have the wrong dtype or rank")
             return QuantizedConv(
                 name, inputs[0], weight, scale, bias, int(entry["stride"]), _pads(entry["pads"]), bool(entry["relu"])

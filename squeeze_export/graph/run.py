@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray, FloatArray
 from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Pads
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 Tap: TypeAlias = Callable[[str, FloatArray], None]
 """Called with a tensor's name and its (n, H, W, C) float32 values, read-only by agreement."""
@@ -77,15 +79,13 @@ class FloatRunner:
         return values[self.graph.output.name]
 
 
-def weight_matrix(weight: NDArray[np.generic]) -> NDArray[np.generic]:
+def weight_matrix(weight: NDArray[Scalar]) -> NDArray[Scalar]:
     """(O, I, k, k) weights as the (k*k*I, O) right-hand side of a convolution written as a matrix product."""
     out_channels = weight.shape[0]
     return np.ascontiguousarray(weight.transpose(2, 3, 1, 0).reshape(-1, out_channels))
 
 
-def convolve(
-    values: NDArray[np.generic], matrix: NDArray[np.generic], kernel: int, stride: int, pads: Pads
-) -> NDArray[np.generic]:
+def convolve(values: NDArray[Scalar], matrix: NDArray[Scalar], kernel: int, stride: int, pads: Pads) -> NDArray[Scalar]:
     """Convolution as one matrix product over (k, k, I) patches; zero padding.
 
     Args:
@@ -96,15 +96,17 @@ def convolve(
         (n, Ho, Wo, O).
     """
     if kernel == 1 and stride == 1 and not any(pads):
-        return values @ matrix
+        product: NDArray[Scalar] = values @ matrix  # type: ignore[operator]  # numpy types no product of a generic dtype
+        return product
     padded = pad(values, pads, 0)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride]
     n, height, width = windows.shape[:3]  # (n, Ho, Wo, I, k, k)
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(n * height * width, -1)
-    return (patches @ matrix).reshape(n, height, width, -1)
+    result: NDArray[Scalar] = (patches @ matrix).reshape(n, height, width, -1)
+    return result
 
 
-def max_pool(values: NDArray[np.generic], kernel: int, stride: int, pads: Pads, lowest: np.generic) -> NDArray[np.generic]:
+def max_pool(values: NDArray[Scalar], kernel: int, stride: int, pads: Pads, lowest: object) -> NDArray[Scalar]:
     """Max-pool of (n, H, W, C); `lowest` fills the padding. Separable: rows first, then columns."""
     padded = pad(values, pads, lowest)
     height = (padded.shape[1] - kernel) // stride * stride + 1
@@ -118,7 +120,7 @@ def max_pool(values: NDArray[np.generic], kernel: int, stride: int, pads: Pads, 
     return result
 
 
-def pad(values: NDArray[np.generic], pads: Pads, fill: object) -> NDArray[np.generic]:
+def pad(values: NDArray[Scalar], pads: Pads, fill: object) -> NDArray[Scalar]:
     """Pads height and width of (n, H, W, C)."""
     top, left, bottom, right = pads
     if not any(pads):

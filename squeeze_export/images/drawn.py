@@ -134,7 +134,7 @@ def _clutter(scene: Image.Image, rng: Rng, count: int) -> None:
 def _warped(name: str, rng: Rng, size_px: int, hardness: float) -> Pixels:
     """The symbol's three masks as the camera sees them: (size, size, 3) float32, 0 to 1."""
     half_px = size_px * float(np.exp(rng.uniform(np.log(0.24), np.log(0.47))))
-    roll, pitch, yaw = rng.normal(0, (10, 20, 20)) * hardness * pi / 180
+    roll, pitch, yaw = rng.normal(0, (14, 28, 28)) * hardness * pi / 180
     roll, pitch, yaw = np.clip((roll, pitch, yaw), -pi / 4, pi / 4)
     room = max(size_px / 2 - 0.8 * half_px, 0.0)
     centre = size_px / 2 + rng.uniform(-room, room, 2)
@@ -179,7 +179,7 @@ def _painted(picture: Pixels, masks: Pixels, inks: Pixels) -> Pixels:
 
 def _occluded(picture: Pixels, rng: Rng, hardness: float) -> Pixels:
     """Lays a strip (a branch, a cable, a finger) across the picture, sometimes two."""
-    for _ in range(int(rng.binomial(2, min(0.18 * hardness, 1.0)))):
+    for _ in range(int(rng.binomial(2, min(0.25 * hardness, 1.0)))):
         side = len(picture)
         angle, offset, width = rng.uniform(0, pi), rng.uniform(-0.3, 0.3) * side, rng.uniform(0.02, 0.065) * side
         cover = np.clip(width + 0.5 - np.abs(_along(side, angle) - offset), 0, 1)[:, :, None]
@@ -196,31 +196,31 @@ def _along(side: int, angle: float) -> Pixels:
 def _lit(picture: Pixels, rng: Rng, hardness: float) -> Pixels:
     """Light from one side, a soft-edged shadow, the lamp's colour, glare, exposure and gamma. Result 0 to 255."""
     side = len(picture)
-    light = 1 + np.float32(rng.uniform(0, 0.5) * hardness / side) * _along(side, rng.uniform(0, 2 * pi))
-    if rng.random() < 0.4 * hardness:
+    light = 1 + np.float32(rng.uniform(0, 0.7) * hardness / side) * _along(side, rng.uniform(0, 2 * pi))
+    if rng.random() < 0.55 * hardness:
         edge_px, offset = rng.uniform(1, 0.15 * side), rng.uniform(-0.3, 0.3) * side
         shade = np.clip((_along(side, rng.uniform(0, 2 * pi)) - offset) / np.float32(edge_px), 0, 1)
         light = light * (1 - np.float32(rng.uniform(0.3, 0.6)) * shade)
     cast = rng.normal(1, 0.08, 3)
-    picture = picture * light[:, :, None] * (cast * np.exp(rng.normal(-0.1, 0.25 * hardness))).astype(np.float32)
-    if rng.random() < 0.15 * hardness:
+    picture = picture * light[:, :, None] * (cast * np.exp(rng.normal(-0.1, 0.35 * hardness))).astype(np.float32)
+    if rng.random() < 0.2 * hardness:
         x, y = rng.uniform(0, side, 2).astype(np.float32)
         steps = np.arange(side, dtype=np.float32)
         distance = ((steps[None, :] - x) ** 2 + (steps[:, None] - y) ** 2) / np.float32((rng.uniform(0.08, 0.3) * side) ** 2)
         picture = picture + np.float32(rng.uniform(60, 220)) * np.exp(-distance)[:, :, None]
-    gamma = np.float32(np.exp(rng.normal(0, 0.2 * hardness)))
+    gamma = np.float32(np.exp(rng.normal(0, 0.28 * hardness)))
     return (255 * (np.clip(picture, 0, 255) / 255) ** gamma).astype(np.float32)
 
 
 def _captured(picture: Pixels, rng: Rng, hardness: float) -> NDArray[np.uint8]:
     """Lens, motion, sensor and compression, in the order in which a camera adds them."""
     image = Image.fromarray(picture.astype(np.uint8))
-    kind, amount = rng.random(), float(rng.uniform(0.3, 1.4)) * hardness * len(picture) / 96
+    kind, amount = rng.random(), float(rng.uniform(0.4, 1.95)) * hardness * len(picture) / 96
     if kind < 0.45:
         image = image.filter(ImageFilter.GaussianBlur(amount))
     elif kind < 0.65:
         image = image.filter(_motion(rng.uniform(0, pi)))
-    noise_steps = np.float32(rng.uniform(1, 16) * hardness)
+    noise_steps = np.float32(rng.uniform(1.4, 22) * hardness)
     noisy = np.asarray(image, np.float32) + noise_steps * rng.standard_normal(picture.shape, np.float32)
     pixels = np.clip(noisy + np.float32(0.5), 0, 255).astype(np.uint8)
     if rng.random() < 0.4:

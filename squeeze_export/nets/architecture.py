@@ -159,12 +159,8 @@ _V1_1 = Architecture("squeezenet1_1", 64, 3, _FIRES, (1, 3), 1000)
 FAMILY: Mapping[str, Architecture] = {
     "squeezenet1_0": _V1_0,
     "squeezenet1_1": _V1_1,
-    "squeezenet1_0_simple_bypass": replace(
-        _V1_0, name="squeezenet1_0_simple_bypass", fires=_with_bypass(_FIRES, "simple")
-    ),
-    "squeezenet1_0_complex_bypass": replace(
-        _V1_0, name="squeezenet1_0_complex_bypass", fires=_with_bypass(_FIRES, "complex")
-    ),
+    "squeezenet1_0_simple_bypass": replace(_V1_0, name="squeezenet1_0_simple_bypass", fires=_with_bypass(_FIRES, "simple")),
+    "squeezenet1_0_complex_bypass": replace(_V1_0, name="squeezenet1_0_complex_bypass", fires=_with_bypass(_FIRES, "complex")),
 }
 
 

@@ -119,9 +119,7 @@ _AGAIN = "run the command again: it goes on where it stopped"
 _BY_HAND = "download it elsewhere and give the file with --weights FILE"
 
 
-def _copy(
-    response: http.client.HTTPResponse, file: BinaryIO, url: str, start: int, total: int | None, progress: Progress
-) -> int:
+def _copy(response: http.client.HTTPResponse, file: BinaryIO, url: str, start: int, total: int | None, progress: Progress) -> int:
     """Copies the body, and gives the length reached. What has arrived is on disk even when the connection breaks."""
     done = start
     while True:
@@ -143,9 +141,7 @@ def _start(response: http.client.HTTPResponse, have: int) -> int:
     span = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     if response.status == HTTPStatus.PARTIAL_CONTENT and span is not None:
         if int(span[1]) != have:
-            raise Unavailable(
-                f"the server goes on at byte `{span[1]}`, not at {have}", hint="remove the .part file and run again"
-            )
+            raise Unavailable(f"the server goes on at byte `{span[1]}`, not at {have}", hint="remove the .part file and run again")
         return have
     return 0
 

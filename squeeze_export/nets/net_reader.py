@@ -42,9 +42,7 @@ def read_net(data: bytes, name: str) -> tuple[Architecture, dict[str, NDArray[np
     shapes = tensor_shapes(arch)
     keys = [key.removesuffix(".weight") for key in shapes if key.endswith(".weight")]
     if len(data) < 4 * len(keys):
-        raise BadInput(
-            f"`{name}` is cut short: its `{len(data)}` bytes do not hold the {len(keys)} layer counts of a .net file"
-        )
+        raise BadInput(f"`{name}` is cut short: its `{len(data)}` bytes do not hold the {len(keys)} layer counts of a .net file")
     counts = [int(count) for count in np.frombuffer(data, "<u4", len(keys))]
     size = 4 * len(keys)
     for key, count in zip(keys, counts, strict=True):

@@ -42,9 +42,7 @@ class OnnxFile:
         self._makers: dict[str, Any] = {}
         inputs = [entry for entry in graph.input if entry.name not in self._constants]
         if len(inputs) != 1 or len(graph.output) != 1:
-            raise BadInput(
-                f"`{name}` has `{len(inputs)}` inputs and `{len(graph.output)}` outputs; a SqueezeNet has one of each"
-            )
+            raise BadInput(f"`{name}` has `{len(inputs)}` inputs and `{len(graph.output)}` outputs; a SqueezeNet has one of each")
         known = {"", inputs[0].name, *self._constants}
         for node in graph.node:
             if any(source not in known for source in node.input) or any(made and made in known for made in node.output):

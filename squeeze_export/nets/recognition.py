@@ -135,9 +135,7 @@ def _positions(indices: set[int]) -> tuple[list[int], tuple[int, ...]]:
         if index == expected + 1 and position > 0:
             pools.append(position - 1)
         elif index != expected:
-            raise BadInput(
-                f"the weights have no tensor `features.{expected}.squeeze.weight`, but have some of `features.{index}`"
-            )
+            raise BadInput(f"the weights have no tensor `features.{expected}.squeeze.weight`, but have some of `features.{index}`")
         expected = index + 1
     return order, tuple(pools)
 
@@ -145,9 +143,7 @@ def _positions(indices: set[int]) -> tuple[list[int], tuple[int, ...]]:
 def _bypass_kinds(channels: list[int], complex_at: set[int], bypass: Bypass | None) -> list[Bypass]:
     """Which bypass each module has, by Figure 2: complex where there is a convolution, simple where the channels stay."""
     if complex_at and bypass in ("none", "simple"):
-        raise BadInput(
-            f"bypass `{bypass}` was asked for, but the weights hold bypass convolutions", hint="use bypass `complex`"
-        )
+        raise BadInput(f"bypass `{bypass}` was asked for, but the weights hold bypass convolutions", hint="use bypass `complex`")
     if bypass == "complex" and not complex_at:
         raise BadInput("bypass `complex` was asked for, but the weights hold no `features.N.bypass.weight`")
     simple = bool(complex_at) or bypass == "simple"

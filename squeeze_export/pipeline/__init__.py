@@ -6,7 +6,7 @@ report = run(Job(targets=("tflite",), scheme="int8", weights="squeezenet1_1.pth"
 """
 
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, write_table
-from squeeze_export.pipeline.export import export, read_artifact
+from squeeze_export.pipeline.export import audit_file, export, read_artifact
 from squeeze_export.pipeline.job import Job, run
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.trial import bench_files, validate_files
@@ -16,6 +16,7 @@ __all__ = [
     "Job",
     "Network",
     "PreprocessChoice",
+    "audit_file",
     "bench_files",
     "calibrate",
     "export",

@@ -68,6 +68,23 @@ def export(
     return artifact, audit
 
 
+def audit_file(path: Path) -> Audit:
+    """What is inside a file of one of the targets, ours or another tool's, told apart by its ending.
+
+    Raises:
+        BadInput: no such file, or no target's ending.
+    """
+    for name in TARGETS:
+        module = target_named(name)
+        if path.suffix == module.SUFFIX:
+            if not path.is_file():
+                raise BadInput(f"`{path}` is not a file")
+            return module.audit(path)
+    raise BadInput(
+        f"`{path}` is no file of a target", hint=f"endings that are: {', '.join(target_named(n).SUFFIX for n in TARGETS)}"
+    )
+
+
 def sidecar_path(path: Path) -> Path:
     """`<file>.json` beside the file."""
     return path.with_name(f"{path.name}.json")

@@ -47,9 +47,7 @@ class PreprocessChoice:
             if values is not None and max(values) <= 1 and values != (1.0, 1.0, 1.0) and any(values):
                 scaled = ",".join(f"{value * 255:g}" for value in values)
                 given = ",".join(f"{value:g}" for value in values)
-                raise BadInput(
-                    f"--{name} `{given}` looks like the 0 to 1 scale", hint=f"pixels are 0 to 255: --{name} {scaled}"
-                )
+                raise BadInput(f"--{name} `{given}` looks like the 0 to 1 scale", hint=f"pixels are 0 to 255: --{name} {scaled}")
         if self.std is not None and min(self.std) <= 0:
             raise BadInput(f"--std `{self.std}` must be above 0")
         result = replace(preprocess, **chosen)

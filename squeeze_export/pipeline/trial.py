@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,21 +13,24 @@ from typing import Any
 import numpy as np
 
 from squeeze_export import demo
-from squeeze_export.core import Accuracy, Artifact, ByteArray, FloatArray, Latency, Progress, Session, silent
+from squeeze_export.core import Accuracy, Artifact, ByteArray, FloatArray, Latency, Progress, Report, Session, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.checks import check_overlap
-from squeeze_export.images.folders import open_images
+from squeeze_export.images.folders import open_calibration, open_images
 from squeeze_export.images.stream import ImageStream, batches, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
 from squeeze_export.measure.latency import latency_of, measure_latency, pinned
 from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import target_named
 
 BATCH = 16
 WARMUP_COUNT = 10
+PROBABILITIES = "probabilities"
+"""Name of the output tensor of a file that ends in a softmax."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,6 @@ def evaluation_images(
     if independent:
         images = open_images(path, class_count=network.architecture.class_count, labels=network.graph.labels)
     else:
-        from squeeze_export.images.folders import open_calibration
-
         images = open_calibration(path)
     stream = batches(images, preprocess, batch=BATCH, skip_broken=skip_broken, progress=progress)
     facts: dict[str, Any] = {
@@ -185,9 +186,7 @@ def _warnings(evaluation: Evaluation, found: Mapping[Path, Accuracy], class_coun
     warnings: list[str] = []
     if evaluation.stream.skipped:
         first = evaluation.stream.skipped[0].file.name
-        warnings.append(
-            f"`{len(evaluation.stream.skipped)}` unreadable evaluation images were left out, the first is `{first}`"
-        )
+        warnings.append(f"`{len(evaluation.stream.skipped)}` unreadable evaluation images were left out, the first is `{first}`")
     for accuracy in list(found.values())[:1]:
         top1 = accuracy.reference_top1
         if top1 is not None and near_chance(top1, class_count, accuracy.labelled_count):
@@ -244,18 +243,23 @@ def validate_files(
     eval_path: Path | None = None,
     *,
     options: RunOptions | None = None,
-    calibration_hashes: Sequence[str] = (),
     skip_broken: bool = False,
     progress: Progress = silent,
-) -> tuple[dict[Path, Accuracy], Mapping[str, Any], tuple[str, ...]]:
+) -> Report:
     """Compares exported files with the reference.
 
-    Returns:
-        file -> accuracy, facts about the evaluation images, warnings.
+    Args:
+        files: exported files, each with its sidecar.
+        network: the one they were made from.
+        eval_path: images; None takes the demo network's own, for the demo network.
+        options: runtime, device, threads.
+        skip_broken: leaves unreadable images out.
+        progress: told of the images.
 
     Raises:
         BadInput: a file that was not made from this checkpoint; no images.
     """
+    chosen = options or RunOptions()
     artifacts = [read_artifact(file) for file in files]
     for artifact in artifacts:
         if artifact.provenance.get("checkpoint_sha256") != network.graph.checkpoint_sha256:
@@ -265,15 +269,17 @@ def validate_files(
     evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
     if evaluation is None:
         raise BadInput("there are no images to validate on", hint="--eval DIR")
-    with opened(artifacts, options or RunOptions()) as sessions:
-        found, warnings = validate(network, sessions, evaluation, calibration_hashes=calibration_hashes)
-    return found, evaluation.facts, warnings
+    softmax = {artifact.output.name == PROBABILITIES for artifact in artifacts}
+    if len(softmax) > 1:
+        raise BadInput("files with and without --softmax cannot be compared in one run")
+    with opened(artifacts, chosen) as sessions:
+        found, warnings = validate(network, sessions, evaluation, probabilities=softmax == {True})
+        rows = [measurement(a, device_asked=chosen.device, session=sessions[a.path], accuracy=found[a.path]) for a in artifacts]
+    return report_of(rows, network=network.facts(), evaluation=evaluation.facts, warnings=warnings)
 
 
-def bench_files(
-    files: Sequence[Path], *, options: RunOptions | None = None, progress: Progress = silent
-) -> tuple[dict[Path, Latency], dict[Path, Session]]:
-    """Times exported files in interleaved rounds; fp32 files among them are the baselines of their target.
+def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, progress: Progress = silent) -> Report:
+    """Times exported files in interleaved rounds; an fp32 file among them is the baseline of its target.
 
     Raises:
         BadInput: a file without its sidecar.
@@ -282,5 +288,7 @@ def bench_files(
     artifacts = [read_artifact(file) for file in files]
     plain = {artifact.target: artifact.path for artifact in artifacts if artifact.scheme == "fp32"}
     baselines = {a.path: plain[a.target] for a in artifacts if a.target in plain and a.scheme != "fp32"}
-    with opened(artifacts, chosen) as sessions, nullcontext():
-        return time_sessions(artifacts, sessions, baselines, chosen, progress), dict(sessions)
+    with opened(artifacts, chosen) as sessions:
+        found = time_sessions(artifacts, sessions, baselines, chosen, progress)
+        rows = [measurement(a, device_asked=chosen.device, session=sessions[a.path], latency=found[a.path]) for a in artifacts]
+    return report_of(rows)

@@ -31,7 +31,5 @@ def corrected_bias(
     Returns:
         (O,) the corrected bias.
     """
-    corrected: NDArray[np.float64] = (
-        bias.astype(np.float64) + weight.astype(np.float64) @ mean - quantized_weight @ quantized_mean
-    )
+    corrected: NDArray[np.float64] = bias.astype(np.float64) + weight.astype(np.float64) @ mean - quantized_weight @ quantized_mean
     return corrected

@@ -1,11 +1,12 @@
 """Exact equalization: per-channel factors moved from one convolution to the next, through whole Fire modules.
 
-Conv, ReLU, Concat, MaxPool and Add all commute with a positive per-channel factor, so dividing a tensor's channels by s and multiplying
-the weights that read them by s changes nothing in float (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-Correction", ICCV 2019, section 4.1; here carried through Concat and MaxPool). In integers it decides where the error falls: s equal to
-a channel's range gives every channel all 256 levels but widens the weights' ranges; s = 1 leaves the weights alone. The square root
-of the range is the point between. A range that calibration saw once is not one to build on, so it is estimated from all images:
-mean + 6 standard deviations of the channel's largest value per image (docs/decisions/quantization.md has the figures).
+Conv, ReLU, Concat, MaxPool and Add all commute with a positive per-channel factor, so dividing a tensor's channels by s and
+multiplying the weights that read them by s changes nothing in float (Nagel et al., "Data-Free Quantization Through Weight
+Equalization and Bias Correction", ICCV 2019, section 4.1; here carried through Concat and MaxPool). In integers it decides
+where the error falls: s equal to a channel's range gives every channel all 256 levels but widens the weights' ranges; s = 1
+leaves the weights alone. The square root of the range is the point between. A range that calibration saw once is not one to
+build on, so it is estimated from all images: mean + 6 standard deviations of the channel's largest value per image
+(docs/decisions/quantization.md has the figures).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from squeeze_export.core import FloatArray
-from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool
+from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node
 from squeeze_export.quant.observations import Observation
 
 DEVIATIONS = 6.0
@@ -93,7 +94,7 @@ def rescale(graph: Graph, factors: Mapping[str, FloatArray]) -> Graph:
 
     The caller keeps the factors consistent over MaxPool, Add and Concat.
     """
-    nodes = []
+    nodes: list[Node] = []
     for node in graph.nodes:
         if isinstance(node, Conv):
             weight, bias = node.weight, node.bias
@@ -119,4 +120,5 @@ def _factors(group: ChannelGroup, seen: Mapping[str, Observation]) -> FloatArray
         return np.ones(len(expected), np.float32)
     # A channel that is dead on the calibration images must not become arbitrarily loud on others.
     factors = np.sqrt(np.maximum(expected, SMALLEST_SHARE * expected.max()))
-    return (factors / np.exp(np.log(factors).mean())).astype(np.float32)
+    centred: FloatArray = (factors / np.exp(np.log(factors).mean())).astype(np.float32)
+    return centred

@@ -1,14 +1,15 @@
 """From observed values to scales: which tensors share one, and where to clip.
 
-The clipping point is the one with the smallest mean squared error over all calibration images, every channel weighted by the energy
-of the weights that read it (Banner et al., "Post training 4-bit quantization of convolutional networks", NeurIPS 2019, use the plain
-form). Photographs that calibration never saw reach further than those it saw, so the point found is moved out by `HEADROOM` and kept
-above `SMALLEST_SHARE` of the largest value (docs/decisions/quantization.md has the figures).
+The clipping point is the one with the smallest mean squared error over all calibration images, every channel weighted by the
+energy of the weights that read it (Banner et al., "Post training 4-bit quantization of convolutional networks", NeurIPS 2019,
+use the plain form). Photographs that calibration never saw reach further than those it saw, so the point found is moved out by
+`HEADROOM` and kept above `SMALLEST_SHARE` of the largest value (docs/decisions/quantization.md has the figures).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from squeeze_export.graph.nodes import Add, Concat, Graph, MaxPool
 from squeeze_export.graph.quantized import Quantization
 from squeeze_export.quant.observations import Observation
+
+Float = TypeVar("Float", np.float32, np.float64)
 
 LEVELS = 255
 BIN_COUNT = 4096
@@ -112,8 +115,9 @@ def quantization_of(low: float, high: float) -> Quantization:
     return Quantization(float(scale), zero_point)
 
 
-def fake_quantize(values: NDArray[np.floating], q: Quantization) -> NDArray[np.floating]:
+def fake_quantize(values: NDArray[Float], q: Quantization) -> NDArray[Float]:
     """Real values -> the real values that their integers stand for."""
     scale = values.dtype.type(q.scale)
     integers = np.clip(np.rint(values / scale) + q.zero_point, 0, LEVELS)
-    return (integers - q.zero_point) * scale
+    real: NDArray[Float] = (integers - q.zero_point) * scale
+    return real

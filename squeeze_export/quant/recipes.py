@@ -79,9 +79,7 @@ def quantize(
 Recipe = Callable[[Graph, Mapping[str, Observation], int], tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]]
 
 
-def fast(
-    graph: Graph, seen: Mapping[str, Observation], threads: int
-) -> tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]:
+def fast(graph: Graph, seen: Mapping[str, Observation], threads: int) -> tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]:
     """Equalization, MSE ranges, rounding with error compensation and bias correction, from one pass over the images."""
     equalized, seen = equalize(graph, seen)
     tensors = search_ranges(equalized, seen)

@@ -18,9 +18,7 @@ DAMPING = 0.01
 BLOCK = 64
 
 
-def weight_scales(
-    weight: FloatArray, bias: FloatArray, power: NDArray[np.float64], input_scale: float, limit: int
-) -> FloatArray:
+def weight_scales(weight: FloatArray, bias: FloatArray, power: NDArray[np.float64], input_scale: float, limit: int) -> FloatArray:
     """Per filter, the scale that minimises sum_k E[x_k^2] (w_k - s q_k)^2 when rounding to nearest.
 
     Args:

@@ -99,9 +99,7 @@ def _summary(report: Report) -> str:
     names = "".join(f"<th>{name}</th>" for name in ("target", "scheme", "device"))
     figures = "".join(f'<th class="figure">{name}</th>' for name in ("size", heading, "SQNR", "p50", "speed-up"))
     rows = "".join(_summary_row(measurement, heading) for measurement in report.measurements)
-    return (
-        f'<h2>Summary</h2><div class="wide"><table><thead><tr>{names}{figures}</tr></thead><tbody>{rows}</tbody></table></div>'
-    )
+    return f'<h2>Summary</h2><div class="wide"><table><thead><tr>{names}{figures}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _summary_row(measurement: Measurement, heading: str) -> str:
@@ -169,9 +167,7 @@ def _latency_drawing(report: Report) -> str:
     ]
     if not rows:
         return ""
-    notes = (
-        f"Each dot is an inference, the box the middle half, the line the median. Speed-up: {timing_note(report.measurements)}."
-    )
+    notes = f"Each dot is an inference, the box the middle half, the line the median. Speed-up: {timing_note(report.measurements)}."
     return f'<h2>Latency</h2><p class="soft">{notes}</p>{strip_chart(rows, title="latency")}'
 
 

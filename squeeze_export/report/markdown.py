@@ -93,9 +93,7 @@ def _text(text: str) -> str:
     if len(pieces) % 2 == 0:
         return _plain(one_line(text).replace("`", "'"))
     # GitHub splits cells before it looks for code, hence the backslash inside code as well.
-    return "".join(
-        f"`{piece.replace('|', chr(92) + '|')}`" if index % 2 else _plain(piece) for index, piece in enumerate(pieces)
-    )
+    return "".join(f"`{piece.replace('|', chr(92) + '|')}`" if index % 2 else _plain(piece) for index, piece in enumerate(pieces))
 
 
 def _plain(text: str) -> str:

@@ -1,0 +1,108 @@
+"""The command line. Each command lives in its own file and is imported only when it runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn, cast
+
+import click
+
+from squeeze_export import __version__
+from squeeze_export.cli.settings import default_map
+from squeeze_export.errors import EXIT_DONE, EXIT_INTERRUPTED, BadInput, SqueezeExportError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "tflite": ("export", "Export to TFLite; validate and time it."),
+    "onnx": ("export", "Export to ONNX; validate and time it."),
+    "all": ("export", "Export to every target; one table."),
+    "calibrate": ("calibrate", "Compute the integers once; write them as a table file."),
+    "validate": ("validate", "Compare exported files with the fp32 reference."),
+    "bench": ("bench", "Time exported files in interleaved rounds."),
+    "inspect": ("inspect", "Layers, parameters, MACs and bytes of a network."),
+    "audit": ("audit", "What is inside an exported file: is it really INT8?"),
+    "report": ("report", "Show a report.json as table, Markdown or HTML."),
+    "weights": ("weights", "Named weights: list or download them."),
+    "doctor": ("doctor", "What is installed, which devices exist, what is missing."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they run; their one-line helps are written in `COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"squeeze_export.cli.{COMMANDS[cmd_name][0]}")
+        return cast(click.Command, module.command(cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, package_name="squeeze-export")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Takes a trained SqueezeNet to INT8 on every target: calibrated once, the same integers everywhere.
+
+    \b
+    squeeze-export tflite --int8 --calib imgs/     your photographs, the embedded demo network
+    squeeze-export onnx --int8 --weights net.pth --calib imgs/ --eval val/ --labels classes.txt
+
+    Results go to stdout, all else to stderr. Options can also be set as SQUEEZE_EXPORT_<OPTION> or in squeeze-export.toml.
+    """
+    ctx.default_map = default_map(list(COMMANDS))
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console script: runs a command and turns every failure into one line, a hint and an exit code."""
+    sys.exit(run(argv))
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """As `main`, but returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with warnings.catch_warnings():
+            if "-v" not in arguments and "--verbose" not in arguments:
+                warnings.simplefilter("ignore")  # third parties' deprecations are ours to read, not the user's
+            result: Any = cli.main(arguments, prog_name="squeeze-export", standalone_mode=False)
+        return result if isinstance(result, int) else EXIT_DONE
+    except SqueezeExportError as err:
+        complain(err.message, err.hint)
+        return err.exit_code
+    except click.UsageError as err:
+        path = err.ctx.command_path if err.ctx is not None else "squeeze-export"
+        complain(err.format_message(), f"{path} --help")
+        return BadInput.exit_code
+    except click.ClickException as err:
+        complain(err.format_message(), None)
+        return BadInput.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        complain("interrupted; nothing was left half-written", None)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): there is nobody to tell. Keep Python from flushing into it at exit.
+        sys.stdout = None
+        return EXIT_DONE
+
+
+def complain(message: str, hint: str | None) -> None:
+    """One `error:` line and one `hint:` line on stderr. Control characters of a hostile file are shown, never sent."""
+    click.secho("error: ", err=True, nl=False, fg="red", bold=True)
+    click.echo(visible(message), err=True)
+    if hint:
+        click.secho("hint: ", err=True, nl=False, fg="cyan")
+        click.echo(visible(hint), err=True)
+
+
+def visible(text: str) -> str:
+    """One line without control characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -1,0 +1,48 @@
+"""`squeeze-export audit FILE...`: what is inside a file, ours or another tool's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from squeeze_export.cli.console import print_json
+from squeeze_export.cli.options import FILE, output_options
+from squeeze_export.errors import EXIT_DONE, Refused
+from squeeze_export.pipeline import audit_file
+
+
+def command(name: str) -> click.Command:
+    """Makes the command."""
+    return _audit
+
+
+@click.command("audit")
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@output_options
+def _audit(files: tuple[Path, ...], **values: Any) -> int:
+    """List every float operator and tensor left in exported files. Exit code 4 where one is no integer network.
+
+    \b
+    squeeze-export audit squeezenet1_1.int8.tflite other-tool.onnx
+    """
+    found = {str(file): audit_file(file) for file in files}
+    failed = any(audit.violations for audit in found.values())
+    if values["as_json"]:
+        print_json({file: asdict(audit) for file, audit in found.items()})
+        return Refused.exit_code if failed else EXIT_DONE
+    for file, audit in found.items():
+        click.echo(f"{file}: {'not an integer network' if audit.violations else 'integer network'}")
+        click.echo("  operators        " + ", ".join(f"{count} {kind}" for kind, count in sorted(audit.operators.items())))
+        click.echo("  constants        " + ", ".join(f"{size:,} bytes {kind}" for kind, size in sorted(audit.weight_bytes.items())))
+        for title, lines in (
+            ("float operators", audit.float_operators),
+            ("float tensors", audit.float_tensors),
+            ("violations", audit.violations),
+        ):
+            click.echo(f"  {title:<16} {lines[0] if lines else 'none'}")
+            for line in lines[1:]:
+                click.echo(f"  {'':<16} {line}")
+    return Refused.exit_code if failed else EXIT_DONE

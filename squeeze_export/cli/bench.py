@@ -1,0 +1,39 @@
+"""`squeeze-export bench FILE...`: exported files against the clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from squeeze_export.cli.console import print_json, shown_progress, stdout_console
+from squeeze_export.cli.options import FILE, output_options, run_choice, run_options
+from squeeze_export.pipeline import bench_files
+
+
+def command(name: str) -> click.Command:
+    """Makes the command."""
+    return _bench
+
+
+@click.command("bench")
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@run_options
+@output_options
+def _bench(files: tuple[Path, ...], **values: Any) -> None:
+    """Time exported files in interleaved rounds. An fp32 file among them is what the others of its target are compared with.
+
+    \b
+    squeeze-export bench squeezenet1_1.fp32.tflite squeezenet1_1.int8.tflite --threads 2
+    """
+    with shown_progress() as progress:
+        report = bench_files(files, options=run_choice(values), progress=progress)
+    if values["as_json"]:
+        from squeeze_export.report.document import to_json
+
+        print_json(to_json(report))
+        return
+    from squeeze_export.report.table import print_table
+
+    print_table(report, stdout_console())

@@ -1,0 +1,60 @@
+"""`squeeze-export calibrate`: images in, table out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from squeeze_export.cli.console import note, print_json, shown_progress, warn
+from squeeze_export.cli.options import FILE, calibration_options, network_options, option, output_options, preprocess_choice
+from squeeze_export.files import make_folder
+from squeeze_export.pipeline import calibrate, open_network, write_table
+
+
+def command(name: str) -> click.Command:
+    """Makes the command."""
+    return _calibrate
+
+
+@click.command("calibrate")
+@calibration_options
+@network_options
+@option("--out", type=FILE, default=Path("squeeze-export-out"), show_default=True, metavar="DIR", help="Where to write.")
+@output_options
+def _calibrate(**values: Any) -> None:
+    """Quantize a SqueezeNet once and write the integers as a table file.
+
+    \b
+    squeeze-export calibrate --weights squeezenet1_1.pth --calib imgs/
+    squeeze-export tflite --int8 --table squeeze-export-out/squeezenet1_1.int8.table
+    """
+    if values["weights"] is None:
+        note("no --weights: this is the embedded demo network, 24 drawn classes at 96 px")
+    with shown_progress() as progress:
+        network = open_network(
+            values["weights"],
+            preprocess=preprocess_choice(values),
+            labels=values["labels"],
+            bypass=values["bypass"],
+            progress=progress,
+        )
+        make_folder(values["out"])
+        calibration = calibrate(
+            network,
+            values["calib"],
+            recipe=values["recipe"],
+            seed=values["seed"],
+            skip_broken=values["skip_broken"],
+            progress=progress,
+        )
+    path = values["out"] / f"{network.name}.{calibration.quantized.scheme.name}.table"
+    write_table(calibration, path)
+    for text in calibration.warnings:
+        warn(text)
+    facts = calibration.facts()
+    if values["as_json"]:
+        print_json({"table": str(path), **facts})
+    else:
+        click.echo(f"{path}  {facts['image_count']} images, recipe {facts['recipe']}, sha256 {facts['table_sha256'][:12]}")

@@ -1,0 +1,62 @@
+"""What commands print: results on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from squeeze_export.cli import visible
+from squeeze_export.core import Progress, silent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def stdout_console() -> Console:
+    """A rich console on stdout that reads nothing into square brackets."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+
+
+@contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """A progress bar on stderr where that is a terminal, nothing where it is not."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=Console(stderr=True, markup=False), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    click.echo(visible(text), err=True)
+
+
+def warn(text: str) -> None:
+    """A `warning:` line on stderr."""
+    click.secho("warning: ", err=True, nl=False, fg="yellow")
+    click.echo(visible(text), err=True)
+
+
+def print_json(value: Any) -> None:
+    """Strict JSON on stdout."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,112 @@
+"""`squeeze-export tflite | onnx | all`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
+from squeeze_export.cli.options import (
+    FILE,
+    Batch,
+    calibration_options,
+    emit_choice,
+    network_options,
+    option,
+    output_options,
+    preprocess_choice,
+    run_choice,
+    run_options,
+    scheme_choice,
+)
+from squeeze_export.core import Measurement, Report
+from squeeze_export.errors import EXIT_DONE, Refused
+from squeeze_export.graph.quantized import SCHEMES
+from squeeze_export.pipeline.export import sidecar_path
+from squeeze_export.pipeline.job import Job, run
+from squeeze_export.targets import TARGETS
+
+
+def command(name: str) -> click.Command:
+    """Makes the command of one target, or of all of them."""
+    targets = tuple(TARGETS) if name == "all" else (name,)
+    what = "every target" if name == "all" else name
+
+    @click.command(
+        name, help=f"Export a SqueezeNet to {what}, compare it with the fp32 reference and time it.\n\n{_EXAMPLE % name}"
+    )
+    @option("--int8", is_flag=True, help="8-bit weights and activations, integers throughout.")
+    @option("--fp16", is_flag=True, help="Half-precision weights.")
+    @option("--scheme", type=click.Choice(list(SCHEMES)), help="How numbers are carried.  [default: fp32]")
+    @calibration_options
+    @option("--table", type=FILE, metavar="FILE", help="Integers from `calibrate` instead of --calib.")
+    @option("--eval", "evaluation", type=FILE, metavar="DIR|CSV", help="Images to compare on: folders by class, a CSV, or plain.")
+    @network_options
+    @option("--batch", type=Batch(), default="1", show_default=True, help="Images per inference.")
+    @option("--input", type=click.Choice(["uint8", "float32"]), default="uint8", show_default=True, help="Raw pixels 0 to 255, as.")
+    @option("--softmax", is_flag=True, help="Probabilities instead of logits.")
+    @run_options
+    @option("--no-validate", is_flag=True, help="Do not compare with the reference.")
+    @option("--no-bench", is_flag=True, help="Do not time.")
+    @option("--out", type=FILE, default=Path("squeeze-export-out"), show_default=True, metavar="DIR", help="Where to write.")
+    @output_options
+    def export(**values: Any) -> int:
+        job = Job(
+            targets=targets,
+            scheme=scheme_choice(values),
+            weights=values["weights"],
+            calib=values["calib"],
+            table=values["table"],
+            eval=values["evaluation"],
+            labels=values["labels"],
+            preprocess=preprocess_choice(values),
+            bypass=values["bypass"],
+            recipe=values["recipe"],
+            seed=values["seed"],
+            out=values["out"],
+            options=emit_choice(values),
+            run=run_choice(values),
+            validate=not values["no_validate"],
+            bench=not values["no_bench"],
+            skip_broken=values["skip_broken"],
+        )
+        if job.weights is None:
+            note("no --weights: this is the embedded demo network, 24 drawn classes at 96 px")
+        with shown_progress() as progress:
+            report = run(job, progress)
+        return show(report, job.out, as_json=values["as_json"])
+
+    return export
+
+
+_EXAMPLE = "\b\nsqueeze-export %s --int8 --weights squeezenet1_1.pth --calib imgs/ --eval val/ --labels classes.txt"
+
+
+def show(report: Report, out: Path, *, as_json: bool) -> int:
+    """Writes the report's files, prints the result, and gives the exit code."""
+    from squeeze_export.report.document import to_json, write_json
+    from squeeze_export.report.html import write_html
+
+    write_json(report, out / "report.json")
+    write_html(report, out / "report.html")
+    for text in report.warnings:
+        warn(text)
+    if as_json:
+        print_json(to_json(report))
+    else:
+        from squeeze_export.report.table import print_table
+
+        print_table(report, stdout_console())
+        if report.evaluation.get("note"):
+            note(f"compared on {report.evaluation['image_count']} images: {report.evaluation['note']}")
+    for row in report.measurements:
+        if _kept(row, out):
+            note(f"wrote {out / row.artifact}")
+    note(f"report {out / 'report.json'} and {out / 'report.html'}")
+    return Refused.exit_code if any(row.status == "failed" for row in report.measurements) else EXIT_DONE
+
+
+def _kept(row: Measurement, out: Path) -> bool:
+    return bool(row.artifact) and sidecar_path(out / row.artifact).exists() and row.scheme != "" and (out / row.artifact).exists()

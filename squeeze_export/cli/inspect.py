@@ -1,0 +1,80 @@
+"""`squeeze-export inspect`: the paper's Table 1 for any SqueezeNet."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from squeeze_export.cli.console import note, print_json, stdout_console
+from squeeze_export.cli.options import network_options, output_options, preprocess_choice
+from squeeze_export.nets.architecture import FAMILY, architecture
+from squeeze_export.nets.complexity import LayerCost, table, total
+from squeeze_export.pipeline import open_network
+
+
+def command(name: str) -> click.Command:
+    """Makes the command."""
+    return _inspect
+
+
+@click.command("inspect")
+@click.option("--architecture", "family", type=click.Choice(list(FAMILY)), help="A member of the family instead of a checkpoint.")
+@network_options
+@output_options
+def _inspect(family: str | None, **values: Any) -> None:
+    """Print layers, parameters, MACs, bytes moved and arithmetic intensity (the paper's Table 1, and more).
+
+    \b
+    squeeze-export inspect --architecture squeezenet1_0 --crop 227
+    squeeze-export inspect --weights squeezenet1_1.pth
+    """
+    if family is not None:
+        arch, input_px = architecture(family), values["crop"] or 227
+    else:
+        if values["weights"] is None:
+            note("no --weights: this is the embedded demo network, 24 drawn classes at 96 px")
+        network = open_network(
+            values["weights"], preprocess=preprocess_choice(values), labels=values["labels"], bypass=values["bypass"]
+        )
+        arch, input_px = network.architecture, network.graph.preprocess.crop_px
+    rows = table(arch, input_px)
+    summed = total(rows)
+    if values["as_json"]:
+        print_json(
+            {
+                "architecture": arch.to_json(),
+                "input_px": input_px,
+                "layers": [asdict(row) | {"intensity": row.intensity} for row in rows],
+                "total": asdict(summed) | {"intensity": summed.intensity},
+            }
+        )
+        return
+    _print(arch.name, input_px, rows, summed)
+
+
+def _print(name: str, input_px: int, rows: tuple[LayerCost, ...], summed: LayerCost) -> None:
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{name} at {input_px} px, float32", title_justify="left")
+    for heading in ("layer", "output", "depth", "s1x1", "e1x1", "e3x3", "parameters", "MACs", "read", "written", "MAC/byte"):
+        shown.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
+    for row in (*rows, summed):
+        last = row is summed
+        shown.add_row(
+            "total" if last else row.name,
+            "" if last else f"{row.output_px}x{row.output_px}x{row.channels}",
+            *("" if last or not value else str(value) for value in (row.depth, row.s1x1, row.e1x1, row.e3x3)),
+            f"{row.parameter_count:,}" if row.parameter_count else "",
+            f"{row.mac_count / 1e6:.1f} M" if row.mac_count else "",
+            f"{row.bytes_read / 1e6:.2f} MB",
+            f"{row.bytes_written / 1e6:.2f} MB",
+            f"{row.intensity:.1f}",
+            end_section=row is rows[-1],
+        )
+    console = stdout_console()
+    console.print(shown)
+    size_bytes = summed.parameter_count * 4
+    console.print(f"{summed.parameter_count:,} parameters, {size_bytes / 1e6:.2f} MB ({size_bytes / 2**20:.2f} MiB) in float32")

@@ -1,0 +1,173 @@
+"""The options that commands share, and how they become the pipeline's values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+from squeeze_export.core import EmitOptions
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.quantized import SCHEMES
+from squeeze_export.pipeline.network import PreprocessChoice
+from squeeze_export.pipeline.trial import RunOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """A click option that can also be set as SQUEEZE_EXPORT_<LONG NAME>."""
+    long = next(name for name in names if name.startswith("--")).split("/")[0]
+    variable = "SQUEEZE_EXPORT_" + long.removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, **settings)
+
+
+class Triple(click.ParamType[tuple[float, float, float]]):
+    """Three numbers, one per channel: `123.7,116.3,103.5`."""
+
+    name = "A,B,C"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float, float]:
+        """Reads the text, or a list from the settings file."""
+        parts = value.split(",") if isinstance(value, str) else value
+        try:
+            first, second, third = (float(part) for part in parts)
+        except (TypeError, ValueError):
+            self.fail(f"`{value}` is not three numbers: one per channel, with commas between", param, ctx)
+        return (first, second, third)
+
+
+class Cpus(click.ParamType[tuple[int, ...]]):
+    """Logical CPUs: `0` or `0,2`."""
+
+    name = "N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Reads the text, or a list from the settings file."""
+        try:
+            return tuple(int(part) for part in (value.split(",") if isinstance(value, str) else value))
+        except (TypeError, ValueError):
+            self.fail(f"`{value}` is not a list of CPU numbers", param, ctx)
+
+
+class Batch(click.ParamType[int | Literal["dynamic"]]):
+    """A batch size or `dynamic`."""
+
+    name = "N|dynamic"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["dynamic"]:
+        """Reads the text."""
+        if value == "dynamic":
+            return "dynamic"
+        try:
+            count = int(value)
+        except (TypeError, ValueError):
+            self.fail(f"`{value}` is neither a number nor `dynamic`", param, ctx)
+        if not 1 <= count <= 1024:
+            self.fail(f"`{value}` is outside 1 to 1024", param, ctx)
+        return count
+
+
+FILE = click.Path(path_type=Path)
+
+
+def network_options(function: F) -> F:
+    """Which network, and what is set of its preprocessing."""
+    for add in reversed(
+        (
+            option(
+                "--weights", metavar="FILE|NAME", help="Checkpoint (.pth .safetensors .onnx .net) or squeezenet1_0, squeezenet1_1."
+            ),
+            option("--labels", type=FILE, metavar="FILE", help="One class name or wnid a line, in index order."),
+            option("--bypass", type=click.Choice(["simple", "complex"]), help="For simple bypass, which no tensor shows."),
+            option("--mean", type=Triple(), help="Per channel, pixels 0 to 255, in the network's channel order."),
+            option("--std", type=Triple(), help="Per channel, pixels 0 to 255."),
+            option("--channel-order", type=click.Choice(["rgb", "bgr"]), help="The order that the network was trained on."),
+            option("--resize", type=int, metavar="PX", help="Short side after resizing."),
+            option("--crop", type=int, metavar="PX", help="Side of the centre crop: the input size."),
+            option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]), help="Resampling filter."),
+        )
+    ):
+        function = add(function)
+    return function
+
+
+def calibration_options(function: F) -> F:
+    """How the integers come about."""
+    for add in reversed(
+        (
+            option("--calib", type=FILE, metavar="DIR", help="Calibration images: a few hundred, unlabelled."),
+            option("--recipe", default="fast", show_default=True, metavar="NAME", help="How to quantize: fast."),
+            option("--seed", default=0, show_default=True, help="The same seed and images give the same integers."),
+            option("--skip-broken", is_flag=True, help="Leave out images that cannot be read."),
+        )
+    ):
+        function = add(function)
+    return function
+
+
+def run_options(function: F) -> F:
+    """How artifacts are run."""
+    for add in reversed(
+        (
+            option("--runtime", metavar="NAME", help="onnxruntime; litert, litert-builtin, tflite-runtime, tensorflow-lite."),
+            option("--device", default="cpu", show_default=True, metavar="NAME", help="Where to run: this device or none."),
+            option("--threads", default=1, show_default=True, help="Threads of every session."),
+            option("--cpus", type=Cpus(), help="Pin to these logical CPUs."),
+            option("--rounds", default=50, show_default=True, help="Timed inferences of each file."),
+        )
+    ):
+        function = add(function)
+    return function
+
+
+def output_options(function: F) -> F:
+    """What is printed."""
+    for add in reversed(
+        (
+            option("--json", "as_json", is_flag=True, help="The result as JSON on stdout."),
+            option("-v", "--verbose", is_flag=True, help="Also show third parties' warnings."),
+        )
+    ):
+        function = add(function)
+    return function
+
+
+def preprocess_choice(values: dict[str, Any]) -> PreprocessChoice:
+    """Takes the preprocessing options out of a command's values."""
+    return PreprocessChoice(
+        resize_px=values["resize"],
+        crop_px=values["crop"],
+        interpolation=values["interpolation"],
+        channel_order=values["channel_order"],
+        mean=values["mean"],
+        std=values["std"],
+    )
+
+
+def run_choice(values: dict[str, Any]) -> RunOptions:
+    """Takes the run options out of a command's values."""
+    if values["rounds"] < 1:
+        raise BadInput(f"--rounds `{values['rounds']}` is below 1")
+    return RunOptions(values["runtime"], values["device"], values["threads"], values["cpus"], values["rounds"])
+
+
+def emit_choice(values: dict[str, Any]) -> EmitOptions:
+    """Takes the options of the outer form out of a command's values."""
+    return EmitOptions(values["batch"], values["input"], values["softmax"])
+
+
+def scheme_choice(values: dict[str, Any]) -> str:
+    """The one scheme that --int8, --fp16 and --scheme together name; fp32 where none does.
+
+    Raises:
+        BadInput: they contradict each other.
+    """
+    asked = [
+        name for name, flag in (("int8", values["int8"]), ("fp16", values["fp16"]), (values["scheme"], values["scheme"])) if flag
+    ]
+    if len(set(asked)) > 1:
+        raise BadInput(f"one scheme at a time, not `{'` and `'.join(asked)}`", hint=f"one of: {', '.join(SCHEMES)}")
+    return asked[0] if asked else "fp32"

@@ -1,0 +1,44 @@
+"""`squeeze-export report FILE`: a stored report in another form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from squeeze_export.cli.console import print_json, stdout_console
+from squeeze_export.cli.options import FILE, option, output_options
+from squeeze_export.report.document import read_json, to_json
+
+
+def command(name: str) -> click.Command:
+    """Makes the command."""
+    return _report
+
+
+@click.command("report")
+@click.argument("file", type=FILE)
+@option("--format", "form", type=click.Choice(["table", "markdown", "html"]), default="table", show_default=True, help="The form.")
+@output_options
+def _report(file: Path, form: str, **values: Any) -> None:
+    """Show a report.json on stdout as table, Markdown (for a pull request) or one self-contained HTML page.
+
+    \b
+    squeeze-export report squeeze-export-out/report.json --format markdown
+    """
+    report = read_json(file)
+    if values["as_json"]:
+        print_json(to_json(report))
+    elif form == "markdown":
+        from squeeze_export.report.markdown import to_markdown
+
+        click.echo(to_markdown(report))
+    elif form == "html":
+        from squeeze_export.report.html import to_html
+
+        click.echo(to_html(report))
+    else:
+        from squeeze_export.report.table import print_table
+
+        print_table(report, stdout_console())

@@ -1,0 +1,62 @@
+"""From what a job found to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from squeeze_export.core import Accuracy, Artifact, Audit, Latency, Measurement, Report, Session
+from squeeze_export.measure.host import host_facts, tool_versions
+from squeeze_export.report.document import SCHEMA_VERSION
+
+TOOLS = ("squeeze-export", "numpy", "Pillow", "onnx", "onnxruntime", "ai-edge-litert", "flatbuffers", "torch")
+
+
+def measurement(
+    artifact: Artifact,
+    *,
+    device_asked: str,
+    session: Session | None = None,
+    accuracy: Accuracy | None = None,
+    latency: Latency | None = None,
+    audit: Audit | None = None,
+) -> Measurement:
+    """One row: the artifact, and what its session says of itself."""
+    return Measurement(
+        artifact.target,
+        artifact.scheme,
+        artifact.path.name,
+        artifact.sha256,
+        artifact.size_bytes,
+        runtime=session.runtime if session else "",
+        device_asked=device_asked,
+        device=session.device if session else "",
+        kernels=session.kernels if session else "",
+        accuracy=accuracy,
+        latency=latency,
+        placement=session.placement if session else None,
+        audit=audit,
+    )
+
+
+def report_of(
+    rows: Sequence[Measurement],
+    *,
+    network: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
+) -> Report:
+    """The report, with this machine's facts and the versions of the tools."""
+    return Report(
+        SCHEMA_VERSION,
+        datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        tool_versions(TOOLS),
+        host_facts(),
+        network or {},
+        calibration or {},
+        evaluation or {},
+        tuple(rows),
+        tuple(warnings),
+    )

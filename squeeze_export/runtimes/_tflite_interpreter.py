@@ -1,0 +1,240 @@
+"""What the four TFLite runtimes share: one `Interpreter` class under three package names, with or without XNNPACK."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
+from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.runtimes._quiet import lower_log_levels, quiet
+
+DEVICES = ("cpu",)
+MAX_DYNAMIC_BATCH = 32
+"""Images at once where the file leaves the batch free: the arena grows with it, the speed no longer does."""
+
+_WEIGHTED = ("CONV_2D", "FULLY_CONNECTED")
+
+
+class InterpreterSession:
+    """A TFLite file opened in an interpreter. Satisfies `core.Session`; not to be used by two threads at once.
+
+    Attributes:
+        runtime: the registry's name.
+        device: always `cpu`.
+        threads: as handed to the interpreter.
+        kernels: `XNNPACK`, `builtin`, or `XNNPACK, builtin`: which the interpreter's node list says the convolutions ran in.
+        placement: from the same list.
+    """
+
+    def __init__(self, interpreter: Any, runtime: str, threads: int) -> None:
+        self._interpreter: Any = interpreter
+        self._input, self._output = _interface(interpreter)
+        self._batch = int(self._input["shape"][0])
+        self._dynamic = int(_signature(self._input)[0]) == -1
+        self.runtime = runtime
+        self.device = "cpu"
+        self.threads = threads
+        self.kernels, self.placement = _read_records(interpreter)
+
+    def infer(self, batch: ByteArray) -> FloatArray:
+        """Runs a batch in pieces of the file's own batch size; the last piece is filled up with zeros and cut.
+
+        Args:
+            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
+
+        Returns:
+            (N, classes) float32, a fresh array.
+
+        Raises:
+            ValueError: a batch of another shape or dtype, or the session is closed.
+            Refused: the runtime failed.
+        """
+        if self._interpreter is None:
+            raise ValueError("the session is closed")
+        expected = tuple(int(size) for size in self._input["shape"][1:])
+        if batch.dtype != np.uint8 or batch.shape[1:] != expected or not len(batch):
+            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *expected)}")
+        size = min(len(batch), MAX_DYNAMIC_BATCH) if self._dynamic else self._batch
+        pieces = [self._run(batch[start : start + size], size) for start in range(0, len(batch), size)]
+        return np.concatenate(pieces)[: len(batch)]
+
+    def close(self) -> None:
+        """Frees the interpreter; a second call does nothing."""
+        self._interpreter = None
+
+    def _run(self, images: ByteArray, size: int) -> FloatArray:
+        try:
+            if size != self._batch:
+                self._resize(size)
+            if len(images) < size:
+                images = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
+            self._interpreter.set_tensor(self._input["index"], images.astype(self._input["dtype"], copy=False))
+            self._interpreter.invoke()
+            result: FloatArray = self._interpreter.get_tensor(self._output["index"])  # a copy
+        except (ValueError, RuntimeError) as err:
+            raise Refused(f"`{self.runtime}` failed on a batch of `{size}` images: {err}") from err
+        return result
+
+    def _resize(self, size: int) -> None:
+        shape = [size, *(int(side) for side in self._input["shape"][1:])]
+        with quiet():
+            self._interpreter.resize_tensor_input(self._input["index"], shape)
+            self._interpreter.allocate_tensors()
+        self._batch = size
+
+
+def installed_devices(load: Callable[[], Any]) -> tuple[str, ...]:
+    """The devices of an installed package.
+
+    Args:
+        load: imports the package's interpreter module.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
+    lower_log_levels()
+    with quiet():
+        load()
+    return DEVICES
+
+
+def open_interpreter(
+    artifact: Artifact, *, runtime: str, device: str, threads: int, load: Callable[[], Any], delegates: bool = True
+) -> InterpreterSession:
+    """Opens an artifact.
+
+    Args:
+        artifact: a TFLite file.
+        runtime: the registry's name.
+        device: must be `cpu`.
+        threads: at least 1.
+        load: imports and gives the module that holds `Interpreter` and `OpResolverType`.
+        delegates: False for the builtin kernels.
+
+    Raises:
+        BadInput: fewer than 1 thread, or the file cannot be read.
+        Unavailable: another device, or the package is not installed.
+        Refused: the interpreter cannot open the file, or its input and output are not a classifier's.
+    """
+    if device not in DEVICES:
+        raise Unavailable(f"`{runtime}` has no device `{device}`", hint=f"it runs on: {', '.join(DEVICES)}")
+    if threads < 1:
+        raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+    lower_log_levels()
+    try:
+        content = artifact.path.read_bytes()
+    except OSError as err:
+        raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
+    if not content:
+        raise Refused(f"`{runtime}` cannot open `{artifact.path}`: the file is empty")
+    with quiet() as printed:
+        module = load()
+        kinds = module.OpResolverType
+        resolver = kinds.AUTO if delegates else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TensorFlow's interpreter announces its own removal
+                interpreter = module.Interpreter(
+                    model_content=content,
+                    num_threads=threads,
+                    experimental_op_resolver_type=resolver,
+                )
+            interpreter.allocate_tensors()
+            return InterpreterSession(interpreter, runtime, threads)
+        except (ValueError, RuntimeError, LookupError) as err:  # of a damaged file, even names and indices may be wrong
+            failure = err
+    raise Refused(f"`{runtime}` cannot open `{artifact.path}`: {printed.reason(failure)}") from failure
+
+
+def _interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The details of the one input and the one output.
+
+    Raises:
+        Refused: they are not a classifier's.
+    """
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    fits = (
+        len(inputs) == len(outputs) == 1
+        and len(inputs[0]["shape"]) == 4
+        and inputs[0]["shape"][3] == 3
+        and inputs[0]["dtype"] in (np.uint8, np.float32)
+        and len(outputs[0]["shape"]) == 2
+        and outputs[0]["dtype"] == np.float32
+    )
+    if not fits:
+        found = "; ".join(
+            f"{side}: " + ", ".join(f"{np.dtype(d['dtype']).name}{d['shape'].tolist()}" for d in details)
+            for side, details in (("in", inputs), ("out", outputs))
+        )
+        raise Refused(f"the file is no classifier of (N, H, W, 3) uint8 or float32 pixels with float32 logits: `{found}`")
+    return inputs[0], outputs[0]
+
+
+def _signature(details: Mapping[str, Any]) -> Any:
+    signature = details.get("shape_signature", ())
+    return signature if len(signature) else details["shape"]
+
+
+def _read_records(interpreter: Any) -> tuple[str, Placement]:
+    """Kernels and placement from the interpreter's node list.
+
+    The list keeps the nodes that a delegate took over and adds one `DELEGATE` node for each part it runs. That node names the
+    tensors it takes and gives; walking back from the latter to the former finds exactly the nodes it replaced. The list does
+    not say which delegate it is, but the interpreter adds none but XNNPACK on its own. A node's dtypes say what it computes in.
+    """
+    nodes = interpreter._get_ops_details()
+    tensors = {int(tensor["index"]): tensor for tensor in interpreter.get_tensor_details()}
+    delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
+    operators = [node for node in nodes if node["op_name"] != "DELEGATE"]
+    computed = {index for node in operators for index in _indices(node["outputs"])}
+    computed |= {int(tensor["index"]) for tensor in interpreter.get_input_details()}
+    # fp16 weights are widened once, when they are packed: what reads constants only is no part of an inference.
+    operators = [node for node in operators if computed & set(_indices(node["inputs"]))]
+    taken = _taken_over(operators, delegates)
+    floating = {index for index, tensor in tensors.items() if np.issubdtype(tensor["dtype"], np.floating)}
+    floats = [node for node in operators if floating & set(_indices([*node["inputs"], *node["outputs"]]))]
+    macs, float_macs, taken_macs = (sum(_macs(node, tensors) for node in group) for group in (operators, floats, taken))
+    source = f"interpreter's node list: {len(delegates)} delegate node(s) took over {len(taken)} of {len(operators)} operators"
+    # tflite_runtime's XNNPACK takes the mean of an integer network and leaves it the convolutions: these name the kernels.
+    kernels = "builtin" if not taken_macs else "XNNPACK" if taken_macs == macs else "XNNPACK, builtin"
+    placement = Placement(
+        operator_count=len(operators),
+        integer_count=len(operators) - len(floats),
+        integer_mac_share=(macs - float_macs) / macs if macs else 0.0,
+        float_operators=tuple(f"{node['op_name']} {tensors[_indices(node['outputs'])[0]]['name']}" for node in floats),
+        source=source,
+    )
+    return kernels, placement
+
+
+def _taken_over(operators: Sequence[Mapping[str, Any]], delegates: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The operators that the delegate nodes replaced."""
+    makers = {index: number for number, node in enumerate(operators) for index in _indices(node["outputs"])}
+    taken: set[int] = set()
+    for delegate in delegates:
+        given = set(_indices(delegate["inputs"]))
+        wanted = _indices(delegate["outputs"])
+        while wanted:
+            index = wanted.pop()
+            number = makers.get(index)
+            if index not in given and number is not None and number not in taken:
+                taken.add(number)
+                wanted.extend(_indices(operators[number]["inputs"]))
+    return [operators[number] for number in sorted(taken)]
+
+
+def _indices(values: Any) -> list[int]:
+    return [int(index) for index in values if index >= 0]  # -1: an optional input left out
+
+
+def _macs(node: Mapping[str, Any], tensors: Mapping[int, Mapping[str, Any]]) -> int:
+    """Multiply-accumulates of a node: its outputs times the weights (O, ...) behind one of them."""
+    if node["op_name"] not in _WEIGHTED:
+        return 0
+    result, weight = tensors[_indices(node["outputs"])[0]], tensors[_indices(node["inputs"])[1]]
+    return math.prod(int(size) for size in (*result["shape"], *weight["shape"][1:]))

@@ -1,0 +1,28 @@
+"""LiteRT on the CPU, with the kernels it picks itself: XNNPACK."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from squeeze_export.core import Artifact, Session, require
+from squeeze_export.runtimes._tflite_interpreter import installed_devices, open_interpreter
+
+NAME = "litert"
+
+
+def open_session(artifact: Artifact, *, device: str, threads: int) -> Session:
+    """Opens a TFLite file; see `open_interpreter` for what is raised."""
+    return open_interpreter(artifact, runtime=NAME, device=device, threads=threads, load=_load)
+
+
+def devices() -> tuple[str, ...]:
+    """The devices that this runtime can use on this machine.
+
+    Raises:
+        Unavailable: the package is not installed.
+    """
+    return installed_devices(_load)
+
+
+def _load() -> Any:
+    return require("ai_edge_litert.interpreter", "tflite")

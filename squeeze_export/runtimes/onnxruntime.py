@@ -1,0 +1,249 @@
+"""ONNX Runtime. One provider a session, the one that was asked for: it never falls back to another."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement, require
+from squeeze_export.errors import BadInput, Refused, Unavailable
+
+NAME = "onnxruntime"
+PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider"}
+"""Device -> the execution provider that drives it."""
+KERNELS: Mapping[str, str] = {"CPUExecutionProvider": "MLAS"}
+"""Execution provider -> the one kernel library behind it."""
+
+_SILENT = 4  # fatal only: what goes wrong is raised, and is not to be printed as well
+_DTYPES: Mapping[str, str] = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+_KERNEL_SUFFIX = "_kernel_time"
+_MAC_OPERATORS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
+
+
+def devices() -> tuple[str, ...]:
+    """The devices whose provider is in the installed build.
+
+    Raises:
+        Unavailable: `onnxruntime` is not installed.
+    """
+    available = _onnxruntime().get_available_providers()
+    return tuple(device for device, provider in PROVIDERS.items() if provider in available)
+
+
+def open_session(artifact: Artifact, *, device: str, threads: int) -> OnnxSession:
+    """Opens an ONNX file on a device.
+
+    Args:
+        artifact: of the target `onnx`.
+        device: one of `devices()`.
+        threads: intra-op threads, at least 1.
+
+    Raises:
+        BadInput: `threads` is below 1, or the file cannot be read.
+        Unavailable: the device or `onnxruntime` is not on this machine.
+        Refused: the file is no ONNX model, or none that takes one image tensor and gives one row of numbers.
+    """
+    if threads < 1:
+        raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+    present = devices()
+    if device not in present:
+        raise Unavailable(f"ONNX Runtime has no device `{device}` here", hint=f"it has: {', '.join(present)}")
+    try:
+        model = artifact.path.read_bytes()
+    except OSError as err:
+        raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
+    return OnnxSession(model, artifact.path, device, threads)
+
+
+class OnnxSession:
+    """An ONNX file opened on a device; satisfies `core.Session`.
+
+    Attributes:
+        runtime: `onnxruntime`.
+        device: whose provider ONNX Runtime says it uses.
+        threads: intra-op threads.
+        kernels: the library behind that provider.
+    """
+
+    runtime = NAME
+
+    def __init__(self, model: bytes, path: Path, device: str, threads: int) -> None:
+        self._model, self._path, self.threads = model, path, threads
+        self._session: Any = _open(model, path, PROVIDERS[device], _options(threads))
+        provider = self._session.get_providers()[0]
+        self.device = next(name for name, known in PROVIDERS.items() if known == provider)
+        self.kernels = KERNELS[provider]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or inputs[0].type not in _DTYPES or len(inputs[0].shape) != 4:
+            raise Refused(f"`{path}` does not take one NHWC tensor of uint8 or float32", hint="open files that this tool wrote")
+        if len(outputs) != 1 or outputs[0].type != "tensor(float)" or len(outputs[0].shape) != 2:
+            raise Refused(f"`{path}` does not give one (N, classes) tensor of float32", hint="open files that this tool wrote")
+        self._input, self._dtype = inputs[0].name, _DTYPES[inputs[0].type]
+        self._shape = tuple(inputs[0].shape)  # a symbolic dimension is a string
+
+    def infer(self, batch: ByteArray) -> FloatArray:
+        """Runs a batch, in pieces where the file's own batch size is fixed; the last piece is filled up with zeros.
+
+        Args:
+            batch: (N, H, W, 3) uint8, RGB pixels.
+
+        Returns:
+            (N, classes) float32, a fresh array.
+
+        Raises:
+            ValueError: a batch of another shape or dtype, or the session is closed.
+        """
+        if self._session is None:
+            raise ValueError("the session is closed")
+        if batch.dtype != np.uint8 or batch.shape[1:] != self._shape[1:] or not len(batch):
+            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *self._shape[1:])}")
+        size = self._shape[0] if isinstance(self._shape[0], int) else len(batch)
+        pieces: list[FloatArray] = []
+        for start in range(0, len(batch), size):
+            piece = batch[start : start + size]
+            missing = size - len(piece)
+            if missing:
+                piece = np.concatenate([piece, np.zeros((missing, *piece.shape[1:]), np.uint8)])
+            logits = self._session.run(None, {self._input: piece.astype(self._dtype, copy=False)})[0]
+            pieces.append(logits[: size - missing])
+        return np.concatenate(pieces)
+
+    def close(self) -> None:
+        """Frees the session. Calling it twice is allowed."""
+        self._session = None
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Which operators run, and in what numbers: read once, from a profiled inference of a second session."""
+        records = self._records
+        floats = [record for record in records if not record.integer]
+        macs = sum(record.macs for record in records)
+        return Placement(
+            len(records),
+            len(records) - len(floats),
+            sum(record.macs for record in records if record.integer) / macs if macs else 0.0,
+            tuple(f"{record.operator} {record.name}" for record in floats),
+            "ONNX Runtime's profiler, one inference",
+        )
+
+    @cached_property
+    def operators(self) -> Mapping[str, int]:
+        """Operator type, after ONNX Runtime's own fusions -> how many ran; from the same record as `placement`."""
+        return dict(sorted(Counter(record.operator for record in self._records).items()))
+
+    @cached_property
+    def _records(self) -> tuple[_Record, ...]:
+        shape = (self._shape[0] if isinstance(self._shape[0], int) else 1, *self._shape[1:])
+        with tempfile.TemporaryDirectory() as folder:
+            options = _options(self.threads)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            # Prepacked weights vanish from the record; their shapes are what the multiply-accumulates are counted from.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            session = _open(self._model, self._path, PROVIDERS[self.device], options)
+            session.run(None, {self._input: np.zeros(shape, self._dtype)})
+            events = json.loads(Path(session.end_profiling()).read_text())
+        return tuple(
+            _record(event["name"].removesuffix(_KERNEL_SUFFIX), event["args"])
+            for event in events
+            if event["cat"] == "Node" and event["name"].endswith(_KERNEL_SUFFIX)
+        )
+
+
+def tapped_run(model: bytes, names: Sequence[str]) -> Callable[[ByteArray, Callable[[str, FloatArray], None] | None], FloatArray]:
+    """A float run that shows inner tensors, for calibration. May be called from several threads: one thread each.
+
+    Args:
+        model: an ONNX file of batch 1 whose first output is the logits and which also outputs each of `names` as (1, H, W, C).
+        names: the tensors to show, in the order in which they are shown.
+
+    Returns:
+        `run(batch, tap=None)`: `batch` (N, H, W, 3) uint8; `tap(name, values)` sees (1, H, W, C) float32, once per image and
+        name; gives (N, classes) float32 logits.
+
+    Raises:
+        Refused: ONNX Runtime cannot open the model.
+        Unavailable: `onnxruntime` is not installed.
+    """
+    session = _open(model, Path("calibration.onnx"), PROVIDERS["cpu"], _options(1))
+    source, logits = session.get_inputs()[0].name, session.get_outputs()[0].name
+
+    def run(batch: ByteArray, tap: Callable[[str, FloatArray], None] | None = None) -> FloatArray:
+        shown = list(names) if tap is not None else []
+        rows = []
+        for image in batch:
+            row, *values = session.run([logits, *shown], {source: image[None]})
+            rows.append(row)
+            if tap is not None:
+                for name, value in zip(shown, values, strict=True):
+                    tap(name, value)
+        return np.concatenate(rows)
+
+    return run
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One executed operator.
+
+    Attributes:
+        name: of its node.
+        operator: its type.
+        integer: whether its data, in and out, are integers.
+        macs: multiply-accumulates of a convolution; 0 of anything else.
+    """
+
+    name: str
+    operator: str
+    integer: bool
+    macs: int
+
+
+def _record(name: str, args: Mapping[str, Any]) -> _Record:
+    """Reads a profiler event: shapes come as `[{"uint8": [1, 55, 55, 64]}, ...]`, in the operator's own order of operands."""
+    operator = args["op_name"]
+    sources, results = ([next(iter(entry.items())) for entry in args[f"{side}_type_shape"]] for side in ("input", "output"))
+    # A QLinear operator has float scales among its operands; they are scalars or vectors, its data are not.
+    data = [*(entry for entry in sources if len(entry[1]) > 1), *results]
+    macs = 0
+    if operator in _MAC_OPERATORS:
+        weight = next(shape for _, shape in sources[1:] if len(shape) == 4)  # (O, I, k, k)
+        macs = math.prod(results[0][1]) * math.prod(weight[1:])
+    return _Record(name, operator, all(dtype.startswith(("int", "uint", "bool")) for dtype, _ in data), macs)
+
+
+def _onnxruntime() -> Any:
+    runtime = require("onnxruntime", "onnx")
+    runtime.disable_telemetry_events()
+    return runtime
+
+
+def _options(threads: int) -> Any:
+    options = _onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _SILENT
+    # A waiting pool thread that spins keeps a core busy between inferences, and so slows whatever is measured next to it. With
+    # 2 threads on 2 cores it took twice the CPU time and won nothing; with 1 there is no pool.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _open(model: bytes, path: Path, provider: str, options: Any) -> Any:
+    runtime = _onnxruntime()
+    state = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
+    refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
+    try:
+        return runtime.InferenceSession(model, options, providers=[provider])
+    except (*refusals, state.RuntimeException, RuntimeError) as err:
+        reason = " ".join(str(err).split())
+        raise Refused(f"ONNX Runtime cannot open `{path}`: {reason}", hint="export the file again") from err

@@ -1,0 +1,170 @@
+"""A TFLite flatbuffer under construction: tensors, constants and operators of one subgraph, packed by the schema's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import require
+
+_ALIGNMENT = 16
+"""The schema's `force_align` of constant data. flatbuffers' Python code generator leaves it out."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a tensor's integers map to reals: real = scale * (integer - zero_point).
+
+    Attributes:
+        scales: one, or one per index of `axis`.
+        zero_points: as many.
+        axis: the tensor's dimension that `scales` runs along.
+    """
+
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+    axis: int = 0
+
+
+class Writer:
+    """Collects a model and packs it. Everything is numbered in the order of the calls, so the same calls give the same bytes.
+
+    Args:
+        description: the model's own text.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.schema: Any = require("ai_edge_litert.schema_py_generated", "tflite")
+        self._description = description
+        self._buffers: list[Any] = [self.schema.BufferT()]  # buffer 0 is empty by definition: tensors without data point to it
+        self._tensors: list[Any] = []
+        self._operators: list[Any] = []
+        self._codes: dict[tuple[str, int], int] = {}
+
+    def tensor(self, name: str, shape: Sequence[int], dtype: str, steps: Steps | None = None) -> int:
+        """Adds a tensor that is computed; its index.
+
+        Args:
+            name: unique in the file.
+            shape: -1 for a free dimension, which counts as 1 until the runtime resizes it.
+            dtype: numpy's name.
+            steps: where it is quantized.
+        """
+        tensor = self.schema.TensorT()
+        tensor.name = name
+        tensor.type = getattr(self.schema.TensorType, dtype.upper())
+        tensor.shape = [max(size, 1) for size in shape]
+        if -1 in shape:
+            tensor.shapeSignature = list(shape)
+        tensor.hasRank = True
+        if steps is not None:
+            tensor.quantization = self._quantization(steps)
+        self._tensors.append(tensor)
+        return len(self._tensors) - 1
+
+    def constant(self, name: str, values: NDArray[Any], steps: Steps | None = None) -> int:
+        """Adds a tensor with data (any shape and dtype of the schema, written little-endian); its index."""
+        index = self.tensor(name, values.shape, values.dtype.name, steps)
+        little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+        self._tensors[index].buffer = self._buffer(little.tobytes())
+        return index
+
+    def operator(
+        self, kind: str, version: int, inputs: Sequence[int], output: int, options: tuple[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """Adds an operator.
+
+        Args:
+            kind: a name of `BuiltinOperator`.
+            version: of the kernel's contract, as TensorFlow's `op_version.cc` assigns it.
+            inputs: tensor indices.
+            output: tensor index.
+            options: the options class without its `T`, and its fields.
+        """
+        operator = self.schema.OperatorT()
+        operator.opcodeIndex = self._codes.setdefault((kind, version), len(self._codes))
+        operator.inputs, operator.outputs = list(inputs), [output]
+        if options is not None:
+            name, fields = options
+            operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, name)
+            operator.builtinOptions = getattr(self.schema, f"{name}T")(**fields)
+        self._operators.append(operator)
+
+    def pack(self, source: int, result: int, metadata: Mapping[str, bytes]) -> bytes:
+        """The finished file.
+
+        Args:
+            source: the input tensor.
+            result: the output tensor.
+            metadata: name -> content, each in a buffer of its own.
+        """
+        schema = self.schema
+        subgraph = schema.SubGraphT()
+        subgraph.name = "main"
+        subgraph.tensors, subgraph.operators = self._tensors, self._operators
+        subgraph.inputs, subgraph.outputs = [source], [result]
+
+        signature = schema.SignatureDefT()
+        signature.signatureKey = "serving_default"
+        signature.inputs, signature.outputs = [self._map(source)], [self._map(result)]
+
+        model = schema.ModelT()
+        model.version = 3
+        model.description = self._description
+        model.operatorCodes = [self._code(kind, version) for kind, version in self._codes]
+        model.subgraphs, model.signatureDefs = [subgraph], [signature]
+        model.metadata = []
+        for name, content in metadata.items():
+            entry = schema.MetadataT()
+            entry.name, entry.buffer = name, self._buffer(content)
+            model.metadata.append(entry)
+        model.buffers = self._buffers
+
+        builder = require("flatbuffers", "tflite").Builder(1 << 21)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    def _buffer(self, content: bytes) -> int:
+        self._buffers.append(_AlignedBuffer(self.schema, content))
+        return len(self._buffers) - 1
+
+    def _code(self, kind: str, version: int) -> Any:
+        code = self.schema.OperatorCodeT()
+        code.builtinCode = getattr(self.schema.BuiltinOperator, kind)
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)  # read by runtimes older than the wider field
+        code.version = version
+        return code
+
+    def _map(self, index: int) -> Any:
+        entry = self.schema.TensorMapT()
+        entry.name, entry.tensorIndex = self._tensors[index].name, index
+        return entry
+
+    def _quantization(self, steps: Steps) -> Any:
+        quantization = self.schema.QuantizationParametersT()
+        quantization.scale = np.asarray(steps.scales, "<f4")
+        quantization.zeroPoint = np.asarray(steps.zero_points, "<i8")
+        quantization.quantizedDimension = steps.axis
+        return quantization
+
+
+class _AlignedBuffer:
+    """Packs like `BufferT`, with the data at a multiple of 16 bytes, copied in one piece."""
+
+    def __init__(self, schema: Any, content: bytes) -> None:
+        self._schema = schema
+        self._content = content
+
+    def Pack(self, builder: Any) -> int:  # noqa: N802 - the schema's classes call it so
+        count = len(self._content)
+        builder.StartVector(1, count, _ALIGNMENT)
+        builder.head -= count
+        builder.Bytes[builder.head : builder.head + count] = self._content
+        data = builder.EndVector()
+        self._schema.BufferStart(builder)
+        self._schema.BufferAddData(builder, data)
+        return int(self._schema.BufferEnd(builder))
