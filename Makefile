@@ -1,0 +1,44 @@
+# `make demo` and `make test` do everything on a fresh machine with Python 3.11: they create .venv and install what they need.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
+
+.DEFAULT_GOAL := check
+.PHONY: check demo test lint types format bench clean
+
+check: lint types test
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@# Named exactly, torch comes as its CPU build where an index offers one; as a range it may bring gigabytes of CUDA.
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[dev]'
+	touch $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/squeeze-export all --int8 --out demo-out
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(PIP) -e '.[dev,peers]'
+	$(BIN)/python -m benchmarks.export_time_vs_vendor
+	$(BIN)/python -m benchmarks.int8_speedup
+	$(BIN)/python -m benchmarks.startup
+
+clean:
+	rm -rf $(VENV) demo-out squeeze-export-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info

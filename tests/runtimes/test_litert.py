@@ -1,0 +1,301 @@
+"""The TFLite runtimes: what a session answers, what it says of itself, what it refuses, and that it keeps stderr clean."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import pytest
+from ai_edge_litert import interpreter as litert_interpreter
+from ai_edge_litert import schema_py_generated as schema
+
+from squeeze_export.core import Artifact, EmitOptions, Preprocess, TensorSpec
+from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.graph.build import build_graph
+from squeeze_export.graph.integer import IntegerRunner
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import FP16, FP32, INT8, QuantizedGraph
+from squeeze_export.graph.run import FloatRunner
+from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
+from squeeze_export.quant.recipes import quantize
+from squeeze_export.runtimes import (
+    _quiet,
+    _tflite_interpreter,
+    litert,
+    litert_builtin,
+    runtime_named,
+    tensorflow_lite,
+    tflite_runtime,
+)
+from squeeze_export.targets import tflite
+
+ANY = TensorSpec("", (), "", "")
+
+
+@cache
+def small() -> tuple[Graph, QuantizedGraph, Any]:
+    """A random network of one Fire module with its table, and 8 random images to run."""
+    rng = np.random.default_rng(3)
+    arch = Architecture("small", 8, 3, (Fire(4, 8, 8),), (0,), 10, 1)
+    tensors = {key: rng.normal(0, 0.3, shape).astype(np.float32) for key, shape in tensor_shapes(arch).items()}
+    graph = build_graph(arch, tensors, Preprocess(48, 48, "bilinear", "rgb", (120.0,) * 3, (60.0,) * 3))
+    pixels = rng.integers(0, 256, (24, 6, 6, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    return graph, quantize(graph, pixels[:16], FloatRunner(graph), INT8), pixels[16:]
+
+
+def artifact(folder: Path, content: bytes) -> Artifact:
+    path = folder / "net.tflite"
+    path.write_bytes(content)
+    return Artifact(path, "tflite", "int8", "", len(content), ANY, ANY)
+
+
+def int8_artifact(folder: Path, options: EmitOptions = EmitOptions()) -> Artifact:  # noqa: B008
+    return artifact(folder, tflite.emit(small()[1], INT8, options, {}))
+
+
+def test_a_session_reports_what_the_interpreter_says(tmp_path: Path) -> None:
+    session = litert.open_session(int8_artifact(tmp_path), device="cpu", threads=2)
+    assert (session.runtime, session.device, session.threads, session.kernels) == ("litert", "cpu", 2, "XNNPACK")
+    # QUANTIZE, 5 convolutions, 2 pools, CONCATENATION, PAD in integers; DEQUANTIZE and MEAN not.
+    placement = session.placement
+    assert (placement.operator_count, placement.integer_count, placement.integer_mac_share) == (12, 10, 1.0)
+    assert placement.float_operators == ("DEQUANTIZE conv10/float", "MEAN logits")
+    assert placement.source == "interpreter's node list: 1 delegate node(s) took over 11 of 12 operators"
+
+
+def test_builtin_kernels_are_close_and_say_so(tmp_path: Path) -> None:
+    _, quantized, pixels = small()
+    session = litert_builtin.open_session(int8_artifact(tmp_path), device="cpu", threads=1)
+    assert (session.runtime, session.kernels) == ("litert-builtin", "builtin")
+    assert "0 delegate node(s) took over 0 of 12" in session.placement.source
+    expected = IntegerRunner(quantized)(pixels)
+    step = quantized.tensors["conv10"].scale
+    assert np.abs(session.infer(pixels) - expected).max() < 2 * step
+
+
+@pytest.mark.parametrize("scheme", [FP32, FP16], ids=lambda scheme: scheme.name)
+def test_a_float_file_runs_nothing_in_integers(tmp_path: Path, scheme: Any) -> None:
+    item = artifact(tmp_path, tflite.emit(small()[0], scheme, EmitOptions(), {}))
+    session = litert.open_session(item, device="cpu", threads=1)
+    assert (session.kernels, session.placement.integer_count, session.placement.integer_mac_share) == ("XNNPACK", 0, 0.0)
+    # Widening the fp16 weights is no part of an inference: both schemes run the same operators.
+    assert session.placement.operator_count == len(session.placement.float_operators) == 11
+
+
+def test_a_file_without_weights_has_no_share(tmp_path: Path) -> None:
+    content = tflite.emit(small()[1], INT8, EmitOptions(), {})
+
+    def keep_the_front(model: Any) -> None:
+        (subgraph,) = model.subgraphs
+        subgraph.tensors[1].shape, subgraph.tensors[1].type = [1, 48], schema.TensorType.FLOAT32
+        subgraph.outputs, subgraph.operators, model.signatureDefs = [1], [], None
+
+    session = litert_builtin.open_session(artifact(tmp_path, edited(content, keep_the_front)), device="cpu", threads=1)
+    assert (session.placement.operator_count, session.placement.integer_mac_share) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("delegated", "kernels", "count"),
+    [((), "builtin", 0), ((2,), "builtin", 1), ((1,), "XNNPACK, builtin", 1), ((0, 1), "XNNPACK", 2)],
+)
+def test_the_convolutions_name_the_kernels(delegated: tuple[int, ...], kernels: str, count: int) -> None:
+    """Two convolutions and a mean, tensors 0 to 3, of which a delegate takes some: tflite_runtime takes the mean alone."""
+    details = [{"index": i, "name": f"t{i}", "shape": np.array([1, 2, 2, 4]), "dtype": np.int8} for i in range(5)]
+    nodes = [
+        {"op_name": "CONV_2D", "inputs": [0, 4, -1], "outputs": [1]},
+        {"op_name": "CONV_2D", "inputs": [1, 4, -1], "outputs": [2]},
+        {"op_name": "MEAN", "inputs": [2], "outputs": [3]},
+    ]
+    delegates = [{"op_name": "DELEGATE", "inputs": [min(delegated), 4], "outputs": [max(delegated) + 1]}] if delegated else []
+    stub = types.SimpleNamespace(
+        _get_ops_details=lambda: nodes + delegates, get_tensor_details=lambda: details, get_input_details=lambda: details[:1]
+    )
+    found, placement = _tflite_interpreter._read_records(stub)
+    assert found == kernels
+    assert f"took over {count} of 3 operators" in placement.source
+    assert (placement.integer_count, placement.integer_mac_share) == (3, 1.0)
+
+
+@pytest.mark.parametrize("options", [EmitOptions(4), EmitOptions("dynamic"), EmitOptions("dynamic", "float32")], ids=str)
+def test_batches_are_split_filled_and_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: EmitOptions) -> None:
+    _, _, pixels = small()
+    one = litert.open_session(int8_artifact(tmp_path), device="cpu", threads=1).infer(pixels)
+    session = litert.open_session(int8_artifact(tmp_path, options), device="cpu", threads=1)
+    for count in (8, 1, 3, 6):
+        np.testing.assert_array_equal(session.infer(pixels[:count]), one[:count])
+    monkeypatch.setattr(_tflite_interpreter, "MAX_DYNAMIC_BATCH", 3)
+    np.testing.assert_array_equal(session.infer(pixels), one)
+
+
+def test_answers_survive_the_next_call(tmp_path: Path) -> None:
+    _, _, pixels = small()
+    session = litert.open_session(int8_artifact(tmp_path), device="cpu", threads=1)
+    first = session.infer(pixels[:1])
+    kept = first.copy()
+    session.infer(pixels[1:2])
+    np.testing.assert_array_equal(first, kept)
+    assert (first.dtype, first.shape) == (np.float32, (1, 10))
+
+
+def test_misuse_is_told_from_the_files_own_shape(tmp_path: Path) -> None:
+    _, _, pixels = small()
+    session = litert.open_session(int8_artifact(tmp_path), device="cpu", threads=1)
+    for wrong in (pixels[:, :40], pixels.astype(np.float32), pixels[:0]):
+        with pytest.raises(ValueError, match=r"the file takes uint8 \('N', 48, 48, 3\)"):
+            session.infer(wrong)
+    session.close()
+    session.close()
+    with pytest.raises(ValueError, match="the session is closed"):
+        session.infer(pixels)
+
+
+def test_a_failing_runtime_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = litert.open_session(int8_artifact(tmp_path), device="cpu", threads=1)
+
+    def fail(self: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(litert_interpreter.Interpreter, "invoke", fail)
+    with pytest.raises(Refused, match="`litert` failed on a batch of `1` images: out of memory"):
+        session.infer(small()[2][:1])
+
+
+def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    def opened(item: Artifact, device: str = "cpu", threads: int = 1) -> None:
+        litert.open_session(item, device=device, threads=threads)
+
+    good = int8_artifact(tmp_path)
+    with pytest.raises(Unavailable, match="`litert` has no device `npu`") as caught:
+        opened(good, device="npu")
+    assert caught.value.hint == "it runs on: cpu"
+    with pytest.raises(BadInput, match="`0` threads"):
+        opened(good, threads=0)
+    content = good.path.read_bytes()
+    for bad in (b"PK\x03\x04 an archive", content[:2000], b""):
+        with pytest.raises(Refused, match=r"`litert` cannot open `.*net.tflite`: ") as refused:
+            opened(artifact(tmp_path, bad))
+        assert "\n" not in refused.value.message
+
+    def newer(model: Any) -> None:
+        model.operatorCodes[1].version = 99
+
+    with pytest.raises(Refused, match=r"CONV_2D.*99"):
+        opened(artifact(tmp_path, edited(content, newer)))
+
+    def signed_input(model: Any) -> None:
+        model.subgraphs[0].inputs, model.signatureDefs = [1], None
+        model.subgraphs[0].operators = model.subgraphs[0].operators[1:]
+
+    with pytest.raises(Refused, match=r"no classifier of .*in: int8\[1, 48, 48, 3\]; out: float32\[1, 10\]"):
+        opened(artifact(tmp_path, edited(content, signed_input)))
+    good.path.unlink()
+    with pytest.raises(BadInput, match="cannot be read: No such file"):
+        opened(good)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "module", "hint"),
+    [
+        (tflite_runtime, "tflite_runtime.interpreter", "environment of its own"),
+        (tensorflow_lite, "tensorflow.lite.python.interpreter", "squeeze-export[peers]"),
+    ],
+)
+def test_the_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: Any, module: str, hint: str) -> None:
+    """The same interpreter under another name: LiteRT's stands in for it."""
+    item = int8_artifact(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    for attempt in (runtime.devices, lambda: runtime.open_session(item, device="cpu", threads=1)):
+        with pytest.raises(Unavailable, match=f"`{module}` is not installed") as caught:
+            attempt()
+        assert hint in caught.value.hint
+    parts = module.split(".")
+    for depth in range(1, len(parts)):
+        monkeypatch.setitem(sys.modules, ".".join(parts[:depth]), types.ModuleType(parts[depth - 1]))
+    monkeypatch.setitem(sys.modules, module, litert_interpreter)
+    assert runtime.devices() == ("cpu",)
+    session = runtime.open_session(item, device="cpu", threads=1)
+    assert session.runtime == runtime.NAME
+    assert session.infer(small()[2][:2]).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", tflite.RUNTIMES)
+def test_the_registry_finds_them(name: str) -> None:
+    assert name == runtime_named(name).NAME
+
+
+def test_devices() -> None:
+    assert litert.devices() == litert_builtin.devices() == ("cpu",)
+
+
+def test_nothing_reaches_stderr(tmp_path: Path) -> None:
+    """In a process of its own: LiteRT announces its delegate from C++, once."""
+    item = int8_artifact(tmp_path, EmitOptions("dynamic"))
+    code = f"""
+import numpy as np
+from pathlib import Path
+from squeeze_export.core import Artifact, TensorSpec
+from squeeze_export.runtimes import litert
+spec = TensorSpec("", (), "", "")
+session = litert.open_session(Artifact(Path({str(item.path)!r}), "tflite", "int8", "", 0, spec, spec), device="cpu", threads=1)
+print(session.kernels, session.infer(np.zeros((3, 48, 48, 3), np.uint8)).shape)
+"""
+    env = {name: value for name, value in os.environ.items() if "LOG" not in name}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert (done.stdout, done.stderr) == ("XNNPACK (3, 10)\n", "")
+
+
+def test_quiet_keeps_what_was_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    with _quiet.quiet() as outer:
+        os.write(2, b"INFO: hello\n\n")
+        with _quiet.quiet() as inner:
+            os.write(2, b"ERROR: deep\n")
+    os.write(2, b"after\n")
+    assert (outer.lines, inner.lines) == (["INFO: hello"], ["ERROR: deep"])
+    assert capfd.readouterr().err == "after\n"
+    assert inner.reason(ValueError("bad\nfile")) == "bad file ERROR: deep"
+    assert inner.reason(ValueError()) == "ValueError ERROR: deep"
+    assert len(_quiet.Captured(["x" * 1000]).reason(ValueError("bad"))) == _quiet.MAX_KEPT_CHARACTERS + 4
+
+
+def test_quiet_restores_stderr_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError), _quiet.quiet():
+        raise KeyError
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+
+def test_quiet_lives_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(descriptor: int) -> int:
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "dup", closed)
+    with _quiet.quiet() as captured:
+        pass
+    assert captured.lines == []
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "stderr", None)
+    with _quiet.quiet() as captured:
+        os.write(2, b"hello\n")
+    assert captured.lines == ["hello"]
+
+
+def test_the_users_log_level_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    monkeypatch.delenv("GLOG_minloglevel", raising=False)
+    _quiet.lower_log_levels()
+    assert [os.environ[name] for name in ("TF_CPP_MIN_LOG_LEVEL", "GLOG_minloglevel")] == ["0", "3"]
+
+
+def edited(content: bytes, change: Any) -> bytes:
+    model = schema.ModelT.InitFromPackedBuf(content)
+    change(model)
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())

@@ -1,0 +1,309 @@
+"""The audit of ONNX files. Each kind of file that only pretends to be int8 must be found and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from squeeze_export.core import TORCHVISION, Audit, EmitOptions, TensorSpec
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, MaxPool, QuantizedConv, QuantizedNode
+from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph
+from squeeze_export.targets import _onnx_audit as audit_module
+from squeeze_export.targets import onnx as target
+
+
+def network() -> QuantizedGraph:
+    """Three convolutions, a pool, a bypass with zero points, a Concat: every kind of node, with no calibration."""
+    rng = np.random.default_rng(1)
+
+    def conv(name: str, source: str, shape: tuple[int, int, int, int], pad: int, relu: bool) -> QuantizedConv:
+        weight = rng.integers(-127, 128, shape, np.int8)
+        scale = np.full(shape[0], 0.01, np.float32)
+        return QuantizedConv(name, source, weight, scale, np.arange(shape[0], dtype=np.int32), 1, (pad,) * 4, relu)
+
+    nodes: tuple[QuantizedNode, ...] = (
+        conv("conv1", "input", (4, 3, 3, 3), 0, True),
+        MaxPool("pool1", "conv1", 3, 2, (0, 0, 1, 1)),
+        conv("bypass", "pool1", (4, 4, 1, 1), 0, False),
+        Add("add", ("pool1", "bypass")),
+        conv("left", "add", (4, 4, 1, 1), 0, True),
+        conv("right", "add", (4, 4, 3, 3), 1, True),
+        Concat("concat", ("left", "right")),
+        conv("conv10", "concat", (5, 8, 1, 1), 0, True),
+        GlobalAveragePool("logits", "conv10"),
+    )
+    tensors = dict.fromkeys(("conv1", "pool1"), Quantization(2.0, 0)) | {
+        "input": Quantization(1.0, 0),
+        "bypass": Quantization(3.0, 128),
+        "add": Quantization(4.0, 100),
+        **dict.fromkeys(("left", "right", "concat"), Quantization(5.0, 3)),  # a ReLU that must be written out
+        "conv10": Quantization(6.0, 0),
+    }
+    taken = TensorSpec("input", ("N", 20, 20, 3), "uint8", "NHWC", 1.0, 0)
+    return QuantizedGraph("tiny", nodes, taken, TensorSpec("logits", ("N", 5), "float32", "NC"), tensors, INT8, TORCHVISION, (), {})
+
+
+def model(**options: Any) -> Any:
+    return onnx.load_model_from_string(target.emit(network(), INT8, EmitOptions(**options), {}))
+
+
+@pytest.fixture
+def audited(tmp_path: Path) -> Callable[[Any], Audit]:
+    def audit(changed: Any) -> Audit:
+        (tmp_path / "a.onnx").write_bytes(changed.SerializeToString())
+        return target.audit(tmp_path / "a.onnx")
+
+    return audit
+
+
+def node(changed: Any, name: str) -> Any:
+    return next(found for found in changed.graph.node if found.name == name)
+
+
+def without(changed: Any, *names: str) -> None:
+    """Takes nodes out; their readers read the nodes' first input instead."""
+    for name in names:
+        gone = node(changed, name)
+        for reader in changed.graph.node:
+            reader.input[:] = [gone.input[0] if source == gone.output[0] else source for source in reader.input]
+        changed.graph.node.remove(gone)
+
+
+def constant(changed: Any, name: str) -> Any:
+    return next(tensor for tensor in changed.graph.initializer if tensor.name == name)
+
+
+def test_an_int8_file_passes(audited: Callable[[Any], Audit]) -> None:
+    result = audited(model())
+    assert result.violations == ()
+    assert result.float_operators == ("DequantizeLinear conv10/real", "GlobalAveragePool logits/pool", "Flatten logits")
+    assert result.float_tensors == (
+        "conv10/real float32[1,5,9,9]",
+        "logits/pool float32[1,5,1,1]",
+        "logits float32[1,5]",
+    )
+    assert (result.operators["Conv"], result.operators["Relu"], result.operators["MaxPool"]) == (5, 2, 1)
+    weights = sum(conv.weight.size for conv in network().convs)
+    assert result.weight_bytes["int8"] == weights + 4 + 5  # and the zero points, one per channel
+    assert result.weight_bytes["int32"] == 4 * (4 + 5) * 2  # equal biases of four channels are stored once
+    assert result.weight_bytes["uint8"] == 4
+
+
+def test_float_input_and_softmax_are_listed_and_allowed(audited: Callable[[Any], Audit]) -> None:
+    result = audited(model(input_dtype="float32", softmax=True, batch="dynamic"))
+    assert result.violations == ()
+    assert result.float_operators[:2] == ("Transpose pixels", "QuantizeLinear pixels_uint8/quantize")
+    assert result.float_operators[-1] == "Softmax probabilities"
+    assert result.float_tensors[:2] == ("input float32[N,20,20,3]", "pixels float32[N,3,20,20]")
+
+
+def test_one_convolution_left_in_float(audited: Callable[[Any], Audit]) -> None:
+    """`right` without a single pair: float weights, float activations in and out."""
+    changed = model()
+    without(changed, "add/quantize", "add/real", "left/quantize", "left/real", "right/quantize", "right/real")
+    for part in ("weight", "bias"):
+        tensor = constant(changed, node(changed, f"right/{part}/real").input[0])
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+        without(changed, f"right/{part}/real")
+    result = audited(changed)
+    assert "Conv right" in result.float_operators
+    assert "right/weight float32[4,4,3,3]" in result.float_tensors
+    found = next(line for line in result.violations if line.startswith("Conv `right`"))
+    assert "its input `add/float` is not quantized" in found
+    assert "its operand `right/weight` is stored as float32[4,4,3,3]" in found
+    assert "its result `right/float` is not quantized" in found
+    assert "the constant `right/weight` is stored as float32[4,4,3,3]" in result.violations
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_weights_in_float_in_a_file_otherwise_integer(audited: Callable[[Any], Audit], dtype: type) -> None:
+    changed = model()
+    tensor = constant(changed, "right/weight")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), "right/weight"))
+    without(changed, "right/weight/real")
+    stored = f"{np.dtype(dtype).name}[4,4,3,3]"
+    result = audited(changed)
+    assert result.violations == (
+        f"Conv `right` computes in float: its operand `right/weight` is stored as {stored}",
+        "Relu `right/relu` computes in float before the last convolution",
+        f"the constant `right/weight` is stored as {stored}",
+    )
+    assert f"right/weight {stored}" in result.float_tensors
+
+
+def test_weights_stored_in_float_and_quantized_while_running(audited: Callable[[Any], Audit]) -> None:
+    """Quantizers for training leave weight -> QuantizeLinear -> DequantizeLinear: four bytes a weight."""
+    changed = model()
+    position = list(changed.graph.node).index(node(changed, "right/weight/real"))
+    pair = node(changed, "right/weight/real")
+    quantize = helper.make_node("QuantizeLinear", ["floats", *pair.input[1:]], ["integers"], name="late", axis=0)
+    changed.graph.initializer.append(numpy_helper.from_array(np.ones((4, 4, 3, 3), np.float32), "floats"))
+    pair.input[0] = "integers"
+    changed.graph.node.insert(position, quantize)
+    result = audited(changed)
+    assert result.violations == ("the constant `floats` is stored as float32[4,4,3,3]",)
+    assert "QuantizeLinear late" in result.float_operators
+
+
+def test_float_bias(audited: Callable[[Any], Audit]) -> None:
+    """No runtime fuses a convolution whose bias is a float."""
+    changed = model()
+    node(changed, "right").input[2] = "b"
+    changed.graph.initializer.append(numpy_helper.from_array(np.zeros(4, np.float32), "b"))
+    result = audited(changed)
+    assert "its operand `b` is stored as float32[4]" in result.violations[0]
+    assert "Conv right" in result.float_operators
+
+
+def test_weight_only_file(audited: Callable[[Any], Audit]) -> None:
+    """int8 weights dequantized into convolutions whose activations are floats."""
+    changed = model()
+    pairs = [found.name for found in changed.graph.node if found.name.endswith("/quantize")]
+    without(changed, *pairs, *(name.replace("/quantize", "/real") for name in pairs))
+    result = audited(changed)
+    convs = [line for line in result.violations if line.startswith("Conv")]
+    assert [line.split("`")[1] for line in convs] == ["conv1", "bypass", "left", "right", "conv10"]
+    assert all("is not quantized, its weights are integers turned back into floats" in line for line in convs[1:])
+    assert convs[0].endswith("its result `conv1/float` is not quantized")  # pixels are integers in any case
+    assert "MaxPool `pool1` computes in float before the last convolution" in result.violations
+    assert "DequantizeLinear right/weight/real" in result.float_operators
+
+
+def test_dynamic_range_file(audited: Callable[[Any], Audit]) -> None:
+    """DynamicQuantizeLinear -> ConvInteger, as onnxruntime's quantize_dynamic writes it."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="dynamic"),
+            helper.make_node("ConvInteger", ["q", "w", "z"], ["acc"], name="conv"),
+            helper.make_node("Cast", ["acc"], ["real"], name="cast", to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["real", "s"], ["y"], name="rescale"),
+        ],
+        "dynamic",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 8, 8))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 8, 8))],
+        [numpy_helper.from_array(np.ones((4, 3, 1, 1), np.uint8), "w")],
+    )
+    result = audited(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]))
+    assert [line.split(":")[0] for line in result.violations] == [
+        "the file holds no convolution",
+        "DynamicQuantizeLinear `dynamic`",
+        "ConvInteger `conv`",
+    ]
+
+
+def test_result_not_quantized(audited: Callable[[Any], Audit]) -> None:
+    """Quantized activations go in, but the sum is left in float: a runtime cannot rescale it in integers."""
+    changed = model()
+    without(changed, "conv10/quantize", "conv10/real")
+    changed.graph.initializer.remove(constant(changed, "conv10/scale"))
+    result = audited(changed)
+    assert result.violations == ("Conv `conv10` computes in float: its result `conv10/float` is not quantized",)
+    assert "DequantizeLinear conv10/weight/real" in result.float_operators
+
+
+def test_result_also_read_in_float(audited: Callable[[Any], Audit]) -> None:
+    changed = model()
+    changed.graph.output.append(helper.make_tensor_value_info("right/float", TensorProto.FLOAT, (1, 4, 9, 9)))
+    result = audited(changed)
+    assert len(result.violations) == 2  # the convolution, and the ReLU behind it
+    assert result.violations[0].startswith("Conv `right` computes in float: its result `right/float` is not quantized")
+
+
+def test_float_operator_between_pairs(audited: Callable[[Any], Audit]) -> None:
+    """A pool without its pair drags the next convolutions along; an exotic operator is named even inside a pair."""
+    changed = model()
+    without(changed, "pool1/quantize", "pool1/real")
+    violations = audited(changed).violations
+    assert "MaxPool `pool1` computes in float before the last convolution" in violations
+    assert any(line.startswith("Conv `bypass`") and "`pool1/float` is not quantized" in line for line in violations)
+    changed = model()
+    node(changed, "pool1").op_type = "LpPool"
+    assert audited(changed).violations == ("LpPool `pool1` computes in float before the last convolution",)
+
+
+def test_what_cannot_be_seen_through(audited: Callable[[Any], Audit]) -> None:
+    changed = model()
+    node(changed, "right").domain = "com.microsoft"
+    changed.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert any(line.startswith("Conv `right` cannot be seen through") for line in audited(changed).violations)
+    changed = model()
+    changed.graph.initializer.append(numpy_helper.from_array(np.array(True), "c"))
+    made = helper.make_tensor_value_info("e", TensorProto.FLOAT, ())
+    branch = helper.make_graph([helper.make_node("Constant", [], ["e"], value_float=1.0)], "branch", [], [made])
+    changed.graph.node.append(helper.make_node("If", ["c"], ["d"], name="if", then_branch=branch, else_branch=branch))
+    assert any(line.startswith("If `if` cannot be seen through") for line in audited(changed).violations)
+    changed = model()
+    changed.functions.append(helper.make_function("mine", "F", ["x"], ["y"], [], []))
+    assert audited(changed).violations == ("the file defines functions of its own, which cannot be seen through",)
+
+
+def test_integer_operators_and_constant_nodes(audited: Callable[[Any], Audit]) -> None:
+    """The QLinear form passes; scales may come from Constant nodes; names are optional; an unread constant is still stored."""
+    scale = helper.make_node("Constant", [], ["s"], value=numpy_helper.from_array(np.float32(0.5), "v"))
+    nodes = [
+        scale,
+        helper.make_node("QLinearConv", ["x", "s", "z", "w", "s", "z", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.uint8(0), "z"),
+        numpy_helper.from_array(np.ones((4, 3, 1, 1), np.uint8), "w"),
+        helper.make_tensor("unread", TensorProto.BFLOAT16, (2,), [1.0, 2.0]),
+        helper.make_tensor("packed", TensorProto.STRING, (1,), [b"text"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "integer",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, (1, 3, 8, 8))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 8, 8))],
+        constants,
+    )
+    result = audited(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]))
+    assert result.violations == ("the constant `unread` is stored as bfloat16[2]",)
+    assert result.float_operators == ("DequantizeLinear y",)
+    assert result.weight_bytes["bfloat16"] == 4
+
+
+def test_a_pair_that_only_rescales_is_integer(audited: Callable[[Any], Audit]) -> None:
+    changed = model()
+    without(changed, "pool1")  # leaves DequantizeLinear -> QuantizeLinear
+    assert audited(changed).violations == ()
+    assert len(audited(changed).float_operators) == 3
+
+
+def test_where_types_are_unknown_they_count_as_float(audited: Callable[[Any], Audit], monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = model()
+    constant(changed, "zero_point_3").data_type = 99
+    assert audited(changed).violations == ("the constant `zero_point_3` is stored as float32[]",)
+
+    def fails(_: Any) -> Any:
+        raise onnx.shape_inference.InferenceError("no")
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", fails)
+    result = audited(model())
+    assert result.violations == ()
+    assert result.float_operators[0] == "Transpose pixels"
+    assert result.float_tensors[0] == "pixels float32[?]"
+
+
+def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.onnx"
+    with pytest.raises(BadInput, match="cannot be read: No such file"):
+        target.audit(path)
+    path.write_bytes(b"\xff\xff no protobuf")
+    with pytest.raises(BadInput, match="is not a sound ONNX file: Error parsing"):
+        target.audit(path)
+    path.write_bytes(b"")
+    with pytest.raises(BadInput, match="is not a sound ONNX file"):
+        target.describe(path)
+    monkeypatch.setattr(audit_module, "MAX_BYTES", 1 << 20)
+    path.write_bytes(bytes((1 << 20) + 1))
+    with pytest.raises(BadInput, match="larger than 1 MiB"):
+        target.audit(path)

@@ -1,0 +1,192 @@
+"""The proof of INT8 on TFLite files, with its negative controls: files that claim too much, each built by hand."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from squeeze_export.errors import BadInput
+from squeeze_export.targets._tflite_audit import audit_file, describe_file
+from squeeze_export.targets._tflite_writer import Steps, Writer
+
+SIZE = (1, 8, 8, 4)
+STEPS = Steps((0.1,), (-128,))
+CONV = ("Conv2DOptions", {"padding": 1, "strideW": 1, "strideH": 1})
+
+
+def conv(
+    writer: Writer,
+    source: int,
+    name: str,
+    *,
+    activations: str = "int8",
+    weights: str = "int8",
+    steps: bool = True,
+) -> int:
+    """A 1x1 convolution of 4 to 4 channels; `steps` False leaves the weights' scales out."""
+    integer = activations == "int8"
+    scales = Steps((0.01,) * 4, (0,) * 4) if weights == "int8" and steps else None
+    kernel = writer.constant(f"{name}/weight", np.ones((4, 1, 1, 4), weights), scales)
+    bias = writer.constant(f"{name}/bias", np.zeros(4, "int32" if integer else "float32"), scales if integer else None)
+    result = writer.tensor(name, SIZE, activations, STEPS if integer else None)
+    writer.operator("CONV_2D", 3 if integer else 1, [source, kernel, bias], result, CONV)
+    return result
+
+
+def quantize(writer: Writer, source: int, name: str) -> int:
+    result = writer.tensor(name, SIZE, "int8", STEPS)
+    writer.operator("QUANTIZE", 1, [source], result)
+    return result
+
+
+def dequantize(writer: Writer, source: int, name: str) -> int:
+    result = writer.tensor(name, SIZE, "float32")
+    writer.operator("DEQUANTIZE", 2, [source], result)
+    return result
+
+
+def saved(writer: Writer, source: int, result: int, path: Path) -> Path:
+    path.write_bytes(writer.pack(source, result, {}))
+    return path
+
+
+def integer_file(path: Path) -> Path:
+    writer = Writer("honest")
+    source = writer.tensor("input", SIZE, "float32")
+    first = conv(writer, quantize(writer, source, "moved"), "conv1")
+    return saved(writer, source, dequantize(writer, conv(writer, first, "conv2"), "logits"), path)
+
+
+def test_an_integer_file_passes_and_its_float_ends_are_listed(tmp_path: Path) -> None:
+    found = audit_file(integer_file(tmp_path / "a.tflite"))
+    assert found.violations == ()
+    assert found.operators == {"CONV_2D": 2, "DEQUANTIZE": 1, "QUANTIZE": 1}
+    assert found.float_operators == ("QUANTIZE moved", "DEQUANTIZE logits")
+    assert found.float_tensors == ("input float32[1, 8, 8, 4]", "logits float32[1, 8, 8, 4]")
+    assert found.weight_bytes == {"int8": 32, "int32": 32}
+
+
+def test_a_float_convolution_fails(tmp_path: Path) -> None:
+    writer = Writer("one layer left in float")
+    source = writer.tensor("input", SIZE, "int8", STEPS)
+    middle = dequantize(writer, conv(writer, source, "conv1"), "detour")
+    result = quantize(writer, conv(writer, middle, "conv2", activations="float32", weights="float32"), "back")
+    found = audit_file(saved(writer, source, conv(writer, result, "conv3"), tmp_path / "a.tflite"))
+    assert found.violations == (
+        "float convolution: `CONV_2D conv2`",
+        "a float detour inside the network: `QUANTIZE back`",
+        "float constant: `conv2/weight float32[4, 1, 1, 4]`",
+        "float constant: `conv2/bias float32[4]`",
+    )
+
+
+def test_a_dynamic_range_file_fails(tmp_path: Path) -> None:
+    writer = Writer("integer weights, float activations")
+    source = writer.tensor("input", SIZE, "float32")
+    result = conv(writer, source, "conv1", activations="float32")
+    found = audit_file(saved(writer, source, result, tmp_path / "a.tflite"))
+    assert "hybrid (dynamic-range) convolution: `CONV_2D conv1`" in found.violations
+    assert "no convolution computes in integers" in found.violations
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_float_weights_fail(tmp_path: Path, dtype: str) -> None:
+    writer = Writer("weights stored in float, widened on the way")
+    source = writer.tensor("input", SIZE, "int8", STEPS)
+    stored = writer.constant("conv2/weight/half", np.ones((4, 1, 1, 4), dtype))
+    widened = writer.tensor("conv2/weight", (4, 1, 1, 4), "float32")
+    writer.operator("DEQUANTIZE", 3, [stored], widened)
+    result = writer.tensor("conv2", SIZE, "int8", STEPS)
+    writer.operator("CONV_2D", 1, [conv(writer, source, "conv1"), widened], result, CONV)
+    found = audit_file(saved(writer, source, result, tmp_path / "a.tflite"))
+    assert found.violations == (
+        "float convolution: `CONV_2D conv2`",
+        f"float constant: `conv2/weight/half {dtype}[4, 1, 1, 4]`",
+    )
+    assert found.weight_bytes[dtype] == 16 * np.dtype(dtype).itemsize
+
+
+def test_a_float_pool_fails(tmp_path: Path) -> None:
+    writer = Writer("a pool in float")
+    source = writer.tensor("input", SIZE, "int8", STEPS)
+    middle = dequantize(writer, conv(writer, source, "conv1"), "detour")
+    result = writer.tensor("pool", SIZE, "float32")
+    writer.operator("MAX_POOL_2D", 1, [middle], result, ("Pool2DOptions", {"strideW": 1, "strideH": 1}))
+    found = audit_file(saved(writer, source, result, tmp_path / "a.tflite"))
+    assert found.violations == ("float operator: `MAX_POOL_2D pool`",)
+
+
+def test_weights_without_scales_fail(tmp_path: Path) -> None:
+    writer = Writer("integers that stand for nothing")
+    source = writer.tensor("input", SIZE, "int8", STEPS)
+    found = audit_file(saved(writer, source, conv(writer, source, "conv1", steps=False), tmp_path / "a.tflite"))
+    assert found.violations[0] == "integers without a scale: `conv1/weight int8[4, 1, 1, 4]` of `CONV_2D conv1`"
+
+
+def test_a_file_without_convolutions_fails(tmp_path: Path) -> None:
+    writer = Writer("nothing inside")
+    source = writer.tensor("input", SIZE, "int8", STEPS)
+    path = saved(writer, source, dequantize(writer, source, "logits"), tmp_path / "a.tflite")
+    assert audit_file(path).violations == ("no convolution computes in integers",)
+    assert describe_file(path)[1].name == "logits"
+
+
+def test_a_description_needs_one_input_and_one_output(tmp_path: Path) -> None:
+    writer = Writer("two outputs")
+    source = writer.tensor("input", SIZE, "int8", STEPS)
+    content = writer.pack(source, source, {})
+    model = writer.schema.ModelT.InitFromPackedBuf(content)
+    model.subgraphs[0].outputs = [0, 0]
+    (tmp_path / "a.tflite").write_bytes(packed(model))
+    with pytest.raises(BadInput, match="`1` inputs and `2` outputs"):
+        describe_file(tmp_path / "a.tflite")
+
+
+def test_bad_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.tflite"
+    with pytest.raises(BadInput, match="cannot be read: No such file"):
+        audit_file(path)
+    path.write_bytes(b"PK not a model")
+    with pytest.raises(BadInput, match="is no TFLite file"):
+        audit_file(path)
+    good = integer_file(path).read_bytes()
+    path.write_bytes(good[: len(good) // 2])
+    with pytest.raises(BadInput, match="is a damaged TFLite file"):
+        audit_file(path)
+    model = Writer("").schema.ModelT.InitFromPackedBuf(good)
+    model.subgraphs[0].operators[1].inputs = [0]
+    path.write_bytes(packed(model))
+    with pytest.raises(BadInput, match="CONV_2D with 1 inputs"):
+        audit_file(path)
+    model.subgraphs[0].operators[1].inputs = [-2, 0]
+    path.write_bytes(packed(model))
+    with pytest.raises(BadInput, match="tensor index -2"):
+        audit_file(path)
+    model.subgraphs = []
+    path.write_bytes(packed(model))
+    with pytest.raises(BadInput, match="without a graph"):
+        audit_file(path)
+    monkeypatch.setattr("squeeze_export.targets._tflite_audit.MAX_MODEL_BYTES", 10)
+    with pytest.raises(BadInput, match="larger than 0 MiB"):
+        audit_file(path)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_mutated_file_is_read_or_refused(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    content = bytearray(integer_file(tmp_path / "a.tflite").read_bytes())
+    for position in rng.integers(0, len(content), 4):
+        content[position] = rng.integers(0, 256)
+    (tmp_path / "b.tflite").write_bytes(content[: rng.integers(8, len(content))] if seed % 2 else content)
+    with contextlib.suppress(BadInput):
+        audit_file(tmp_path / "b.tflite")
+
+
+def packed(model: object) -> bytes:
+    flatbuffers = pytest.importorskip("flatbuffers")
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")  # type: ignore[attr-defined]
+    return bytes(builder.Output())
