@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import warnings
@@ -58,7 +59,23 @@ def cli(ctx: click.Context) -> None:
 
     Results go to stdout, all else to stderr. Options can also be set as SQUEEZE_EXPORT_<OPTION> or in squeeze-export.toml.
     """
-    ctx.default_map = default_map(list(COMMANDS))
+    ctx.default_map = default_map(known_options)
+
+
+def known_options() -> dict[str, dict[str, str]]:
+    """Command -> its options, as they are written without their dashes -> what the command's function calls them."""
+    root = click.Context(cli)
+    found: dict[str, dict[str, str]] = {}
+    for name in COMMANDS:
+        command = cli.get_command(root, name)
+        options = [param for param in command.params if isinstance(param, click.Option)] if command is not None else []
+        found[name] = {long_name(option): option.name or "" for option in options}
+    return found
+
+
+def long_name(option: click.Option) -> str:
+    """`no-bench` of `--no-bench`."""
+    return next(text for text in option.opts if text.startswith("--")).removeprefix("--")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -71,13 +88,15 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with warnings.catch_warnings():
-            if "-v" not in arguments and "--verbose" not in arguments:
-                warnings.simplefilter("ignore")  # third parties' deprecations are ours to read, not the user's
+            warnings.simplefilter("ignore")  # third parties' deprecations are ours to read, not the user's; see --verbose
             result: Any = cli.main(arguments, prog_name="squeeze-export", standalone_mode=False)
         return result if isinstance(result, int) else EXIT_DONE
     except SqueezeExportError as err:
         complain(err.message, err.hint)
         return err.exit_code
+    except click.exceptions.NoArgsIsHelpError as err:
+        click.echo(err.format_message(), err=True)
+        return BadInput.exit_code
     except click.UsageError as err:
         path = err.ctx.command_path if err.ctx is not None else "squeeze-export"
         complain(err.format_message(), f"{path} --help")
@@ -88,10 +107,19 @@ def run(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         complain("interrupted; nothing was left half-written", None)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): there is nobody to tell. Keep Python from flushing into it at exit.
-        sys.stdout = None
-        return EXIT_DONE
+    except SystemExit as err:
+        if isinstance(err.__context__, BrokenPipeError):
+            # click's way out where the reader of our output has gone (`| head`): there is nobody to tell.
+            return EXIT_DONE
+        raise
+    except OSError as err:
+        if err.errno != errno.ENOSPC:
+            raise
+        # The output folder has its own message; what is left is the temporary folder and stdout.
+        complain(
+            "no space left on the disk of the temporary folder, or where stdout goes", "set TMPDIR to a folder on another disk"
+        )
+        return BadInput.exit_code
 
 
 def complain(message: str, hint: str | None) -> None:

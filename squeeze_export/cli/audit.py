@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from squeeze_export.cli import visible
 from squeeze_export.cli.console import print_json
 from squeeze_export.cli.options import FILE, output_options
 from squeeze_export.errors import EXIT_DONE, Refused
@@ -34,15 +35,19 @@ def _audit(files: tuple[Path, ...], **values: Any) -> int:
         print_json({file: asdict(audit) for file, audit in found.items()})
         return Refused.exit_code if failed else EXIT_DONE
     for file, audit in found.items():
-        click.echo(f"{file}: {'not an integer network' if audit.violations else 'integer network'}")
-        click.echo("  operators        " + ", ".join(f"{count} {kind}" for kind, count in sorted(audit.operators.items())))
-        click.echo("  constants        " + ", ".join(f"{size:,} bytes {kind}" for kind, size in sorted(audit.weight_bytes.items())))
+        _print(f"{file}: {'not an integer network' if audit.violations else 'integer network'}")
+        _print("  operators        " + ", ".join(f"{count} {kind}" for kind, count in sorted(audit.operators.items())))
+        _print("  constants        " + ", ".join(f"{size:,} bytes {kind}" for kind, size in sorted(audit.weight_bytes.items())))
         for title, lines in (
             ("float operators", audit.float_operators),
             ("float tensors", audit.float_tensors),
             ("violations", audit.violations),
         ):
-            click.echo(f"  {title:<16} {lines[0] if lines else 'none'}")
+            _print(f"  {title:<16} {lines[0] if lines else 'none'}")
             for line in lines[1:]:
-                click.echo(f"  {'':<16} {line}")
+                _print(f"  {'':<16} {line}")
     return Refused.exit_code if failed else EXIT_DONE
+
+
+def _print(line: str) -> None:
+    click.echo(visible(line))  # names in a stranger's file are a stranger's text

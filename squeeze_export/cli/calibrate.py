@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from squeeze_export.cli import visible
 from squeeze_export.cli.console import note, print_json, shown_progress, warn
 from squeeze_export.cli.options import FILE, calibration_options, network_options, option, output_options, preprocess_choice
 from squeeze_export.files import make_folder
@@ -57,4 +58,5 @@ def _calibrate(**values: Any) -> None:
     if values["as_json"]:
         print_json({"table": str(path), **facts})
     else:
-        click.echo(f"{path}  {facts['image_count']} images, recipe {facts['recipe']}, sha256 {facts['table_sha256'][:12]}")
+        made = f"{path}  {facts['image_count']} images, recipe {facts['recipe']}, sha256 {facts['table_sha256'][:12]}"
+        click.echo(visible(made))

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 
 def stdout_console() -> Console:
-    """A rich console on stdout that reads nothing into square brackets."""
+    """A rich console on stdout that reads nothing into square brackets, and cuts nothing off where there is no terminal."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(file=sys.stdout, highlight=False, markup=False, width=width)
+
+
+_PIPE_WIDTH = 1000
+"""Columns; wider than any table."""
 
 
 @contextmanager
@@ -58,5 +63,5 @@ def warn(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Strict JSON on stdout."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    """Strict JSON on stdout, in ASCII: whatever a file name holds, no control character is sent to a terminal."""
+    click.echo(json.dumps(value, indent=1, allow_nan=False))

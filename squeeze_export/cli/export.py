@@ -44,8 +44,14 @@ def command(name: str) -> click.Command:
     @option("--table", type=FILE, metavar="FILE", help="Integers from `calibrate` instead of --calib.")
     @option("--eval", "evaluation", type=FILE, metavar="DIR|CSV", help="Images to compare on: folders by class, a CSV, or plain.")
     @network_options
-    @option("--batch", type=Batch(), default="1", show_default=True, help="Images per inference.")
-    @option("--input", type=click.Choice(["uint8", "float32"]), default="uint8", show_default=True, help="Raw pixels 0 to 255, as.")
+    @option("--batch", type=Batch(), default="1", show_default=True, metavar="N|dynamic", help="Images per inference.")
+    @option(
+        "--input",
+        type=click.Choice(["uint8", "float32"]),
+        default="uint8",
+        show_default=True,
+        help="Type of the raw pixels, 0 to 255.",
+    )
     @option("--softmax", is_flag=True, help="Probabilities instead of logits.")
     @run_options
     @option("--no-validate", is_flag=True, help="Do not compare with the reference.")

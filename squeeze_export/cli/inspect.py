@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import note, print_json, stdout_console
-from squeeze_export.cli.options import network_options, output_options, preprocess_choice
+from squeeze_export.cli.options import network_options, option, output_options, preprocess_choice
 from squeeze_export.nets.architecture import FAMILY, architecture
 from squeeze_export.nets.complexity import LayerCost, table, total
 from squeeze_export.pipeline import open_network
@@ -20,7 +20,7 @@ def command(name: str) -> click.Command:
 
 
 @click.command("inspect")
-@click.option("--architecture", "family", type=click.Choice(list(FAMILY)), help="A member of the family instead of a checkpoint.")
+@option("--architecture", "family", type=click.Choice(list(FAMILY)), help="A member of the family instead of a checkpoint.")
 @network_options
 @output_options
 def _inspect(family: str | None, **values: Any) -> None:
@@ -58,8 +58,8 @@ def _print(name: str, input_px: int, rows: tuple[LayerCost, ...], summed: LayerC
     from rich import box
     from rich.table import Table
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{name} at {input_px} px, float32", title_justify="left")
-    for heading in ("layer", "output", "depth", "s1x1", "e1x1", "e3x3", "parameters", "MACs", "read", "written", "MAC/byte"):
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)  # 74 columns: it fits the narrowest of terminals
+    for heading in _HEADINGS:
         shown.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
     for row in (*rows, summed):
         last = row is summed
@@ -68,13 +68,20 @@ def _print(name: str, input_px: int, rows: tuple[LayerCost, ...], summed: LayerC
             "" if last else f"{row.output_px}x{row.output_px}x{row.channels}",
             *("" if last or not value else str(value) for value in (row.depth, row.s1x1, row.e1x1, row.e3x3)),
             f"{row.parameter_count:,}" if row.parameter_count else "",
-            f"{row.mac_count / 1e6:.1f} M" if row.mac_count else "",
-            f"{row.bytes_read / 1e6:.2f} MB",
-            f"{row.bytes_written / 1e6:.2f} MB",
+            f"{row.mac_count / 1e6:.1f}" if row.mac_count else "",
+            f"{row.bytes_read / 1e6:.2f}",
+            f"{row.bytes_written / 1e6:.2f}",
             f"{row.intensity:.1f}",
             end_section=row is rows[-1],
         )
     console = stdout_console()
+    console.print(f"{name} at {input_px} px, float32")
     console.print(shown)
     size_bytes = summed.parameter_count * 4
     console.print(f"{summed.parameter_count:,} parameters, {size_bytes / 1e6:.2f} MB ({size_bytes / 2**20:.2f} MiB) in float32")
+
+
+_HEADINGS = (
+    *("layer", "output", "depth", "s1x1", "e1x1", "e3x3", "parameters"),
+    *("million\nMACs", "MB\nread", "MB\nwritten", "MACs per\nbyte"),
+)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.pipeline.network import PreprocessChoice
 from squeeze_export.pipeline.trial import RunOptions
+from squeeze_export.quant.recipes import RECIPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,7 +102,7 @@ def calibration_options(function: F) -> F:
     for add in reversed(
         (
             option("--calib", type=FILE, metavar="DIR", help="Calibration images: a few hundred, unlabelled."),
-            option("--recipe", default="fast", show_default=True, metavar="NAME", help="How to quantize: fast."),
+            option("--recipe", type=click.Choice(list(RECIPES)), default="fast", show_default=True, help="How to quantize."),
             option("--seed", default=0, show_default=True, help="The same seed and images give the same integers."),
             option("--skip-broken", is_flag=True, help="Leave out images that cannot be read."),
         )
@@ -123,12 +126,25 @@ def run_options(function: F) -> F:
     return function
 
 
+def _show_warnings(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        warnings.simplefilter("default")  # until `cli.run`, which ignores them otherwise, puts the old filters back
+
+
 def output_options(function: F) -> F:
     """What is printed."""
     for add in reversed(
         (
             option("--json", "as_json", is_flag=True, help="The result as JSON on stdout."),
-            option("-v", "--verbose", is_flag=True, help="Also show third parties' warnings."),
+            option(
+                "-v",
+                "--verbose",
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_show_warnings,
+                help="Also show third parties' warnings.",
+            ),
         )
     ):
         function = add(function)
@@ -149,8 +165,6 @@ def preprocess_choice(values: dict[str, Any]) -> PreprocessChoice:
 
 def run_choice(values: dict[str, Any]) -> RunOptions:
     """Takes the run options out of a command's values."""
-    if values["rounds"] < 1:
-        raise BadInput(f"--rounds `{values['rounds']}` is below 1")
     return RunOptions(values["runtime"], values["device"], values["threads"], values["cpus"], values["rounds"])
 
 
@@ -162,12 +176,17 @@ def emit_choice(values: dict[str, Any]) -> EmitOptions:
 def scheme_choice(values: dict[str, Any]) -> str:
     """The one scheme that --int8, --fp16 and --scheme together name; fp32 where none does.
 
+    They are three spellings of one option: on the command line any of them beats any in the environment, and so on.
+
     Raises:
         BadInput: they contradict each other.
     """
-    asked = [
-        name for name, flag in (("int8", values["int8"]), ("fp16", values["fp16"]), (values["scheme"], values["scheme"])) if flag
-    ]
-    if len(set(asked)) > 1:
-        raise BadInput(f"one scheme at a time, not `{'` and `'.join(asked)}`", hint=f"one of: {', '.join(SCHEMES)}")
-    return asked[0] if asked else "fp32"
+    ctx = click.get_current_context()
+    spelt = {"int8": "int8", "fp16": "fp16", "scheme": values["scheme"]}
+    for source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP):
+        asked = {spelt[name] for name in spelt if values[name] and ctx.get_parameter_source(name) is source}
+        if len(asked) > 1:
+            raise BadInput(f"one scheme at a time, not `{'` and `'.join(sorted(asked))}`", hint=f"one of: {', '.join(SCHEMES)}")
+        if asked:
+            return str(asked.pop())
+    return "fp32"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,49 @@ from squeeze_export.errors import BadInput
 FILE = Path("squeeze-export.toml")
 MAX_BYTES = 1_000_000
 
+Options = Mapping[str, Mapping[str, str]]
+"""Command -> option as it is written without its dashes -> name of the parameter."""
 
-def default_map(commands: list[str], path: Path = FILE) -> dict[str, dict[str, Any]]:
+
+def default_map(known: Callable[[], Options], path: Path = FILE) -> dict[str, dict[str, Any]]:
     """Reads the settings file of the current folder.
 
     Top-level keys are options of every command that has them, a table named after a command is for that command alone.
 
+    Args:
+        known: gives the options of all commands; called only where there is a file.
+        path: the file.
+
     Returns:
-        command -> option -> default; empty where there is no file.
+        command -> parameter -> default; empty where there is no file.
 
     Raises:
-        BadInput: not TOML, too large, or a table that is no command.
+        BadInput: not TOML, too large, a table that is no command, or a key that is no option: a misspelt one must not be
+            ignored in silence.
     """
     if not path.is_file():
         return {}
+    values = _read(path)
+    options = known()
+    shared = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+    for name in tables:
+        if name not in options:
+            raise BadInput(f"`{path}` has a table `[{name}]`, which is no command", hint=f"one of: {', '.join(options)}")
+        _check(tables[name], options[name], f"`{path}` sets `{{}}` in `[{name}]`, which is no option of that command")
+    _check(shared, {key for names in options.values() for key in names}, f"`{path}` sets `{{}}`, which is no option")
+    return {
+        command: {
+            parameter: chosen[key]
+            for chosen in (shared, tables.get(command, {}))
+            for key, parameter in names.items()
+            if key in chosen
+        }
+        for command, names in options.items()
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -32,28 +63,14 @@ def default_map(commands: list[str], path: Path = FILE) -> dict[str, dict[str, A
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadInput(f"`{path}` is larger than {MAX_BYTES} bytes")
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
-        raise BadInput(f"`{path}` cannot be read: {err}", hint="see docs/cli.md for its form") from err
-    shared = {_key(name): value for name, value in values.items() if not isinstance(value, dict)}
-    tables = {name: value for name, value in values.items() if isinstance(value, dict)}
-    for name in tables:
-        if name not in commands:
-            raise BadInput(f"`{path}` has a table `[{name}]`, which is no command", hint=f"one of: {', '.join(commands)}")
-    return {name: shared | {_key(k): v for k, v in tables.get(name, {}).items()} for name in commands}
+        raise BadInput(f"`{path}` cannot be read: {err}", hint="it is TOML, such as: threads = 2") from err
 
 
-def check_settings(defaults: dict[str, dict[str, Any]] | None, known: set[str], path: Path = FILE) -> None:
-    """Refuses a key that no command has: a misspelt option must not be ignored in silence.
-
-    Raises:
-        BadInput: names the key.
-    """
-    for options in (defaults or {}).values():
-        for key in options:
-            if key not in known:
-                raise BadInput(f"`{path}` sets `{key.replace('_', '-')}`, which is no option", hint="squeeze-export COMMAND --help")
-
-
-def _key(name: str) -> str:
-    return name.replace("-", "_")
+def _check(keys: Iterable[str], options: Iterable[str], message: str) -> None:
+    names = sorted(options)
+    for key in keys:
+        if key not in names:
+            near = difflib.get_close_matches(key.replace("_", "-"), names, n=1)
+            raise BadInput(message.format(key), hint=f"did you mean `{near[0]}`?" if near else f"one of: {', '.join(names)}")

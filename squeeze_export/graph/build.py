@@ -58,6 +58,8 @@ def build_graph(
             current = conv("conv1", key, current, stride=2)
             height = output_px(height, arch.conv1_kernel, 2, 0)
         elif layer.kind == "pool":
+            if height < 2:
+                raise BadInput(f"an input of `{size_px}` px shrinks to nothing before {layer.name}", hint="see --crop")
             pads = ceil_pads(height)
             nodes.append(MaxPool(layer.name, current, 3, 2, pads))
             current, height = layer.name, output_px(height, 3, 2, pads[2])

@@ -33,6 +33,9 @@ from squeeze_export.graph.nodes import (
 
 TABLE_VERSION = 1
 MAX_TABLE_BYTES = 256_000_000
+MAX_SIDE_PX = 4096
+SMALLEST_SCALE, LARGEST_SCALE = 1e-16, 1e6
+"""Between these, acc * (s_x * s_w) / s_y stays inside float32."""
 _HEADER = "squeeze_export_table"
 
 
@@ -190,7 +193,7 @@ def read_table(path: Path) -> QuantizedGraph:
         raise BadInput(f"the table `{path}` cannot be read: {err.strerror or err}", hint=hint) from err
     except safetensors.SafetensorError as err:
         raise BadInput(f"`{path}` is not a quantization table: {err}", hint=hint) from err
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as err:
         raise BadInput(f"the table `{path}` is damaged: {err!r}", hint=hint) from err
 
 
@@ -207,7 +210,7 @@ def _quantized_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any
         scheme_named(header["scheme"]),
         Preprocess(**preprocess | {"mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"])}),
         tuple(str(label) for label in header["labels"]),
-        header["provenance"],
+        dict(header["provenance"]),
     )
     _check(quantized)
     return quantized
@@ -246,10 +249,15 @@ def _spec(values: Mapping[str, Any]) -> TensorSpec:
 
 def _check(quantized: QuantizedGraph) -> None:
     """Raises ValueError where the parts of a table do not fit each other; a KeyError for a tensor that nothing makes."""
+    _check_shapes(quantized)
     sizes = quantized.sizes
     for name, q in quantized.tensors.items():
-        if not (np.isfinite(q.scale) and q.scale > 0 and 0 <= q.zero_point <= 255):
+        if not (
+            SMALLEST_SCALE < q.scale < LARGEST_SCALE and float(np.float32(q.scale)) == q.scale and 0 <= q.zero_point <= 255
+        ):
             raise ValueError(f"scale {q.scale} or zero point {q.zero_point} of {name}")
+    if quantized.tensors[quantized.input.name] != Quantization(1.0, 0):
+        raise ValueError("the input is not raw pixels")
     for node in quantized.nodes:
         if isinstance(node, QuantizedConv):
             channels = sizes[node.input][2]
@@ -257,9 +265,34 @@ def _check(quantized: QuantizedGraph) -> None:
                 raise ValueError(f"{node.name} has weights {node.weight.shape} for {channels} input channels")
             if node.bias.shape != node.weight.shape[:1] or node.weight_scale.shape != node.weight.shape[:1]:
                 raise ValueError(f"bias or scales of {node.name}")
-            if not (np.isfinite(node.weight_scale).all() and (node.weight_scale > 0).all()):
+            if not ((node.weight_scale > SMALLEST_SCALE) & (node.weight_scale < LARGEST_SCALE)).all():
                 raise ValueError(f"a weight scale of {node.name}")
         if isinstance(node, MaxPool | Concat) and len({quantized.tensors[t] for t in (*node.inputs, node.name)}) != 1:
             raise ValueError(f"{node.name} joins tensors of different scales")
         if node.name != quantized.output.name and node.name not in quantized.tensors:
             raise ValueError(f"{node.name} has no scale")
+
+
+def _check_shapes(quantized: QuantizedGraph) -> None:
+    """Bounds every tensor, so that a hostile table cannot make a run allocate without end."""
+    nodes, sizes = quantized.nodes, quantized.sizes
+    if not quantized.scheme.integer:
+        raise ValueError(f"scheme {quantized.scheme.name}")
+    if len(sizes) != len(nodes) + 1:
+        raise ValueError("two nodes of one name")
+    for name, (height, width, channels) in sizes.items():
+        if not (1 <= height <= MAX_SIDE_PX and 1 <= width <= MAX_SIDE_PX and channels >= 1):
+            raise ValueError(f"{name} is {height} x {width} x {channels}")
+    for node in nodes:
+        if isinstance(node, QuantizedConv | MaxPool) and (node.stride < 1 or node.kernel < 1 or min(node.pads) < 0):
+            raise ValueError(f"kernel, stride or pads of {node.name}")
+        joined = {sizes[name] if isinstance(node, Add) else sizes[name][:2] for name in node.inputs}
+        if len(joined) != 1:
+            raise ValueError(f"{node.name} joins tensors of different sizes")
+        if isinstance(node, GlobalAveragePool) != (node is nodes[-1]):
+            raise ValueError("the average pool is not the last node")
+    if sizes[quantized.input.name] != (quantized.preprocess.crop_px, quantized.preprocess.crop_px, 3):
+        raise ValueError("the input is not the preprocessing's crop")
+    class_count = sizes[quantized.output.name][2]
+    if quantized.output.shape[1:] != (class_count,) or len(quantized.labels) not in (0, class_count):
+        raise ValueError(f"output or labels of {class_count} classes")

@@ -64,7 +64,11 @@ def export(
         raise Refused(f"the {target} file is not the integer network it claims to be: {audit.violations[0]}{more}")
     write_bytes(path, data)
     artifact = Artifact(path, target, scheme.name, hashlib.sha256(data).hexdigest(), len(data), source, result, provenance)
-    write_text(sidecar_path(path), json.dumps(_sidecar(artifact, audit, network), indent=1, ensure_ascii=False) + "\n")
+    try:
+        write_text(sidecar_path(path), json.dumps(_sidecar(artifact, audit, network), indent=1, ensure_ascii=False) + "\n")
+    except BaseException:
+        path.unlink()  # a file without its sidecar can be neither validated nor timed
+        raise
     return artifact, audit
 
 

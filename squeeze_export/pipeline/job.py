@@ -22,6 +22,7 @@ from squeeze_export.core import (
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.files import make_folder
 from squeeze_export.graph.quantized import FP32, scheme_named
+from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration
 from squeeze_export.pipeline.export import export
@@ -105,15 +106,12 @@ def run(job: Job, progress: Progress = silent) -> Report:
     scheme = scheme_named(job.scheme)
     for target in job.targets:
         _check_target(target, job)
+    with pinned(job.run.cpus):
+        pass  # CPUs that are not there are refused before any work is done
     network = open_network(job.weights, preprocess=job.preprocess, labels=job.labels, bypass=job.bypass, progress=progress)
     make_folder(job.out)
     warnings: list[str] = []
-    calibration: Calibration | None = None
-    reference_known = True
-    if scheme.integer:
-        calibration, reference_known = _calibration(job, network, progress)
-        warnings += calibration.warnings
-    name = network.name if calibration is None else str(calibration.quantized.provenance.get("network", network.name))
+    calibration, reference_known = (None, True) if job.table is None else _from_table(job.table, job, network)
     evaluation: Evaluation | None = None
     if job.validate and not reference_known:
         warnings.append("not validated: the table was made from another checkpoint, name it with --weights")
@@ -121,14 +119,27 @@ def run(job: Job, progress: Progress = silent) -> Report:
         evaluation = evaluation_images(network, job.eval, job.calib, skip_broken=job.skip_broken, progress=progress)
         if evaluation is None:
             warnings.append("not validated: there are no images, give --eval DIR")
+    if scheme.integer and calibration is None:
+        calibration = calibrate(
+            network,
+            job.calib,
+            scheme=scheme,
+            recipe=job.recipe,
+            seed=job.seed,
+            skip_broken=job.skip_broken,
+            progress=progress,
+        )
+        warnings += calibration.warnings
+    name = network.name if calibration is None else str(calibration.quantized.provenance.get("network", network.name))
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         products = [_export(target, job, network, calibration, name, Path(folder), reference_known) for target in job.targets]
         made = [artifact for p in products for artifact in (p.artifact, p.baseline) if artifact is not None]
+        failures: dict[Path, SqueezeExportError] = {}
         sessions: Mapping[Path, Session] = {}
         accuracies: Mapping[Path, Accuracy] = {}
         latencies: Mapping[Path, Latency] = {}
         if evaluation is not None or job.bench:
-            with opened(made, job.run) as sessions:
+            with opened(made, job.run, failures if len(job.targets) > 1 else None) as sessions:
                 if evaluation is not None:
                     hashes = calibration.image_hashes if calibration is not None else ()
                     accuracies, found = validate(
@@ -138,9 +149,7 @@ def run(job: Job, progress: Progress = silent) -> Report:
                 if job.bench:
                     baselines = {p.artifact.path: p.baseline.path for p in products if p.artifact and p.baseline}
                     latencies = time_sessions(made, sessions, baselines, job.run, progress)
-                rows = _rows(products, job, sessions, accuracies, latencies)
-        else:
-            rows = _rows(products, job, sessions, accuracies, latencies)
+        rows = _rows(products, job, sessions, failures, accuracies, latencies)
     return report_of(
         rows,
         network=network.facts() if reference_known else {"name": name, "source": job.table.name if job.table else ""},
@@ -155,34 +164,25 @@ def _check_target(target: str, job: Job) -> None:
     module = target_named(target)
     if job.scheme not in module.SCHEMES:
         raise BadInput(f"{target} does not carry the scheme `{job.scheme}`", hint=f"it carries: {', '.join(module.SCHEMES)}")
-    if job.run.runtime is not None and len(job.targets) == 1:
-        runtime_for(target, job.run.runtime)
+    runtime_for(target, job.run.runtime)
 
 
-def _calibration(job: Job, network: Network, progress: Progress) -> tuple[Calibration, bool]:
-    """The integers, and whether `network` is the checkpoint that they came from."""
-    if job.table is None:
-        calibration = calibrate(
-            network,
-            job.calib,
-            scheme=scheme_named(job.scheme),
-            recipe=job.recipe,
-            seed=job.seed,
-            skip_broken=job.skip_broken,
-            progress=progress,
-        )
-        return calibration, True
-    calibration = read_calibration(job.table)
+def _from_table(table: Path, job: Job, network: Network) -> tuple[Calibration, bool]:
+    """The integers of a table, and whether `network` is the checkpoint that they came from."""
+    calibration = read_calibration(table)
     quantized = calibration.quantized
     if quantized.scheme.name != job.scheme:
-        raise BadInput(f"the table `{job.table}` is of scheme `{quantized.scheme.name}`, not `{job.scheme}`")
+        raise BadInput(
+            f"the table `{table}` is of scheme `{quantized.scheme.name}`, not `{job.scheme}`",
+            hint=f"--scheme {quantized.scheme.name}, or leave out --table",
+        )
     same = quantized.checkpoint_sha256 == network.graph.checkpoint_sha256
     if not same and job.weights is not None:
         raise BadInput(
-            f"the table `{job.table}` was not made from `{network.source}`", hint="calibrate again, or name the right --weights"
+            f"the table `{table}` was not made from `{network.source}`", hint="calibrate again, or name the right --weights"
         )
     if same and quantized.preprocess != network.graph.preprocess:
-        raise BadInput(f"the table `{job.table}` was made with other preprocessing than was asked for", hint="calibrate again")
+        raise BadInput(f"the table `{table}` was made with other preprocessing than was asked for", hint="calibrate again")
     if same and network.graph.labels and network.graph.labels != quantized.labels:
         calibration = replace(calibration, quantized=replace(quantized, labels=network.graph.labels))
     return calibration, same
@@ -215,6 +215,7 @@ def _rows(
     products: Sequence[_Product],
     job: Job,
     sessions: Mapping[Path, Session],
+    failures: Mapping[Path, SqueezeExportError],
     accuracies: Mapping[Path, Accuracy],
     latencies: Mapping[Path, Latency],
 ) -> tuple[Measurement, ...]:
@@ -234,6 +235,7 @@ def _rows(
                     accuracy=accuracies.get(artifact.path),
                     latency=latencies.get(artifact.path),
                     audit=audit,
+                    failure=failures.get(artifact.path),
                 )
             )
     return tuple(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,14 @@ class PreprocessChoice:
             chosen["resize_px"] = max(self.crop_px, round(preprocess.resize_px * self.crop_px / preprocess.crop_px))
         for name in ("mean", "std"):
             values = chosen.get(name)
-            if values is not None and max(values) <= 1 and values != (1.0, 1.0, 1.0) and any(values):
+            if values is None:
+                continue
+            given = ",".join(f"{value:g}" for value in values)
+            if not all(math.isfinite(value) for value in values) or (name == "std" and min(values) <= 0):
+                raise BadInput(f"--{name} `{given}` is no {name} of pixels", hint=f"--{name} A,B,C in pixel values, 0 to 255")
+            if max(values) <= 1 and values != (1.0, 1.0, 1.0) and any(values):
                 scaled = ",".join(f"{value * 255:g}" for value in values)
-                given = ",".join(f"{value:g}" for value in values)
                 raise BadInput(f"--{name} `{given}` looks like the 0 to 1 scale", hint=f"pixels are 0 to 255: --{name} {scaled}")
-        if self.std is not None and min(self.std) <= 0:
-            raise BadInput(f"--std `{self.std}` must be above 0")
         result = replace(preprocess, **chosen)
         check_preprocess(result)
         return result

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from squeeze_export.core import Accuracy, Artifact, Audit, Latency, Measurement, Report, Session
+from squeeze_export.errors import SqueezeExportError
 from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.report.document import SCHEMA_VERSION
 
@@ -21,8 +22,9 @@ def measurement(
     accuracy: Accuracy | None = None,
     latency: Latency | None = None,
     audit: Audit | None = None,
+    failure: SqueezeExportError | None = None,
 ) -> Measurement:
-    """One row: the artifact, and what its session says of itself."""
+    """One row: the artifact, and what its session says of itself, or why there is none."""
     return Measurement(
         artifact.target,
         artifact.scheme,
@@ -33,6 +35,8 @@ def measurement(
         device_asked=device_asked,
         device=session.device if session else "",
         kernels=session.kernels if session else "",
+        status="failed" if failure else "ok",
+        reason=failure.message if failure else "",
         accuracy=accuracy,
         latency=latency,
         placement=session.placement if session else None,

@@ -14,7 +14,7 @@ import numpy as np
 
 from squeeze_export import demo
 from squeeze_export.core import Accuracy, Artifact, ByteArray, FloatArray, Latency, Progress, Report, Session, silent
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.folders import open_calibration, open_images
@@ -43,6 +43,9 @@ class RunOptions:
         threads: intra-op threads of every session.
         cpus: logical CPUs to pin to; None pins nothing.
         rounds: timed inferences of each session.
+
+    Raises:
+        BadInput: threads or rounds below 1.
     """
 
     runtime: str | None = None
@@ -51,23 +54,39 @@ class RunOptions:
     cpus: tuple[int, ...] | None = None
     rounds: int = 50
 
+    def __post_init__(self) -> None:
+        for name in ("threads", "rounds"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"--{name} `{getattr(self, name)}` is below 1")
+
 
 @contextmanager
-def opened(artifacts: Sequence[Artifact], options: RunOptions) -> Iterator[dict[Path, Session]]:
+def opened(
+    artifacts: Sequence[Artifact], options: RunOptions, failures: dict[Path, SqueezeExportError] | None = None
+) -> Iterator[dict[Path, Session]]:
     """Opens a session for every artifact, and closes all at the end.
+
+    Args:
+        artifacts: what to open.
+        options: how.
+        failures: takes what an artifact that cannot be opened raises, so that the others go on; None lets it out.
 
     Raises:
         BadInput: the runtime does not open this target.
         Unavailable: the runtime or the device is not on this machine.
+        Refused: the runtime cannot open the file.
     """
-    if options.threads < 1:
-        raise BadInput(f"--threads `{options.threads}` is below 1")
     sessions: dict[Path, Session] = {}
     try:
         with pinned(options.cpus):
             for artifact in artifacts:
-                runtime = runtime_named(runtime_for(artifact.target, options.runtime))
-                sessions[artifact.path] = runtime.open_session(artifact, device=options.device, threads=options.threads)
+                try:
+                    runtime = runtime_named(runtime_for(artifact.target, options.runtime))
+                    sessions[artifact.path] = runtime.open_session(artifact, device=options.device, threads=options.threads)
+                except SqueezeExportError as err:
+                    if failures is None:
+                        raise
+                    failures[artifact.path] = err
             yield sessions
     finally:
         for session in sessions.values():
@@ -94,13 +113,18 @@ class Evaluation:
 
     Attributes:
         stream: their pixels, in batches.
-        facts: what a report says of them; `note` where they are not independent of calibration.
+        found: what was known of them before they were read.
         independent: False where they are the calibration images.
     """
 
     stream: ImageStream
-    facts: Mapping[str, Any]
+    found: Mapping[str, Any]
     independent: bool
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a report says of them: `image_count` is of those that could be read, `note` why they are not the user's own."""
+        return {**self.found, "image_count": self.found["image_count"] - len(self.stream.skipped)}
 
 
 def evaluation_images(
@@ -207,13 +231,14 @@ def time_sessions(
     """Times every session in interleaved rounds.
 
     Args:
-        artifacts: what the sessions run.
+        artifacts: what the sessions run; those without a session are left out.
         sessions: artifact path -> session.
         baselines: artifact path -> path of its fp32 version, where there is one.
         options: rounds, threads.
         progress: told of the rounds.
     """
     calls: dict[str, Callable[[], object]] = {}
+    artifacts = [artifact for artifact in artifacts if artifact.path in sessions]
     for artifact in artifacts:
         pixels = _pixels(artifact)
         calls[str(artifact.path)] = partial(sessions[artifact.path].infer, pixels)
@@ -226,7 +251,7 @@ def time_sessions(
             warmup_count=WARMUP_COUNT,
             batch=len(_pixels(artifact)),
             threads=options.threads,
-            baseline_ns=samples[str(baseline)] if baseline is not None else None,
+            baseline_ns=samples.get(str(baseline)),
         )
     return found
 

@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray, FloatArray, Progress, silent
 from squeeze_export.graph.nodes import Concat, Conv, Graph, MaxPool
-from squeeze_export.graph.run import one_blas_thread, pad
+from squeeze_export.graph.run import Tap, one_blas_thread, pad
 
-PATCH_COUNT = 8_192
-"""Patches kept of each tensor over all images: enough for a 576 x 576 second moment, small enough for a laptop."""
+PATCH_COUNT = 2_048
+"""Patches kept of each tensor over all images. Four times as many took twice as long and were not better on new photographs."""
 
 
-class TappedRun(Protocol):
-    """A float run that shows every tensor: `graph/run.py`'s, or a runtime's of the same signature."""
-
-    def __call__(self, batch: ByteArray, tap: Callable[[str, FloatArray], None] | None = None) -> FloatArray:
-        """`batch` (N, H, W, 3) uint8; `tap(name, (n, H, W, C) float32)`; returns (N, classes) logits."""
+TappedRun: TypeAlias = Callable[[ByteArray, Tap | None], FloatArray]
+"""A float run that shows every tensor, `graph/run.py`'s or a runtime's: takes (N, H, W, 3) uint8, gives (N, classes) logits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +28,11 @@ class Observation:
     Attributes:
         lows: (N, C) the smallest value of each channel in each image, over every position.
         highs: (N, C) the largest.
-        mean: (C,) over every position of every image.
         patches: (S, k, k, C) what its widest reader sees at S positions spread over all images, zero padding included.
     """
 
     lows: FloatArray
     highs: FloatArray
-    mean: NDArray[np.float64]
     patches: FloatArray
 
     @property
@@ -53,7 +47,7 @@ class Observation:
 
     def divided(self, factors: FloatArray) -> Observation:
         """The observation of the tensor divided by `factors` (C,), channel by channel."""
-        return Observation(self.lows / factors, self.highs / factors, self.mean / factors, self.patches / factors)
+        return Observation(self.lows / factors, self.highs / factors, self.patches / factors)
 
 
 def observed_tensors(graph: Graph) -> tuple[str, ...]:
@@ -109,7 +103,6 @@ def observe(
 class _Seen:
     low: FloatArray
     high: FloatArray
-    mean: NDArray[np.float64]
     patches: FloatArray
 
 
@@ -127,13 +120,12 @@ def _look(values: FloatArray, reader: Conv | None, rng: np.random.Generator, quo
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(0, 1))[::stride, ::stride]
     rows, columns = rng.integers(0, windows.shape[0], quota), rng.integers(0, windows.shape[1], quota)
     patches = windows[rows, columns].transpose(0, 2, 3, 1)  # (quota, C, k, k) -> (quota, k, k, C)
-    return _Seen(flat.min(axis=0), flat.max(axis=0), flat.mean(axis=0, dtype=np.float64), np.ascontiguousarray(patches))
+    return _Seen(flat.min(axis=0), flat.max(axis=0), np.ascontiguousarray(patches))
 
 
 def _merge(parts: list[_Seen]) -> Observation:
     return Observation(
         np.stack([part.low for part in parts]),
         np.stack([part.high for part in parts]),
-        np.mean([part.mean for part in parts], axis=0),
         np.concatenate([part.patches for part in parts]),
     )

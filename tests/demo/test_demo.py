@@ -1,0 +1,161 @@
+"""The embedded network: what ships is what was measured, and the command that made it still works."""
+
+import csv
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from squeeze_export import demo
+from squeeze_export.demo import train
+from squeeze_export.images.drawn import CLASS_NAMES, draw_batch
+from squeeze_export.measure.statistics import wilson
+from squeeze_export.nets.architecture import architecture_from_json, tensor_shapes
+from squeeze_export.train.fit import evaluate
+
+DOCS = Path(__file__).parents[2] / "docs" / "demo-network.md"
+TEST_SEED = 6  # used nowhere else: not in training, calibration, evaluation or the measurement
+FOLDERS = {"calib": (demo.calibration_folder, 120, 3), "eval": (demo.evaluation_folder, 240, 4)}
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    """The tensors as float32, and the metadata."""
+    safe_open = pytest.importorskip("safetensors").safe_open
+    with safe_open(demo.weights_path(), "numpy") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        return tensors, file.metadata()
+
+
+def _rows(folder):
+    with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_labels_are_the_drawn_classes():
+    assert demo.labels() == CLASS_NAMES
+    assert len(CLASS_NAMES) == demo.CLASS_COUNT == demo.ARCHITECTURE.class_count
+
+
+def test_weights_are_fp16_and_fit_the_architecture(checkpoint):
+    tensors, _ = checkpoint
+    assert {key: value.shape for key, value in tensors.items()} == tensor_shapes(demo.ARCHITECTURE)
+    assert {value.dtype for value in tensors.values()} == {np.dtype(np.float16)}
+    assert all(np.isfinite(value).all() for value in tensors.values())
+
+
+def test_metadata_describes_the_network(checkpoint):
+    _, metadata = checkpoint
+    assert architecture_from_json(json.loads(metadata["architecture"])) == demo.ARCHITECTURE
+    assert json.loads(metadata["preprocess"]) == json.loads(json.dumps(asdict(demo.PREPROCESS)))
+    assert tuple(json.loads(metadata["labels"])) == CLASS_NAMES
+    assert metadata["trained_by"] == train.COMMAND
+    assert metadata["top1"].startswith(f"{demo.measured()['fp32_top1_of_fp16_weights']['value']:.4f} ")
+
+
+def test_weights_are_the_measured_ones():
+    data = demo.weights_path().read_bytes()
+    assert demo.measured()["weights"] == {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+
+
+def test_sizes_stay_small():
+    assert demo.weights_path().stat().st_size < 1_600_000
+    images = [*demo.calibration_folder().rglob("*.jpg"), *demo.evaluation_folder().rglob("*.jpg")]
+    assert sum(path.stat().st_size for path in images) < 1_500_000
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_manifest_names_every_file_and_its_class(name):
+    place, count, seed = FOLDERS[name]
+    rows = _rows(place())
+    assert len(rows) == count
+    assert list(rows[0]) == ["file", "class_index", "label", "seed"]
+    assert {row["file"] for row in rows} == {path.relative_to(place()).as_posix() for path in place().rglob("*.jpg")}
+    assert {row["seed"] for row in rows} == {str(seed)}
+    for row in rows:
+        assert row["label"] == CLASS_NAMES[int(row["class_index"])]
+        assert row["label"] in row["file"]
+    per_class = np.bincount([int(row["class_index"]) for row in rows])
+    np.testing.assert_array_equal(per_class, np.full(demo.CLASS_COUNT, count // demo.CLASS_COUNT))
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_files_are_the_seeds_draws(name):
+    place, count, seed = FOLDERS[name]
+    drawn, _ = draw_batch(seed, count)
+    for index, row in enumerate(_rows(place())):
+        with Image.open(place() / row["file"]) as file:
+            pixels = np.asarray(file.convert("RGB"))
+        assert pixels.shape == (demo.INPUT_PX, demo.INPUT_PX, 3)
+        assert np.abs(pixels.astype(int) - drawn[index]).mean() < 16  # JPEG, and sensor noise that it drops
+
+
+def test_calibration_and_evaluation_share_no_image():
+    hashes = [
+        {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.jpg")}
+        for folder in (demo.calibration_folder(), demo.evaluation_folder())
+    ]
+    assert [len(found) for found in hashes] == [120, 240]
+    assert not hashes[0] & hashes[1]
+    assert len({train.TRAIN_SEED, train.FRESH_SEED, train.CALIBRATION_SEED, train.EVALUATION_SEED, TEST_SEED}) == 5
+
+
+def test_measured_accuracy_is_hard_enough():
+    accuracy = demo.measured()["fp32_top1_of_fp16_weights"]
+    assert accuracy["count"] >= 4_800
+    assert 0.90 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 0.97
+    expected = wilson(round(accuracy["value"] * accuracy["count"]), accuracy["count"])
+    assert {key: accuracy[key] for key in ("value", "low", "high")} == pytest.approx(asdict(expected))
+
+
+def test_the_shipped_network_recognises_fresh_draws(checkpoint):
+    pytest.importorskip("torch")
+    tensors = {key: value.astype(np.float32) for key, value in checkpoint[0].items()}
+    images, labels = draw_batch(TEST_SEED, 480)
+    assert 0.88 <= evaluate(demo.ARCHITECTURE, tensors, images, labels, demo.PREPROCESS) <= 0.99
+    broken = tensors | {"features.0.weight": -tensors["features.0.weight"]}
+    assert evaluate(demo.ARCHITECTURE, broken, images[:96], labels[:96], demo.PREPROCESS) < 0.5  # negative control
+
+
+def test_docs_quote_the_measurement():
+    text, measured = DOCS.read_text(encoding="utf-8"), demo.measured()
+    accuracy = measured["fp32_top1_of_fp16_weights"]
+    quotes = [f"{100 * accuracy[key]:.2f}%" for key in ("value", "low", "high")]
+    quotes += [f"{accuracy['count']:,}", f"{measured['plan']['train_count']:,}", f"{measured['train_s']:.0f} s", train.COMMAND]
+    quotes += [f"{100 * measured['evaluation_images_top1']:.1f}%", measured["host"]["cpu"], measured["versions"]["torch"]]
+    quotes += [f"| {name} | {100 * share:.1f} |" for name, share in accuracy["per_class"].items()]
+    assert [quote for quote in quotes if quote not in text] == []
+
+
+def test_the_command_makes_everything_anew(tmp_path, monkeypatch):
+    """The whole command on a plan too small to learn anything; twice, so that files of an earlier run are replaced."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(train, "draw_many", lambda seed, count, processes, progress: draw_batch(seed, count))
+    tiny = train.Plan(48, 1, 16, 0.01, 24, 1, 1, 1, 1)
+    (tmp_path / "calib").mkdir()
+    (tmp_path / "calib" / "stale.jpg").write_bytes(b"")
+    measured = train.remake(tmp_path, tiny)
+    assert demo.measured(tmp_path) == measured
+    assert measured["fp32_top1_of_fp16_weights"]["count"] == 24
+    assert demo.labels(tmp_path) == CLASS_NAMES
+    assert [len(_rows(folder)) for folder in (demo.calibration_folder(tmp_path), demo.evaluation_folder(tmp_path))] == [24, 24]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "calib",
+        "eval",
+        "labels.txt",
+        "measured.json",
+        "squeezenet1_1_demo.safetensors",
+    }
+    assert not (tmp_path / "calib" / "stale.jpg").exists()
+
+
+def test_processes_draw_the_same_images(monkeypatch):
+    monkeypatch.setattr(train, "_CHUNK", 8)  # three chunks, the last one short
+    drawn, labels = train.draw_many(TEST_SEED, 20, 2)
+    expected, expected_labels = draw_batch(TEST_SEED, 20)
+    np.testing.assert_array_equal(drawn, expected)
+    np.testing.assert_array_equal(labels, expected_labels)
