@@ -37,6 +37,8 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(PIP) -e '.[dev,peers]'
 	$(BIN)/python -m benchmarks.export_time_vs_vendor
+	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.recipe_ablation
 	$(BIN)/python -m benchmarks.int8_speedup
 	$(BIN)/python -m benchmarks.startup
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.recording import assets, interleaved, ratio, run_process, write
 
 ROUNDS = 5
+VENDORS = "benchmarks.vendors"
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import write_bytes, write_text
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
+from squeeze_export.images.names import shown
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.targets import TARGETS, target_named
 
@@ -38,7 +39,7 @@ def export(
         options: the outer form.
 
     Raises:
-        BadInput: the target does not carry the scheme, or the folder cannot be written.
+        BadInput: the target does not carry the scheme, the name is none for a file, or the folder cannot be written.
         Unavailable: the package that writes the format is missing.
         Refused: the file failed its audit.
     """
@@ -47,6 +48,8 @@ def export(
         raise BadInput(f"{target} does not carry the scheme `{scheme.name}`", hint=f"it carries: {', '.join(module.SCHEMES)}")
     if scheme.integer != isinstance(network, QuantizedGraph):
         raise BadInput(f"the scheme `{scheme.name}` needs {'a quantized' if scheme.integer else 'a float'} graph")
+    if not name or Path(name).name != name or not name.isprintable():
+        raise BadInput(f"the network's name {shown(name)} is no file name")  # a stranger's table may say anything
     provenance = _provenance(network, scheme, target)
     metadata = {
         f"squeeze_export.{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
@@ -58,6 +61,8 @@ def export(
         draft = Path(folder) / path.name
         draft.write_bytes(data)
         audit = module.audit(draft)
+        if not scheme.integer:
+            audit = replace(audit, violations=())  # a float file breaks no promise by holding floats
         source, result = module.describe(draft)
     if scheme.integer and audit.violations:
         more = f" (and `{len(audit.violations) - 1}` more)" if len(audit.violations) > 1 else ""

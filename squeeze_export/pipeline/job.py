@@ -31,6 +31,7 @@ from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.pipeline.trial import (
     Evaluation,
     RunOptions,
+    check_device,
     evaluation_images,
     opened,
     runtime_for,
@@ -164,7 +165,9 @@ def _check_target(target: str, job: Job) -> None:
     module = target_named(target)
     if job.scheme not in module.SCHEMES:
         raise BadInput(f"{target} does not carry the scheme `{job.scheme}`", hint=f"it carries: {', '.join(module.SCHEMES)}")
-    runtime_for(target, job.run.runtime)
+    name = runtime_for(target, job.run.runtime)
+    if len(job.targets) == 1 and (job.validate or job.bench):
+        check_device(name, job.run.device)
 
 
 def _from_table(table: Path, job: Job, network: Network) -> tuple[Calibration, bool]:

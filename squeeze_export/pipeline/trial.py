@@ -14,7 +14,7 @@ import numpy as np
 
 from squeeze_export import demo
 from squeeze_export.core import Accuracy, Artifact, ByteArray, FloatArray, Latency, Progress, Report, Session, silent
-from squeeze_export.errors import BadInput, SqueezeExportError
+from squeeze_export.errors import BadInput, SqueezeExportError, Unavailable
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.folders import open_calibration, open_images
@@ -80,17 +80,24 @@ def opened(
     try:
         with pinned(options.cpus):
             for artifact in artifacts:
-                try:
-                    runtime = runtime_named(runtime_for(artifact.target, options.runtime))
-                    sessions[artifact.path] = runtime.open_session(artifact, device=options.device, threads=options.threads)
-                except SqueezeExportError as err:
-                    if failures is None:
-                        raise
-                    failures[artifact.path] = err
+                session = _open(artifact, options, failures)
+                if session is not None:
+                    sessions[artifact.path] = session
             yield sessions
     finally:
         for session in sessions.values():
             session.close()
+
+
+def _open(artifact: Artifact, options: RunOptions, failures: dict[Path, SqueezeExportError] | None) -> Session | None:
+    try:
+        runtime = runtime_named(runtime_for(artifact.target, options.runtime))
+        return runtime.open_session(artifact, device=options.device, threads=options.threads)
+    except SqueezeExportError as err:
+        if failures is None:
+            raise
+        failures[artifact.path] = err
+        return None
 
 
 def runtime_for(target: str, asked: str | None) -> str:
@@ -105,6 +112,17 @@ def runtime_for(target: str, asked: str | None) -> str:
     if asked not in known:
         raise BadInput(f"the runtime `{asked}` does not open {target} files", hint=f"one of: {', '.join(known)}")
     return asked
+
+
+def check_device(runtime: str, device: str) -> None:
+    """Refuses a device before any work is done for it.
+
+    Raises:
+        Unavailable: the runtime is not installed, or does not have the device here.
+    """
+    present = runtime_named(runtime).devices()
+    if device not in present:
+        raise Unavailable(f"{runtime} has no device `{device}` on this machine", hint=f"it has: {', '.join(present)}")
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,22 @@ use the plain form). Photographs that calibration never saw reach further than t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.graph.nodes import Add, Concat, Graph, MaxPool
+from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, Graph, MaxPool
 from squeeze_export.graph.quantized import Quantization
 from squeeze_export.quant.observations import Observation
 
 Float = TypeVar("Float", np.float32, np.float64)
 
 LEVELS = 255
+FLOAT32_BITS = 24
 BIN_COUNT = 4096
 HEADROOM = 1.1
 SMALLEST_SHARE = 0.85
@@ -74,7 +77,23 @@ def search_ranges(graph: Graph, seen: Mapping[str, Observation]) -> dict[str, Qu
         members = [name for name in seen if groups[name] == group]
         if group not in chosen and members:
             chosen[group] = _search([seen[name] for name in members], [_importance(graph, name) for name in members])
+    for node in graph.nodes:
+        if isinstance(node, GlobalAveragePool):
+            height, width, _ = graph.sizes[node.input]
+            q = chosen[groups[node.input]]
+            chosen[groups[node.input]] = replace(q, scale=summable(q.scale, height * width))
     return {name: chosen[group] for name, group in groups.items() if name != graph.output.name}
+
+
+def summable(scale: float, count: int) -> float:
+    """Rounds a scale up to so few bits that `count` values of up to 255 steps add up exactly in float32, in any order.
+
+    The average pool runs in float and every runtime adds in an order of its own: with such a scale two classes with equal
+    integers have equal logits everywhere, and no order of adding changes the answer. At 13 x 13 it widens the scale by at most 0.8%.
+    """
+    bits = max(FLOAT32_BITS - (LEVELS * count).bit_length(), 1)
+    mantissa, exponent = math.frexp(scale)
+    return math.ldexp(math.ceil(math.ldexp(mantissa, bits)), exponent - bits)
 
 
 def _importance(graph: Graph, name: str) -> NDArray[np.float64]:

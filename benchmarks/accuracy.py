@@ -1,0 +1,70 @@
+"""Every real checkpoint in every scheme through every default runtime, against its own fp32 reference."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.recording import assets, write
+from squeeze_export.core import Measurement
+from squeeze_export.pipeline import Job, PreprocessChoice, run
+from squeeze_export.report.document import to_json
+from squeeze_export.report.wording import decibel, delta_pp, percent, percent_range
+from squeeze_export.targets import TARGETS
+
+CAFFE = PreprocessChoice(resize_px=256, crop_px=227, channel_order="bgr", mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0))
+CHECKPOINTS = {
+    "v1.1 torchvision (.pth)": ("squeezenet1_1.pth", PreprocessChoice()),
+    "v1.1 torchvision (.safetensors)": ("squeezenet1_1.safetensors", PreprocessChoice()),
+    "v1.0 Deep Compression (.net)": ("squeezenet1_0_deep_compression.net", PreprocessChoice()),
+    "v1.0 Deep Compression (.safetensors)": ("squeezenet1_0.safetensors", CAFFE),
+    "v1.1 Caffe (.onnx, fp16, 2018)": ("squeezenet1_1_caffe_fp16.onnx", PreprocessChoice()),
+}
+
+
+def main() -> None:
+    """Runs the benchmark and writes its results."""
+    images, rows, raw = assets() / "images", [], []
+    for name, (file, preprocess) in CHECKPOINTS.items():
+        for scheme in ("fp32", "fp16", "int8"):
+            with tempfile.TemporaryDirectory() as folder:
+                report = run(
+                    Job(
+                        targets=tuple(TARGETS),
+                        scheme=scheme,
+                        weights=assets() / "weights" / file,
+                        preprocess=preprocess,
+                        calib=images / "calib",
+                        eval=images / "eval",
+                        labels=images / "imagenet_wnids.txt",
+                        out=Path(folder),
+                        bench=False,
+                    )
+                )
+            raw.append({"checkpoint": name} | to_json(report))
+            rows += [_row(name, row) for row in report.measurements if row.scheme == scheme]
+    write(
+        "accuracy",
+        "Accuracy against the fp32 reference",
+        [
+            "472 evaluation photographs, 128 others for calibration, recipe `fast`. Agreement: the same top-1 class as fp32, with its"
+            " 95% Wilson interval. Delta: top-1 points, with its paired 95% interval."
+        ],
+        ("checkpoint", "scheme", "runtime", "SQNR", "agreement", "top-1", "delta"),
+        rows,
+        raw,
+    )
+
+
+def _row(name: str, row: Measurement) -> tuple[str, ...]:
+    accuracy = row.accuracy
+    assert accuracy is not None
+    assert accuracy.top1 is not None
+    assert accuracy.top1_delta_pp is not None
+    agreement = f"{percent(accuracy.top1_agreement.value)} {percent_range(accuracy.top1_agreement)}"
+    delta = delta_pp(accuracy.top1_delta_pp)
+    return (name, row.scheme, row.runtime, decibel(accuracy.sqnr_db), agreement, percent(accuracy.top1), delta)
+
+
+if __name__ == "__main__":
+    main()

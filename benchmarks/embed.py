@@ -1,0 +1,32 @@
+"""Copies the committed results into the pages that quote them: `python -m benchmarks.embed`. A test keeps them equal."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from benchmarks.recording import RESULTS
+from squeeze_export.files import write_text
+
+ROOT = Path(__file__).parents[1]
+MARKED = re.compile(r"(<!-- result: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Every page that may quote a result."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def table_of(name: str) -> str:
+    """The table and the machine's line of a result, without its heading."""
+    return (RESULTS / f"{name}.md").read_text(encoding="utf-8").split("\n", 2)[2].strip()
+
+
+def embedded(text: str) -> str:
+    """The page with every marked place filled from the results."""
+    return MARKED.sub(lambda found: f"{found[1]}{table_of(found[2])}\n{found[3]}", text)
+
+
+if __name__ == "__main__":
+    for page in pages():
+        write_text(page, embedded(page.read_text(encoding="utf-8")))
