@@ -47,8 +47,8 @@ def main() -> None:
         "accuracy",
         "Accuracy against the fp32 reference",
         [
-            "472 evaluation photographs, 128 others for calibration, recipe `fast`. Agreement: the same top-1 class as fp32, with its"
-            " 95% Wilson interval. Delta: top-1 points, with its paired 95% interval."
+            "472 evaluation photographs, 128 others for calibration, recipe `fast`. Agreement: the same top-1 class as fp32,"
+            " with its 95% Wilson interval. Delta: top-1 points, with its paired 95% interval."
         ],
         ("checkpoint", "scheme", "runtime", "SQNR", "agreement", "top-1", "delta"),
         rows,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.recording import assets, write
 from squeeze_export.pipeline import Job, run
-from squeeze_export.pipeline.trial import RunOptions
+from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.targets import TARGETS
 
 ROUNDS = 200

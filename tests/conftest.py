@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from squeeze_export.core import Preprocess
+from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
+from squeeze_export.nets.safetensors_file import write_safetensors
+
+TINY = Architecture("squeezenet_custom", 8, 3, (Fire(4, 8, 8), Fire(4, 8, 8)), (0,), 5)
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +24,33 @@ def assets() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no assets at {folder} (SQUEEZE_EXPORT_ASSETS)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a job needs, in small: nothing in it may be changed.
+
+    tiny.safetensors and other.safetensors (two untrained SqueezeNets of two Fire modules, 5 classes, 32 px), labels.txt,
+    calib/ (20 images), eval/ (8 others).
+    """
+    folder = tmp_path_factory.mktemp("tiny")
+    preprocess = Preprocess(36, 32, "bilinear", "rgb", (127.5, 127.5, 127.5), (64.0, 64.0, 64.0))
+    for seed, name in enumerate(("tiny", "other")):
+        draw = np.random.default_rng(seed)
+        tensors = {
+            key: draw.normal(scale=np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1, size=shape).astype(np.float32)
+            for key, shape in tensor_shapes(TINY).items()
+        }
+        write_safetensors(folder / f"{name}.safetensors", TINY, tensors, preprocess)
+    (folder / "labels.txt").write_text("ant\nbee\ncat\ndog\neel\n")
+    draw_images(folder / "calib", 20, seed=1)
+    draw_images(folder / "eval", 8, seed=2)
+    return folder
+
+
+def draw_images(folder: Path, count: int, *, seed: int) -> None:
+    """`00.png` and so on: smooth noise, no two alike."""
+    folder.mkdir(parents=True)
+    for index in range(count):
+        pixels = np.random.default_rng([seed, index]).integers(0, 256, (6, 6, 3), np.uint8)
+        Image.fromarray(pixels).resize((48, 40), Image.Resampling.BILINEAR).save(folder / f"{index:02}.png")

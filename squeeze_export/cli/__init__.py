@@ -6,7 +6,8 @@ import errno
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, cast
 
 import click
@@ -30,6 +31,21 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+class ReaderGone(Exception):
+    """The reader of our output has left, as `| head` does."""
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Click and rich call a broken pipe a failure, each in its own way; it is none."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit) as err:
+        if isinstance(err, BrokenPipeError) or isinstance(err.__context__, BrokenPipeError):
+            raise ReaderGone from err
+        raise
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they run; their one-line helps are written in `COMMANDS`."""
 
@@ -41,6 +57,14 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"squeeze_export.cli.{COMMANDS[cmd_name][0]}")
         return cast(click.Command, module.command(cmd_name))
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _reader_may_leave():  # --help
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader_may_leave():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -98,8 +122,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         click.echo(err.format_message(), err=True)
         return BadInput.exit_code
     except click.UsageError as err:
-        path = err.ctx.command_path if err.ctx is not None else "squeeze-export"
-        complain(err.format_message(), f"{path} --help")
+        # click knows no context where an option lacks its argument.
+        named = [name for name in arguments[:1] if name in COMMANDS]
+        complain(err.format_message(), " ".join(["squeeze-export", *named, "--help"]))
         return BadInput.exit_code
     except click.ClickException as err:
         complain(err.format_message(), None)
@@ -107,11 +132,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         complain("interrupted; nothing was left half-written", None)
         return EXIT_INTERRUPTED
-    except SystemExit as err:
-        if isinstance(err.__context__, BrokenPipeError):
-            # click's way out where the reader of our output has gone (`| head`): there is nobody to tell.
-            return EXIT_DONE
-        raise
+    except ReaderGone:
+        sys.stdout = None  # keeps Python from flushing into it at exit
+        return EXIT_DONE
     except OSError as err:
         if err.errno != errno.ENOSPC:
             raise

@@ -23,7 +23,11 @@ def command(name: str) -> click.Command:
 @click.command("doctor")
 @output_options
 def _doctor(**values: Any) -> None:
-    """List what is installed, which devices exist, and what to install for the rest."""
+    """List what is installed, which devices exist, and what to install for the rest.
+
+    \b
+    squeeze-export doctor
+    """
     items = inventory(Probes(providers=_providers))
     if values["as_json"]:
         print_json([asdict(item) for item in items])

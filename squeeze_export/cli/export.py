@@ -78,7 +78,7 @@ def command(name: str) -> click.Command:
             bench=not values["no_bench"],
             skip_broken=values["skip_broken"],
         )
-        if job.weights is None:
+        if job.weights is None and job.table is None:
             note("no --weights: this is the embedded demo network, 24 drawn classes at 96 px")
         with shown_progress() as progress:
             report = run(job, progress)

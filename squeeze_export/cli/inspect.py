@@ -58,7 +58,7 @@ def _print(name: str, input_px: int, rows: tuple[LayerCost, ...], summed: LayerC
     from rich import box
     from rich.table import Table
 
-    shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)  # 74 columns: it fits the narrowest of terminals
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)  # 78 columns: it fits every terminal
     for heading in _HEADINGS:
         shown.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
     for row in (*rows, summed):
@@ -82,6 +82,6 @@ def _print(name: str, input_px: int, rows: tuple[LayerCost, ...], summed: LayerC
 
 
 _HEADINGS = (
-    *("layer", "output", "depth", "s1x1", "e1x1", "e3x3", "parameters"),
-    *("million\nMACs", "MB\nread", "MB\nwritten", "MACs per\nbyte"),
+    *("layer", "output", "depth", "s1x1", "e1x1", "e3x3", "para-\nmeters"),
+    *("MACs\n(M)", "read\n(MB)", "written\n(MB)", "MACs\n/byte"),
 )

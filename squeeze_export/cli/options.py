@@ -14,7 +14,7 @@ from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.pipeline.network import PreprocessChoice
-from squeeze_export.pipeline.trial import RunOptions
+from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.quant.recipes import RECIPES
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from squeeze_export.cli import visible
 from squeeze_export.cli.console import print_json, stdout_console
 from squeeze_export.cli.options import FILE, option, output_options
-from squeeze_export.report.document import read_json, to_json
+from squeeze_export.report.document import from_json, read_json, to_json
 
 
 def command(name: str) -> click.Command:
@@ -30,7 +31,9 @@ def _report(file: Path, form: str, **values: Any) -> None:
     report = read_json(file)
     if values["as_json"]:
         print_json(to_json(report))
-    elif form == "markdown":
+        return
+    report = from_json(_visible(to_json(report)))  # the file may be a stranger's, and every other form shows its text as it is
+    if form == "markdown":
         from squeeze_export.report.markdown import to_markdown
 
         click.echo(to_markdown(report))
@@ -42,3 +45,11 @@ def _report(file: Path, form: str, **values: Any) -> None:
         from squeeze_export.report.table import print_table
 
         print_table(report, stdout_console())
+
+
+def _visible(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {visible(key): _visible(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_visible(item) for item in value]
+    return visible(value) if isinstance(value, str) else value

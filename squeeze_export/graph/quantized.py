@@ -252,9 +252,7 @@ def _check(quantized: QuantizedGraph) -> None:
     _check_shapes(quantized)
     sizes = quantized.sizes
     for name, q in quantized.tensors.items():
-        if not (
-            SMALLEST_SCALE < q.scale < LARGEST_SCALE and float(np.float32(q.scale)) == q.scale and 0 <= q.zero_point <= 255
-        ):
+        if not (SMALLEST_SCALE < q.scale < LARGEST_SCALE and float(np.float32(q.scale)) == q.scale and 0 <= q.zero_point <= 255):
             raise ValueError(f"scale {q.scale} or zero point {q.zero_point} of {name}")
     if quantized.tensors[quantized.input.name] != Quantization(1.0, 0):
         raise ValueError("the input is not raw pixels")

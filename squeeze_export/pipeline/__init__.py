@@ -9,13 +9,16 @@ from squeeze_export.pipeline.calibration import Calibration, calibrate, read_cal
 from squeeze_export.pipeline.export import audit_file, export, read_artifact
 from squeeze_export.pipeline.job import Job, run
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
-from squeeze_export.pipeline.trial import bench_files, validate_files
+from squeeze_export.pipeline.sessions import RunOptions
+from squeeze_export.pipeline.timing import bench_files
+from squeeze_export.pipeline.validation import validate_files
 
 __all__ = [
     "Calibration",
     "Job",
     "Network",
     "PreprocessChoice",
+    "RunOptions",
     "audit_file",
     "bench_files",
     "calibrate",

@@ -115,7 +115,7 @@ def read_artifact(path: Path) -> Artifact:
     except OSError as err:
         missing = err.filename or path
         raise BadInput(f"`{missing}` cannot be read: {err.strerror}", hint=hint) from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise BadInput(f"the sidecar `{sidecar}` is damaged: {err}", hint=hint) from err
     try:
         if values["target"] not in TARGETS:

@@ -27,17 +27,10 @@ from squeeze_export.nets.architecture import Bypass
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration
 from squeeze_export.pipeline.export import export
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
+from squeeze_export.pipeline.sessions import RunOptions, check_device, opened, runtime_for
 from squeeze_export.pipeline.summary import measurement, report_of
-from squeeze_export.pipeline.trial import (
-    Evaluation,
-    RunOptions,
-    check_device,
-    evaluation_images,
-    opened,
-    runtime_for,
-    time_sessions,
-    validate,
-)
+from squeeze_export.pipeline.timing import time_sessions
+from squeeze_export.pipeline.validation import Evaluation, evaluation_images, validate
 from squeeze_export.targets import target_named
 
 

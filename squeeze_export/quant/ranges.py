@@ -89,7 +89,8 @@ def summable(scale: float, count: int) -> float:
     """Rounds a scale up to so few bits that `count` values of up to 255 steps add up exactly in float32, in any order.
 
     The average pool runs in float and every runtime adds in an order of its own: with such a scale two classes with equal
-    integers have equal logits everywhere, and no order of adding changes the answer. At 13 x 13 it widens the scale by at most 0.8%.
+    integers have equal logits everywhere, and no order of adding changes the answer. At 13 x 13 that widens
+    the scale by at most 0.8%.
     """
     bits = max(FLOAT32_BITS - (LEVELS * count).bit_length(), 1)
     mantissa, exponent = math.frexp(scale)

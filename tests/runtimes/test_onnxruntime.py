@@ -109,7 +109,7 @@ def test_other_batches_are_refused(graph: Graph, tmp_path: Path, batch: Any) -> 
 
 
 def test_the_int8_file_runs_in_integers(full: Graph, tmp_path: Path) -> None:
-    """What an x86 or ARM build makes of v1.1: 26 integer convolutions, and nothing in float but the average pool."""
+    """v1.1 becomes 26 integer convolutions, and nothing in float but the average pool."""
     integers = quantize(full, noise(2), FloatRunner(full), INT8, threads=2)
     session = runtime.open_session(saved(tmp_path, integers, batch=2), device="cpu", threads=1)
     assert session.operators == {

@@ -1,0 +1,171 @@
+"""The validation job: artifacts against the fp32 reference, all on the same decoded pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeeze_export import demo
+from squeeze_export.core import Accuracy, Progress, Report, Session, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.run import FloatRunner, one_blas_thread
+from squeeze_export.images.checks import check_overlap
+from squeeze_export.images.folders import open_calibration, open_images
+from squeeze_export.images.stream import ImageStream, batches, usable_cores
+from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
+from squeeze_export.pipeline.export import read_artifact
+from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.sessions import RunOptions, opened
+from squeeze_export.pipeline.summary import measurement, report_of
+
+BATCH = 16
+PROBABILITIES = "probabilities"
+"""Name of the output tensor of a file that ends in a softmax."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The images to compare on.
+
+    Attributes:
+        stream: their pixels, in batches.
+        found: what was known of them before they were read.
+        independent: False where they are the calibration images.
+    """
+
+    stream: ImageStream
+    found: Mapping[str, Any]
+    independent: bool
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a report says of them: `image_count` is of those that could be read, `note` why they are not the user's own."""
+        return {**self.found, "image_count": self.found["image_count"] - len(self.stream.skipped)}
+
+
+def evaluation_images(
+    network: Network, eval_path: Path | None, calib: Path | None, *, skip_broken: bool = False, progress: Progress = silent
+) -> Evaluation | None:
+    """The user's evaluation images, else the demo network's own, else the calibration images; None where there are none."""
+    independent, note = True, ""
+    path = eval_path
+    if path is None and network.is_demo and calib is None:
+        path, note = demo.evaluation_folder(), "the demo network's own evaluation images"
+    if path is None:
+        path, independent = calib, False
+        note = "these are the calibration images: give --eval DIR for an independent check"
+    if path is None:
+        return None
+    preprocess = network.graph.preprocess
+    if independent:
+        images = open_images(path, class_count=network.architecture.class_count, labels=network.graph.labels)
+    else:
+        images = open_calibration(path)
+    stream = batches(images, preprocess, batch=BATCH, skip_broken=skip_broken, progress=progress)
+    facts: dict[str, Any] = {
+        "source": path.name,
+        "image_count": len(images.files),
+        "labelled": images.labels is not None,
+        "classes_from": images.class_source,
+    }
+    return Evaluation(stream, facts | ({"note": note} if note else {}), independent)
+
+
+def validate(
+    network: Network,
+    sessions: Mapping[Path, Session],
+    evaluation: Evaluation,
+    *,
+    calibration_hashes: Sequence[str] = (),
+    probabilities: bool = False,
+) -> tuple[dict[Path, Accuracy], tuple[str, ...]]:
+    """Compares every session with the fp32 reference on the same decoded pixels.
+
+    The images of a batch run through the reference side by side while the sessions work on the batch; decoding goes on ahead.
+
+    Args:
+        network: whose graph is the reference.
+        sessions: key -> session.
+        evaluation: the images.
+        calibration_hashes: files that must not be among them.
+        probabilities: the artifacts end in a softmax.
+
+    Returns:
+        key -> accuracy, and warnings.
+
+    Raises:
+        BadInput: an evaluation image is a calibration image; broken images.
+    """
+    sums = dict.fromkeys(sessions, Tally())
+    reference = FloatRunner(network.graph)
+    with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
+        for batch in evaluation.stream:
+            if evaluation.independent:
+                check_overlap(calibration_hashes, batch.hashes, batch.files)
+            running = {key: pool.submit(session.infer, batch.pixels) for key, session in sessions.items()}
+            expected = np.concatenate(list(pool.map(reference, np.split(batch.pixels, len(batch.pixels)))))
+            for key, outputs in running.items():
+                sums[key] = tally(sums[key], expected, outputs.result(), batch.labels, probabilities=probabilities)
+    found = {key: accuracy_of(total) for key, total in sums.items()}
+    return found, _warnings(evaluation, found, network.architecture.class_count)
+
+
+def _warnings(evaluation: Evaluation, found: Mapping[Path, Accuracy], class_count: int) -> tuple[str, ...]:
+    warnings: list[str] = []
+    if evaluation.stream.skipped:
+        first = evaluation.stream.skipped[0].file.name
+        warnings.append(f"`{len(evaluation.stream.skipped)}` unreadable evaluation images were left out, the first is `{first}`")
+    for accuracy in list(found.values())[:1]:
+        top1 = accuracy.reference_top1
+        if top1 is not None and near_chance(top1, class_count, accuracy.labelled_count):
+            warnings.append(
+                f"the fp32 reference itself scores only {top1:.1%}: the preprocessing or the labels plainly do not fit the"
+                " weights (see --mean --std --channel-order --crop --resize --labels)"
+            )
+    return tuple(warnings)
+
+
+def validate_files(
+    files: Sequence[Path],
+    network: Network,
+    eval_path: Path | None = None,
+    *,
+    options: RunOptions | None = None,
+    skip_broken: bool = False,
+    progress: Progress = silent,
+) -> Report:
+    """Compares exported files with the reference.
+
+    Args:
+        files: exported files, each with its sidecar.
+        network: the one they were made from.
+        eval_path: images; None takes the demo network's own, for the demo network.
+        options: runtime, device, threads.
+        skip_broken: leaves unreadable images out.
+        progress: told of the images.
+
+    Raises:
+        BadInput: a file that was not made from this checkpoint; no images.
+    """
+    chosen = options or RunOptions()
+    artifacts = [read_artifact(file) for file in files]
+    for artifact in artifacts:
+        if artifact.provenance.get("checkpoint_sha256") != network.graph.checkpoint_sha256:
+            raise BadInput(
+                f"`{artifact.path.name}` was not made from `{network.source}`", hint="name its checkpoint with --weights"
+            )
+    evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
+    if evaluation is None:
+        raise BadInput("there are no images to validate on", hint="--eval DIR")
+    softmax = {artifact.output.name == PROBABILITIES for artifact in artifacts}
+    if len(softmax) > 1:
+        raise BadInput("files with and without --softmax cannot be compared in one run")
+    with opened(artifacts, chosen) as sessions:
+        found, warnings = validate(network, sessions, evaluation, probabilities=softmax == {True})
+        rows = [measurement(a, device_asked=chosen.device, session=sessions[a.path], accuracy=found[a.path]) for a in artifacts]
+    return report_of(rows, network=network.facts(), evaluation=evaluation.facts, warnings=warnings)

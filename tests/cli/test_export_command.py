@@ -1,0 +1,257 @@
+"""`squeeze-export tflite | onnx | all`: files, stdout, stderr."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from squeeze_export.cli import console, run
+from squeeze_export.errors import Refused
+from squeeze_export.targets import TARGETS, target_named
+
+OUT = Path("squeeze-export-out")
+FAST = ("--rounds", 2)
+FILES_ONLY = ("--no-validate", "--no-bench")
+OUR_LINES = re.compile(r"(warning: |compared on \d+ images: |wrote |report |no --weights: )")
+
+
+def strict(text):
+    """JSON without NaN and Infinity."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def sidecar(name):
+    return strict((OUT / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_and_a_scheme(target, scheme, squeeze, net):
+    result = squeeze(target, *net, "--scheme", scheme, *FAST)
+    assert result.code == 0, result.err
+    name = f"squeezenet_custom.{scheme}{target_named(target).SUFFIX}"
+    assert {path.name for path in OUT.iterdir()} == {name, f"{name}.json", "report.json", "report.html"}
+    assert (sidecar(name)["sha256"], sidecar(name)["scheme"]) == (sha256(OUT / name), scheme)
+    header, *rows = [line.split() for line in result.out.splitlines()]
+    assert header == ["target", "scheme", "device", "size", "agreement", "SQNR", "p50", "speed-up"]
+    assert [row[:3] for row in rows] == [[target, wanted, "cpu"] for wanted in dict.fromkeys(("fp32", scheme))]
+    assert f"wrote {OUT / name}\n" in result.err
+    assert result.err.endswith(f"report {OUT / 'report.json'} and {OUT / 'report.html'}\n")
+
+
+def test_flags_name_schemes(squeeze, net):
+    for flag in ("int8", "fp16"):
+        assert squeeze("onnx", *net, f"--{flag}", *FILES_ONLY).code == 0
+        assert (OUT / f"squeezenet_custom.{flag}.onnx").exists()
+
+
+def test_all_targets_in_one_table(squeeze, net):
+    result = squeeze("all", *net, "--int8", *FAST, "--json")
+    report = strict(result.out)
+    rows = [(row["target"], row["scheme"], row["status"]) for row in report["measurements"]]
+    assert rows == [(target, scheme, "ok") for target in TARGETS for scheme in ("fp32", "int8")]
+    assert [row["latency"]["speedup"] is None for row in report["measurements"]] == [True, False, True, False]
+    assert len({sidecar(f"squeezenet_custom.int8{s}")["provenance"]["table_sha256"] for s in (".onnx", ".tflite")}) == 1
+
+
+def test_json_alone_is_on_stdout(squeeze, net):
+    result = squeeze("onnx", *net, "--int8", *FAST, "--json")
+    assert strict(result.out) == strict((OUT / "report.json").read_text(encoding="utf-8"))
+    assert result.out.isascii()
+    assert all(OUR_LINES.match(line) for line in result.err.splitlines()), result.err
+
+
+def test_nothing_of_a_terminal_goes_into_a_pipe(squeeze, net):
+    result = squeeze("all", *net, "--int8", *FAST)
+    assert "\x1b" not in result.out + result.err
+    assert "\r" not in result.out + result.err
+    assert all(OUR_LINES.match(line) for line in result.err.splitlines()), result.err
+    assert all(line == line.rstrip() for line in result.out.splitlines())
+
+
+def test_third_parties_say_nothing(tiny, tmp_path):
+    """C++ libraries write to the descriptor itself, which only another process shows."""
+    options = ["--weights", tiny / "tiny.safetensors", "--calib", tiny / "calib", "--rounds", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "squeeze_export", "all", "--int8", *options],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert [line for line in done.stderr.splitlines() if not OUR_LINES.match(line)] == []
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
+        [target, scheme] for target in TARGETS for scheme in ("fp32", "int8")
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["weights"], ["inspect", "--architecture", "squeezenet1_0"]])
+def test_a_reader_who_leaves_early_is_no_failure(arguments):
+    """`| head`: click prints the first two, rich the third."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "squeeze_export", *arguments]
+    with open(writing, "wb") as gone:
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("where", ["make_context", "invoke"])
+def test_a_reader_who_left_is_told_nothing(where, monkeypatch, capsys):
+    def broken(*_, **__):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # which `run` lets go of
+    monkeypatch.setattr(f"click.Group.{where}", broken)
+    assert run(["weights"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_is_drawn_on_a_terminal_only(monkeypatch, capsys):
+    with console.shown_progress() as progress:
+        progress("timing", 1, 2)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with console.shown_progress() as progress:
+        progress("timing", 1, 2)
+        progress("timing", 2, 2)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "timing" in shown.err
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_table_gives_the_same_bytes_without_any_image(target, squeeze, net, tiny):
+    name = f"squeezenet_custom.int8{target_named(target).SUFFIX}"
+    squeeze(target, *net, "--int8", *FILES_ONLY)
+    wanted = (OUT / name).read_bytes()
+    assert squeeze("calibrate", *net, "--out", "tables").code == 0
+    table = Path("tables/squeezenet_custom.int8.table")
+    with_weights = squeeze(target, "--int8", "--table", table, "--weights", tiny / "tiny.safetensors", "--out", "one", *FAST)
+    assert with_weights.code == 0
+    assert "warning: not validated: there are no images, give --eval DIR\n" in with_weights.err
+    table_alone = squeeze(target, "--int8", "--table", table, "--out", "two", *FAST)
+    assert table_alone.code == 0
+    assert "warning: not validated: the table was made from another checkpoint, name it with --weights\n" in table_alone.err
+    assert "embedded demo network" not in table_alone.err
+    assert [(Path(folder) / name).read_bytes() == wanted for folder in ("one", "two")] == [True, True]
+
+
+def test_neither_validated_nor_timed(squeeze, net):
+    report = strict(squeeze("onnx", *net, "--int8", *FILES_ONLY, "--json").out)
+    (row,) = report["measurements"]
+    assert (row["status"], row["accuracy"], row["latency"], row["device"]) == ("ok", None, None, "")
+    assert row["audit"]["violations"] == []
+    assert report["evaluation"] == {}
+
+
+@pytest.mark.parametrize(("option", "shown"), [("4", 4), ("dynamic", "N")])
+@pytest.mark.parametrize("target", TARGETS)
+def test_batch(target, option, shown, squeeze, net):
+    assert squeeze(target, *net, "--int8", "--batch", option, *FAST).code == 0
+    name = f"squeezenet_custom.int8{target_named(target).SUFFIX}"
+    assert sidecar(name)["input"]["shape"] == [shown, 32, 32, 3]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_input(target, dtype, squeeze, net):
+    result = squeeze(target, *net, "--int8", "--input", dtype, *FAST, "--json")
+    assert sidecar(f"squeezenet_custom.int8{target_named(target).SUFFIX}")["input"]["dtype"] == dtype
+    assert strict(result.out)["measurements"][1]["accuracy"]["top1_agreement"]["value"] > 0.8
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_softmax(target, squeeze, net):
+    result = squeeze(target, *net, "--int8", "--softmax", *FAST, "--json")
+    assert sidecar(f"squeezenet_custom.int8{target_named(target).SUFFIX}")["output"]["name"] == "probabilities"
+    assert strict(result.out)["measurements"][0]["accuracy"]["sqnr_db"] > 60
+
+
+def test_labels_travel_with_the_file(squeeze, net, tiny):
+    squeeze("tflite", *net, "--labels", tiny / "labels.txt", *FILES_ONLY)
+    assert sidecar("squeezenet_custom.fp32.tflite")["labels"] == ["ant", "bee", "cat", "dog", "eel"]
+
+
+def test_preprocessing_options_reach_the_file(squeeze, net):
+    options = ("--mean", "1,2,3", "--std", "4,5,6", "--channel-order", "bgr", "--crop", 40, "--interpolation", "bicubic")
+    assert squeeze("onnx", *net, *options, *FILES_ONLY).code == 0
+    assert sidecar("squeezenet_custom.fp32.onnx")["provenance"]["preprocess"] == {
+        "resize_px": 45,  # 36 / 32 of the crop, as in the checkpoint
+        "crop_px": 40,
+        "interpolation": "bicubic",
+        "channel_order": "bgr",
+        "mean": [1, 2, 3],
+        "std": [4, 5, 6],
+    }
+
+
+def test_pinned(squeeze, net):
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("this system cannot pin")
+    before = os.sched_getaffinity(0)
+    assert squeeze("onnx", *net, "--cpus", min(before), *FAST).code == 0
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize("runtime", ["litert", "litert-builtin"])
+def test_another_runtime(runtime, squeeze, net):
+    report = strict(squeeze("tflite", *net, "--runtime", runtime, *FAST, "--json").out)
+    assert report["measurements"][0]["runtime"] == runtime
+
+
+def test_the_demo_network_needs_no_file(squeeze):
+    result = squeeze("tflite", "--int8", *FAST)
+    assert result.code == 0
+    assert result.err.startswith("no --weights: this is the embedded demo network, 24 drawn classes at 96 px\n")
+    assert "compared on 240 images: the demo network's own evaluation images\n" in result.err
+    assert "top-1" in result.out
+    assert (OUT / "squeezenet1_1_demo.int8.tflite").exists()
+
+
+def test_a_target_that_fails_leaves_the_others(squeeze, net, monkeypatch):
+    def refuse(*_):
+        raise Refused("the onnx writer said no", hint="none")
+
+    monkeypatch.setattr("squeeze_export.targets.onnx.emit", refuse)
+    result = squeeze("all", *net, *FAST)
+    assert result.code == Refused.exit_code == 4
+    _, onnx, tflite = result.out.splitlines()
+    assert onnx.split(maxsplit=3) == ["onnx", "fp32", "cpu", "failed: the onnx writer said no"]
+    assert tflite.split()[:4] == ["tflite", "fp32", "cpu", "9"]
+    assert (OUT / "squeezenet_custom.fp32.tflite").exists()
+    assert not list(OUT.glob("*.onnx*"))
+
+
+def test_the_output_folder_may_hold_an_older_export(squeeze, net):
+    for _ in range(2):
+        assert squeeze("onnx", *net, "--int8", *FILES_ONLY).code == 0
+    assert len(list(OUT.iterdir())) == 4
+
+
+def test_verbose_lets_warnings_through(squeeze, net, monkeypatch):
+    import warnings
+
+    def noisy(*_):
+        warnings.warn("third party", DeprecationWarning, stacklevel=1)
+
+    monkeypatch.setattr("squeeze_export.pipeline.job.make_folder", noisy)
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_, **__: print(message, file=sys.stderr))  # noqa: T201
+    Path(OUT).mkdir()
+    assert "third party" not in squeeze("onnx", *net, *FILES_ONLY).err
+    assert "third party" in squeeze("onnx", *net, *FILES_ONLY, "-v").err

@@ -1,0 +1,128 @@
+"""An option beats the environment, which beats `squeeze-export.toml`, which beats the default."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def threads(squeeze, net):
+    """Exports with these arguments, and gives the threads that the run used."""
+
+    def call(*arguments):
+        result = squeeze("onnx", *net, "--json", "--rounds", 1, *arguments)
+        assert result.code == 0, result.err
+        return json.loads(result.out)["measurements"][0]["latency"]["threads"]
+
+    return call
+
+
+def write_settings(text):
+    Path("squeeze-export.toml").write_text(text, encoding="utf-8")
+
+
+def test_default(threads):
+    assert threads() == 1
+
+
+def test_settings_file_beats_default(threads):
+    write_settings("threads = 2\n")
+    assert threads() == 2
+
+
+def test_a_commands_own_table_beats_the_top(threads):
+    write_settings("threads = 2\n[onnx]\nthreads = 3\n[tflite]\nthreads = 4\n")
+    assert threads() == 3
+
+
+def test_environment_beats_settings_file(threads, monkeypatch):
+    write_settings("[onnx]\nthreads = 2\n")
+    monkeypatch.setenv("SQUEEZE_EXPORT_THREADS", "3")
+    assert threads() == 3
+
+
+def test_option_beats_environment(threads, monkeypatch):
+    monkeypatch.setenv("SQUEEZE_EXPORT_THREADS", "3")
+    assert threads("--threads", 2) == 2
+
+
+def scheme(squeeze, net, *arguments):
+    result = squeeze("onnx", *net, "--no-validate", "--no-bench", "--json", *arguments)
+    assert result.code == 0, result.err
+    return json.loads(result.out)["measurements"][0]["scheme"]
+
+
+def test_another_spelling_of_the_scheme_beats_the_settings_file(squeeze, net):
+    write_settings("int8 = true\n")
+    assert scheme(squeeze, net) == "int8"
+    assert scheme(squeeze, net, "--fp16") == "fp16"
+    assert scheme(squeeze, net, "--scheme", "fp32") == "fp32"
+
+
+def test_another_spelling_of_the_scheme_beats_the_environment(squeeze, net, monkeypatch):
+    monkeypatch.setenv("SQUEEZE_EXPORT_SCHEME", "fp16")
+    assert scheme(squeeze, net) == "fp16"
+    assert scheme(squeeze, net, "--int8") == "int8"
+
+
+def test_every_kind_of_value_can_be_in_the_settings_file(squeeze, tiny):
+    """Options are spelt as on the command line, also those that the code calls otherwise."""
+    write_settings(
+        f'weights = "{tiny / "tiny.safetensors"}"\neval = "{tiny / "eval"}"\nno-bench = true\njson = true\nbatch = "dynamic"\n'
+        "mean = [120, 121.5, 122]\n"
+    )
+    result = squeeze("onnx")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert report["evaluation"]["image_count"] == 8
+    assert report["measurements"][0]["latency"] is None
+    sidecar = json.loads(Path("squeeze-export-out/squeezenet_custom.fp32.onnx.json").read_text())
+    assert sidecar["provenance"]["preprocess"]["mean"] == [120, 121.5, 122]
+    assert sidecar["input"]["shape"][0] == "N"
+
+
+def test_format_in_the_settings_file(squeeze, net):
+    write_settings('[report]\nformat = "markdown"\n')
+    assert squeeze("onnx", *net, "--no-bench").code == 0
+    assert squeeze("report", "squeeze-export-out/report.json").out.startswith("#")
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("thread = 2\n", "`squeeze-export.toml` sets `thread`, which is no option", "did you mean `threads`?"),
+        ("no_bench = true\n", "`squeeze-export.toml` sets `no_bench`, which is no option", "did you mean `no-bench`?"),
+        ("[onnx]\nformat = 'html'\n", "sets `format` in `[onnx]`, which is no option of that command", "one of: batch, bypass, "),
+        ("[onx]\nthreads = 2\n", "has a table `[onx]`, which is no command", "one of: tflite, onnx, "),
+        ("threads = \n", "`squeeze-export.toml` cannot be read: Invalid value", "it is TOML"),
+        ("threads = 'two'\n", "'two' is not a valid integer", "squeeze-export onnx --help"),
+        ("mean = 7\n", "`7` is not three numbers", "squeeze-export onnx --help"),
+    ],
+)
+def test_refused_settings(text, message, hint, squeeze):
+    write_settings(text)
+    result = squeeze("onnx")
+    assert (result.code, result.out) == (2, "")
+    assert message in result.refusal()[0]
+    assert result.refusal()[1].startswith(hint)
+    assert not Path("squeeze-export-out").exists()
+
+
+def test_settings_that_are_no_text(squeeze):
+    Path("squeeze-export.toml").write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read" in squeeze("doctor").refusal()[0]
+
+
+def test_settings_are_bounded(squeeze, monkeypatch):
+    monkeypatch.setattr("squeeze_export.cli.settings.MAX_BYTES", 3)
+    write_settings("threads = 2\n")
+    assert squeeze("doctor").refusal()[0] == "`squeeze-export.toml` is larger than 3 bytes"
+
+
+def test_a_table_may_come_before_anything_else_is_read(squeeze):
+    """Help must work in a folder whose settings are fine, and say what is wrong where they are not."""
+    write_settings("[tflite]\nint8 = true\n")
+    assert squeeze("tflite", "--help").code == 0
+    write_settings("[tflite]\nint9 = true\n")
+    assert squeeze("tflite", "--help").refusal()[1] == "did you mean `int8`?"

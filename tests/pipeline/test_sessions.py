@@ -1,0 +1,82 @@
+"""Sessions: which runtime, which device, opened and closed."""
+
+from pathlib import Path
+
+import pytest
+
+from squeeze_export.errors import BadInput, Refused, SqueezeExportError, Unavailable
+from squeeze_export.pipeline.sessions import RunOptions, check_device, opened, runtime_for
+from squeeze_export.targets import TARGETS, target_named
+
+FAST = RunOptions(rounds=2)
+
+
+@pytest.mark.parametrize("values", [{"threads": 0}, {"rounds": 0}, {"threads": -1}])
+def test_run_options_are_checked(values):
+    with pytest.raises(BadInput, match=r"--\w+ `-?\d` is below 1"):
+        RunOptions(**values)
+
+
+def test_runtime_for():
+    for target in TARGETS:
+        names = target_named(target).RUNTIMES
+        assert [runtime_for(target, name) for name in (None, *names)] == [names[0], *names]
+    with pytest.raises(BadInput, match="the runtime `litert` does not open onnx files") as caught:
+        runtime_for("onnx", "litert")
+    assert caught.value.hint == "one of: onnxruntime"
+
+
+def test_check_device():
+    check_device("onnxruntime", "cpu")
+    with pytest.raises(Unavailable, match="onnxruntime has no device `abacus` on this machine"):
+        check_device("onnxruntime", "abacus")
+
+
+# --- opened
+
+
+class Spy:
+    """A session that counts how often it was closed."""
+
+    def __init__(self):
+        self.closed = 0
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def spies(monkeypatch):
+    """Every session that is opened is a `Spy`; one for the target tflite is refused."""
+    sessions = []
+
+    def open_session(artifact, *, device, threads):
+        if artifact.target == "tflite":
+            raise Refused("no such operator")
+        sessions.append(Spy())
+        return sessions[-1]
+
+    for name in ("onnxruntime", "litert"):
+        monkeypatch.setattr(f"squeeze_export.runtimes.{name}.open_session", open_session)
+    return sessions
+
+
+def test_sessions_are_closed_whatever_happens(made, spies):
+    with pytest.raises(KeyboardInterrupt), opened([made["onnx", "fp32"], made["onnx", "int8"]], FAST):
+        raise KeyboardInterrupt
+    assert [spy.closed for spy in spies] == [1, 1]
+
+
+def test_sessions_are_closed_where_a_later_one_cannot_be_opened(made, spies):
+    with pytest.raises(Refused), opened([made["onnx", "fp32"], made["tflite", "fp32"]], FAST):
+        raise AssertionError("never entered")
+    assert [spy.closed for spy in spies] == [1]
+
+
+def test_failures_are_kept_where_asked(made, spies):
+    failures: dict[Path, SqueezeExportError] = {}
+    files = [made["tflite", "fp32"], made["onnx", "fp32"]]
+    with opened(files, FAST, failures) as sessions:
+        assert list(sessions) == [files[1].path]
+    assert [(path, err.message) for path, err in failures.items()] == [(files[0].path, "no such operator")]
+    assert spies[0].closed == 1

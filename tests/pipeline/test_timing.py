@@ -1,0 +1,52 @@
+"""Timing: which files are compared, on which batch. What the clock does is tested in measure/."""
+
+import numpy as np
+import pytest
+
+from squeeze_export.core import EmitOptions
+from squeeze_export.graph.quantized import INT8
+from squeeze_export.pipeline import RunOptions, bench_files, export
+from squeeze_export.pipeline.timing import time_sessions
+
+FAST = RunOptions(rounds=2)
+
+
+def test_bench_compares_within_a_target(made):
+    order = [made["tflite", "int8"], made["onnx", "fp32"], made["onnx", "int8"]]
+    rows = bench_files([artifact.path for artifact in order], options=FAST).measurements
+    assert [row.artifact for row in rows] == [artifact.path.name for artifact in order]
+    assert [row.latency is not None and row.latency.speedup is not None for row in rows] == [False, False, True]
+    assert [len(row.latency.samples_ns) for row in rows if row.latency] == [2, 2, 2]
+
+
+def test_bench_in_several_threads(made):
+    (row,) = bench_files([made["onnx", "int8"].path], options=RunOptions(threads=2, rounds=1)).measurements
+    assert row.latency is not None
+    assert row.latency.threads == 2
+
+
+class Still:
+    """A session that remembers what it was given."""
+
+    def __init__(self):
+        self.shapes = set()
+
+    def infer(self, batch):
+        self.shapes.add((batch.shape, batch.dtype))
+
+
+@pytest.mark.parametrize(("batch", "count"), [(1, 1), (3, 3), ("dynamic", 1)])
+def test_timing_runs_the_files_own_batch(batch, count, quantized, tmp_path):
+    artifact, _ = export(quantized, "onnx", INT8, tmp_path, name="net", options=EmitOptions(batch=batch))
+    session = Still()
+    found = time_sessions([artifact], {artifact.path: session}, {}, FAST)
+    assert session.shapes == {((count, 32, 32, 3), np.dtype(np.uint8))}
+    assert found[artifact.path].batch == count
+
+
+def test_timing_leaves_out_what_could_not_be_opened(made):
+    """A baseline that failed leaves no speed-up behind."""
+    baseline, artifact = made["onnx", "fp32"], made["onnx", "int8"]
+    found = time_sessions([baseline, artifact], {artifact.path: Still()}, {artifact.path: baseline.path}, FAST)
+    assert list(found) == [artifact.path]
+    assert found[artifact.path].speedup is None
