@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.recording import assets, write
 from squeeze_export.core import Measurement
 from squeeze_export.pipeline import Job, PreprocessChoice, run
-from squeeze_export.report.document import to_json
-from squeeze_export.report.wording import decibel, delta_pp, percent, percent_range
+from squeeze_export.report.document import from_json, to_json
+from squeeze_export.report.wording import decibel, delta_pp, delta_range, percent, percent_range
 from squeeze_export.targets import TARGETS
 
 CAFFE = PreprocessChoice(resize_px=256, crop_px=227, channel_order="bgr", mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0))
@@ -24,7 +26,7 @@ CHECKPOINTS = {
 
 def main() -> None:
     """Runs the benchmark and writes its results."""
-    images, rows, raw = assets() / "images", [], []
+    images, raw = assets() / "images", []
     for name, (file, preprocess) in CHECKPOINTS.items():
         for scheme in ("fp32", "fp16", "int8"):
             with tempfile.TemporaryDirectory() as folder:
@@ -41,8 +43,16 @@ def main() -> None:
                         bench=False,
                     )
                 )
-            raw.append({"checkpoint": name} | to_json(report))
-            rows += [_row(name, row) for row in report.measurements if row.scheme == scheme]
+            raw.append({"checkpoint": name, "scheme": scheme, "report": to_json(report)})
+    write_results(raw)
+
+
+def write_results(raw: Sequence[dict[str, Any]]) -> None:
+    """Writes the results from the stored reports."""
+    rows = []
+    for entry in raw:
+        measurements = from_json(entry["report"]).measurements
+        rows += [_row(entry["checkpoint"], row) for row in measurements if row.scheme == entry["scheme"]]
     write(
         "accuracy",
         "Accuracy against the fp32 reference",
@@ -62,7 +72,7 @@ def _row(name: str, row: Measurement) -> tuple[str, ...]:
     assert accuracy.top1 is not None
     assert accuracy.top1_delta_pp is not None
     agreement = f"{percent(accuracy.top1_agreement.value)} {percent_range(accuracy.top1_agreement)}"
-    delta = delta_pp(accuracy.top1_delta_pp)
+    delta = f"{delta_pp(accuracy.top1_delta_pp)} {delta_range(accuracy.top1_delta_pp)}"
     return (name, row.scheme, row.runtime, decibel(accuracy.sqnr_db), agreement, percent(accuracy.top1), delta)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from squeeze_export.cli import visible
-from squeeze_export.cli.console import note, print_json, shown_progress, warn
-from squeeze_export.cli.options import FILE, calibration_options, network_options, option, output_options, preprocess_choice
+from squeeze_export.cli.console import print_json, shown_progress, warn
+from squeeze_export.cli.options import FILE, calibration_options, chosen_network, network_options, option, output_options
 from squeeze_export.files import make_folder
-from squeeze_export.pipeline import calibrate, open_network, write_table
+from squeeze_export.pipeline import calibrate, write_table
 
 
 def command(name: str) -> click.Command:
@@ -31,16 +31,8 @@ def _calibrate(**values: Any) -> None:
     squeeze-export calibrate --weights squeezenet1_1.pth --calib imgs/
     squeeze-export tflite --int8 --table squeeze-export-out/squeezenet1_1.int8.table
     """
-    if values["weights"] is None:
-        note("no --weights: this is the embedded demo network, 24 drawn classes at 96 px")
     with shown_progress() as progress:
-        network = open_network(
-            values["weights"],
-            preprocess=preprocess_choice(values),
-            labels=values["labels"],
-            bypass=values["bypass"],
-            progress=progress,
-        )
+        network = chosen_network(values, progress)
         make_folder(values["out"])
         calibration = calibrate(
             network,

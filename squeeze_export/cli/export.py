@@ -9,6 +9,7 @@ import click
 
 from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
 from squeeze_export.cli.options import (
+    DEMO_NOTE,
     FILE,
     Batch,
     calibration_options,
@@ -79,7 +80,7 @@ def command(name: str) -> click.Command:
             skip_broken=values["skip_broken"],
         )
         if job.weights is None and job.table is None:
-            note("no --weights: this is the embedded demo network, 24 drawn classes at 96 px")
+            note(DEMO_NOTE)
         with shown_progress() as progress:
             report = run(job, progress)
         return show(report, job.out, as_json=values["as_json"])

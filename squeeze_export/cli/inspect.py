@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from squeeze_export.cli.console import note, print_json, stdout_console
-from squeeze_export.cli.options import network_options, option, output_options, preprocess_choice
+from squeeze_export.cli.console import print_json, stdout_console
+from squeeze_export.cli.options import chosen_network, network_options, option, output_options
 from squeeze_export.nets.architecture import FAMILY, architecture
 from squeeze_export.nets.complexity import LayerCost, table, total
-from squeeze_export.pipeline import open_network
 
 
 def command(name: str) -> click.Command:
@@ -33,11 +32,7 @@ def _inspect(family: str | None, **values: Any) -> None:
     if family is not None:
         arch, input_px = architecture(family), values["crop"] or 227
     else:
-        if values["weights"] is None:
-            note("no --weights: this is the embedded demo network, 24 drawn classes at 96 px")
-        network = open_network(
-            values["weights"], preprocess=preprocess_choice(values), labels=values["labels"], bypass=values["bypass"]
-        )
+        network = chosen_network(values)
         arch, input_px = network.architecture, network.graph.preprocess.crop_px
     rows = table(arch, input_px)
     summed = total(rows)

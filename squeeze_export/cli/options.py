@@ -10,10 +10,11 @@ from typing import Any, Literal, TypeVar
 import click
 from click.core import ParameterSource
 
-from squeeze_export.core import EmitOptions
+from squeeze_export.cli.console import note
+from squeeze_export.core import EmitOptions, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import SCHEMES
-from squeeze_export.pipeline.network import PreprocessChoice
+from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.quant.recipes import RECIPES
 
@@ -149,6 +150,22 @@ def output_options(function: F) -> F:
     ):
         function = add(function)
     return function
+
+
+DEMO_NOTE = "no --weights: this is the embedded demo network, 24 drawn classes at 96 px"
+
+
+def chosen_network(values: dict[str, Any], progress: Progress = silent) -> Network:
+    """Opens the network that a command's values name; stderr says so where none is named."""
+    if values["weights"] is None:
+        note(DEMO_NOTE)
+    return open_network(
+        values["weights"],
+        preprocess=preprocess_choice(values),
+        labels=values["labels"],
+        bypass=values["bypass"],
+        progress=progress,
+    )
 
 
 def preprocess_choice(values: dict[str, Any]) -> PreprocessChoice:

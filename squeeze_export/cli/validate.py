@@ -10,14 +10,14 @@ import click
 from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
 from squeeze_export.cli.options import (
     FILE,
+    chosen_network,
     network_options,
     option,
     output_options,
-    preprocess_choice,
     run_choice,
     run_options,
 )
-from squeeze_export.pipeline import open_network, validate_files
+from squeeze_export.pipeline import validate_files
 
 
 def command(name: str) -> click.Command:
@@ -39,13 +39,7 @@ def _validate(files: tuple[Path, ...], **values: Any) -> None:
     squeeze-export validate squeezenet1_1.int8.tflite --weights squeezenet1_1.pth --eval val/ --labels classes.txt
     """
     with shown_progress() as progress:
-        network = open_network(
-            values["weights"],
-            preprocess=preprocess_choice(values),
-            labels=values["labels"],
-            bypass=values["bypass"],
-            progress=progress,
-        )
+        network = chosen_network(values, progress)
         report = validate_files(
             files, network, values["evaluation"], options=run_choice(values), skip_broken=values["skip_broken"], progress=progress
         )

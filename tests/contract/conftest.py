@@ -1,0 +1,220 @@
+"""What the contract is run over: networks with everything that can go wrong in small, and every file, runtime and device."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from squeeze_export.core import TORCHVISION, Artifact, Audit, EmitOptions, Session
+from squeeze_export.errors import Unavailable
+from squeeze_export.graph.build import build_graph
+from squeeze_export.graph.integer import IntegerRunner
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import INT8, QuantizedGraph, scheme_named
+from squeeze_export.graph.run import FloatRunner
+from squeeze_export.measure.host import host_facts
+from squeeze_export.nets.architecture import Architecture, Bypass, Fire, architecture, tensor_shapes
+from squeeze_export.pipeline.export import export
+from squeeze_export.quant.recipes import quantize
+from squeeze_export.runtimes import Runtime, runtime_named
+from squeeze_export.targets import Target, target_named
+
+SIZE_PX = 64
+CLASSES = 12
+CHECKPOINT = "c0ffee" * 10
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network and what it answers.
+
+    Attributes:
+        pixels: (16, 64, 64, 3) uint8.
+        reference: logits of the float run.
+        integers: logits of the integer run.
+    """
+
+    graph: Graph
+    quantized: QuantizedGraph
+    pixels: Any
+    reference: Any
+    integers: Any
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One file format in one scheme, opened by one runtime.
+
+    Attributes:
+        net: what is expected.
+        graph: what is written in a float scheme; the negative controls write something else than is expected.
+        quantized: likewise in an integer scheme.
+        scheme: a key of `SCHEMES`.
+        options: that every file is written with, unless a behaviour says otherwise.
+    """
+
+    net: Net
+    graph: Graph
+    quantized: QuantizedGraph
+    target: str
+    scheme: str
+    runtime: str
+    folder: Path
+    options: EmitOptions = field(default_factory=EmitOptions)
+
+    @property
+    def integer(self) -> bool:
+        return scheme_named(self.scheme).integer
+
+    @property
+    def module(self) -> Target:
+        return target_named(self.target)
+
+    @property
+    def opener(self) -> Runtime:
+        return runtime_named(self.runtime)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the runtime is the target's first."""
+        return self.runtime == self.module.RUNTIMES[0]
+
+    @property
+    def expected(self) -> Any:
+        """The logits that the file should give."""
+        return self.net.integers if self.integer else self.net.reference
+
+    def export(self, name: str = "net", **options: Any) -> tuple[Artifact, Audit]:
+        network = self.quantized if self.integer else self.graph
+        return export(
+            network, self.target, scheme_named(self.scheme), self.folder, name=name, options=replace(self.options, **options)
+        )
+
+    @contextmanager
+    def opened(self, artifact: Artifact) -> Iterator[list[Session]]:
+        """A session on every device that the runtime finds here."""
+        sessions = [self.opener.open_session(artifact, device=device, threads=1) for device in self.opener.devices()]
+        try:
+            yield sessions
+        finally:
+            for session in sessions:
+                session.close()
+
+    def logits(self, **options: Any) -> Any:
+        """(devices, images, classes): what a file answers, written with these options."""
+        with self.opened(self.export(**options)[0]) as sessions:
+            return np.stack([session.infer(self.net.pixels) for session in sessions])
+
+
+VARIANTS: dict[str, tuple[Bypass, int]] = {
+    "plain": ("none", 0),
+    "simple": ("simple", 0),
+    "complex": ("complex", 0),
+    "conv10_pad": ("none", 1),
+}
+
+
+@cache
+def net(variant: str = "plain") -> Net:
+    """SqueezeNet 1.1 of 12 classes at 64 px, untrained; the variants are shorter. Some filters are dead."""
+    bypass, pad = VARIANTS[variant]
+    arch = architecture("squeezenet1_1", class_count=CLASSES)
+    if variant != "plain":
+        fires = (Fire(8, 24, 24), Fire(8, 24, 24, "simple"), Fire(12, 40, 40, "complex"))
+        kept = {"none": (), "simple": ("simple",), "complex": ("simple", "complex")}[bypass]
+        arch = Architecture(
+            variant, 16, 3, tuple(f if f.bypass in kept else replace(f, bypass="none") for f in fires), (0, 1), CLASSES, pad
+        )
+    draw = np.random.default_rng(11)
+    tensors = {
+        key: draw.normal(0, (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1, shape).astype(np.float32)
+        for key, shape in tensor_shapes(arch).items()
+    }
+    for key in ("features.0", "features.3.squeeze", "features.3.expand1x1"):
+        tensors[f"{key}.weight"][0], tensors[f"{key}.bias"][0] = 0, -1
+    pixels = drawn_images(draw, 32)
+    preprocess, labels = replace(TORCHVISION, crop_px=SIZE_PX), tuple(f"étiquette {index}" for index in range(CLASSES))
+    tensors |= telling_conv10(build_graph(arch, tensors, preprocess), pixels[:CLASSES])
+    graph = build_graph(arch, tensors, preprocess, labels=labels, checkpoint_sha256=CHECKPOINT)
+    run = FloatRunner(graph)
+    quantized = quantize(graph, pixels[16:], run, INT8, threads=2)
+    return Net(graph, quantized, pixels[:16], run(pixels[:16]), IntegerRunner(quantized)(pixels[:16]))
+
+
+def drawn_images(draw: np.random.Generator, count: int) -> Any:
+    """Each of its own colour, with large squares of its own contrast."""
+    colours, contrasts = draw.uniform(0, 256, (count, 1, 1, 3)), draw.uniform(5, 150, (count, 1, 1, 1))
+    coarse = np.clip(colours + contrasts * draw.normal(size=(count, 4, 4, 3)), 0, 255).astype(np.uint8)
+    return coarse.repeat(SIZE_PX // 4, 1).repeat(SIZE_PX // 4, 2)
+
+
+def telling_conv10(graph: Graph, pixels: Any) -> dict[str, Any]:
+    """conv10 with a class for each image: a random one would give them all the same class."""
+    features: list[Any] = []
+    source = graph.convs[-1].input
+    FloatRunner(graph)(pixels, lambda name, values: features.append(values.mean(axis=(0, 1, 2))) if name == source else None)
+    mean = np.mean(features, axis=0)
+    own = np.array(features) - mean  # what an image does not share with the others
+    own -= np.outer(own @ mean, mean) / (mean @ mean)
+    length = np.sqrt(np.square(own).sum(axis=1, keepdims=True))
+    weight = (8 * own / (length * length.max())).astype(np.float32)
+    return {"classifier.1.weight": weight[:, :, None, None], "classifier.1.bias": np.full(CLASSES, 4, np.float32)}
+
+
+@cache
+def missing(target: str, runtime: str) -> str:
+    """Why this machine cannot write the format or open it, or nothing.
+
+    The environment's `SQUEEZE_EXPORT_REQUIRE=onnx,tflite` names targets, whose default runtime must then be here, and runtimes.
+    """
+    required = {name.strip() for name in os.environ.get("SQUEEZE_EXPORT_REQUIRE", "").split(",")}
+    try:
+        module, plain = target_named(target), net()
+        module.emit(plain.graph, scheme_named("fp32"), EmitOptions(), {})
+        runtime_named(runtime).devices()
+    except Unavailable as err:
+        if runtime in required or (target in required and runtime == module.RUNTIMES[0]):
+            pytest.fail(f"{target} with {runtime} is required: {err.message}")
+        return err.message
+    return ""
+
+
+def subject(case: tuple[str, ...], folder: Path, variant: str = "plain") -> Subject:
+    """The subject of (target, scheme) or (target, scheme, runtime); skipped, by name, where this machine lacks something."""
+    target, scheme, *rest = case
+    runtime = rest[0] if rest else target_named(target).RUNTIMES[0]
+    reason = missing(target, runtime)
+    if reason:
+        pytest.skip(f"{target} with {runtime}: {reason}")
+    network = net(variant)
+    return Subject(network, network.graph, network.quantized, target, scheme, runtime, folder)
+
+
+@pytest.fixture
+def make_subject(tmp_path: Path) -> Any:
+    """`make_subject(case, variant)`; its folder is empty."""
+    return lambda case, variant="plain": subject(case, tmp_path, variant)
+
+
+@pytest.fixture(scope="session")
+def sums_are_exact() -> bool:
+    """Whether u8 x s8 products are summed without saturation here: x86 needs VNNI for it."""
+    facts = host_facts()
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return not x86 or any("vnni" in flag or "amx" in flag for flag in facts.get("isa", ()))
+
+
+@pytest.fixture(scope="session")
+def emitter() -> Any:
+    """The module of a target, to be patched by the negative controls."""
+    return lambda name: importlib.import_module(target_named(name).__name__)  # type: ignore[attr-defined]

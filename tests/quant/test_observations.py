@@ -1,0 +1,112 @@
+"""What one pass over the images keeps: ranges by image and channel, patches as the readers see them, the same for every seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from squeeze_export.core import CAFFE
+from squeeze_export.graph.build import build_graph
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.run import FloatRunner, weight_matrix
+from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
+from squeeze_export.quant.observations import PATCH_COUNT, Observation, observe, observed_tensors
+
+COUNT = 5
+
+
+@cache
+def network() -> Graph:
+    arch = Architecture("small", 4, 3, (Fire(2, 3, 5, "complex"), Fire(3, 4, 4, "simple")), (0,), 6, 1)
+    rng = np.random.default_rng(0)
+    tensors = {key: rng.normal(0, 0.3, shape).astype(np.float32) for key, shape in tensor_shapes(arch).items()}
+    return build_graph(arch, tensors, replace(CAFFE, crop_px=40))
+
+
+def images() -> Any:
+    return np.random.default_rng(1).integers(0, 256, (COUNT, 40, 40, 3), np.uint8)
+
+
+@cache
+def seen(seed: int = 0, threads: int = 1) -> dict[str, Observation]:
+    return observe(network(), FloatRunner(network()), images(), seed=seed, threads=threads)
+
+
+def values_of(name: str) -> Any:
+    """A tensor of every image, (N, H, W, C)."""
+    found = [] if name != "input" else [images().astype(np.float32)]
+    FloatRunner(network())(images(), lambda tensor, values: found.append(values) if tensor == name else None)
+    return np.concatenate(found)
+
+
+def test_what_is_computed_with_is_observed_and_what_is_moved_is_not() -> None:
+    names = observed_tensors(network())
+    assert names[:3] == ("input", "pool1", "fire2/squeeze1x1")
+    assert {"fire2/concat", "fire2/bypass1x1", "pool2", "fire3/add", "conv10"} <= set(names)
+    assert not {"conv1", "fire2/expand1x1", "fire2/expand3x3", "fire2/add", "logits"} & set(names)
+    assert tuple(seen()) == names
+
+
+@pytest.mark.parametrize("name", ["input", "pool1", "fire3/squeeze1x1", "fire2/bypass1x1", "conv10"])
+def test_ranges_are_those_of_every_image_and_channel(name: str) -> None:
+    values = values_of(name)
+    np.testing.assert_array_equal(seen()[name].lows, values.min(axis=(1, 2)))
+    np.testing.assert_array_equal(seen()[name].highs, values.max(axis=(1, 2)))
+
+
+def test_patches_are_shared_out_over_the_images() -> None:
+    quota = -(-PATCH_COUNT // COUNT)
+    for name, kernel in {"input": 3, "pool1": 1, "fire2/squeeze1x1": 3, "conv10": 1}.items():
+        channels = network().sizes[name][2]
+        assert seen()[name].patches.shape == (quota * COUNT, kernel, kernel, channels)
+
+
+def test_patches_times_weights_are_the_readers_outputs() -> None:
+    """So they lie where the reader looks, its stride and padding included."""
+    for source, reader in (("input", "conv1"), ("fire2/squeeze1x1", "fire2/expand3x3"), ("fire2/squeeze1x1", "fire2/expand1x1")):
+        (conv,) = (conv for conv in network().convs if conv.name == reader)
+        patches = seen()[source].patches_for(conv.kernel)
+        found = np.maximum(patches.reshape(len(patches), -1) @ weight_matrix(conv.weight) + conv.bias, 0)
+        possible = values_of(reader).reshape(-1, len(conv.bias))
+        distance = np.abs(found[:200, None] - possible[None]).max(axis=2).min(axis=1)
+        assert distance.max() < 1e-3
+
+
+def test_zero_padding_is_seen() -> None:
+    patches = seen()["fire2/squeeze1x1"].patches
+    assert (patches[:, 0] == 0).all(axis=(1, 2)).any()
+
+
+def test_samples_are_the_centres() -> None:
+    observation = Observation(np.zeros((1, 2)), np.zeros((1, 2)), np.arange(18, dtype=np.float32).reshape(1, 3, 3, 2))
+    assert observation.samples.tolist() == [[8, 9]]
+    assert observation.patches_for(3) is observation.patches
+    assert observation.patches_for(1).tolist() == [[[[8, 9]]]]
+
+
+def test_divided_by_hand() -> None:
+    observation = Observation(np.array([[-2.0, 4]]), np.array([[6.0, 8]]), np.array([[[[2.0, 12]]]]))
+    halved = observation.divided(np.array([2.0, 4.0]))
+    assert (halved.lows.tolist(), halved.highs.tolist(), halved.patches.tolist()) == ([[-1, 1]], [[3, 2]], [[[[1, 3]]]])
+
+
+def test_threads_change_nothing() -> None:
+    for name, observation in seen(threads=3).items():
+        np.testing.assert_array_equal(observation.patches, seen()[name].patches)
+        np.testing.assert_array_equal(observation.highs, seen()[name].highs)
+
+
+def test_another_seed_looks_elsewhere_but_sees_the_same_ranges() -> None:
+    other = seen(seed=1)["pool1"]
+    assert (other.patches != seen()["pool1"].patches).any()
+    np.testing.assert_array_equal(other.highs, seen()["pool1"].highs)
+
+
+def test_progress_is_told_of_every_image() -> None:
+    told: list[tuple[str, int, int]] = []
+    observe(network(), FloatRunner(network()), images(), seed=0, threads=2, progress=lambda *step: told.append(step))
+    assert told == [("calibrating", done, COUNT) for done in range(1, COUNT + 1)]

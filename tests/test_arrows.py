@@ -1,0 +1,290 @@
+"""The arrows of docs and design: which room may import which, kept by reading the code, not by running it.
+
+cli -> pipeline -> {report, gate, package, measure, train, compress, quant, targets, compilers, runtimes, peers}
+    -> {graph, images, nets} -> core -> errors
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import squeeze_export
+from squeeze_export.runtimes import RUNTIMES
+from squeeze_export.targets import TARGETS
+
+PACKAGE = Path(squeeze_export.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+FRAMEWORKS = {
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "tensorflow",
+    "tflite_runtime",
+    "ai_edge_litert",
+    "openvino",
+    "nncf",
+    "coremltools",
+    "mediapipe",
+    "flatbuffers",
+    "matplotlib",
+    "scipy",
+}
+
+CORE = {"core", "errors", "files"}
+LOW = CORE | {"graph", "images", "nets"}
+WORKSHOPS = {"report", "gate", "package", "measure", "train", "compress", "quant", "targets", "compilers", "runtimes", "peers"}
+
+# What a room may import beside itself. A room is a folder of the package, or a module at its top.
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "files": {"errors"},  # stands with core
+    "core": {"errors"},
+    "nets": CORE,
+    "images": CORE,
+    "graph": CORE | {"nets"},  # build.py reads the architecture
+    **dict.fromkeys(WORKSHOPS, LOW),
+    "demo": {"core", "nets"},  # data and where it lies
+    "pipeline": LOW | WORKSHOPS | {"demo"},
+    # The command line shows what rooms hold: reports, the registries' names, a network's layers, the machine's inventory.
+    "cli": {"pipeline", "demo", "report", "files", "core", "errors"},
+    "__init__": set(),
+    "__main__": {"cli"},
+}
+
+# Single files that may do more than their room, and why.
+EXCEPTIONS: dict[str, set[str]] = {
+    # A script that trains the demo network; nothing imports it.
+    "demo/train.py": {"images", "train", "measure.statistics", "measure.host"},
+    # The choices of options: names out of the registries.
+    "cli/options.py": {"graph.quantized", "quant.recipes"},
+    "cli/export.py": {"graph.quantized", "targets"},
+    # Three commands that have no job in the pipeline: they print what one function returns.
+    "cli/inspect.py": {"nets.architecture", "nets.complexity"},
+    "cli/weights.py": {"nets.download"},
+    "cli/doctor.py": {"measure.inventory"},
+}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room_of(file: str) -> str:
+    return file.split("/")[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of everything imported anywhere, `from a import b` as `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(source: str) -> set[str]:
+    """What is imported of this project, without its own name: `graph.nodes.Conv`. The version alone is free."""
+    names = {name.removeprefix("squeeze_export.") for name in imports(ast.parse(source)) if name.startswith("squeeze_export.")}
+    return names - {"__version__"}
+
+
+def is_under(name: str, allowed: set[str]) -> bool:
+    return any(name == entry or name.startswith(f"{entry}.") for entry in allowed)
+
+
+def broken_arrows(file: str, source: str) -> list[str]:
+    room = room_of(file)
+    allowed = ROOMS[room] | EXCEPTIONS.get(file, set()) | {room}
+    return sorted(name for name in own_imports(source) if not is_under(name, allowed))
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_arrows(path: Path) -> None:
+    assert broken_arrows(relative(path), path.read_text(encoding="utf-8")) == []
+
+
+def test_every_exception_is_used() -> None:
+    """A file that stopped needing its exception loses it."""
+    for file, extra in EXCEPTIONS.items():
+        if (PACKAGE / file).exists():
+            names = own_imports((PACKAGE / file).read_text(encoding="utf-8"))
+            assert all(any(is_under(name, {entry}) for name in names) for entry in extra), file
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "broken"),
+    [
+        ("errors.py", "from squeeze_export.core import Audit", ["core.Audit"]),
+        ("core.py", "import squeeze_export.graph.nodes", ["graph.nodes"]),
+        ("graph/run.py", "from squeeze_export.images.preprocess import load_pixels", ["images.preprocess.load_pixels"]),
+        ("nets/modules.py", "from squeeze_export.graph.nodes import Conv", ["graph.nodes.Conv"]),
+        ("quant/ranges.py", "def f():\n    from squeeze_export.targets import TARGETS", ["targets.TARGETS"]),
+        ("targets/onnx.py", "from squeeze_export.pipeline import run", ["pipeline.run"]),
+        ("measure/host.py", "from squeeze_export.cli.console import note", ["cli.console.note"]),
+        ("demo/__init__.py", "from squeeze_export import images", ["images"]),
+        ("cli/bench.py", "from squeeze_export.graph.nodes import Conv", ["graph.nodes.Conv"]),
+        ("cli/bench.py", "from squeeze_export.reporter import x", ["reporter.x"]),
+        ("graph/build.py", "from squeeze_export.nets.architecture import Architecture", []),
+    ],
+)
+def test_a_broken_arrow_is_found(file: str, line: str, broken: list[str]) -> None:
+    """Negative control."""
+    assert broken_arrows(file, line) == broken
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room_of(relative(path)) for path in FILES} <= set(ROOMS)
+
+
+def crossings(folder: str, file: str, source: str) -> list[str]:
+    """Modules of a registry's folder that a module imports though they are not its own: `_onnx_*` belongs to `onnx`."""
+    found = []
+    for name in own_imports(source):
+        room, _, rest = name.partition(".")
+        if room != folder or not (PACKAGE / folder / f"{rest.split('.')[0]}.py").exists():
+            continue
+        module, reader = rest.split(".")[0], Path(file).stem
+        owner = reader.removeprefix("_").split("_")[0]
+        if not (module.startswith(f"_{owner}") or (folder == "runtimes" and module.startswith("_"))):
+            found.append(module)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("folder", ["targets", "runtimes"])
+def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> None:
+    """What several runtimes share lies in modules that begin with an underscore; a target shares nothing."""
+    for path in (PACKAGE / folder).glob("*.py"):
+        if path.stem != "__init__":
+            assert crossings(folder, path.name, path.read_text(encoding="utf-8")) == [], path.name
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "line", "found"),
+    [
+        ("targets", "openvino.py", "from squeeze_export.targets.onnx import emit", ["onnx"]),
+        ("targets", "openvino.py", "from squeeze_export.targets import onnx", ["onnx"]),
+        ("targets", "openvino.py", "from squeeze_export.targets._onnx_audit import read_model", ["_onnx_audit"]),
+        ("targets", "onnx.py", "from squeeze_export.targets._onnx_audit import read_model", []),
+        ("targets", "onnx.py", "from squeeze_export.targets import Target", []),
+        ("runtimes", "litert_builtin.py", "from squeeze_export.runtimes.litert import NAME", ["litert"]),
+        ("runtimes", "litert.py", "from squeeze_export.runtimes._quiet import quiet", []),
+    ],
+)
+def test_a_crossing_is_found(folder: str, file: str, line: str, found: list[str]) -> None:
+    """Negative control."""
+    assert crossings(folder, file, line) == found
+
+
+@pytest.mark.parametrize(("folder", "registry"), [("targets", TARGETS), ("runtimes", RUNTIMES)])
+def test_the_folder_equals_the_registry(folder: str, registry: dict[str, str]) -> None:
+    modules = {f"squeeze_export.{folder}.{path.stem}" for path in (PACKAGE / folder).glob("[!_]*.py")}
+    assert set(registry.values()) == modules
+    assert len(set(registry.values())) == len(registry)
+
+
+def unguarded(source: str) -> list[str]:
+    """Frameworks imported when the module is, rather than when a function runs. Type-checking blocks do not run."""
+    found: list[str] = []
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            return
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for child in node.orelse:
+                visit(child)
+            return
+        if isinstance(node, ast.Import):
+            found.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module or "")
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(source))
+    return sorted({name.split(".")[0] for name in found} & FRAMEWORKS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_frameworks_are_imported_inside_functions(path: Path) -> None:
+    assert unguarded(path.read_text(encoding="utf-8")) == []
+
+
+def test_an_unguarded_framework_is_found() -> None:
+    """Negative control."""
+    assert unguarded("import torch.nn") == ["torch"]
+    assert unguarded("try:\n    from onnx import helper\nexcept ImportError:\n    pass") == ["onnx"]
+    assert unguarded("class A:\n    import scipy") == ["scipy"]
+    assert unguarded("def f():\n    import torch") == []
+    assert unguarded("if TYPE_CHECKING:\n    import torch\nelse:\n    import scipy") == ["scipy"]
+
+
+LOADERS = {f"{module}.{name}" for module in ("pickle", "marshal", "shelve", "dill", "joblib") for name in ("load", "loads", "open")}
+LOADERS |= {"pickle.Unpickler", "eval", "exec", "__import__"}
+
+
+def executions(source: str) -> list[str]:
+    """What runs data as code: eval, exec, a loading pickle, and torch.load unless it says `weights_only=True`."""
+    tree = ast.parse(source)
+    found = [name for name in imports(tree) if name in LOADERS]
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        safe = any(keyword.arg == "weights_only" and ast.unparse(keyword.value) == "True" for keyword in call.keywords)
+        if name in LOADERS or (name == "torch.load" and not safe):
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_no_data_is_run_as_code(path: Path) -> None:
+    assert executions(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("def f(x):\n    return eval(x)", ["eval"]),
+        ("from pickle import loads", ["pickle.loads"]),
+        ("import pickle\npickle.Unpickler(file)", ["pickle.Unpickler"]),
+        ("torch.load(file)", ["torch.load"]),
+        ("torch.load(file, weights_only=False)", ["torch.load"]),
+        ("torch.load(file, weights_only=True)", []),
+        ("import pickle\ntry:\n    pass\nexcept pickle.UnpicklingError:\n    pass", []),
+        ("model.eval()", []),  # torch's, which runs nothing
+    ],
+)
+def test_data_run_as_code_is_found(source: str, found: list[str]) -> None:
+    """Negative control."""
+    assert executions(source) == found
+
+
+LONG = {"core.py": "the types of every room, in one place"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_a_file_is_read_in_one_sitting(path: Path) -> None:
+    count = len(path.read_text(encoding="utf-8").splitlines())
+    if count > 300 and relative(path) in LONG:
+        pytest.xfail(f"{relative(path)} has {count} lines: {LONG[relative(path)]}")
+    assert count <= 300
+
+
+def test_modules_are_called_after_what_they_hold() -> None:
+    empty_words = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
+    assert [relative(path) for path in PACKAGE.rglob("*") if set(path.stem.strip("_").split("_")) & empty_words] == []
+
+
+def test_help_imports_no_framework_and_no_numpy() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "squeeze_export", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {
+        line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert "click" in imported  # the record was read
+    assert imported & (FRAMEWORKS | {"numpy", "PIL", "rich", "safetensors"}) == set()
