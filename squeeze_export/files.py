@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from squeeze_export.errors import BadInput
@@ -23,22 +24,38 @@ def make_folder(path: Path) -> None:
         raise BadInput(f"the folder `{path}` cannot be written", hint="choose another with --out")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes to a temporary name beside `path`, then renames it: a reader sees the old file or the new one.
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Writes several files that belong together: all to temporary names beside them first, and only then each gets its own.
 
     Raises:
-        BadInput: the folder does not exist, may not be written, or the disk is full; nothing is left behind.
+        BadInput: a folder does not exist, may not be written, or the disk is full; the old files stay and nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    path = next(iter(contents))
+    added: list[Path] = []
     try:
         try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
+            for path, data in contents.items():
+                temporaries[path].write_bytes(data)
+            for path, temporary in temporaries.items():
+                new = not path.exists()
+                os.replace(temporary, path)
+                added += [path] if new else []
+        except BaseException:
+            for path_added in added:
+                path_added.unlink()  # one without the other is of no use
+            raise
         finally:
-            # Also on ^C. After the rename there is nothing left to remove.
-            temporary.unlink(missing_ok=True)
+            # Also on ^C. After the renames there is nothing left to remove.
+            for temporary in temporaries.values():
+                temporary.unlink(missing_ok=True)
     except OSError as err:
         raise _refusal(path, err) from err
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes one file as `write_files` does: a reader sees the old file or the new one."""
+    write_files({path: data})
 
 
 def write_text(path: Path, text: str) -> None:

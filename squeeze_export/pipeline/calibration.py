@@ -143,4 +143,6 @@ def read_calibration(table: Path) -> Calibration:
     """
     quantized = read_table(table)
     hashes = quantized.provenance.get("image_sha256", [])
-    return Calibration(quantized, tuple(str(digest) for digest in hashes), f"table {table.name}")
+    if not isinstance(hashes, list) or not all(isinstance(digest, str) for digest in hashes):
+        raise BadInput(f"the table `{table}` is damaged: `image_sha256` is no list of hashes", hint="calibrate again")
+    return Calibration(quantized, tuple(hashes), f"table {table.name}")

@@ -12,7 +12,7 @@ from typing import Any
 from squeeze_export import __version__
 from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
-from squeeze_export.files import write_bytes, write_text
+from squeeze_export.files import write_files
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.images.names import shown
@@ -67,13 +67,9 @@ def export(
     if scheme.integer and audit.violations:
         more = f" (and `{len(audit.violations) - 1}` more)" if len(audit.violations) > 1 else ""
         raise Refused(f"the {target} file is not the integer network it claims to be: {audit.violations[0]}{more}")
-    write_bytes(path, data)
     artifact = Artifact(path, target, scheme.name, hashlib.sha256(data).hexdigest(), len(data), source, result, provenance)
-    try:
-        write_text(sidecar_path(path), json.dumps(_sidecar(artifact, audit, network), indent=1, ensure_ascii=False) + "\n")
-    except BaseException:
-        path.unlink()  # a file without its sidecar can be neither validated nor timed
-        raise
+    sidecar = json.dumps(_sidecar(artifact, audit, network), indent=1, ensure_ascii=False) + "\n"
+    write_files({path: data, sidecar_path(path): sidecar.encode("utf-8", "backslashreplace")})
     return artifact, audit
 
 
@@ -140,7 +136,7 @@ def _provenance(network: Graph | QuantizedGraph, scheme: Scheme, target: str) ->
     found: dict[str, Any] = {
         "scheme": scheme.name,
         "checkpoint_sha256": network.checkpoint_sha256,
-        "preprocess": asdict(network.preprocess),
+        "preprocess": json.loads(json.dumps(asdict(network.preprocess))),  # tuples become lists, as the sidecar reads back
         "versions": {"squeeze-export": __version__, **tool_versions(_WRITERS.get(target, ()))},
     }
     if isinstance(network, QuantizedGraph):

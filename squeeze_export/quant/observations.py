@@ -26,8 +26,8 @@ class Observation:
     """What calibration saw of one tensor.
 
     Attributes:
-        lows: (N, C) the smallest value of each channel in each image, over every position.
-        highs: (N, C) the largest.
+        lows: (N, C) the smallest value of each channel in each image, over every position; 0 where nothing can be negative.
+        highs: (N, C) the largest value, likewise.
         patches: (S, k, k, C) what its widest reader sees at S positions spread over all images, zero padding included.
     """
 
@@ -74,36 +74,53 @@ def observe(
     Returns:
         Observed tensor -> observation, the input among them.
     """
-    readers = {name: _widest_reader(graph, name) for name in observed_tensors(graph)}
     count = len(pixels)
     quota = -(-PATCH_COUNT // count)
+    signed = signed_tensors(graph)
+    readers = {name: _widest_reader(graph, name) for name in observed_tensors(graph)}
+    seen = {name: _blank(graph.sizes[name][2], reader, count, quota) for name, reader in readers.items()}
 
-    def one(index: int) -> dict[str, _Seen]:
-        seen: dict[str, _Seen] = {}
+    def one(index: int) -> None:
         rng = np.random.default_rng([seed, index])
 
         def tap(name: str, values: FloatArray) -> None:
-            if name in readers:
-                seen[name] = _look(values[0], readers[name], rng, quota)
+            if name not in readers:
+                return
+            observation, flat = seen[name], values.reshape(-1, values.shape[3])
+            observation.highs[index] = flat.max(axis=0)
+            if name in signed:
+                observation.lows[index] = flat.min(axis=0)
+            observation.patches[index * quota : (index + 1) * quota] = _patches(values[0], readers[name], rng, quota)
 
         tap(graph.input.name, pixels[index : index + 1].astype(np.float32))
         run(pixels[index : index + 1], tap)
-        return seen
 
-    merged: dict[str, list[_Seen]] = {name: [] for name in readers}
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-        for done, seen in enumerate(pool.map(one, range(count)), 1):
-            for name, part in seen.items():
-                merged[name].append(part)
+        for done, _ in enumerate(pool.map(one, range(count)), 1):
             progress("calibrating", done, count)
-    return {name: _merge(parts) for name, parts in merged.items()}
+    return seen
 
 
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    low: FloatArray
-    high: FloatArray
-    patches: FloatArray
+def signed_tensors(graph: Graph) -> set[str]:
+    """Tensors that can be negative: a convolution without ReLU, and what follows from it."""
+    signed: set[str] = set()
+    for node in graph.nodes:
+        if isinstance(node, Conv):
+            if not node.relu:
+                signed.add(node.name)
+        elif signed & set(node.inputs):
+            signed.add(node.name)
+    return signed
+
+
+def _blank(channels: int, reader: Conv | None, count: int, quota: int) -> Observation:
+    """Room for what `count` images will show. `lows` stays 0 where nothing can be negative."""
+    kernel = 1 if reader is None else reader.kernel
+    return Observation(
+        np.zeros((count, channels), np.float32),
+        np.zeros((count, channels), np.float32),
+        np.empty((count * quota, kernel, kernel, channels), np.float32),
+    )
 
 
 def _widest_reader(graph: Graph, name: str) -> Conv | None:
@@ -111,21 +128,13 @@ def _widest_reader(graph: Graph, name: str) -> Conv | None:
     return max(convs, key=lambda conv: conv.kernel, default=None)
 
 
-def _look(values: FloatArray, reader: Conv | None, rng: np.random.Generator, quota: int) -> _Seen:
-    """Looks at one image's tensor, (H, W, C)."""
-    flat = values.reshape(-1, values.shape[2])
-    kernel, stride = (reader.kernel, reader.stride) if reader is not None else (1, 1)
-    # A pointwise reader's own padding (conv10 of the authors' files) shows it nothing but zeros.
-    padded = pad(values[None], reader.pads, 0)[0] if reader is not None and kernel > 1 else values
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(0, 1))[::stride, ::stride]
+def _patches(values: FloatArray, reader: Conv | None, rng: np.random.Generator, quota: int) -> FloatArray:
+    """(quota, k, k, C) what the reader sees of (H, W, C) at random positions."""
+    if reader is None or (reader.kernel == 1 and reader.stride == 1):
+        # A pointwise reader's own padding (conv10 of the authors' files) would show it nothing but zeros.
+        return values.reshape(-1, 1, 1, values.shape[2])[rng.integers(0, values.shape[0] * values.shape[1], quota)]
+    padded = pad(values[None], reader.pads, 0)[0]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (reader.kernel, reader.kernel), axis=(0, 1))
+    windows = windows[:: reader.stride, :: reader.stride]
     rows, columns = rng.integers(0, windows.shape[0], quota), rng.integers(0, windows.shape[1], quota)
-    patches = windows[rows, columns].transpose(0, 2, 3, 1)  # (quota, C, k, k) -> (quota, k, k, C)
-    return _Seen(flat.min(axis=0), flat.max(axis=0), np.ascontiguousarray(patches))
-
-
-def _merge(parts: list[_Seen]) -> Observation:
-    return Observation(
-        np.stack([part.low for part in parts]),
-        np.stack([part.high for part in parts]),
-        np.concatenate([part.patches for part in parts]),
-    )
+    return windows[rows, columns].transpose(0, 2, 3, 1)  # (quota, C, k, k) -> (quota, k, k, C)

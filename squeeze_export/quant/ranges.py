@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, Graph, MaxPool
 from squeeze_export.graph.quantized import Quantization
-from squeeze_export.quant.observations import Observation
+from squeeze_export.quant.observations import Observation, signed_tensors
 
 Float = TypeVar("Float", np.float32, np.float64)
 
 LEVELS = 255
 FLOAT32_BITS = 24
 BIN_COUNT = 4096
+THINNING = 2
+"""The search for one number per tensor needs fewer samples than the second moments do."""
 HEADROOM = 1.1
 SMALLEST_SHARE = 0.85
 CLIP_SHARES = np.linspace(1.0, SMALLEST_SHARE / HEADROOM, 46)
@@ -50,15 +52,6 @@ def scale_groups(graph: Graph) -> dict[str, str]:
         elif isinstance(node, Add) and not signed & set(node.inputs):
             parent[find(node.inputs[0])] = find(node.inputs[1])
     return {name: find(name) for name in parent}
-
-
-def signed_tensors(graph: Graph) -> set[str]:
-    """Tensors that can be negative: a convolution without ReLU, and what follows from it."""
-    signed: set[str] = set()
-    for node in graph.nodes:
-        if not getattr(node, "relu", False) and (node in graph.convs or signed & set(node.inputs)):
-            signed.add(node.name)
-    return signed
 
 
 def search_ranges(graph: Graph, seen: Mapping[str, Observation]) -> dict[str, Quantization]:
@@ -113,11 +106,12 @@ def _search(seen: list[Observation], importance: list[NDArray[np.float64]]) -> Q
     weight = np.zeros(BIN_COUNT)
     width = (high - low) / BIN_COUNT
     for observation, channel_weight in zip(seen, importance, strict=True):
-        bins = np.clip((observation.samples - low) / width, 0, BIN_COUNT - 1).astype(np.int32)
-        weights = np.broadcast_to(channel_weight / len(bins), bins.shape)
+        samples = observation.samples[::THINNING]
+        bins = np.minimum((samples - np.float32(low)) * np.float32(1 / width), BIN_COUNT - 1).astype(np.intp)
+        weights = np.broadcast_to(channel_weight / len(samples), bins.shape)
         weight += np.bincount(bins.ravel(), weights.ravel(), BIN_COUNT)
     centres = low + (np.arange(BIN_COUNT) + 0.5) * width
-    # The first bin of a ReLU output holds mostly exact zeros, which every scale carries without error.
+    # The bin of 0 holds mostly exact zeros of a ReLU, which every scale carries without error.
     centres[np.abs(centres) < width] = 0.0
 
     def error(share: float) -> float:

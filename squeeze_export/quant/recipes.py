@@ -88,7 +88,8 @@ def fast(graph: Graph, seen: Mapping[str, Observation], threads: int) -> tuple[t
         return _quantized_conv(conv, seen[conv.input], tensors[conv.input], first=conv.input == graph.input.name)
 
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-        convs = dict(zip(equalized.convs, pool.map(quantized, equalized.convs), strict=True))
+        largest_first = sorted(equalized.convs, key=lambda conv: -conv.weight.size)  # so that no core waits for conv10
+        convs = dict(zip(largest_first, pool.map(quantized, largest_first), strict=True))
     return tuple(convs[node] if isinstance(node, Conv) else node for node in equalized.nodes), tensors
 
 

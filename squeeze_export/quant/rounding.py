@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import FloatArray
 
-SHARES = np.linspace(1.0, 0.7, 13)
+SHARES = np.linspace(1.0, 0.7, 7)
 MAX_BIAS = 2**30
 """Biases stay well inside int32: acc + bias must not wrap."""
 DAMPING = 0.01
-BLOCK = 64
+BLOCK = 32
 
 
 def weight_scales(weight: FloatArray, bias: FloatArray, power: NDArray[np.float64], input_scale: float, limit: int) -> FloatArray:
@@ -63,20 +63,19 @@ def compensated(weight: FloatArray, scale: FloatArray, limit: int, moment: NDArr
     """
     order = np.argsort(-np.diag(moment), kind="stable")  # the inputs that matter most are rounded first
     upper = _inverse_factor(moment[np.ix_(order, order)])
-    remaining = weight[:, order] / scale[:, None]  # in steps, so that rounding is np.rint
+    remaining = np.ascontiguousarray((weight / scale[:, None]).T[order])  # (K, O) in steps, so that rounding is np.rint
     rounded = np.empty_like(remaining)
-    count = remaining.shape[1]
+    count = len(remaining)
     for start in range(0, count, BLOCK):
         stop = min(start + BLOCK, count)
-        block, errors = remaining[:, start:stop], np.empty((len(weight), stop - start), np.float32)
-        for i in range(stop - start):
-            column = np.clip(np.rint(block[:, i]), -limit, limit)
-            errors[:, i] = (block[:, i] - column) / upper[start + i, start + i]
-            block[:, i + 1 :] -= np.outer(errors[:, i], upper[start + i, start + i + 1 : stop])
-            rounded[:, start + i] = column
-        remaining[:, stop:] -= errors @ upper[start:stop, stop:]
-    result = np.empty_like(rounded)
-    result[:, order] = rounded
+        errors = np.empty((stop - start, len(weight)), np.float32)
+        for i in range(start, stop):
+            np.clip(np.rint(remaining[i]), -limit, limit, out=rounded[i])
+            error = errors[i - start] = (remaining[i] - rounded[i]) / upper[i, i]
+            remaining[i + 1 : stop] -= upper[i, i + 1 : stop, None] * error
+        remaining[stop:] -= upper[start:stop, stop:].T @ errors
+    result = np.empty_like(weight)
+    result[:, order] = rounded.T
     return result
 
 

@@ -46,9 +46,7 @@ def test_the_gpu_build_counts_as_onnxruntime():
 
 
 def test_a_gpu_that_onnxruntime_cannot_use():
-    found = items(
-        found=lambda pattern: ["/dev/nvidia0"] if "nvidia" in pattern else [], providers=lambda: ["CPUExecutionProvider"]
-    )
+    found = items(found=lambda pattern: ["/dev/nvidia0"] if "nvidia" in pattern else [], providers=lambda: ["CPUExecutionProvider"])
     assert found["nvidia gpu"].present
     assert "onnxruntime-gpu" in found["nvidia gpu"].hint
     assert "cuda" not in found

@@ -29,9 +29,7 @@ def test_wilson_at_the_ends():
     assert wilson(10, 10).high == 1.0
 
 
-@given(
-    st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.9, 0.95, 0.99])
-)
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
 def test_wilson_equals_scipy(counts, confidence):
     successes, count = counts
     interval = wilson(successes, count, confidence)

@@ -80,8 +80,7 @@ class Drawing:
         if self.caffe_names:
             names = [f"{key.replace('features.', 'fire').replace('.squeeze', '/squeeze1x1')}_{kind}_0" for kind in "wb"]
         operands = [
-            self.store(name, tensors[f"{key}.{part}"].astype(stored))
-            for name, part in zip(names, ("weight", "bias"), strict=True)
+            self.store(name, tensors[f"{key}.{part}"].astype(stored)) for name, part in zip(names, ("weight", "bias"), strict=True)
         ]
         if self.cast:
             operands = [self.add("Cast", [operand], to=TensorProto.FLOAT) for operand in operands]

@@ -1,5 +1,6 @@
 """Calibration as a job: images in, integers and what is to be said of them out."""
 
+import dataclasses
 import hashlib
 
 import pytest
@@ -49,6 +50,14 @@ def test_a_table_reads_back(calibration, tmp_path):
     assert back.quantized.sha256 == calibration.quantized.sha256
     assert (back.image_hashes, back.source) == (calibration.image_hashes, "table net.table")
     assert list(tmp_path.iterdir()) == [tmp_path / "net.table"]
+
+
+@pytest.mark.parametrize("hashes", [3, "abc", [1, 2], {"a": 1}])
+def test_a_table_whose_image_hashes_are_none_is_refused(hashes, calibration, tmp_path):
+    quantized = dataclasses.replace(calibration.quantized, provenance={**calibration.quantized.provenance, "image_sha256": hashes})
+    write_table(dataclasses.replace(calibration, quantized=quantized), tmp_path / "net.table")
+    with pytest.raises(BadInput, match="no list of hashes"):
+        read_calibration(tmp_path / "net.table")
 
 
 def test_the_demo_network_brings_its_images():

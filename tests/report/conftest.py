@@ -44,9 +44,7 @@ def measurements(accuracy):
         dataclasses.replace(row, target="qnn", artifact="net.qnn", device="htp", evidence="emulated", accuracy=accuracy),
         dataclasses.replace(row, target="tflite", artifact="a", accuracy=dataclasses.replace(accuracy, sqnr_db=exact.sqnr_db)),
         dataclasses.replace(row, device_asked="cuda", device="", status="skipped", reason="no `CUDAExecutionProvider` here"),
-        dataclasses.replace(
-            row, target="ethosu", artifact="b", sha256="", size_bytes=0, status="failed", reason="vela | said no"
-        ),
+        dataclasses.replace(row, target="ethosu", artifact="b", sha256="", size_bytes=0, status="failed", reason="vela | said no"),
     )
 
 

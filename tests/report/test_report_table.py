@@ -55,9 +55,7 @@ def test_reasons_stand_in_their_rows(report):
 
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_narrow_terminals(report, labelled_report, width):
-    long = dataclasses.replace(
-        report.measurements[4], scheme="int8-symmetric", device_asked="tensorrt", reason="no provider " * 20
-    )
+    long = dataclasses.replace(report.measurements[4], scheme="int8-symmetric", device_asked="tensorrt", reason="no provider " * 20)
     for base in (report, labelled_report):
         lines = printed(dataclasses.replace(base, measurements=(*base.measurements, long)), width=width)
         assert max(len(line) for line in lines) <= width
