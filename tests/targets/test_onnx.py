@@ -103,20 +103,20 @@ def quantized(graph: Graph) -> QuantizedGraph:
 
 @pytest.fixture(scope="module", params=list(REAL))
 def real(request: pytest.FixtureRequest, assets: Path) -> tuple[Graph, NDArray[np.uint8]]:
-    """A real network and four photographs in its preprocessing."""
+    """A real network and, in its preprocessing, 16 photographs to calibrate on and 100 others."""
     checkpoint = read_checkpoint(assets / "weights" / REAL[request.param])
     network = build_graph(checkpoint.architecture, checkpoint.tensors, checkpoint.preprocess)
-    files = sorted((assets / "images" / "calib").glob("*.jpg"))[:4]
+    files = sorted((assets / "images" / "calib").glob("*.jpg"))[:16] + sorted((assets / "images" / "eval").glob("*/*.jpg"))[:100]
     return network, np.stack([load_pixels(file, checkpoint.preprocess) for file in files])
 
 
 @pytest.mark.skipif(not vnni(), reason="without VNNI, u8 x s8 sums saturate on x86")
 def test_real_networks_give_the_oracles_integers(real: tuple[Graph, NDArray[np.uint8]]) -> None:
     network, photographs = real
-    integers = in_integers(network, photographs)
+    integers = in_integers(network, photographs[:16])
     model = showing(target.emit(integers, INT8, EmitOptions(batch="dynamic"), {}), ["conv10"])
     seen: list[NDArray[np.uint8]] = []
-    pixels = photographs[1:]
+    pixels = photographs[16:]
     expected = IntegerRunner(integers)(pixels, lambda name, values: seen.append(values) if name == "conv10" else None)
     logits, conv10 = run(model, pixels)
     np.testing.assert_array_equal(conv10.transpose(0, 2, 3, 1), np.concatenate(seen))
@@ -125,7 +125,7 @@ def test_real_networks_give_the_oracles_integers(real: tuple[Graph, NDArray[np.u
 
 
 def test_real_networks_in_float(real: tuple[Graph, NDArray[np.uint8]]) -> None:
-    network, photographs = real
+    network, photographs = real[0], real[1][:4]
     reference = FloatRunner(network)(photographs)
     assert sqnr_db(reference, one_by_one(emitted(network, FP32), photographs)) > 100
     assert sqnr_db(reference, one_by_one(emitted(network, FP16), photographs)) > 55

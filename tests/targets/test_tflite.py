@@ -134,14 +134,15 @@ def test_float_schemes_are_close_to_the_float_run(write: Any, scheme: Scheme, le
 def test_real_networks(write: Any, assets: Path, name: str) -> None:
     checkpoint = read_checkpoint(assets / "weights" / name)
     graph = build_graph(checkpoint.architecture, checkpoint.tensors, checkpoint.preprocess)
-    files = sorted((assets / "images" / "calib").glob("*.jpg"))[:7]
+    files = sorted((assets / "images" / "calib").glob("*.jpg"))[:16] + sorted((assets / "images" / "eval").glob("*/*.jpg"))[:100]
     photographs = np.stack([load_pixels(file, checkpoint.preprocess) for file in files])
-    seen, unseen = photographs[:4], photographs[4:]
+    seen, unseen = photographs[:16], photographs[16:]
     quantized = quantize(graph, seen, FloatRunner(graph), INT8, threads=2)
     path = write(quantized, INT8)
     check_integers(quantized, path, unseen)
     assert tflite.audit(path).violations == ()
     assert path.stat().st_size < 1_400_000
+    unseen = unseen[:6]
     reference = FloatRunner(graph)(unseen)
     assert sqnr_db(reference, run(write(graph, FP32), unseen)) > 100
     half = write(graph, FP16)
