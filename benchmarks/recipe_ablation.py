@@ -19,7 +19,7 @@ from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import load_all, usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import open_network
-from squeeze_export.quant import ranges, recipes
+from squeeze_export.quant import observations, ranges, recipes
 from squeeze_export.quant.observations import Observation
 from squeeze_export.quant.rounding import nearest
 from squeeze_export.report.wording import decibel, percent, percent_range
@@ -49,6 +49,7 @@ VARIANTS: Mapping[str, tuple[tuple[Any, str, Any], ...]] = {
         (ranges, "HEADROOM", 1.0),
         (ranges, "CLIP_SHARES", np.linspace(1.0, 0.3, 71)),
     ),
+    "8,192 patches a tensor instead of 2,048": ((observations, "PATCH_COUNT", 8192),),
     "conv1 with 8 bits (saturates on CPUs without VNNI)": ((recipes, "FIRST_WEIGHT_LIMIT", 127),),
 }
 

@@ -118,7 +118,7 @@ def calibrate(
 
 
 def _fastest_run(graph: Graph) -> tuple[TappedRun, str]:
-    """The float run for the statistics, and its name: ONNX Runtime took two thirds of numpy's time where it is installed."""
+    """The float run for the statistics, and its name: ONNX Runtime where it is installed, else numpy, which is slower."""
     names = [name for name in observed_tensors(graph) if name != graph.input.name]
     try:
         return tapped_run(emit_with_taps(graph, names), names), "onnxruntime"
