@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from squeeze_export import files
 from squeeze_export.core import Accuracy, Audit, Interval, Latency, Measurement, Placement, Report
 from squeeze_export.errors import BadInput
-from squeeze_export.report import document, writing
+from squeeze_export.report import document
 from squeeze_export.report.document import from_json, read_json, to_json, write_json
 
 numbers = st.floats(allow_nan=False)
@@ -230,7 +231,7 @@ def test_nothing_is_half_written(report, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(BadInput, match="No space left on device"):
         write_json(report, path)
     assert path.read_text() == "before"
@@ -241,7 +242,7 @@ def test_interrupted_writing_leaves_nothing(report, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing.os, "replace", interrupt)
+    monkeypatch.setattr(files.os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_json(report, tmp_path / "report.json")
     assert not list(tmp_path.iterdir())
