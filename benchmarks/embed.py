@@ -9,7 +9,7 @@ from benchmarks.recording import RESULTS
 from squeeze_export.files import write_text
 
 ROOT = Path(__file__).parents[1]
-MARKED = re.compile(r"(<!-- result: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- result: (\w+)(?:, rows with (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages() -> list[Path]:
@@ -17,14 +17,19 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def table_of(name: str) -> str:
-    """The table and the machine's line of a result, without its heading."""
-    return (RESULTS / f"{name}.md").read_text(encoding="utf-8").split("\n", 2)[2].strip()
+def table_of(name: str, word: str | None) -> str:
+    """The table and the machine's line of a result, without its heading; of its rows those that hold `word`, where one is given."""
+    lines = (RESULTS / f"{name}.md").read_text(encoding="utf-8").split("\n", 2)[2].strip().splitlines()
+    if word is None:
+        return "\n".join(lines)
+    first = next(number for number, line in enumerate(lines) if line.startswith("|---")) + 1
+    kept = [line for line in lines[first:] if word in line or not line.startswith("|")]
+    return "\n".join(lines[:first] + kept)
 
 
 def embedded(text: str) -> str:
     """The page with every marked place filled from the results."""
-    return MARKED.sub(lambda found: f"{found[1]}{table_of(found[2])}\n{found[3]}", text)
+    return MARKED.sub(lambda found: f"{found[1]}{table_of(found[2], found[3])}\n{found[4]}", text)
 
 
 if __name__ == "__main__":
