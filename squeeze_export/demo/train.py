@@ -1,8 +1,8 @@
 """Makes the demo network and its images anew: `python -m squeeze_export.demo.train`.
 
-Draws the training images, trains, rounds to fp16, measures the rounded weights on draws that nothing else has seen, and writes
-weights, labels, calibration and evaluation images with their manifests, and `measured.json`. The draws are the same everywhere;
-the weights are not quite, because a sum's order differs from one CPU to the next.
+Draws the training images, trains, rounds to fp16, measures the rounded weights on draws whose seed no training image has, and
+writes weights, labels, calibration and evaluation images with their manifests, and `measured.json`. The draws are the same
+everywhere; the weights are not quite, because a sum's order differs from one CPU to the next.
 """
 
 from __future__ import annotations

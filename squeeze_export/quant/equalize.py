@@ -6,7 +6,7 @@ Equalization and Bias Correction", ICCV 2019, section 4.1; here carried through 
 where the error falls: s equal to a channel's range gives every channel all 256 levels but widens the weights' ranges; s = 1
 leaves the weights alone. The square root of the range is the point between. A range that calibration saw once is not one to
 build on, so it is estimated from all images: mean + 6 standard deviations of the channel's largest value per image
-(docs/decisions/quantization.md has the figures).
+(docs/quantization.md has the figures).
 """
 
 from __future__ import annotations

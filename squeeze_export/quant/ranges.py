@@ -3,7 +3,7 @@
 The clipping point is the one with the smallest mean squared error over all calibration images, every channel weighted by the
 energy of the weights that read it (Banner et al., "Post training 4-bit quantization of convolutional networks", NeurIPS 2019,
 use the plain form). Photographs that calibration never saw reach further than those it saw, so the point found is moved out by
-`HEADROOM` and kept above `SMALLEST_SHARE` of the largest value (docs/decisions/quantization.md has the figures).
+`HEADROOM` and kept above `SMALLEST_SHARE` of the largest value (docs/quantization.md has the figures).
 """
 
 from __future__ import annotations
