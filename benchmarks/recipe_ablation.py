@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.recording import assets, write
-from squeeze_export.core import Accuracy, ByteArray, FloatArray
+from squeeze_export.core import ByteArray, FloatArray
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8
@@ -23,6 +23,7 @@ from squeeze_export.quant import observations, ranges, recipes
 from squeeze_export.quant.observations import Observation
 from squeeze_export.quant.rounding import nearest
 from squeeze_export.report.wording import decibel, percent, percent_range
+from squeeze_export.results import Accuracy
 
 NETWORKS = {"v1.1": "squeezenet1_1.safetensors", "v1.0": "squeezenet1_0_deep_compression.net"}
 

@@ -6,6 +6,7 @@ A job is one way through them: checkpoint -> graph -> quantized graph -> `Artifa
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.errors import Unavailable
+from squeeze_export.errors import Refused, Unavailable
 
 FloatArray: TypeAlias = NDArray[np.float32]
 ByteArray: TypeAlias = NDArray[np.uint8]
@@ -22,24 +23,36 @@ ByteArray: TypeAlias = NDArray[np.uint8]
 ChannelOrder = Literal["rgb", "bgr"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Evidence = Literal["measured", "emulated", "simulated", "estimated"]
-Status = Literal["ok", "skipped", "failed"]
 Dimension = int | str
 
 
-def require(module: str, extra: str) -> Any:
+def require(module: str, extra: str, *, without: tuple[str, ...] = ()) -> Any:
     """Imports a framework at the point of use.
 
     Args:
         module: dotted module name, such as `onnxruntime`.
         extra: the extra of this package that brings it, such as `onnx`.
+        without: packages that it would import where they are installed, which costs seconds, and can do without. They are
+            hidden while it is imported for the first time, unless they are loaded already.
 
     Raises:
         Unavailable: the module is not installed; the hint names the extra.
+        Refused: the module is installed and breaks while it is imported.
     """
+    hidden = [name for name in without if name not in sys.modules] if module not in sys.modules else []
     try:
+        sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is how Python spells "not to be imported"
         return importlib.import_module(module)
     except ImportError as err:
         raise Unavailable(f"`{module}` is not installed ({err})", hint=f"pip install 'squeeze-export[{extra}]'") from err
+    except Exception as err:  # a broken toolchain may raise anything
+        raise Refused(
+            f"`{module}` breaks when it is imported: {type(err).__name__}: {err}", hint=f"reinstall it: squeeze-export[{extra}]"
+        ) from err
+    finally:
+        for name in hidden:
+            if sys.modules.get(name, ...) is None:
+                del sys.modules[name]
 
 
 @dataclass(frozen=True)
@@ -96,11 +109,16 @@ class EmitOptions:
         batch: images per inference, or `"dynamic"`.
         input_dtype: `uint8`, or `float32` with the same values 0 to 255.
         softmax: probabilities instead of logits.
+        ios: Core ML only: the oldest iOS that the file is for.
+        coreml_compute: Core ML only: what an int8 file's operators compute in between its integers. The Neural Engine takes
+            float16 alone; float32 stays nearer to the integer run.
     """
 
     batch: int | Literal["dynamic"] = 1
     input_dtype: Literal["uint8", "float32"] = "uint8"
     softmax: bool = False
+    ios: Literal[17, 18] = 17
+    coreml_compute: Literal["float32", "float16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -127,11 +145,11 @@ class Artifact:
     """One exported file (or folder) and where it came from.
 
     Attributes:
-        path: the file.
+        path: the file or folder.
         target: `onnx`, `tflite` ...
         scheme: `fp32`, `fp16`, `int8` ...
-        sha256: of the file's bytes.
-        size_bytes: of the file.
+        sha256: of the file's bytes; of a folder, see `files.content_sha256`.
+        size_bytes: of the file, or of all files of the folder.
         input: what `Session.infer` takes.
         output: what it gives.
         provenance: checkpoint hash, table hash, recipe, seed, tool versions ...
@@ -175,6 +193,7 @@ class Session(Protocol):
         threads: intra-op threads.
         kernels: the kernel family that the runtime says it uses, such as `XNNPACK`.
         placement: where the operators run.
+        evidence: `measured`, or `emulated` where the device is not the one that the file is for.
     """
 
     runtime: str
@@ -182,6 +201,7 @@ class Session(Protocol):
     threads: int
     kernels: str
     placement: Placement
+    evidence: Evidence
 
     def infer(self, batch: ByteArray) -> FloatArray:
         """Runs a batch.
@@ -195,143 +215,6 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Frees what the runtime holds. Calling it twice is allowed."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its confidence interval (95% unless its field says otherwise)."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """An artifact compared with the fp32 reference on the same decoded pixels.
-
-    Attributes:
-        count: images compared.
-        top1_agreement: share of images whose top-1 class equals the reference's, with a Wilson interval.
-        top5_agreement: mean overlap of the two top-5 sets, 0 to 1.
-        sqnr_db: 10 log10(sum of squared reference logits / sum of squared differences), dB.
-        kl: mean Kullback-Leibler divergence of the softmax outputs, reference to artifact, nats.
-        labelled_count: images that carried a label (0: the fields below are None).
-        top1: share right, 0 to 1.
-        top5: share with the label among the best five.
-        reference_top1: the same of the reference.
-        reference_top5: the same of the reference.
-        top1_delta_pp: top-1 of the artifact minus the reference's, percentage points, with its paired interval.
-        lost: images that the reference had right and the artifact has wrong.
-        won: the other way round.
-    """
-
-    count: int
-    top1_agreement: Interval
-    top5_agreement: float
-    sqnr_db: float
-    kl: float
-    labelled_count: int = 0
-    top1: float | None = None
-    top5: float | None = None
-    reference_top1: float | None = None
-    reference_top5: float | None = None
-    top1_delta_pp: Interval | None = None
-    lost: int | None = None
-    won: int | None = None
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Kept samples of one session, and what follows from them.
-
-    Attributes:
-        samples_ns: every timed inference, in the order it ran.
-        warmup_count: inferences before the first sample.
-        batch: images per inference.
-        threads: intra-op threads.
-        p50_ms: percentiles over `samples_ns`.
-        p90_ms: likewise.
-        p99_ms: likewise.
-        speedup: fp32's p50 over this p50 on the same runtime and device in the same rounds, with a bootstrap interval.
-    """
-
-    samples_ns: tuple[int, ...]
-    warmup_count: int
-    batch: int
-    threads: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    speedup: Interval | None = None
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One row of the report.
-
-    Attributes:
-        target: file format.
-        scheme: how numbers are carried.
-        artifact: file name, relative to the report.
-        sha256: of the artifact.
-        size_bytes: of the artifact.
-        runtime: what ran it.
-        device_asked: what the user named.
-        device: what the runtime says it used; empty where nothing ran.
-        kernels: kernel family that the runtime says it used.
-        evidence: how the figures came about.
-        status: `ok`, `skipped` or `failed`.
-        reason: why it was skipped or failed.
-        accuracy: None where not validated.
-        latency: None where not timed.
-        placement: None where nothing ran.
-        audit: what is inside the file.
-    """
-
-    target: str
-    scheme: str
-    artifact: str
-    sha256: str
-    size_bytes: int
-    runtime: str = ""
-    device_asked: str = "cpu"
-    device: str = ""
-    kernels: str = ""
-    evidence: Evidence = "measured"
-    status: Status = "ok"
-    reason: str = ""
-    accuracy: Accuracy | None = None
-    latency: Latency | None = None
-    placement: Placement | None = None
-    audit: Audit | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything one command found out. `report.json` is this; every other form is written from it.
-
-    Attributes:
-        schema_version: of the JSON form; older files are migrated on reading.
-        created: UTC, ISO 8601.
-        tool_versions: package -> version.
-        host: machine facts: CPU, cores, ISA flags, governor, memory, OS.
-        network: name, classes, input size, parameters, checkpoint hash.
-        calibration: image count, source, recipe, table hash; empty where nothing was calibrated.
-        evaluation: image count, source, whether labelled, and a note where the images are not independent.
-        measurements: the rows.
-        warnings: what the user was told on the way.
-    """
-
-    schema_version: int
-    created: str
-    tool_versions: Mapping[str, str]
-    host: Mapping[str, Any]
-    network: Mapping[str, Any]
-    calibration: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
-    measurements: tuple[Measurement, ...]
-    warnings: tuple[str, ...] = ()
 
 
 class Progress(Protocol):

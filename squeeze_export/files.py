@@ -1,12 +1,22 @@
-"""Writes files whole or not at all."""
+"""Files and folders as content: written whole or not at all, read within bounds, known by one hash."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from squeeze_export.errors import BadInput
+
+Content: TypeAlias = bytes | Mapping[str, bytes]
+"""A file's bytes, or a folder's files: path inside it, with slashes -> bytes. No file named but these is in the folder."""
+
+MAX_CONTENT_BYTES = 1_000_000_000
+MAX_FOLDER_FILES = 1000
 
 
 def make_folder(path: Path) -> None:
@@ -24,31 +34,56 @@ def make_folder(path: Path) -> None:
         raise BadInput(f"the folder `{path}` cannot be written", hint="choose another with --out")
 
 
-def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Writes several files that belong together: all to temporary names beside them first, and only then each gets its own.
+def write_draft(path: Path, content: Content) -> None:
+    """Writes content to a name that nobody reads yet. What is there already is not replaced.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: a name leads out of the folder.
+    """
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+        return
+    path.mkdir()
+    for name, data in content.items():
+        file = path / name
+        if not file.resolve().is_relative_to(path.resolve()) or not name:
+            raise ValueError(f"`{name}` is outside its folder")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+
+def write_files(contents: Mapping[Path, Content]) -> None:
+    """Writes several files or folders that belong together: all to temporary names beside them first, and only then each gets
+    its own.
 
     Raises:
         BadInput: a folder does not exist, may not be written, or the disk is full; the old files stay and nothing is left behind.
     """
-    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    drafts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    olds = {path: path.with_name(f".{path.name}.{os.getpid()}.old") for path in contents}
     path = next(iter(contents))
     added: list[Path] = []
     try:
         try:
-            for path, data in contents.items():
-                temporaries[path].write_bytes(data)
-            for path, temporary in temporaries.items():
-                new = not path.exists()
-                os.replace(temporary, path)
-                added += [path] if new else []
+            for path, content in contents.items():
+                write_draft(drafts[path], content)
+            for path, draft in drafts.items():
+                added += [] if path.is_file() else [path]
+                if path.is_dir():
+                    os.replace(path, olds[path])  # a folder cannot be replaced in one step
+                os.replace(draft, path)
         except BaseException:
             for path_added in added:
-                path_added.unlink()  # one without the other is of no use
+                _remove(path_added)  # one without the other is of no use
+            for path_old, old in olds.items():
+                if old.exists():
+                    os.replace(old, path_old)
             raise
         finally:
-            # Also on ^C. After the renames there is nothing left to remove.
-            for temporary in temporaries.values():
-                temporary.unlink(missing_ok=True)
+            # Also on ^C.
+            for leftover in (*drafts.values(), *olds.values()):
+                _remove(leftover)
     except OSError as err:
         raise _refusal(path, err) from err
 
@@ -62,6 +97,52 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text as `write_bytes` does."""
     # A lone surrogate (an undecodable file name) becomes \\udc80, which JSON reads back as itself.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def read_content(path: Path) -> Content:
+    """Reads a file, or a folder with all that is in it; links inside a folder are refused.
+
+    Raises:
+        BadInput: a folder with links, too many files, or more bytes than any network has.
+        OSError: it cannot be read.
+    """
+    if not path.is_dir():
+        if path.stat().st_size > MAX_CONTENT_BYTES:
+            raise _too_large(path)
+        return path.read_bytes()
+    files = [entry for entry in sorted(path.rglob("*")) if entry.is_symlink() or not entry.is_dir()]
+    for file in files:
+        if file.is_symlink() or not file.is_file():
+            raise BadInput(f"`{path}` holds `{file.name}`, which is no plain file")
+    if len(files) > MAX_FOLDER_FILES or sum(file.stat().st_size for file in files) > MAX_CONTENT_BYTES:
+        raise _too_large(path)
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+
+
+def content_sha256(content: Content) -> str:
+    """Of a file: its SHA-256. Of a folder: the SHA-256 of its list, one line `<SHA-256>  <path>` a file, sorted by path."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    lines = (f"{hashlib.sha256(content[name]).hexdigest()}  {name}\n" for name in sorted(content))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def content_size(content: Content) -> int:
+    """Bytes of the file, or of all files of the folder."""
+    return len(content) if isinstance(content, bytes) else sum(len(data) for data in content.values())
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or folder of ours, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _too_large(path: Path) -> BadInput:
+    return BadInput(f"`{path}` is larger than any network's file (`{MAX_CONTENT_BYTES}` bytes, `{MAX_FOLDER_FILES}` files)")
 
 
 def _refusal(path: Path, err: OSError) -> BadInput:

@@ -22,11 +22,11 @@ from squeeze_export.cli.options import (
     run_options,
     scheme_choice,
 )
-from squeeze_export.core import Measurement, Report
 from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.pipeline.export import sidecar_path
 from squeeze_export.pipeline.job import Job, run
+from squeeze_export.results import Measurement, Report
 from squeeze_export.targets import TARGETS
 
 

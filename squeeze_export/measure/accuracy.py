@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import Accuracy, FloatArray, Interval
+from squeeze_export.core import FloatArray
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.measure.statistics import paired_difference, wilson
+from squeeze_export.results import Accuracy, Interval
 
 UNLABELLED = -1
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from squeeze_export.core import Latency, Progress, silent
+from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput, Unavailable
 from squeeze_export.measure.statistics import bootstrap_ratio, percentile
+from squeeze_export.results import Latency
 
 
 def measure_latency(

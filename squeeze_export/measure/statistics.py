@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import Interval
+from squeeze_export.results import Interval
 
 _CHUNK_VALUES = 1 << 22
 """Resampled values held at once by the bootstrap (32 MB of float64)."""

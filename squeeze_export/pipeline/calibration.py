@@ -11,8 +11,9 @@ from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput, Unavailable
 from squeeze_export.files import write_bytes
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme, read_table, table_bytes
+from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme, table_bytes
 from squeeze_export.graph.run import FloatRunner
+from squeeze_export.graph.saved import read_table
 from squeeze_export.images.checks import check_calibration
 from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import load_all, usable_cores

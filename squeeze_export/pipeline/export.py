@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from dataclasses import asdict, replace
@@ -12,7 +11,7 @@ from typing import Any
 from squeeze_export import __version__
 from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
-from squeeze_export.files import write_files
+from squeeze_export.files import content_sha256, content_size, read_content, write_draft, write_files
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.images.names import shown
@@ -20,7 +19,12 @@ from squeeze_export.measure.host import tool_versions
 from squeeze_export.targets import TARGETS, target_named
 
 MAX_SIDECAR_BYTES = 16_000_000
-_WRITERS = {"onnx": ("onnx",), "tflite": ("ai-edge-litert", "flatbuffers")}
+_WRITERS = {
+    "onnx": ("onnx",),
+    "tflite": ("ai-edge-litert", "flatbuffers"),
+    "openvino": ("openvino",),
+    "coreml": ("coremltools",),
+}
 
 
 def export(
@@ -55,11 +59,11 @@ def export(
         f"squeeze_export.{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for key, value in provenance.items()
     }
-    data = module.emit(network, scheme, options or EmitOptions(), metadata)
+    content = module.emit(network, scheme, options or EmitOptions(), metadata)
     path = out / f"{name}.{scheme.name}{module.SUFFIX}"
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         draft = Path(folder) / path.name
-        draft.write_bytes(data)
+        write_draft(draft, content)
         audit = module.audit(draft)
         if not scheme.integer:
             audit = replace(audit, violations=())  # a float file breaks no promise by holding floats
@@ -67,9 +71,9 @@ def export(
     if scheme.integer and audit.violations:
         more = f" (and `{len(audit.violations) - 1}` more)" if len(audit.violations) > 1 else ""
         raise Refused(f"the {target} file is not the integer network it claims to be: {audit.violations[0]}{more}")
-    artifact = Artifact(path, target, scheme.name, hashlib.sha256(data).hexdigest(), len(data), source, result, provenance)
+    artifact = Artifact(path, target, scheme.name, content_sha256(content), content_size(content), source, result, provenance)
     sidecar = json.dumps(_sidecar(artifact, audit, network), indent=1, ensure_ascii=False) + "\n"
-    write_files({path: data, sidecar_path(path): sidecar.encode("utf-8", "backslashreplace")})
+    write_files({path: content, sidecar_path(path): sidecar.encode("utf-8", "backslashreplace")})
     return artifact, audit
 
 
@@ -82,7 +86,7 @@ def audit_file(path: Path) -> Audit:
     for name in TARGETS:
         module = target_named(name)
         if path.suffix == module.SUFFIX:
-            if not path.is_file():
+            if not path.exists():
                 raise BadInput(f"`{path}` is not a file")
             return module.audit(path)
     raise BadInput(
@@ -107,7 +111,7 @@ def read_artifact(path: Path) -> Artifact:
         if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
             raise BadInput(f"the sidecar `{sidecar}` is too large", hint=hint)
         values = json.loads(sidecar.read_text(encoding="utf-8"))
-        data = path.read_bytes()
+        content = read_content(path)
     except OSError as err:
         missing = err.filename or path
         raise BadInput(f"`{missing}` cannot be read: {err.strerror}", hint=hint) from err
@@ -116,14 +120,14 @@ def read_artifact(path: Path) -> Artifact:
     try:
         if values["target"] not in TARGETS:
             raise ValueError(f"target {values['target']!r}")
-        if values["sha256"] != hashlib.sha256(data).hexdigest():
+        if values["sha256"] != content_sha256(content):
             raise BadInput(f"`{path}` is not the file that its sidecar describes (SHA-256 differs)", hint=hint)
         return Artifact(
             path,
             values["target"],
             values["scheme"],
             values["sha256"],
-            len(data),
+            content_size(content),
             _spec(values["input"]),
             _spec(values["output"]),
             dict(values["provenance"]),

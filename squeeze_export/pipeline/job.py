@@ -7,18 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from squeeze_export.core import (
-    Accuracy,
-    Artifact,
-    Audit,
-    EmitOptions,
-    Latency,
-    Measurement,
-    Progress,
-    Report,
-    Session,
-    silent,
-)
+from squeeze_export.core import Artifact, Audit, EmitOptions, Progress, Session, silent
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.files import make_folder
 from squeeze_export.graph.quantized import FP32, scheme_named
@@ -31,6 +20,7 @@ from squeeze_export.pipeline.sessions import RunOptions, check_device, opened, r
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.pipeline.timing import time_sessions
 from squeeze_export.pipeline.validation import Evaluation, evaluation_images, validate
+from squeeze_export.results import Accuracy, Latency, Measurement, Report
 from squeeze_export.targets import target_named
 
 

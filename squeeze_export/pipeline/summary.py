@@ -6,12 +6,24 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from squeeze_export.core import Accuracy, Artifact, Audit, Latency, Measurement, Report, Session
+from squeeze_export.core import Artifact, Audit, Session
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.report.document import SCHEMA_VERSION
+from squeeze_export.results import Accuracy, Latency, Measurement, Report
 
-TOOLS = ("squeeze-export", "numpy", "Pillow", "onnx", "onnxruntime", "ai-edge-litert", "flatbuffers", "torch")
+TOOLS = (
+    "squeeze-export",
+    "numpy",
+    "Pillow",
+    "onnx",
+    "onnxruntime",
+    "ai-edge-litert",
+    "flatbuffers",
+    "openvino",
+    "coremltools",
+    "torch",
+)
 
 
 def measurement(
@@ -35,12 +47,14 @@ def measurement(
         device_asked=device_asked,
         device=session.device if session else "",
         kernels=session.kernels if session else "",
+        evidence=session.evidence if session else "measured",
         status="failed" if failure else "ok",
         reason=failure.message if failure else "",
         accuracy=accuracy,
         latency=latency,
         placement=session.placement if session else None,
         audit=audit,
+        recipe=str(artifact.provenance.get("recipe", "")),
     )
 
 

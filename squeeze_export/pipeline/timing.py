@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, Latency, Progress, Report, Session, silent
+from squeeze_export.core import Artifact, ByteArray, Progress, Session, silent
 from squeeze_export.measure.latency import latency_of, measure_latency
 from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.sessions import RunOptions, opened
 from squeeze_export.pipeline.summary import measurement, report_of
+from squeeze_export.results import Latency, Report
 
 WARMUP_COUNT = 10
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from squeeze_export import demo
-from squeeze_export.core import Accuracy, Progress, Report, Session, silent
+from squeeze_export.core import Progress, Session, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.checks import check_overlap
@@ -22,6 +22,7 @@ from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import RunOptions, opened
 from squeeze_export.pipeline.summary import measurement, report_of
+from squeeze_export.results import Accuracy, Report
 
 BATCH = 16
 PROBABILITIES = "probabilities"

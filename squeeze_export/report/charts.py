@@ -12,7 +12,7 @@ from html import escape
 
 import numpy as np
 
-from squeeze_export.core import Interval
+from squeeze_export.results import Interval
 
 _WIDTH_PX = 1000
 _LABEL_PX = 250

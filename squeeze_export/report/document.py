@@ -1,6 +1,6 @@
 """The report as JSON: the truth that every other form is written from.
 
-The document's shape is the dataclasses' own (`core.Report`), field by field, so there is no second description to keep in step.
+The document's shape is the dataclasses' own (`results.Report`), field by field, so there is no second description to keep in step.
 It is strict JSON: infinity and NaN are the strings `inf`, `-inf`, `nan`.
 """
 
@@ -16,13 +16,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from squeeze_export.core import Report
 from squeeze_export.errors import BadInput
 from squeeze_export.files import write_text
+from squeeze_export.results import Report
 
-SCHEMA_VERSION = 1
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""Version -> what turns a document of that version into one of the next. A change of `core.Report` adds one, and its test."""
+SCHEMA_VERSION = 2
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda document: document,  # 2 added `measurements[].recipe` and `differences`, which may be missing
+}
+"""Version -> what turns a document of that version into one of the next. A change of `results.Report` adds one, and its test."""
 
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 

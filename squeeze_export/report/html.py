@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from squeeze_export.core import Accuracy, Audit, Interval, Latency, Measurement, Placement, Report
+from squeeze_export.core import Audit, Placement
 from squeeze_export.files import write_text
 from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart
 from squeeze_export.report.style import STYLE
@@ -34,6 +34,7 @@ from squeeze_export.report.wording import (
     spelt_facts,
     timing_note,
 )
+from squeeze_export.results import Accuracy, Interval, Latency, Measurement, Report
 
 _MOST_NAMES = 12
 """Names listed in one place; the rest are counted and stand in report.json."""

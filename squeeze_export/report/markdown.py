@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from squeeze_export.core import Measurement, Report
 from squeeze_export.files import write_text
 from squeeze_export.report.wording import (
     NOTHING,
@@ -25,6 +24,7 @@ from squeeze_export.report.wording import (
     speedup_parts,
     timing_note,
 )
+from squeeze_export.results import Measurement, Report
 
 _SPECIAL = re.compile(r"([\\*{}\[\]|~$]|(?<!\w)_|_(?!\w))")
 """What GitHub reads as markup inside a line; an underscore inside a word is none."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from squeeze_export.core import Measurement, Report
 from squeeze_export.report.wording import (
     NOTHING,
     accuracy_heading,
@@ -24,6 +23,7 @@ from squeeze_export.report.wording import (
     size,
     speedup_parts,
 )
+from squeeze_export.results import Measurement, Report
 
 Cell = tuple[str, ...]
 """The lines of one cell."""

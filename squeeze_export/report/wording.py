@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from squeeze_export.core import Accuracy, Interval, Latency, Measurement, Report
+from squeeze_export.results import Accuracy, Interval, Latency, Measurement, Report
 
 NOTHING = "-"
 """Stands in a cell that has no figure."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
+from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.runtimes._quiet import lower_log_levels, quiet
 
@@ -30,6 +30,8 @@ class InterpreterSession:
         kernels: `XNNPACK`, `builtin`, or `XNNPACK, builtin`: which the interpreter's node list says the convolutions ran in.
         placement: from the same list.
     """
+
+    evidence: Evidence = "measured"
 
     def __init__(self, interpreter: Any, runtime: str, threads: int) -> None:
         self._interpreter: Any = interpreter

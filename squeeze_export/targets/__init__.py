@@ -9,6 +9,7 @@ from typing import Protocol, cast
 
 from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput
+from squeeze_export.files import Content
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 
@@ -18,7 +19,7 @@ class Target(Protocol):
 
     Attributes:
         NAME: the registry's key and the command's name.
-        SUFFIX: of the file, with its dot.
+        SUFFIX: of the file or folder, with its dot.
         SCHEMES: names of the schemes that the format carries; others are refused.
         RUNTIMES: names of the runtimes that open it, the default first.
     """
@@ -28,7 +29,7 @@ class Target(Protocol):
     SCHEMES: tuple[str, ...]
     RUNTIMES: tuple[str, ...]
 
-    def emit(self, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> bytes:
+    def emit(self, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> Content:
         """Writes the network down.
 
         Args:
@@ -38,7 +39,7 @@ class Target(Protocol):
             metadata: key -> text, written into the format's own metadata.
 
         Returns:
-            The file's bytes; the same arguments give the same bytes.
+            The file's bytes, or the folder's files; the same arguments give the same bytes.
         """
 
     def describe(self, path: Path) -> tuple[TensorSpec, TensorSpec]:

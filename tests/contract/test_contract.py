@@ -22,7 +22,8 @@ import pytest
 from squeeze_export.core import TORCHVISION, EmitOptions
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.nodes import Add, QuantizedConv
-from squeeze_export.graph.quantized import FP32, INT8, SCHEMES, Scheme, read_table, table_bytes
+from squeeze_export.graph.quantized import FP32, INT8, SCHEMES, Scheme, table_bytes
+from squeeze_export.graph.saved import read_table
 from squeeze_export.pipeline.export import export, read_artifact, sidecar_path
 from squeeze_export.runtimes import RUNTIMES
 from squeeze_export.targets import TARGETS, target_named

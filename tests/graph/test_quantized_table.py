@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from squeeze_export.core import CAFFE
 from squeeze_export.errors import BadInput
-from squeeze_export.graph import quantized as table
+from squeeze_export.graph import saved as table
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import MaxPool, QuantizedConv
-from squeeze_export.graph.quantized import QuantizedGraph, read_table, scheme_named, table_bytes
+from squeeze_export.graph.quantized import QuantizedGraph, scheme_named, table_bytes
 from squeeze_export.graph.run import FloatRunner
+from squeeze_export.graph.saved import read_table
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
 
@@ -127,8 +128,8 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], object], str]
     "weight of a wrong rank": (lambda h, a: a.update({"conv1.weight": np.ones((4, 27), np.int8)}), "conv1"),
     "weight of a wrong shape": (lambda h, a: a.update({"conv1.weight": np.ones((4, 2, 3, 3), np.int8)}), "conv1 has weights"),
     "oblong kernel": (lambda h, a: a.update({"conv1.weight": np.ones((4, 3, 3, 1), np.int8)}), "conv1 has weights"),
-    "bias of a wrong length": (lambda h, a: a.update({"conv1.bias": np.ones(3, np.int32)}), "bias or scales of conv1"),
-    "scales of a wrong length": (lambda h, a: a.update({"conv1.weight_scale": np.ones(1, np.float32)}), "bias or scales"),
+    "bias of a wrong length": (lambda h, a: a.update({"conv1.bias": np.ones(3, np.int32)}), "bias of conv1"),
+    "scales of a wrong length": (lambda h, a: a.update({"conv1.weight_scale": np.ones(1, np.float32)}), "scales of conv1"),
     "weight scale 0": (lambda h, a: a.update({"conv1.weight_scale": np.zeros(4, np.float32)}), "a weight scale of conv1"),
     "weight scale NaN": (lambda h, a: a.update({"conv1.weight_scale": np.full(4, np.nan, np.float32)}), "a weight scale"),
     "weight scale infinite": (lambda h, a: a.update({"conv1.weight_scale": np.full(4, np.inf, np.float32)}), "a weight scale"),
@@ -185,7 +186,7 @@ def test_an_unknown_scheme_is_named(path: Path) -> None:
     rewrite(path, lambda header, arrays: header.update(scheme="int7"))
     with pytest.raises(BadInput, match="`int7`") as caught:
         read_table(path)
-    assert caught.value.hint == "one of: fp32, fp16, int8"
+    assert caught.value.hint == "one of: fp32, fp16, int8, w8, palette6, palette4"
 
 
 def test_a_newer_version_is_named(path: Path) -> None:

@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from squeeze_export.core import Accuracy, Audit, Interval, Latency, Measurement, Placement, Report
+from squeeze_export.core import Audit, Placement
+from squeeze_export.results import Accuracy, Interval, Latency, Measurement, Report
 
 SAMPLES_NS = tuple(2_600_000 + 10_000 * (step % 11) for step in range(50))
 
@@ -50,7 +51,7 @@ def measurements(accuracy):
 
 def build(accuracy):
     return Report(
-        schema_version=1,
+        schema_version=2,
         created="2026-11-02T09:14:00+00:00",
         tool_versions={"onnxruntime": "1.31.1"},
         host={"cpu": "Xeon", "isa": ["avx2"], "memory_bytes": 16_000_000_000, "usable_cores": 2, "virtualised": True},

@@ -8,9 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from squeeze_export.core import Audit, Interval, Measurement, Report
+from squeeze_export.core import Audit
 from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart, ticks_over
 from squeeze_export.report.html import to_html, write_html
+from squeeze_export.results import Interval, Measurement, Report
 
 VOID = {"meta", "br"}
 

@@ -9,10 +9,10 @@ import math
 import pytest
 from rich.console import Console
 
-from squeeze_export.core import Interval
 from squeeze_export.report import wording
 from squeeze_export.report.inventory_table import print_inventory
 from squeeze_export.report.table import print_table
+from squeeze_export.results import Interval
 
 
 def printed(report, width=80, terminal=True):

@@ -1,0 +1,226 @@
+"""Graphs as files: a table (the quantized graph) read back, and the float graph written and read.
+
+Both are safetensors files with one JSON header. Nothing in them is executed; sizes are bounded before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from squeeze_export.core import Preprocess, TensorSpec
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Node, QuantizedConv, QuantizedNode
+from squeeze_export.graph.quantized import (
+    LARGEST_SCALE,
+    SMALLEST_SCALE,
+    TABLE_HEADER,
+    TABLE_VERSION,
+    Quantization,
+    QuantizedGraph,
+    saved_node,
+    scheme_named,
+)
+
+MAX_TABLE_BYTES = 256_000_000
+MAX_SIDE_PX = 4096
+_GRAPH_HEADER = "squeeze_export_graph"
+T = TypeVar("T")
+C = TypeVar("C", Conv, QuantizedConv)
+
+
+def read_table(path: Path) -> QuantizedGraph:
+    """Reads a table file. Nothing in it is executed; sizes are bounded before anything is allocated.
+
+    Raises:
+        BadInput: not a table, truncated, of a newer version, or its parts do not fit each other.
+    """
+    return _read(
+        path,
+        TABLE_HEADER,
+        "quantization table",
+        _quantized_graph,
+        "make one with: squeeze-export calibrate --weights FILE --calib DIR",
+    )
+
+
+def graph_bytes(graph: Graph) -> bytes:
+    """The float graph as a file: how one of our processes hands it to another. The same graph always gives the same bytes."""
+    arrays: dict[str, NDArray[Any]] = {}
+    header = {
+        "version": TABLE_VERSION,
+        "name": graph.name,
+        "nodes": [saved_node(node, arrays) for node in graph.nodes],
+        "input": asdict(graph.input),
+        "output": asdict(graph.output),
+        "preprocess": asdict(graph.preprocess),
+        "labels": list(graph.labels),
+        "checkpoint_sha256": graph.checkpoint_sha256,
+    }
+    return safetensors.numpy.save(arrays, {_GRAPH_HEADER: json.dumps(header, sort_keys=True)})
+
+
+def read_graph(path: Path) -> Graph:
+    """Reads what `graph_bytes` wrote.
+
+    Raises:
+        BadInput: not such a file, truncated, or its parts do not fit each other.
+    """
+    return _read(path, _GRAPH_HEADER, "float graph", _float_graph, "write it again")
+
+
+def _read(path: Path, key: str, what: str, build: Callable[[Mapping[str, Any], Mapping[str, NDArray[Any]]], T], hint: str) -> T:
+    try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise BadInput(f"`{path}` is larger than any table (`{MAX_TABLE_BYTES}` bytes)", hint=hint)
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            if key not in metadata:
+                raise BadInput(f"`{path}` is not a {what}", hint=hint)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a handle, not a dict)
+        header = json.loads(metadata[key])
+        if header["version"] != TABLE_VERSION:
+            raise BadInput(f"`{path}` is a table of version `{header['version']}`; this tool reads version {TABLE_VERSION}")
+        return build(header, arrays)
+    except OSError as err:
+        raise BadInput(f"the table `{path}` cannot be read: {err.strerror or err}", hint=hint) from err
+    except safetensors.SafetensorError as err:
+        raise BadInput(f"`{path}` is not a {what}: {err}", hint=hint) from err
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as err:
+        raise BadInput(f"the table `{path}` is damaged: {err!r}", hint=hint) from err
+
+
+def _quantized_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> QuantizedGraph:
+    nodes = tuple(_node(entry, arrays) for entry in header["nodes"])
+    quantized = QuantizedGraph(
+        str(header["name"]),
+        tuple(_of_kind(node, QuantizedConv) for node in nodes),
+        _spec(header["input"]),
+        _spec(header["output"]),
+        {name: Quantization(float(scale), int(zero)) for name, (scale, zero) in header["tensors"].items()},
+        scheme_named(header["scheme"]),
+        _preprocess(header["preprocess"]),
+        tuple(str(label) for label in header["labels"]),
+        dict(header["provenance"]),
+    )
+    _check(quantized)
+    return quantized
+
+
+def _float_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Graph:
+    graph = Graph(
+        str(header["name"]),
+        tuple(_of_kind(_node(entry, arrays), Conv) for entry in header["nodes"]),
+        _spec(header["input"]),
+        _spec(header["output"]),
+        _preprocess(header["preprocess"]),
+        tuple(str(label) for label in header["labels"]),
+        str(header["checkpoint_sha256"]),
+    )
+    _check_shapes(graph)
+    return graph
+
+
+def _node(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Node | QuantizedNode:
+    name, inputs = str(entry["name"]), tuple(str(i) for i in entry["inputs"])
+    match entry["kind"]:
+        case "QuantizedConv":
+            weight, scale, bias = (arrays[f"{name}.{part}"] for part in ("weight", "weight_scale", "bias"))
+            if [a.dtype.name for a in (weight, scale, bias)] != ["int8", "float32", "int32"] or weight.ndim != 4:
+                raise ValueError(f"the arrays of {name} have the wrong dtype or rank")
+            return QuantizedConv(
+                name, inputs[0], weight, scale, bias, int(entry["stride"]), _pads(entry["pads"]), bool(entry["relu"])
+            )
+        case "Conv":
+            weight, bias = arrays[f"{name}.weight"], arrays[f"{name}.bias"]
+            if [weight.dtype.name, bias.dtype.name] != ["float32", "float32"] or weight.ndim != 4:
+                raise ValueError(f"the arrays of {name} have the wrong dtype or rank")
+            return Conv(name, inputs[0], weight, bias, int(entry["stride"]), _pads(entry["pads"]), bool(entry["relu"]))
+        case "MaxPool":
+            return MaxPool(name, inputs[0], int(entry["kernel"]), int(entry["stride"]), _pads(entry["pads"]))
+        case "Concat":
+            return Concat(name, inputs)
+        case "Add":
+            return Add(name, (inputs[0], inputs[1]))
+        case "GlobalAveragePool":
+            return GlobalAveragePool(name, inputs[0])
+        case kind:
+            raise ValueError(f"node kind {kind!r}")
+
+
+def _pads(values: list[int]) -> tuple[int, int, int, int]:
+    top, left, bottom, right = (int(v) for v in values)
+    return (top, left, bottom, right)
+
+
+def _of_kind(node: Node | QuantizedNode, conv: type[C]) -> Any:
+    """The node, unless it is a convolution of the other kind of graph."""
+    if isinstance(node, Conv | QuantizedConv) and not isinstance(node, conv):
+        raise ValueError(f"{node.name} is a {type(node).__name__}")
+    return node
+
+
+def _preprocess(values: Mapping[str, Any]) -> Preprocess:
+    return Preprocess(**dict(values) | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def _spec(values: Mapping[str, Any]) -> TensorSpec:
+    return replace(TensorSpec(**values), shape=tuple(values["shape"]))
+
+
+def _check(quantized: QuantizedGraph) -> None:
+    """Raises ValueError where the parts of a table do not fit each other; a KeyError for a tensor that nothing makes."""
+    if not quantized.scheme.integer:
+        raise ValueError(f"scheme {quantized.scheme.name}")
+    _check_shapes(quantized)
+    for name, q in quantized.tensors.items():
+        if not (SMALLEST_SCALE < q.scale < LARGEST_SCALE and float(np.float32(q.scale)) == q.scale and 0 <= q.zero_point <= 255):
+            raise ValueError(f"scale {q.scale} or zero point {q.zero_point} of {name}")
+    if quantized.tensors[quantized.input.name] != Quantization(1.0, 0):
+        raise ValueError("the input is not raw pixels")
+    for node in quantized.nodes:
+        if isinstance(node, QuantizedConv):
+            if node.weight_scale.shape != node.weight.shape[:1]:
+                raise ValueError(f"scales of {node.name}")
+            if not ((node.weight_scale > SMALLEST_SCALE) & (node.weight_scale < LARGEST_SCALE)).all():
+                raise ValueError(f"a weight scale of {node.name}")
+        if isinstance(node, MaxPool | Concat) and len({quantized.tensors[t] for t in (*node.inputs, node.name)}) != 1:
+            raise ValueError(f"{node.name} joins tensors of different scales")
+        if node.name != quantized.output.name and node.name not in quantized.tensors:
+            raise ValueError(f"{node.name} has no scale")
+
+
+def _check_shapes(graph: Graph | QuantizedGraph) -> None:
+    """Bounds every tensor, so that a hostile table cannot make a run allocate without end."""
+    nodes, sizes = graph.nodes, graph.sizes
+    if len(sizes) != len(nodes) + 1:
+        raise ValueError("two nodes of one name")
+    for name, (height, width, channels) in sizes.items():
+        if not (1 <= height <= MAX_SIDE_PX and 1 <= width <= MAX_SIDE_PX and channels >= 1):
+            raise ValueError(f"{name} is {height} x {width} x {channels}")
+    for node in nodes:
+        if isinstance(node, Conv | QuantizedConv):
+            channels = sizes[node.input][2]
+            if node.weight.shape[1:] != (channels, node.kernel, node.kernel):
+                raise ValueError(f"{node.name} has weights {node.weight.shape} for {channels} input channels")
+            if node.bias.shape != node.weight.shape[:1]:
+                raise ValueError(f"bias of {node.name}")
+        if isinstance(node, Conv | QuantizedConv | MaxPool) and (node.stride < 1 or node.kernel < 1 or min(node.pads) < 0):
+            raise ValueError(f"kernel, stride or pads of {node.name}")
+        joined = {sizes[name] if isinstance(node, Add) else sizes[name][:2] for name in node.inputs}
+        if len(joined) != 1:
+            raise ValueError(f"{node.name} joins tensors of different sizes")
+        if isinstance(node, GlobalAveragePool) != (node is nodes[-1]):
+            raise ValueError("the average pool is not the last node")
+    if sizes[graph.input.name] != (graph.preprocess.crop_px, graph.preprocess.crop_px, 3):
+        raise ValueError("the input is not the preprocessing's crop")
+    class_count = sizes[graph.output.name][2]
+    if graph.output.shape[1:] != (class_count,) or len(graph.labels) not in (0, class_count):
+        raise ValueError(f"output or labels of {class_count} classes")

@@ -1,0 +1,174 @@
+"""What a job found out: the report, its rows, and the figures in them. Frozen, plain, and free of any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from squeeze_export.core import Audit, Evidence, Placement
+
+Status = Literal["ok", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval (95% unless its field says otherwise)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """An artifact compared with the fp32 reference on the same decoded pixels.
+
+    Attributes:
+        count: images compared.
+        top1_agreement: share of images whose top-1 class equals the reference's, with a Wilson interval.
+        top5_agreement: mean overlap of the two top-5 sets, 0 to 1.
+        sqnr_db: 10 log10(sum of squared reference logits / sum of squared differences), dB.
+        kl: mean Kullback-Leibler divergence of the softmax outputs, reference to artifact, nats.
+        labelled_count: images that carried a label (0: the fields below are None).
+        top1: share right, 0 to 1.
+        top5: share with the label among the best five.
+        reference_top1: the same of the reference.
+        reference_top5: the same of the reference.
+        top1_delta_pp: top-1 of the artifact minus the reference's, percentage points, with its paired interval.
+        lost: images that the reference had right and the artifact has wrong.
+        won: the other way round.
+    """
+
+    count: int
+    top1_agreement: Interval
+    top5_agreement: float
+    sqnr_db: float
+    kl: float
+    labelled_count: int = 0
+    top1: float | None = None
+    top5: float | None = None
+    reference_top1: float | None = None
+    reference_top5: float | None = None
+    top1_delta_pp: Interval | None = None
+    lost: int | None = None
+    won: int | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Kept samples of one session, and what follows from them.
+
+    Attributes:
+        samples_ns: every timed inference, in the order it ran.
+        warmup_count: inferences before the first sample.
+        batch: images per inference.
+        threads: intra-op threads.
+        p50_ms: percentiles over `samples_ns`.
+        p90_ms: likewise.
+        p99_ms: likewise.
+        speedup: fp32's p50 over this p50 on the same runtime and device in the same rounds, with a bootstrap interval.
+    """
+
+    samples_ns: tuple[int, ...]
+    warmup_count: int
+    batch: int
+    threads: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    speedup: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of the report.
+
+    Attributes:
+        target: file format.
+        scheme: how numbers are carried.
+        artifact: file name, relative to the report.
+        sha256: of the artifact.
+        size_bytes: of the artifact.
+        runtime: what ran it.
+        device_asked: what the user named.
+        device: what the runtime says it used; empty where nothing ran.
+        kernels: kernel family that the runtime says it used.
+        evidence: how the figures came about.
+        status: `ok`, `skipped` or `failed`.
+        reason: why it was skipped or failed.
+        accuracy: None where not validated.
+        latency: None where not timed.
+        placement: None where nothing ran.
+        audit: what is inside the file.
+        recipe: how its integers came about; empty where it has none.
+    """
+
+    target: str
+    scheme: str
+    artifact: str
+    sha256: str
+    size_bytes: int
+    runtime: str = ""
+    device_asked: str = "cpu"
+    device: str = ""
+    kernels: str = ""
+    evidence: Evidence = "measured"
+    status: Status = "ok"
+    reason: str = ""
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+    placement: Placement | None = None
+    audit: Audit | None = None
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two runs of the same integers are apart on the same images.
+
+    Attributes:
+        first: a row's target and runtime, or `integer run`: the exact one.
+        second: likewise.
+        count: images compared.
+        largest_steps: largest difference of a logit, in steps of the last convolution's output.
+        top1_agreement: share (0 to 1) of images with the same top-1 class.
+        first_layer: where `first` is the integer run: the first layer that makes, from the same integers, something that is more
+            than one step away from it (rounding explains one); empty where there is none, None where it was not looked for.
+    """
+
+    first: str
+    second: str
+    count: int
+    largest_steps: float
+    top1_agreement: float
+    first_layer: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything one command found out. `report.json` is this; every other form is written from it.
+
+    Attributes:
+        schema_version: of the JSON form; older files are migrated on reading.
+        created: UTC, ISO 8601.
+        tool_versions: package -> version.
+        host: machine facts: CPU, cores, ISA flags, governor, memory, OS.
+        network: name, classes, input size, parameters, checkpoint hash.
+        calibration: image count, source, recipe, table hash; empty where nothing was calibrated.
+        evaluation: image count, source, whether labelled, and a note where the images are not independent.
+        measurements: the rows.
+        warnings: what the user was told on the way.
+        differences: the files of several targets against the integer run and against each other.
+    """
+
+    schema_version: int
+    created: str
+    tool_versions: Mapping[str, str]
+    host: Mapping[str, Any]
+    network: Mapping[str, Any]
+    calibration: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    measurements: tuple[Measurement, ...]
+    warnings: tuple[str, ...] = ()
+    differences: tuple[Difference, ...] = ()
