@@ -19,6 +19,8 @@ from squeeze_export.errors import EXIT_DONE, EXIT_INTERRUPTED, BadInput, Squeeze
 COMMANDS: dict[str, tuple[str, str]] = {
     "tflite": ("export", "Export to TFLite; validate and time it."),
     "onnx": ("export", "Export to ONNX; validate and time it."),
+    "openvino": ("export", "Export to OpenVINO; validate and time it."),
+    "coreml": ("export", "Export to Core ML; validate it."),
     "all": ("export", "Export to every target; one table."),
     "calibrate": ("calibrate", "Compute the integers once; write them as a table file."),
     "validate": ("validate", "Compare exported files with the fp32 reference."),

@@ -12,6 +12,7 @@ from squeeze_export.cli.console import print_json, shown_progress, warn
 from squeeze_export.cli.options import FILE, calibration_options, chosen_network, network_options, option, output_options
 from squeeze_export.files import make_folder
 from squeeze_export.pipeline import calibrate, write_table
+from squeeze_export.quant.recipes import RECIPES
 
 
 def command(name: str) -> click.Command:
@@ -20,7 +21,7 @@ def command(name: str) -> click.Command:
 
 
 @click.command("calibrate")
-@calibration_options
+@calibration_options(list(RECIPES))
 @network_options
 @option("--out", type=FILE, default=Path("squeeze-export-out"), show_default=True, metavar="DIR", help="Where to write.")
 @output_options

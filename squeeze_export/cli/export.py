@@ -1,4 +1,4 @@
-"""`squeeze-export tflite | onnx | all`: the main job."""
+"""`squeeze-export tflite | onnx | openvino | coreml | all`: the main job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from squeeze_export.cli.options import (
     DEMO_NOTE,
     FILE,
     Batch,
+    F,
     calibration_options,
+    coreml_options,
     emit_choice,
     network_options,
     option,
@@ -24,9 +26,10 @@ from squeeze_export.cli.options import (
 )
 from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.graph.quantized import SCHEMES
-from squeeze_export.pipeline.export import sidecar_path
 from squeeze_export.pipeline.job import Job, run
-from squeeze_export.results import Measurement, Report
+from squeeze_export.pipeline.vendor import vendor_recipes
+from squeeze_export.quant.recipes import RECIPES
+from squeeze_export.results import Report
 from squeeze_export.targets import TARGETS
 
 
@@ -41,7 +44,7 @@ def command(name: str) -> click.Command:
     @option("--int8", is_flag=True, help="8-bit weights and activations, integers throughout.")
     @option("--fp16", is_flag=True, help="Half-precision weights.")
     @option("--scheme", type=click.Choice(list(SCHEMES)), help="How numbers are carried.  [default: fp32]")
-    @calibration_options
+    @calibration_options([*RECIPES, *vendor_recipes(targets)])
     @option("--table", type=FILE, metavar="FILE", help="Integers from `calibrate` instead of --calib.")
     @option("--eval", "evaluation", type=FILE, metavar="DIR|CSV", help="Images to compare on: folders by class, a CSV, or plain.")
     @network_options
@@ -54,6 +57,7 @@ def command(name: str) -> click.Command:
         help="Type of the raw pixels, 0 to 255.",
     )
     @option("--softmax", is_flag=True, help="Probabilities instead of logits.")
+    @(coreml_options if "coreml" in targets else _no_options)
     @run_options
     @option("--no-validate", is_flag=True, help="Do not compare with the reference.")
     @option("--no-bench", is_flag=True, help="Do not time.")
@@ -83,19 +87,24 @@ def command(name: str) -> click.Command:
             note(DEMO_NOTE)
         with shown_progress() as progress:
             report = run(job, progress)
-        return show(report, job.out, as_json=values["as_json"])
+        return show(report, job, as_json=values["as_json"])
 
     return export
+
+
+def _no_options(function: F) -> F:
+    return function
 
 
 _EXAMPLE = "\b\nsqueeze-export %s --int8 --weights squeezenet1_1.pth --calib imgs/ --eval val/ --labels classes.txt"
 
 
-def show(report: Report, out: Path, *, as_json: bool) -> int:
+def show(report: Report, job: Job, *, as_json: bool) -> int:
     """Writes the report's files, prints the result, and gives the exit code."""
     from squeeze_export.report.document import to_json, write_json
     from squeeze_export.report.html import write_html
 
+    out = job.out
     write_json(report, out / "report.json")
     write_html(report, out / "report.html")
     for text in report.warnings:
@@ -108,12 +117,7 @@ def show(report: Report, out: Path, *, as_json: bool) -> int:
         print_table(report, stdout_console())
         if report.evaluation.get("note"):
             note(f"compared on {report.evaluation['image_count']} images: {report.evaluation['note']}")
-    for row in report.measurements:
-        if _kept(row, out):
-            note(f"wrote {out / row.artifact}")
+    for name in dict.fromkeys(row.artifact for row in report.measurements if row.artifact and row.scheme == job.scheme):
+        note(f"wrote {out / name}")
     note(f"report {out / 'report.json'} and {out / 'report.html'}")
     return Refused.exit_code if any(row.status == "failed" for row in report.measurements) else EXIT_DONE
-
-
-def _kept(row: Measurement, out: Path) -> bool:
-    return bool(row.artifact) and sidecar_path(out / row.artifact).exists() and row.scheme != "" and (out / row.artifact).exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,7 +16,6 @@ from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.sessions import RunOptions
-from squeeze_export.quant.recipes import RECIPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,14 +97,36 @@ def network_options(function: F) -> F:
     return function
 
 
-def calibration_options(function: F) -> F:
-    """How the integers come about."""
+def calibration_options(recipes: Sequence[str]) -> Callable[[F], F]:
+    """How the integers come about; `recipes` are those that the command can follow."""
+
+    def decorate(function: F) -> F:
+        for add in reversed(
+            (
+                option("--calib", type=FILE, metavar="DIR", help="Calibration images: a few hundred, unlabelled."),
+                option("--recipe", type=click.Choice(recipes), default="fast", show_default=True, help="How to quantize."),
+                option("--seed", default=0, show_default=True, help="The same seed and images give the same integers."),
+                option("--skip-broken", is_flag=True, help="Leave out images that cannot be read."),
+            )
+        ):
+            function = add(function)
+        return function
+
+    return decorate
+
+
+def coreml_options(function: F) -> F:
+    """What Core ML alone asks about a file's outer form."""
     for add in reversed(
         (
-            option("--calib", type=FILE, metavar="DIR", help="Calibration images: a few hundred, unlabelled."),
-            option("--recipe", type=click.Choice(list(RECIPES)), default="fast", show_default=True, help="How to quantize."),
-            option("--seed", default=0, show_default=True, help="The same seed and images give the same integers."),
-            option("--skip-broken", is_flag=True, help="Leave out images that cannot be read."),
+            option("--ios", type=click.IntRange(17, 18), default=17, show_default=True, help="Core ML: the oldest iOS to run on."),
+            option(
+                "--coreml-compute",
+                type=click.Choice(["float32", "float16"]),
+                default=EmitOptions.coreml_compute,
+                show_default=True,
+                help="Core ML, int8: what is computed in between the integers.",
+            ),
         )
     ):
         function = add(function)
@@ -116,11 +137,14 @@ def run_options(function: F) -> F:
     """How artifacts are run."""
     for add in reversed(
         (
-            option("--runtime", metavar="NAME", help="onnxruntime; litert, litert-builtin, tflite-runtime, tensorflow-lite."),
+            option("--runtime", metavar="NAME", help="Another runtime than the target's first; see the guide of the target."),
             option("--device", default="cpu", show_default=True, metavar="NAME", help="Where to run: this device or none."),
             option("--threads", default=1, show_default=True, help="Threads of every session."),
             option("--cpus", type=Cpus(), help="Pin to these logical CPUs."),
             option("--rounds", default=50, show_default=True, help="Timed inferences of each file."),
+            option(
+                "--emulated-images", default=100, show_default=True, metavar="N", help="Images for an emulated device."
+            ),
         )
     ):
         function = add(function)
@@ -182,12 +206,14 @@ def preprocess_choice(values: dict[str, Any]) -> PreprocessChoice:
 
 def run_choice(values: dict[str, Any]) -> RunOptions:
     """Takes the run options out of a command's values."""
-    return RunOptions(values["runtime"], values["device"], values["threads"], values["cpus"], values["rounds"])
+    names = ("runtime", "device", "threads", "cpus", "rounds", "emulated_images")
+    return RunOptions(*(values[name] for name in names))
 
 
 def emit_choice(values: dict[str, Any]) -> EmitOptions:
     """Takes the options of the outer form out of a command's values."""
-    return EmitOptions(values["batch"], values["input"], values["softmax"])
+    coreml = {name: values[name] for name in ("ios", "coreml_compute") if name in values}
+    return EmitOptions(values["batch"], values["input"], values["softmax"], **coreml)
 
 
 def scheme_choice(values: dict[str, Any]) -> str:

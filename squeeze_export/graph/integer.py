@@ -8,7 +8,7 @@ ONNX Runtime with VNNI and LiteRT's XNNPACK give the same integers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -58,26 +58,35 @@ class IntegerRunner:
         return np.concatenate([self._run(image[None], tap) for image in batch])
 
     def _run(self, image: ByteArray, tap: IntegerTap | None) -> FloatArray:
-        tensors = self.quantized.tensors
         values: dict[str, ByteArray] = {self.quantized.input.name: image}
         for node in self.quantized.nodes:
-            if isinstance(node, QuantizedConv):
-                result = self._conv(node, values[node.input])
-            elif isinstance(node, MaxPool):
-                result = max_pool(values[node.input], node.kernel, node.stride, node.pads, np.uint8(0))
-            elif isinstance(node, Concat):
-                result = np.concatenate([values[name] for name in node.inputs], axis=3)
-            elif isinstance(node, Add):
-                result = self._add(node, values)
-            elif isinstance(node, GlobalAveragePool):
-                q, source = tensors[node.input], values[node.input]
+            if isinstance(node, GlobalAveragePool):
+                q, source = self.quantized.tensors[node.input], values[node.input]
                 mean = source.mean(axis=(1, 2), dtype=np.float64) - q.zero_point
                 logits: FloatArray = (mean * q.scale).astype(np.float32)
                 return logits
+            values[node.name] = self.step(node, values)
             if tap is not None:
-                tap(node.name, result)
-            values[node.name] = result
+                tap(node.name, values[node.name])
         raise ValueError("the graph has no GlobalAveragePool")
+
+    def step(self, node: QuantizedConv | MaxPool | Concat | Add, values: Mapping[str, ByteArray]) -> ByteArray:
+        """What one node makes of its inputs.
+
+        Args:
+            node: of the quantized graph, not its average pool.
+            values: tensor name -> (1, H, W, C) uint8 integers; those that the node reads are enough.
+
+        Returns:
+            (1, H, W, C) uint8.
+        """
+        if isinstance(node, QuantizedConv):
+            return self._conv(node, values[node.input])
+        if isinstance(node, MaxPool):
+            return max_pool(values[node.input], node.kernel, node.stride, node.pads, np.uint8(0))
+        if isinstance(node, Concat):
+            return np.concatenate([values[name] for name in node.inputs], axis=3)
+        return self._add(node, values)
 
     def _conv(self, conv: QuantizedConv, source: ByteArray) -> ByteArray:
         matrix = self._matrices[conv.name]
@@ -88,7 +97,7 @@ class IntegerRunner:
         integers: ByteArray = np.clip(rounded, zero if conv.relu else 0, 255).astype(np.uint8)
         return integers
 
-    def _add(self, node: Add, values: dict[str, ByteArray]) -> ByteArray:
+    def _add(self, node: Add, values: Mapping[str, ByteArray]) -> ByteArray:
         tensors = self.quantized.tensors
         total: FloatArray | None = None
         for name in node.inputs:

@@ -8,7 +8,7 @@ from typing import Any
 
 from squeeze_export import demo
 from squeeze_export.core import Progress, silent
-from squeeze_export.errors import BadInput, Unavailable
+from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.files import write_bytes
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme, table_bytes
@@ -119,11 +119,11 @@ def calibrate(
 
 
 def _fastest_run(graph: Graph) -> tuple[TappedRun, str]:
-    """The float run for the statistics, and its name: ONNX Runtime where it is installed, else numpy, which is slower."""
+    """The float run for the statistics, and its name: ONNX Runtime where it is installed and sound, else numpy, which is slower."""
     names = [name for name in observed_tensors(graph) if name != graph.input.name]
     try:
         return tapped_run(emit_with_taps(graph, names), names), "onnxruntime"
-    except Unavailable:
+    except (Unavailable, Refused):
         return FloatRunner(graph), "numpy"
 
 

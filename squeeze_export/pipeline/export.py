@@ -11,7 +11,7 @@ from typing import Any
 from squeeze_export import __version__
 from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
-from squeeze_export.files import content_sha256, content_size, read_content, write_draft, write_files
+from squeeze_export.files import Content, content_sha256, content_size, read_content, write_draft, write_files
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.images.names import shown
@@ -54,13 +54,42 @@ def export(
         raise BadInput(f"the scheme `{scheme.name}` needs {'a quantized' if scheme.integer else 'a float'} graph")
     if not name or Path(name).name != name or not name.isprintable():
         raise BadInput(f"the network's name {shown(name)} is no file name")  # a stranger's table may say anything
-    provenance = _provenance(network, scheme, target)
+    provenance = provenance_of(network, scheme, target)
     metadata = {
         f"squeeze_export.{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for key, value in provenance.items()
     }
     content = module.emit(network, scheme, options or EmitOptions(), metadata)
-    path = out / f"{name}.{scheme.name}{module.SUFFIX}"
+    return keep(content, out / f"{name}.{scheme.name}{module.SUFFIX}", target, scheme, provenance, network.labels)
+
+
+def keep(
+    content: Content,
+    path: Path,
+    target: str,
+    scheme: Scheme,
+    provenance: dict[str, Any],
+    labels: tuple[str, ...],
+    *,
+    promised: bool = True,
+) -> tuple[Artifact, Audit]:
+    """Audits what was made, and gives it its name and its sidecar.
+
+    Args:
+        content: the file or folder.
+        path: where it goes.
+        target: a key of `targets.TARGETS`.
+        scheme: how numbers are carried.
+        provenance: into the sidecar.
+        labels: likewise.
+        promised: whether an integer file that its audit finds not to be one is refused; False for another tool's product,
+            whose violations the sidecar then names.
+
+    Raises:
+        Refused: the file failed its audit.
+        BadInput: the folder cannot be written.
+    """
+    module = target_named(target)
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         draft = Path(folder) / path.name
         write_draft(draft, content)
@@ -68,11 +97,11 @@ def export(
         if not scheme.integer:
             audit = replace(audit, violations=())  # a float file breaks no promise by holding floats
         source, result = module.describe(draft)
-    if scheme.integer and audit.violations:
+    if promised and audit.violations:
         more = f" (and `{len(audit.violations) - 1}` more)" if len(audit.violations) > 1 else ""
         raise Refused(f"the {target} file is not the integer network it claims to be: {audit.violations[0]}{more}")
     artifact = Artifact(path, target, scheme.name, content_sha256(content), content_size(content), source, result, provenance)
-    sidecar = json.dumps(_sidecar(artifact, audit, network), indent=1, ensure_ascii=False) + "\n"
+    sidecar = json.dumps(_sidecar(artifact, audit, labels), indent=1, ensure_ascii=False) + "\n"
     write_files({path: content, sidecar_path(path): sidecar.encode("utf-8", "backslashreplace")})
     return artifact, audit
 
@@ -105,6 +134,11 @@ def read_artifact(path: Path) -> Artifact:
     Raises:
         BadInput: no file, no sidecar, a sidecar that cannot be read, or a file that is not the one it describes.
     """
+    return read_exported(path)[0]
+
+
+def read_exported(path: Path) -> tuple[Artifact, Audit]:
+    """As `read_artifact`, with the audit from the day of the export."""
     sidecar = sidecar_path(path)
     hint = "export it again with this tool"
     try:
@@ -122,7 +156,7 @@ def read_artifact(path: Path) -> Artifact:
             raise ValueError(f"target {values['target']!r}")
         if values["sha256"] != content_sha256(content):
             raise BadInput(f"`{path}` is not the file that its sidecar describes (SHA-256 differs)", hint=hint)
-        return Artifact(
+        artifact = Artifact(
             path,
             values["target"],
             values["scheme"],
@@ -132,11 +166,13 @@ def read_artifact(path: Path) -> Artifact:
             _spec(values["output"]),
             dict(values["provenance"]),
         )
+        return artifact, _audit(values["audit"])
     except (KeyError, TypeError, ValueError) as err:
         raise BadInput(f"the sidecar `{sidecar}` is damaged: {err!r}", hint=hint) from err
 
 
-def _provenance(network: Graph | QuantizedGraph, scheme: Scheme, target: str) -> dict[str, Any]:
+def provenance_of(network: Graph | QuantizedGraph, scheme: Scheme, target: str) -> dict[str, Any]:
+    """Where a file comes from: hashes, preprocessing, recipe, the versions of what wrote it."""
     found: dict[str, Any] = {
         "scheme": scheme.name,
         "checkpoint_sha256": network.checkpoint_sha256,
@@ -150,7 +186,7 @@ def _provenance(network: Graph | QuantizedGraph, scheme: Scheme, target: str) ->
     return found
 
 
-def _sidecar(artifact: Artifact, audit: Audit, network: Graph | QuantizedGraph) -> dict[str, Any]:
+def _sidecar(artifact: Artifact, audit: Audit, labels: tuple[str, ...]) -> dict[str, Any]:
     return {
         "file": artifact.path.name,
         "target": artifact.target,
@@ -159,7 +195,7 @@ def _sidecar(artifact: Artifact, audit: Audit, network: Graph | QuantizedGraph) 
         "size_bytes": artifact.size_bytes,
         "input": asdict(artifact.input),
         "output": asdict(artifact.output),
-        "labels": list(network.labels),
+        "labels": list(labels),
         "provenance": artifact.provenance,
         "audit": asdict(audit),
     }
@@ -167,3 +203,8 @@ def _sidecar(artifact: Artifact, audit: Audit, network: Graph | QuantizedGraph) 
 
 def _spec(values: dict[str, Any]) -> TensorSpec:
     return replace(TensorSpec(**values), shape=tuple(values["shape"]))
+
+
+def _audit(values: dict[str, Any]) -> Audit:
+    lists = {name: tuple(values[name]) for name in ("float_operators", "float_tensors", "violations")}
+    return Audit(**{**values, **lists})

@@ -7,20 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from squeeze_export.core import Artifact, Audit, EmitOptions, Progress, Session, silent
+from squeeze_export.core import EmitOptions, Progress, Session, silent
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.files import make_folder
-from squeeze_export.graph.quantized import FP32, scheme_named
+from squeeze_export.graph.quantized import FP32, Scheme, scheme_named
 from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration
-from squeeze_export.pipeline.export import export
+from squeeze_export.pipeline.comparison import Comparison
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
-from squeeze_export.pipeline.sessions import RunOptions, check_device, opened, runtime_for
+from squeeze_export.pipeline.products import Plan, Product, make_products
+from squeeze_export.pipeline.sessions import Key, RunOptions, check_device, entries_of, opened, runtime_for
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.pipeline.timing import time_sessions
 from squeeze_export.pipeline.validation import Evaluation, evaluation_images, validate
-from squeeze_export.results import Accuracy, Latency, Measurement, Report
+from squeeze_export.pipeline.vendor import Vendor, check_vendor, vendor_images
+from squeeze_export.quant.recipes import RECIPES
+from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report
 from squeeze_export.targets import target_named
 
 
@@ -66,17 +69,10 @@ class Job:
     bench: bool = True
     skip_broken: bool = False
 
-
-@dataclass(frozen=True)
-class _Product:
-    """An exported file, or why there is none; `baseline` is its fp32 version in a folder that will be removed."""
-
-    target: str
-    artifact: Artifact | None = None
-    audit: Audit | None = None
-    baseline: Artifact | None = None
-    baseline_audit: Audit | None = None
-    failure: SqueezeExportError | None = None
+    @property
+    def vendor(self) -> bool:
+        """Whether the vendors' tools quantize."""
+        return self.recipe not in RECIPES
 
 
 def run(job: Job, progress: Progress = silent) -> Report:
@@ -90,12 +86,17 @@ def run(job: Job, progress: Progress = silent) -> Report:
     scheme = scheme_named(job.scheme)
     for target in job.targets:
         _check_target(target, job)
+    if job.vendor:
+        check_vendor(job.targets, job.recipe, job.scheme, job.options)
     with pinned(job.run.cpus):
         pass  # CPUs that are not there are refused before any work is done
     network = open_network(job.weights, preprocess=job.preprocess, labels=job.labels, bypass=job.bypass, progress=progress)
     make_folder(job.out)
     warnings: list[str] = []
-    calibration, reference_known = (None, True) if job.table is None else _from_table(job.table, job, network)
+    integers: Calibration | Vendor | None = None
+    reference_known = True
+    if job.table is not None:
+        integers, reference_known = _from_table(job.table, job, network)
     evaluation: Evaluation | None = None
     if job.validate and not reference_known:
         warnings.append("not validated: the table was made from another checkpoint, name it with --weights")
@@ -103,44 +104,73 @@ def run(job: Job, progress: Progress = silent) -> Report:
         evaluation = evaluation_images(network, job.eval, job.calib, skip_broken=job.skip_broken, progress=progress)
         if evaluation is None:
             warnings.append("not validated: there are no images, give --eval DIR")
-    if scheme.integer and calibration is None:
-        calibration = calibrate(
-            network,
-            job.calib,
-            scheme=scheme,
-            recipe=job.recipe,
-            seed=job.seed,
-            skip_broken=job.skip_broken,
-            progress=progress,
-        )
-        warnings += calibration.warnings
-    name = network.name if calibration is None else str(calibration.quantized.provenance.get("network", network.name))
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
-        products = [_export(target, job, network, calibration, name, Path(folder), reference_known) for target in job.targets]
-        made = [artifact for p in products for artifact in (p.artifact, p.baseline) if artifact is not None]
-        failures: dict[Path, SqueezeExportError] = {}
-        sessions: Mapping[Path, Session] = {}
-        accuracies: Mapping[Path, Accuracy] = {}
-        latencies: Mapping[Path, Latency] = {}
-        if evaluation is not None or job.bench:
-            with opened(made, job.run, failures if len(job.targets) > 1 else None) as sessions:
-                if evaluation is not None:
-                    hashes = calibration.image_hashes if calibration is not None else ()
-                    accuracies, found = validate(
-                        network, sessions, evaluation, calibration_hashes=hashes, probabilities=job.options.softmax
-                    )
-                    warnings += found
-                if job.bench:
-                    baselines = {p.artifact.path: p.baseline.path for p in products if p.artifact and p.baseline}
-                    latencies = time_sessions(made, sessions, baselines, job.run, progress)
-        rows = _rows(products, job, sessions, failures, accuracies, latencies)
+        if scheme.integer and integers is None:
+            integers = _integers(job, network, scheme, Path(folder), progress)
+            warnings += integers.warnings
+        name = network.name
+        if isinstance(integers, Calibration):
+            name = str(integers.quantized.provenance.get("network", name))
+        runs = job.validate or job.bench
+        baseline = Path(folder) if reference_known and runs else None
+        products = make_products(job.targets, Plan(network, integers, scheme, name, job.out, job.options, baseline), progress)
+        rows, differences, found = _measured(products, job, network, integers, evaluation, progress)
     return report_of(
         rows,
         network=network.facts() if reference_known else {"name": name, "source": job.table.name if job.table else ""},
-        calibration=calibration.facts() if calibration is not None else None,
+        calibration=integers.facts() if integers is not None else None,
         evaluation=evaluation.facts if evaluation is not None else None,
-        warnings=warnings,
+        warnings=(*warnings, *found),
+        differences=differences,
     )
+
+
+def _integers(job: Job, network: Network, scheme: Scheme, folder: Path, progress: Progress) -> Calibration | Vendor:
+    """Ours, or what the vendors' tools make theirs from."""
+    if job.vendor:
+        return vendor_images(network, job.calib, job.recipe, folder, skip_broken=job.skip_broken, progress=progress)
+    return calibrate(
+        network, job.calib, scheme=scheme, recipe=job.recipe, seed=job.seed, skip_broken=job.skip_broken, progress=progress
+    )
+
+
+def _measured(
+    products: Sequence[Product],
+    job: Job,
+    network: Network,
+    integers: Calibration | Vendor | None,
+    evaluation: Evaluation | None,
+    progress: Progress,
+) -> tuple[tuple[Measurement, ...], tuple[Difference, ...], tuple[str, ...]]:
+    """The rows, the cross-target table, and warnings."""
+    made = [artifact for p in products for artifact in (p.baseline, p.artifact) if artifact is not None]
+    failures: dict[Key, SqueezeExportError] = {}
+    if evaluation is None and not job.bench:
+        return _rows(products, job, {}, failures, {}, {}), (), ()
+    entries = entries_of(made, job.run.runtime)
+    integer_entries = [entry for entry in entries if entry.artifact.scheme == job.scheme]
+    comparison: Comparison | None = None
+    if isinstance(integers, Calibration) and len(integer_entries) > 1 and not job.options.softmax:
+        comparison = Comparison(integers.quantized, integer_entries)
+    accuracies: Mapping[Key, Accuracy] = {}
+    latencies: Mapping[Key, Latency] = {}
+    warnings: tuple[str, ...] = ()
+    with opened(entries, job.run, failures if len(job.targets) > 1 else None) as sessions:
+        if evaluation is not None:
+            accuracies, warnings = validate(
+                network,
+                sessions,
+                evaluation,
+                calibration_hashes=integers.image_hashes if integers is not None else (),
+                probabilities=job.options.softmax,
+                emulated_count=job.run.emulated_count,
+                comparison=comparison,
+            )
+        if job.bench:
+            baselines = {p.artifact.path: p.baseline.path for p in products if p.artifact and p.baseline}
+            latencies = time_sessions(entries, sessions, baselines, job.run, progress)
+        differences = comparison.differences() if comparison is not None and evaluation is not None else ()
+        return _rows(products, job, sessions, failures, accuracies, latencies), differences, warnings
 
 
 def _check_target(target: str, job: Job) -> None:
@@ -174,36 +204,13 @@ def _from_table(table: Path, job: Job, network: Network) -> tuple[Calibration, b
     return calibration, same
 
 
-def _export(
-    target: str,
-    job: Job,
-    network: Network,
-    calibration: Calibration | None,
-    name: str,
-    temporary: Path,
-    reference_known: bool,
-) -> _Product:
-    scheme = scheme_named(job.scheme)
-    try:
-        source = network.graph if calibration is None else calibration.quantized
-        artifact, audit = export(source, target, scheme, job.out, name=name, options=job.options)
-        if scheme == FP32 or not reference_known or not (job.validate or job.bench):
-            return _Product(target, artifact, audit)
-        baseline, baseline_audit = export(network.graph, target, FP32, temporary, name=name, options=job.options)
-        return _Product(target, artifact, audit, baseline, baseline_audit)
-    except SqueezeExportError as err:
-        if len(job.targets) == 1:
-            raise
-        return _Product(target, failure=err)
-
-
 def _rows(
-    products: Sequence[_Product],
+    products: Sequence[Product],
     job: Job,
-    sessions: Mapping[Path, Session],
-    failures: Mapping[Path, SqueezeExportError],
-    accuracies: Mapping[Path, Accuracy],
-    latencies: Mapping[Path, Latency],
+    sessions: Mapping[Key, Session],
+    failures: Mapping[Key, SqueezeExportError],
+    accuracies: Mapping[Key, Accuracy],
+    latencies: Mapping[Key, Latency],
 ) -> tuple[Measurement, ...]:
     rows = []
     for product in products:
@@ -211,17 +218,16 @@ def _rows(
             reason = product.failure.message
             rows.append(Measurement(product.target, job.scheme, "", "", 0, status="failed", reason=reason))
         for artifact, audit in ((product.baseline, product.baseline_audit), (product.artifact, product.audit)):
-            if artifact is None:
-                continue
-            rows.append(
+            rows += [
                 measurement(
-                    artifact,
+                    entry,
                     device_asked=job.run.device,
-                    session=sessions.get(artifact.path),
-                    accuracy=accuracies.get(artifact.path),
-                    latency=latencies.get(artifact.path),
+                    session=sessions.get(entry.key),
+                    accuracy=accuracies.get(entry.key),
+                    latency=latencies.get(entry.key),
                     audit=audit,
-                    failure=failures.get(artifact.path),
+                    failure=failures.get(entry.key),
                 )
-            )
+                for entry in (entries_of([artifact], job.run.runtime) if artifact is not None else ())
+            ]
     return tuple(rows)

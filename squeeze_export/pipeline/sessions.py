@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 from squeeze_export.core import Artifact, Session
 from squeeze_export.errors import BadInput, SqueezeExportError, Unavailable
+from squeeze_export.graph.quantized import FP32
 from squeeze_export.measure.latency import pinned
 from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import target_named
+
+BESIDE: Mapping[str, str] = {"openvino": "openvino-bf16"}
+"""Runtime -> the one that an fp32 file is shown with as well: what happens to it where nobody says in which precision to run."""
+
+Key: TypeAlias = tuple[Path, str]
+"""What a session is known by: the artifact's path and the runtime."""
+
+
+class Entry(NamedTuple):
+    """An artifact and what is to open it."""
+
+    artifact: Artifact
+    runtime: str
+
+    @property
+    def key(self) -> Key:
+        """Of its session."""
+        return self.artifact.path, self.runtime
 
 
 @dataclass(frozen=True)
@@ -24,6 +44,7 @@ class RunOptions:
         threads: intra-op threads of every session.
         cpus: logical CPUs to pin to; None pins nothing.
         rounds: timed inferences of each session.
+        emulated_count: images that an emulated device is given; they are spread evenly over the set.
 
     Raises:
         BadInput: threads or rounds below 1.
@@ -34,50 +55,71 @@ class RunOptions:
     threads: int = 1
     cpus: tuple[int, ...] | None = None
     rounds: int = 50
+    emulated_count: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("threads", "rounds"):
+        for name in ("threads", "rounds", "emulated_count"):
             if getattr(self, name) < 1:
                 raise BadInput(f"--{name} `{getattr(self, name)}` is below 1")
 
 
+def entries_of(artifacts: Sequence[Artifact], asked: str | None) -> list[Entry]:
+    """Each artifact with its runtime, and fp32 files with those of `BESIDE` as well, unless a runtime was asked for.
+
+    Raises:
+        BadInput: the runtime asked for does not open an artifact's target.
+    """
+    found = []
+    for artifact in artifacts:
+        runtime = runtime_for(artifact.target, asked)
+        found.append(Entry(artifact, runtime))
+        if asked is None and artifact.scheme == FP32.name and runtime in BESIDE and _present(BESIDE[runtime]):
+            found.append(Entry(artifact, BESIDE[runtime]))
+    return found
+
+
+def _present(runtime: str) -> bool:
+    try:
+        return bool(runtime_named(runtime).devices())
+    except SqueezeExportError:
+        return False
+
+
 @contextmanager
 def opened(
-    artifacts: Sequence[Artifact], options: RunOptions, failures: dict[Path, SqueezeExportError] | None = None
-) -> Iterator[dict[Path, Session]]:
-    """Opens a session for every artifact, and closes all at the end.
+    entries: Sequence[Entry], options: RunOptions, failures: dict[Key, SqueezeExportError] | None = None
+) -> Iterator[dict[Key, Session]]:
+    """Opens a session for every entry, and closes all at the end.
 
     Args:
-        artifacts: what to open.
+        entries: what to open with what.
         options: how.
         failures: takes what an artifact that cannot be opened raises, so that the others go on; None lets it out.
 
     Raises:
-        BadInput: the runtime does not open this target.
         Unavailable: the runtime or the device is not on this machine.
         Refused: the runtime cannot open the file.
     """
-    sessions: dict[Path, Session] = {}
+    sessions: dict[Key, Session] = {}
     try:
         with pinned(options.cpus):
-            for artifact in artifacts:
-                session = _open(artifact, options, failures)
+            for entry in entries:
+                session = _open(entry, options, failures)
                 if session is not None:
-                    sessions[artifact.path] = session
+                    sessions[entry.key] = session
             yield sessions
     finally:
         for session in sessions.values():
             session.close()
 
 
-def _open(artifact: Artifact, options: RunOptions, failures: dict[Path, SqueezeExportError] | None) -> Session | None:
+def _open(entry: Entry, options: RunOptions, failures: dict[Key, SqueezeExportError] | None) -> Session | None:
     try:
-        runtime = runtime_named(runtime_for(artifact.target, options.runtime))
-        return runtime.open_session(artifact, device=options.device, threads=options.threads)
+        return runtime_named(entry.runtime).open_session(entry.artifact, device=options.device, threads=options.threads)
     except SqueezeExportError as err:
         if failures is None:
             raise
-        failures[artifact.path] = err
+        failures[entry.key] = err
         return None
 
 

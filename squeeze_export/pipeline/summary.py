@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from squeeze_export.core import Artifact, Audit, Session
+from squeeze_export.core import Audit, Session
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.measure.host import host_facts, tool_versions
+from squeeze_export.pipeline.sessions import Entry
 from squeeze_export.report.document import SCHEMA_VERSION
-from squeeze_export.results import Accuracy, Latency, Measurement, Report
+from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report
 
 TOOLS = (
     "squeeze-export",
@@ -27,7 +28,7 @@ TOOLS = (
 
 
 def measurement(
-    artifact: Artifact,
+    entry: Entry,
     *,
     device_asked: str,
     session: Session | None = None,
@@ -37,13 +38,14 @@ def measurement(
     failure: SqueezeExportError | None = None,
 ) -> Measurement:
     """One row: the artifact, and what its session says of itself, or why there is none."""
+    artifact = entry.artifact
     return Measurement(
         artifact.target,
         artifact.scheme,
         artifact.path.name,
         artifact.sha256,
         artifact.size_bytes,
-        runtime=session.runtime if session else "",
+        runtime=entry.runtime if session or failure else "",
         device_asked=device_asked,
         device=session.device if session else "",
         kernels=session.kernels if session else "",
@@ -65,6 +67,7 @@ def report_of(
     calibration: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
+    differences: Sequence[Difference] = (),
 ) -> Report:
     """The report, with this machine's facts and the versions of the tools."""
     return Report(
@@ -77,4 +80,5 @@ def report_of(
         evaluation or {},
         tuple(rows),
         tuple(warnings),
+        tuple(differences),
     )

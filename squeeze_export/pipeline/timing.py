@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from squeeze_export.core import Artifact, ByteArray, Progress, Session, silent
 from squeeze_export.measure.latency import latency_of, measure_latency
 from squeeze_export.pipeline.export import read_artifact
-from squeeze_export.pipeline.sessions import RunOptions, opened
+from squeeze_export.pipeline.sessions import BESIDE, Entry, Key, RunOptions, entries_of, opened
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.results import Latency, Report
 
@@ -19,38 +19,48 @@ WARMUP_COUNT = 10
 
 
 def time_sessions(
-    artifacts: Sequence[Artifact],
-    sessions: Mapping[Path, Session],
+    entries: Sequence[Entry],
+    sessions: Mapping[Key, Session],
     baselines: Mapping[Path, Path],
     options: RunOptions,
     progress: Progress = silent,
-) -> dict[Path, Latency]:
-    """Times every session in interleaved rounds.
+) -> dict[Key, Latency]:
+    """Times every session in interleaved rounds. How long an emulator takes says nothing of the device, so it is left out.
 
     Args:
-        artifacts: what the sessions run; those without a session are left out.
-        sessions: artifact path -> session.
+        entries: what the sessions run; those without a session are left out.
+        sessions: by the entries' keys.
         baselines: artifact path -> path of its fp32 version, where there is one.
         options: rounds, threads.
         progress: told of the rounds.
     """
-    calls: dict[str, Callable[[], object]] = {}
-    artifacts = [artifact for artifact in artifacts if artifact.path in sessions]
-    for artifact in artifacts:
-        pixels = _pixels(artifact)
-        calls[str(artifact.path)] = partial(sessions[artifact.path].infer, pixels)
+    timed = [entry for entry in entries if entry.key in sessions and sessions[entry.key].evidence == "measured"]
+    calls = {_name(entry.key): partial(sessions[entry.key].infer, _pixels(entry.artifact)) for entry in timed}
     samples = measure_latency(calls, warmup=WARMUP_COUNT, rounds=options.rounds, progress=progress)
     found = {}
-    for artifact in artifacts:
-        baseline = baselines.get(artifact.path)
-        found[artifact.path] = latency_of(
-            samples[str(artifact.path)],
+    for entry in timed:
+        baseline = _baseline(entry.key, baselines)
+        found[entry.key] = latency_of(
+            samples[_name(entry.key)],
             warmup_count=WARMUP_COUNT,
-            batch=len(_pixels(artifact)),
+            batch=len(_pixels(entry.artifact)),
             threads=options.threads,
-            baseline_ns=samples.get(str(baseline)),
+            baseline_ns=samples.get(_name(baseline)) if baseline is not None else None,
         )
     return found
+
+
+def _baseline(key: Key, baselines: Mapping[Path, Path]) -> Key | None:
+    """What a session's speed-up is counted from: the fp32 file on the same runtime, for a runtime of `BESIDE` the other one."""
+    path, runtime = key
+    if path in baselines:
+        return baselines[path], runtime
+    others = {beside: main for main, beside in BESIDE.items()}
+    return (path, others[runtime]) if runtime in others else None
+
+
+def _name(key: Key) -> str:
+    return f"{key[0]} on {key[1]}"
 
 
 def _pixels(artifact: Artifact) -> ByteArray:
@@ -67,9 +77,10 @@ def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, pro
     """
     chosen = options or RunOptions()
     artifacts = [read_artifact(file) for file in files]
+    entries = entries_of(artifacts, chosen.runtime)
     plain = {artifact.target: artifact.path for artifact in artifacts if artifact.scheme == "fp32"}
     baselines = {a.path: plain[a.target] for a in artifacts if a.target in plain and a.scheme != "fp32"}
-    with opened(artifacts, chosen) as sessions:
-        found = time_sessions(artifacts, sessions, baselines, chosen, progress)
-        rows = [measurement(a, device_asked=chosen.device, session=sessions[a.path], latency=found[a.path]) for a in artifacts]
+    with opened(entries, chosen) as sessions:
+        found = time_sessions(entries, sessions, baselines, chosen, progress)
+        rows = [measurement(e, device_asked=chosen.device, session=sessions[e.key], latency=found.get(e.key)) for e in entries]
     return report_of(rows)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from squeeze_export import demo
 from squeeze_export.core import Progress, Session, silent
@@ -18,9 +19,10 @@ from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.folders import open_calibration, open_images
 from squeeze_export.images.stream import ImageStream, batches, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
+from squeeze_export.pipeline.comparison import Comparison
 from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.network import Network
-from squeeze_export.pipeline.sessions import RunOptions, opened
+from squeeze_export.pipeline.sessions import Key, RunOptions, entries_of, opened
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.results import Accuracy, Report
 
@@ -79,22 +81,26 @@ def evaluation_images(
 
 def validate(
     network: Network,
-    sessions: Mapping[Path, Session],
+    sessions: Mapping[Key, Session],
     evaluation: Evaluation,
     *,
     calibration_hashes: Sequence[str] = (),
     probabilities: bool = False,
-) -> tuple[dict[Path, Accuracy], tuple[str, ...]]:
+    emulated_count: int = RunOptions.emulated_count,
+    comparison: Comparison | None = None,
+) -> tuple[dict[Key, Accuracy], tuple[str, ...]]:
     """Compares every session with the fp32 reference on the same decoded pixels.
 
     The images of a batch run through the reference side by side while the sessions work on the batch; decoding goes on ahead.
 
     Args:
         network: whose graph is the reference.
-        sessions: key -> session.
+        sessions: by key.
         evaluation: the images.
         calibration_hashes: files that must not be among them.
         probabilities: the artifacts end in a softmax.
+        emulated_count: images for the sessions that emulate a device: slow, so they are given a part of the set.
+        comparison: is given the same part, to compare the sessions with each other.
 
     Returns:
         key -> accuracy, and warnings.
@@ -104,19 +110,37 @@ def validate(
     """
     sums = dict.fromkeys(sessions, Tally())
     reference = FloatRunner(network.graph)
+    total, done = int(evaluation.found["image_count"]), 0
     with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
         for batch in evaluation.stream:
             if evaluation.independent:
                 check_overlap(calibration_hashes, batch.hashes, batch.files)
-            running = {key: pool.submit(session.infer, batch.pixels) for key, session in sessions.items()}
+            part = _spread(done, len(batch.pixels), total, emulated_count)
+            done += len(batch.pixels)
+            everything = np.ones_like(part)
+            chosen = {key: part if session.evidence == "emulated" else everything for key, session in sessions.items()}
+            running = {
+                key: pool.submit(session.infer, batch.pixels[chosen[key]]) for key, session in sessions.items() if chosen[key].any()
+            }
             expected = np.concatenate(list(pool.map(reference, np.split(batch.pixels, len(batch.pixels)))))
-            for key, outputs in running.items():
-                sums[key] = tally(sums[key], expected, outputs.result(), batch.labels, probabilities=probabilities)
+            outputs = {key: future.result() for key, future in running.items()}
+            for key, logits in outputs.items():
+                labels = batch.labels[chosen[key]]
+                sums[key] = tally(sums[key], expected[chosen[key]], logits, labels, probabilities=probabilities)
+            if comparison is not None and part.any():
+                compared = {k: logits if chosen[k] is part else logits[part] for k, logits in outputs.items()}
+                comparison.add(batch.pixels[part], compared, pool)
     found = {key: accuracy_of(total) for key, total in sums.items()}
     return found, _warnings(evaluation, found, network.architecture.class_count)
 
 
-def _warnings(evaluation: Evaluation, found: Mapping[Path, Accuracy], class_count: int) -> tuple[str, ...]:
+def _spread(done: int, count: int, total: int, limit: int) -> NDArray[np.bool_]:
+    """Which of the next `count` of `total` images belong to `limit` images spread evenly; all where there are no more."""
+    index = np.arange(done, done + count, dtype=np.int64)
+    return (index + 1) * limit // total > index * limit // total if total > limit else np.ones(count, np.bool_)
+
+
+def _warnings(evaluation: Evaluation, found: Mapping[Key, Accuracy], class_count: int) -> tuple[str, ...]:
     warnings: list[str] = []
     if evaluation.stream.skipped:
         first = evaluation.stream.skipped[0].file.name
@@ -166,7 +190,10 @@ def validate_files(
     softmax = {artifact.output.name == PROBABILITIES for artifact in artifacts}
     if len(softmax) > 1:
         raise BadInput("files with and without --softmax cannot be compared in one run")
-    with opened(artifacts, chosen) as sessions:
-        found, warnings = validate(network, sessions, evaluation, probabilities=softmax == {True})
-        rows = [measurement(a, device_asked=chosen.device, session=sessions[a.path], accuracy=found[a.path]) for a in artifacts]
+    entries = entries_of(artifacts, chosen.runtime)
+    with opened(entries, chosen) as sessions:
+        found, warnings = validate(
+            network, sessions, evaluation, probabilities=softmax == {True}, emulated_count=chosen.emulated_count
+        )
+        rows = [measurement(e, device_asked=chosen.device, session=sessions[e.key], accuracy=found[e.key]) for e in entries]
     return report_of(rows, network=network.facts(), evaluation=evaluation.facts, warnings=warnings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from squeeze_export.core import Audit, Placement
 from squeeze_export.files import write_text
 from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart
+from squeeze_export.report.differences import HEADER, TITLE, difference_note, difference_rows
 from squeeze_export.report.style import STYLE
 from squeeze_export.report.wording import (
     NOTHING,
@@ -29,6 +30,7 @@ from squeeze_export.report.wording import (
     outcome,
     percent,
     percent_range,
+    scheme,
     size,
     speedup_parts,
     spelt_facts,
@@ -50,6 +52,7 @@ def to_html(report: Report) -> str:
         _summary(report),
         _accuracy_drawing(report),
         _latency_drawing(report),
+        _differences(report),
         "<h2>Artifacts</h2>",
         *(_artifact(rows) for rows in _by_artifact(report.measurements)),
         '<div class="columns">',
@@ -99,13 +102,13 @@ def _summary(report: Report) -> str:
     heading = accuracy_heading(report.measurements)
     names = "".join(f"<th>{name}</th>" for name in ("target", "scheme", "device"))
     figures = "".join(f'<th class="figure">{name}</th>' for name in ("size", heading, "SQNR", "p50", "speed-up"))
-    rows = "".join(_summary_row(measurement, heading) for measurement in report.measurements)
+    rows = "".join(_summary_row(measurement, heading, report.measurements) for measurement in report.measurements)
     return f'<h2>Summary</h2><div class="wide"><table><thead><tr>{names}{figures}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def _summary_row(measurement: Measurement, heading: str) -> str:
+def _summary_row(measurement: Measurement, heading: str, among: Sequence[Measurement]) -> str:
     accuracy, latency = measurement.accuracy, measurement.latency
-    words = (_text(measurement.target), _text(measurement.scheme), _text(device(measurement)) + _tag(measurement))
+    words = (_text(measurement.target), _text(scheme(measurement)), _text(device(measurement, among)) + _tag(measurement))
     cells = "".join(f'<td class="name">{word}</td>' for word in words)
     if measurement.status == "ok":
         figures = (
@@ -128,8 +131,8 @@ def _with_range(parts: tuple[str, str]) -> str:
     return f'{figure}<span class="range">{bounds}</span>' if bounds else figure
 
 
-def _label(measurement: Measurement) -> str:
-    return f"{measurement.target} {measurement.scheme}, {device(measurement)}"
+def _label(measurement: Measurement, among: Sequence[Measurement]) -> str:
+    return f"{measurement.target} {scheme(measurement)}, {device(measurement, among)}"
 
 
 def _accuracy_drawing(report: Report) -> str:
@@ -144,7 +147,7 @@ def _accuracy_drawing(report: Report) -> str:
         share = accuracy.top1_agreement
         interval = delta or Interval(100 * share.value, 100 * share.low, 100 * share.high)
         value = f"{delta_pp(delta)} {delta_range(delta)}" if delta else f"{percent(share.value)} {percent_range(share)}"
-        rows.append(IntervalRow(_label(measurement), evidence(measurement), interval, value))
+        rows.append(IntervalRow(_label(measurement, report.measurements), evidence(measurement), interval, value))
     if not rows:
         return ""
     title, unit, marked = ("Top-1 against fp32", "pp", 0.0) if heading == "top-1" else ("Agreement with fp32", "%", 100.0)
@@ -158,7 +161,7 @@ def _accuracy_drawing(report: Report) -> str:
 def _latency_drawing(report: Report) -> str:
     rows = [
         StripRow(
-            _label(measurement),
+            _label(measurement, report.measurements),
             evidence(measurement),
             [sample_ns / 1e6 for sample_ns in measurement.latency.samples_ns],
             milliseconds(measurement.latency.p50_ms),
@@ -170,6 +173,18 @@ def _latency_drawing(report: Report) -> str:
         return ""
     notes = f"Each dot is an inference, the box the middle half, the line the median. Speed-up: {timing_note(report.measurements)}."
     return f'<h2>Latency</h2><p class="soft">{notes}</p>{strip_chart(rows, title="latency")}'
+
+
+def _differences(report: Report) -> str:
+    if not report.differences:
+        return ""
+    header = "".join(f"<th>{name}</th>" for name in HEADER)
+    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in difference_rows(report.differences))
+    note = difference_note(report.differences)
+    return (
+        f'<h2>{TITLE}</h2><p class="soft">{note[0].upper()}{note[1:]}.</p>'
+        f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
 
 
 def _by_artifact(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
@@ -186,7 +201,7 @@ def _artifact(measurements: list[Measurement]) -> str:
     audit = next((measurement.audit for measurement in measurements if measurement.audit is not None), None)
     digest = f', sha256 <span class="code">{escape(first.sha256)}</span>' if first.sha256 else ""
     weight = f", {size(first.size_bytes)}" if first.size_bytes else ""
-    facts = f'<p class="soft">{_text(first.target)} {_text(first.scheme)}{weight}{digest}</p>'
+    facts = f'<p class="soft">{_text(first.target)} {_text(scheme(first))}{weight}{digest}</p>'
     entries = _audit(audit) if audit else []
     listed = "".join(f"<dt>{name}</dt><dd>{words}</dd>" for name, words in entries)
     for measurement in measurements:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from squeeze_export.files import write_text
+from squeeze_export.report.differences import HEADER, TITLE, difference_note, difference_rows
 from squeeze_export.report.wording import (
     NOTHING,
     accuracy_heading,
@@ -20,6 +22,7 @@ from squeeze_export.report.wording import (
     milliseconds,
     one_line,
     outcome,
+    scheme,
     size,
     speedup_parts,
     timing_note,
@@ -39,8 +42,9 @@ def to_markdown(report: Report) -> str:
         "",
         f"| target | scheme | device | size | {heading} | SQNR | p50 | speed-up |",
         "|:--|:--|:--|--:|--:|--:|--:|--:|",
-        *(_row(measurement, heading) for measurement in measurements),
+        *(_row(measurement, heading, measurements) for measurement in measurements),
         "",
+        *_differences(report),
         *(f"- **warning:** {_text(warning)}" for warning in report.warnings),
     ]
     notes = {
@@ -66,13 +70,30 @@ def write_markdown(report: Report, path: Path) -> None:
     write_text(path, to_markdown(report))
 
 
-def _row(measurement: Measurement, heading: str) -> str:
+def _differences(report: Report) -> list[str]:
+    if not report.differences:
+        return []
+    rows = [f"| {' | '.join(_text(cell) for cell in row)} |" for row in difference_rows(report.differences)]
+    note = difference_note(report.differences)
+    return [
+        f"**{TITLE}**",
+        "",
+        f"| {' | '.join(HEADER)} |",
+        "|:--|:--|--:|--:|:--|",
+        *rows,
+        "",
+        f"{note[0].upper()}{note[1:]}.",
+        "",
+    ]
+
+
+def _row(measurement: Measurement, heading: str, among: Sequence[Measurement]) -> str:
     how = evidence(measurement)
     accuracy, latency = measurement.accuracy, measurement.latency
     cells = [
         _text(measurement.target),
-        _text(measurement.scheme),
-        _text(device(measurement)) + (f" *({how})*" if how else ""),
+        _text(scheme(measurement)),
+        _text(device(measurement, among)) + (f" *({how})*" if how else ""),
         size(measurement.size_bytes),
     ]
     if measurement.status == "ok":

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from squeeze_export.report.differences import HEADER, difference_rows
 from squeeze_export.report.wording import (
     NOTHING,
     accuracy_heading,
@@ -20,6 +21,7 @@ from squeeze_export.report.wording import (
     evidence,
     milliseconds,
     outcome,
+    scheme,
     size,
     speedup_parts,
 )
@@ -42,7 +44,7 @@ def print_table(report: Report, console: Console) -> None:
     """
     heading = accuracy_heading(report.measurements)
     header = _header(heading)
-    rows = [_row(measurement, heading) for measurement in report.measurements]
+    rows = [_row(measurement, heading, report.measurements) for measurement in report.measurements]
     level, gap = 0, "  "
     if console.is_terminal and _total_width([header, *rows], level, gap) > console.width:
         gap = " "
@@ -60,6 +62,16 @@ def print_table(report: Report, console: Console) -> None:
         # The reason takes the room of all the figures.
         cells = (*cells[:names], tuple(reason) if console.is_terminal else (" ".join(reason),))
         _print_lines(console, _lines(cells, widths, len(cells), gap), _STYLES[measurement.status])
+    if report.differences:
+        _print_differences(report, console)
+
+
+def _print_differences(report: Report, console: Console) -> None:
+    header, *rows = ([(cell,) for cell in row] for row in (HEADER, *difference_rows(report.differences)))
+    widths = [max(len(line) for cell in column for line in cell) for column in zip(header, *rows, strict=True)]
+    _print_lines(console, ["", *_lines(tuple(header), widths, 2, "  ")], "bold")
+    for row in rows:
+        _print_lines(console, _lines(tuple(row), widths, 2, "  "), "")
 
 
 def _header(heading: str) -> Row:
@@ -67,13 +79,13 @@ def _header(heading: str) -> Row:
     return (("target",), ("scheme",), ("device",), ("size",), accuracy, ("SQNR",), ("p50",), ("speed-up",))
 
 
-def _row(measurement: Measurement, heading: str) -> Row:
+def _row(measurement: Measurement, heading: str, among: Sequence[Measurement]) -> Row:
     how = evidence(measurement)
     accuracy, latency = measurement.accuracy, measurement.latency
     return (
         (measurement.target,),
-        (measurement.scheme,),
-        (device(measurement), *([f"({how})"] if how else [])),
+        (scheme(measurement),),
+        (device(measurement, among), *([f"({how})"] if how else [])),
         (size(measurement.size_bytes),),
         tuple(part for part in accuracy_parts(accuracy, heading) if part),
         (decibel(accuracy.sqnr_db) if accuracy else NOTHING,),

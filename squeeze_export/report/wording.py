@@ -72,9 +72,21 @@ def decibel(value_db: float) -> str:
     return f"{value_db:.1f} dB" if value_db < 99.95 else f"{value_db:.0f} dB"
 
 
-def device(measurement: Measurement) -> str:
-    """The device that ran, or the one asked for where nothing ran."""
-    return measurement.device or measurement.device_asked
+def device(measurement: Measurement, among: Sequence[Measurement] = ()) -> str:
+    """The device that ran, or the one asked for where nothing ran; its runtime too, where `among` has the same file on another."""
+    name = measurement.device or measurement.device_asked
+    runtimes = {row.runtime for row in among if (row.artifact, row.scheme, row.target) == _file(measurement)}
+    return f"{name}, {measurement.runtime}" if len(runtimes) > 1 and measurement.runtime else name
+
+
+def _file(measurement: Measurement) -> tuple[str, str, str]:
+    return measurement.artifact, measurement.scheme, measurement.target
+
+
+def scheme(measurement: Measurement) -> str:
+    """`int8`; of a vendor's own quantization `int8 vendor`."""
+    recipe = measurement.recipe
+    return f"{measurement.scheme} {recipe}" if recipe.startswith("vendor") else measurement.scheme
 
 
 def evidence(measurement: Measurement) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
-from squeeze_export.core import Artifact, Session
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Session
 from squeeze_export.errors import BadInput
 
 
@@ -34,6 +34,22 @@ class Runtime(Protocol):
 
     def devices(self) -> tuple[str, ...]:
         """The devices that this runtime can use on this machine."""
+
+    def inner_values(self, artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
+        """What the operators of an integer file make of one image, with the kernels that a session uses.
+
+        Args:
+            artifact: of an integer scheme.
+            names: of nodes of the quantized graph that it was written from, not the logits'.
+            pixels: (1, H, W, 3) uint8.
+
+        Returns:
+            name -> (1, H, W, C) float32 real values: scale * (integer - zero point).
+
+        Raises:
+            Unavailable: the runtime cannot show them.
+            Refused: the file has no such tensors.
+        """
 
 
 RUNTIMES: Mapping[str, str] = {

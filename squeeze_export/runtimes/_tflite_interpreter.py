@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,6 +136,27 @@ def open_interpreter(
         raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
     if not content:
         raise Refused(f"`{runtime}` cannot open `{artifact.path}`: the file is empty")
+    with interpreting(content, artifact.path, runtime=runtime, threads=threads, load=load, delegates=delegates) as interpreter:
+        return InterpreterSession(interpreter, runtime, threads)
+
+
+@contextmanager
+def interpreting(
+    content: bytes, path: Path, *, runtime: str, threads: int, load: Callable[[], Any], delegates: bool
+) -> Iterator[Any]:
+    """Makes an interpreter and keeps what it prints out of stderr while the block runs.
+
+    Args:
+        content: a TFLite file's.
+        path: for the error message.
+        runtime: likewise.
+        threads: at least 1.
+        load: imports and gives the module that holds `Interpreter` and `OpResolverType`.
+        delegates: False for the builtin kernels.
+
+    Raises:
+        Refused: the interpreter cannot open the file, or what the block asks of it.
+    """
     with quiet() as printed:
         module = load()
         kinds = module.OpResolverType
@@ -147,10 +170,11 @@ def open_interpreter(
                     experimental_op_resolver_type=resolver,
                 )
             interpreter.allocate_tensors()
-            return InterpreterSession(interpreter, runtime, threads)
+            yield interpreter
+            return
         except (ValueError, RuntimeError, LookupError) as err:  # of a damaged file, even names and indices may be wrong
             failure = err
-    raise Refused(f"`{runtime}` cannot open `{artifact.path}`: {printed.reason(failure)}") from failure
+    raise Refused(f"`{runtime}` cannot open `{path}`: {printed.reason(failure)}") from failure
 
 
 def _interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

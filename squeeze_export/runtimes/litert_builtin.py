@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from squeeze_export.core import Artifact, Session, require
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Session, require
+from squeeze_export.runtimes import _tflite_values
 from squeeze_export.runtimes._tflite_interpreter import installed_devices, open_interpreter
 
 NAME = "litert-builtin"
@@ -13,6 +15,11 @@ NAME = "litert-builtin"
 def open_session(artifact: Artifact, *, device: str, threads: int) -> Session:
     """Opens a TFLite file; see `open_interpreter` for what is raised."""
     return open_interpreter(artifact, runtime=NAME, device=device, threads=threads, load=_load, delegates=False)
+
+
+def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
+    """What the file's operators make of one image; see `Runtime.inner_values`."""
+    return _tflite_values.inner_values(artifact, names, pixels, runtime=NAME, load=_load, delegates=False)
 
 
 def devices() -> tuple[str, ...]:

@@ -192,6 +192,33 @@ def tapped_run(model: bytes, names: Sequence[str]) -> Callable[[ByteArray, Calla
     return run
 
 
+def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
+    """What the file's operators make of one image: its own quantized tensors made outputs; see `Runtime.inner_values`.
+
+    Raises:
+        Refused: the file has no such quantized tensors.
+        Unavailable: `onnx` or `onnxruntime` is not installed.
+    """
+    onnx = require("onnx", "onnx")
+    model = onnx.load(artifact.path)
+    constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in model.graph.initializer}
+    quantizers = {node.output[0]: node for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    missing = [name for name in names if name not in quantizers]
+    if missing:
+        raise Refused(f"`{artifact.path}` has no quantized tensor `{missing[0]}`")
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
+    session = _open(model.SerializeToString(), artifact.path, PROVIDERS["cpu"], _options(1))
+    source = session.get_inputs()[0]
+    found = session.run(list(names), {source.name: pixels.astype(_DTYPES[source.type])})
+    result = {}
+    for name, integers in zip(names, found, strict=True):  # (1, C, H, W)
+        scale, zero_point = (constants[operand] for operand in quantizers[name].input[1:])
+        real = (integers.astype(np.float32) - np.float32(zero_point)) * scale
+        result[name] = np.ascontiguousarray(real.transpose(0, 2, 3, 1))
+    return result
+
+
 @dataclass(frozen=True)
 class _Record:
     """One executed operator.

@@ -126,28 +126,36 @@ def test_the_demo_network_needs_nothing(tmp_path):
 # --- several targets
 
 
-def broken(message):
-    def emit(*_):
-        raise Refused(message)
-
-    return emit
+BREAKS = "raise RuntimeError('the wrong glibc')"
 
 
-def test_a_failing_target_leaves_the_others(job, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("squeeze_export.targets.onnx.emit", broken("the writer said no"))
-    report = run(job(targets=tuple(TARGETS)))
-    assert [(row.target, row.scheme, row.status, row.reason) for row in report.measurements] == [
-        ("onnx", "int8", "failed", "the writer said no"),
-        ("tflite", "fp32", "ok", ""),
-        ("tflite", "int8", "ok", ""),
-    ]
-    assert report.measurements[2].latency is not None
-    assert show(report, tmp_path / "out", as_json=True) == 4
+@pytest.mark.parametrize("package", ["onnx", "ai_edge_litert", "openvino", "coremltools"])
+def test_a_broken_toolchain_leaves_the_others(package, job, monkeypatch, tmp_path, capsys):
+    """Its import raises: in the process that writes the file, in the one that runs it, and in calibration."""
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "packages" / package).mkdir(parents=True)
+    (tmp_path / "packages" / package / "__init__.py").write_text(BREAKS)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    values = job(targets=tuple(TARGETS))
+    report = run(values)
+    failed = [row for row in report.measurements if row.status == "failed"]
+    assert {row.target for row in failed} == {OWNERS[package]}
+    assert all("breaks when it is imported: RuntimeError: the wrong glibc" in row.reason for row in failed)
+    others = {row.target for row in report.measurements if row.status == "ok" and row.scheme == "int8" and row.accuracy}
+    assert others == set(TARGETS) - {OWNERS[package]}
+    assert show(report, values, as_json=True) == 4
     assert from_json(json.loads(capsys.readouterr().out)) == report
 
 
+OWNERS = {"onnx": "onnx", "ai_edge_litert": "tflite", "openvino": "openvino", "coremltools": "coreml"}
+
+
 def test_a_single_target_that_fails_raises(job, monkeypatch):
-    monkeypatch.setattr("squeeze_export.targets.onnx.emit", broken("the writer said no"))
+    def emit(*_):
+        raise Refused("the writer said no")
+
+    monkeypatch.setattr("squeeze_export.targets.onnx.emit", emit)
     with pytest.raises(Refused, match="the writer said no"):
         run(job())
 

@@ -1,11 +1,9 @@
 """Sessions: which runtime, which device, opened and closed."""
 
-from pathlib import Path
-
 import pytest
 
 from squeeze_export.errors import BadInput, Refused, SqueezeExportError, Unavailable
-from squeeze_export.pipeline.sessions import RunOptions, check_device, opened, runtime_for
+from squeeze_export.pipeline.sessions import Key, RunOptions, check_device, entries_of, opened, runtime_for
 from squeeze_export.targets import TARGETS, target_named
 
 FAST = RunOptions(rounds=2)
@@ -62,21 +60,23 @@ def spies(monkeypatch):
 
 
 def test_sessions_are_closed_whatever_happens(made, spies):
-    with pytest.raises(KeyboardInterrupt), opened([made["onnx", "fp32"], made["onnx", "int8"]], FAST):
+    entries = entries_of([made["onnx", "fp32"], made["onnx", "int8"]], None)
+    with pytest.raises(KeyboardInterrupt), opened(entries, FAST):
         raise KeyboardInterrupt
     assert [spy.closed for spy in spies] == [1, 1]
 
 
 def test_sessions_are_closed_where_a_later_one_cannot_be_opened(made, spies):
-    with pytest.raises(Refused), opened([made["onnx", "fp32"], made["tflite", "fp32"]], FAST):
+    entries = entries_of([made["onnx", "fp32"], made["tflite", "fp32"]], None)
+    with pytest.raises(Refused), opened(entries, FAST):
         raise AssertionError("never entered")
     assert [spy.closed for spy in spies] == [1]
 
 
 def test_failures_are_kept_where_asked(made, spies):
-    failures: dict[Path, SqueezeExportError] = {}
-    files = [made["tflite", "fp32"], made["onnx", "fp32"]]
-    with opened(files, FAST, failures) as sessions:
-        assert list(sessions) == [files[1].path]
-    assert [(path, err.message) for path, err in failures.items()] == [(files[0].path, "no such operator")]
+    failures: dict[Key, SqueezeExportError] = {}
+    entries = entries_of([made["tflite", "fp32"], made["onnx", "fp32"]], None)
+    with opened(entries, FAST, failures) as sessions:
+        assert list(sessions) == [entries[1].key]
+    assert [(key, err.message) for key, err in failures.items()] == [(entries[0].key, "no such operator")]
     assert spies[0].closed == 1

@@ -6,6 +6,7 @@ import pytest
 from squeeze_export.core import EmitOptions
 from squeeze_export.graph.quantized import INT8
 from squeeze_export.pipeline import RunOptions, bench_files, export
+from squeeze_export.pipeline.sessions import Entry, entries_of
 from squeeze_export.pipeline.timing import time_sessions
 
 FAST = RunOptions(rounds=2)
@@ -28,6 +29,8 @@ def test_bench_in_several_threads(made):
 class Still:
     """A session that remembers what it was given."""
 
+    evidence = "measured"
+
     def __init__(self):
         self.shapes = set()
 
@@ -39,14 +42,34 @@ class Still:
 def test_timing_runs_the_files_own_batch(batch, count, quantized, tmp_path):
     artifact, _ = export(quantized, "onnx", INT8, tmp_path, name="net", options=EmitOptions(batch=batch))
     session = Still()
-    found = time_sessions([artifact], {artifact.path: session}, {}, FAST)
+    (entry,) = entries_of([artifact], None)
+    found = time_sessions([entry], {entry.key: session}, {}, FAST)
     assert session.shapes == {((count, 32, 32, 3), np.dtype(np.uint8))}
-    assert found[artifact.path].batch == count
+    assert found[entry.key].batch == count
 
 
 def test_timing_leaves_out_what_could_not_be_opened(made):
     """A baseline that failed leaves no speed-up behind."""
     baseline, artifact = made["onnx", "fp32"], made["onnx", "int8"]
-    found = time_sessions([baseline, artifact], {artifact.path: Still()}, {artifact.path: baseline.path}, FAST)
-    assert list(found) == [artifact.path]
-    assert found[artifact.path].speedup is None
+    entries = entries_of([baseline, artifact], None)
+    found = time_sessions(entries, {entries[1].key: Still()}, {artifact.path: baseline.path}, FAST)
+    assert list(found) == [entries[1].key]
+    assert found[entries[1].key].speedup is None
+
+
+def test_an_emulated_session_is_not_timed(made):
+    """How long an emulator takes says nothing of the device."""
+    entries = entries_of([made["onnx", "fp32"], made["onnx", "int8"]], None)
+    emulated = Still()
+    emulated.evidence = "emulated"
+    found = time_sessions(entries, {entries[0].key: emulated, entries[1].key: Still()}, {}, FAST)
+    assert list(found) == [entries[1].key]
+    assert emulated.shapes == set()
+
+
+def test_a_runtime_shown_beside_another_is_compared_with_it(made, monkeypatch):
+    monkeypatch.setattr("squeeze_export.pipeline.timing.BESIDE", {"onnxruntime": "onnxruntime-other"})
+    main, beside = (Entry(made["onnx", "fp32"], name) for name in ("onnxruntime", "onnxruntime-other"))
+    found = time_sessions([main, beside], {main.key: Still(), beside.key: Still()}, {}, FAST)
+    assert found[main.key].speedup is None
+    assert found[beside.key].speedup is not None

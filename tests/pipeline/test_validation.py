@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from squeeze_export import demo
@@ -9,8 +10,8 @@ from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.pipeline import RunOptions, export, open_network, validate_files
-from squeeze_export.pipeline.sessions import opened
-from squeeze_export.pipeline.validation import evaluation_images, validate
+from squeeze_export.pipeline.sessions import entries_of, opened
+from squeeze_export.pipeline.validation import _spread, evaluation_images, validate
 from squeeze_export.targets import TARGETS
 
 FAST = RunOptions(rounds=2)
@@ -84,7 +85,7 @@ def test_overlap_is_refused(network, made, tiny):
     assert evaluation is not None
     hashes = next(iter(evaluation.stream)).hashes
     with (
-        opened([made["onnx", "int8"]], FAST) as sessions,
+        opened(entries_of([made["onnx", "int8"]], None), FAST) as sessions,
         pytest.raises(BadInput, match=r"`1` of `8` evaluation images are calibration images too, the first is .*03\.png"),
     ):
         validate(network, sessions, evaluation, calibration_hashes=hashes[3:4])
@@ -95,7 +96,7 @@ def test_the_calibration_images_overlap_with_themselves(network, made, tiny):
     evaluation = evaluation_images(network, None, tiny / "calib")
     assert evaluation is not None
     hashes = [digest for batch in evaluation.stream for digest in batch.hashes]
-    with opened([made["onnx", "int8"]], FAST) as sessions:
+    with opened(entries_of([made["onnx", "int8"]], None), FAST) as sessions:
         found, warnings = validate(network, sessions, evaluation, calibration_hashes=hashes)
     assert next(iter(found.values())).count == 20
     assert warnings == ()
@@ -136,3 +137,42 @@ def test_files_of_another_checkpoint(made, tiny):
     other = open_network(tiny / "other.safetensors")
     with pytest.raises(BadInput, match=r"`net.int8.onnx` was not made from `other.safetensors`"):
         validate_files([made["onnx", "int8"].path], other, tiny / "eval")
+
+
+# --- sessions that emulate
+
+
+@pytest.mark.parametrize(("total", "limit"), [(472, 100), (8, 3), (8, 8), (8, 100), (101, 100)])
+def test_an_emulated_session_is_given_images_from_the_whole_set(total, limit):
+    chosen = np.concatenate([_spread(start, min(16, total - start), total, limit) for start in range(0, total, 16)])
+    assert len(chosen) == total
+    assert chosen.sum() == min(limit, total)
+    gaps = np.diff(np.flatnonzero(chosen))
+    assert gaps.max() - gaps.min() <= 1
+
+
+class Emulator:
+    """The session of a file, said to emulate; remembers how many images it saw."""
+
+    evidence = "emulated"
+
+    def __init__(self, session):
+        self.session, self.count = session, 0
+
+    def infer(self, batch):
+        self.count += len(batch)
+        return self.session.infer(batch)
+
+    def close(self):
+        self.session.close()
+
+
+def test_an_emulated_session_is_given_fewer_images(network, made, tiny):
+    evaluation = evaluation_images(network, tiny / "eval", None)
+    assert evaluation is not None
+    entries = entries_of([made["onnx", "int8"], made["tflite", "int8"]], None)
+    with opened(entries, FAST) as sessions:
+        emulator = sessions[entries[0].key] = Emulator(sessions[entries[0].key])
+        found, _ = validate(network, sessions, evaluation, emulated_count=3)
+    assert emulator.count == 3
+    assert [found[entry.key].count for entry in entries] == [3, 8]

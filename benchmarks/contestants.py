@@ -1,0 +1,84 @@
+"""The files that the side-by-side runs compare: ours and every vendor's own, from the same checkpoint and photographs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.recording import assets
+from squeeze_export.peers import PEERS, peer_of
+from squeeze_export.pipeline import Job, run
+from squeeze_export.targets import TARGETS, target_named
+
+NETWORKS = {"SqueezeNet 1.1": "squeezenet1_1.safetensors", "SqueezeNet 1.0": "squeezenet1_0_deep_compression.net"}
+OURS = "squeeze-export"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An exported file.
+
+    Attributes:
+        network: a key of `NETWORKS`.
+        target: its format.
+        scheme: `fp32` or `int8`.
+        maker: `squeeze-export`, or the vendor's own words for what it did.
+        path: the file.
+    """
+
+    network: str
+    target: str
+    scheme: str
+    maker: str
+    path: Path
+
+
+@contextmanager
+def contestants() -> Iterator[list[Contestant]]:
+    """Makes all files: `--files DIR` keeps them there and makes only what is missing, for several benchmarks in a row."""
+    parser = argparse.ArgumentParser(prog=f"python -m {sys.modules['__main__'].__spec__.name}")  # type: ignore[union-attr]
+    parser.add_argument("--files", type=Path, help="folder for the exported files; those that are there are not made again")
+    folder = parser.parse_args().files
+    if folder is not None:
+        yield _made(folder)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield _made(Path(temporary))
+
+
+def _made(folder: Path) -> list[Contestant]:
+    found = []
+    for network, file in NETWORKS.items():
+        for target in TARGETS:
+            found.append(_one(folder, network, file, target, "fp32", "fast", OURS))
+            found.append(_one(folder, network, file, target, "int8", "fast", OURS))
+        for target in PEERS:
+            peer = peer_of(target)
+            found += [_one(folder, network, file, target, "int8", recipe, peer.method(recipe)) for recipe in peer.RECIPES]
+    return found
+
+
+def _one(folder: Path, network: str, file: str, target: str, scheme: str, recipe: str, maker: str) -> Contestant:
+    out = folder / network / target / recipe
+    pattern = f"*.{scheme}{target_named(target).SUFFIX}"
+    if not list(out.glob(pattern)):
+        print(f"{network}: {scheme} {target} by {maker}", file=sys.stderr)
+        run(
+            Job(
+                targets=(target,),
+                scheme=scheme,
+                recipe=recipe,
+                weights=assets() / "weights" / file,
+                calib=assets() / "images" / "calib",
+                out=out,
+                validate=False,
+                bench=False,
+            )
+        )
+    (path,) = out.glob(pattern)
+    return Contestant(network, target, scheme, maker, path)

@@ -1,0 +1,57 @@
+"""Bytes of every file: ours in each scheme, the vendors' own int8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.contestants import NETWORKS, OURS, contestants
+from benchmarks.recording import write
+from squeeze_export.files import content_size, read_content
+
+
+def main() -> None:
+    """Runs the benchmark and writes its results."""
+    rows: list[Sequence[str]] = []
+    raw = []
+    with contestants() as made:
+        for entry in made:
+            size_bytes = content_size(read_content(entry.path))
+            raw.append(
+                {
+                    "network": entry.network,
+                    "target": entry.target,
+                    "scheme": entry.scheme,
+                    "maker": entry.maker,
+                    "size_bytes": size_bytes,
+                }
+            )
+    for network in NETWORKS:
+        for entry in (entry for entry in raw if entry["network"] == network):
+            ours = next(
+                int(str(other["size_bytes"]))
+                for other in raw
+                if (other["network"], other["target"], other["scheme"], other["maker"]) == (network, entry["target"], "int8", OURS)
+            )
+            share = int(str(entry["size_bytes"])) / ours
+            rows.append(
+                (
+                    network,
+                    str(entry["target"]),
+                    str(entry["scheme"]),
+                    str(entry["maker"]),
+                    f"{int(str(entry['size_bytes'])):,}",
+                    f"{share:.2f}",
+                )
+            )
+    write(
+        "size_vs_vendor",
+        "Bytes of the exported files",
+        ["A folder counts with all its files; labels and provenance are inside ours. The last column is to our int8 file."],
+        ("network", "target", "scheme", "made by", "bytes", "to ours"),
+        rows,
+        raw,
+    )
+
+
+if __name__ == "__main__":
+    main()

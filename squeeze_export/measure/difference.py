@@ -1,0 +1,79 @@
+"""How far two runs of the same integers are apart, and where they part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from squeeze_export.core import ByteArray, FloatArray
+from squeeze_export.graph.integer import IntegerRunner
+from squeeze_export.graph.nodes import GlobalAveragePool
+from squeeze_export.graph.quantized import Quantization
+
+ROUNDING_STEPS = 1
+"""Two runtimes that round a half, or a product in another order, differently are one step apart; two steps are an error."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The sums that compare two runs; `widened` adds a batch.
+
+    Attributes:
+        count: images so far.
+        same_top1: images with the same top-1 class, of equal logits the lowest index.
+        largest: largest difference of a logit.
+    """
+
+    count: int = 0
+    same_top1: int = 0
+    largest: float = 0.0
+
+
+def widened(gap: Gap, first: FloatArray, second: FloatArray) -> Gap:
+    """Adds a batch.
+
+    Args:
+        gap: of the batches before; `Gap()` to begin.
+        first: (N, classes) float32 logits of one run.
+        second: likewise of the other.
+    """
+    if not len(first):
+        return gap
+    same = int((first.argmax(axis=1) == second.argmax(axis=1)).sum())
+    largest = float(np.abs(first.astype(np.float64) - second).max())
+    return Gap(gap.count + len(first), gap.same_top1 + same, max(gap.largest, largest))
+
+
+def first_layer_apart(runner: IntegerRunner, pixels: ByteArray, values: Mapping[str, FloatArray]) -> str:
+    """The first layer that makes, of a file's own inputs to it, something else than the integer run would.
+
+    Each layer is judged by what it was given, so what an earlier layer did is not held against it.
+
+    Args:
+        runner: the integer run of the table that the file was written from.
+        pixels: (1, H, W, 3) uint8: the image.
+        values: node name -> (1, H, W, C) float32 real values: what the file's own operators made of that image.
+
+    Returns:
+        A node's name; empty where every layer is within `ROUNDING_STEPS` of the integer run.
+
+    Raises:
+        KeyError: a node's values are missing.
+    """
+    quantized = runner.quantized
+    integers = {quantized.input.name: pixels}
+    for node in quantized.nodes:
+        if isinstance(node, GlobalAveragePool):
+            break
+        integers[node.name] = _integers(values[node.name], quantized.tensors[node.name])
+        expected = runner.step(node, integers)
+        if np.abs(integers[node.name].astype(np.int16) - expected).max() > ROUNDING_STEPS:
+            return node.name
+    return ""
+
+
+def _integers(real: FloatArray, q: Quantization) -> ByteArray:
+    steps: ByteArray = np.clip(np.rint(real / np.float32(q.scale)) + q.zero_point, 0, 255).astype(np.uint8)
+    return steps

@@ -1,0 +1,100 @@
+"""ONNX Runtime's static quantization of our fp32 file, with the pre-processing that its documentation asks for.
+
+The settings are the ones it documents for x86 with VNNI: QDQ, uint8 activations, int8 weights, per channel. The result is
+repeatable: the same file and images give the same bytes on one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from squeeze_export.core import ByteArray, require
+from squeeze_export.files import Content
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.peers import Source, method_of
+from squeeze_export.peers._process import EXTRA, run_apart, serve
+
+NAME = "onnxruntime"
+TARGET = "onnx"
+_TOOL = "ONNX Runtime's quantizer"
+_CALL = "onnxruntime.quantization.quantize_static after quant_pre_process, QDQ, per channel, uint8 activations, int8 weights"
+_CALIBRATION: Mapping[str, str] = {"vendor": "MinMax", "vendor-percentile": "Percentile"}
+_METHODS: Mapping[str, str] = {recipe: f"{_CALL}, {calibration}" for recipe, calibration in _CALIBRATION.items()}
+RECIPES = tuple(_METHODS)
+
+HISTOGRAM_BYTES = 500_000_000
+"""The histogram calibrators keep every map of every image they are given at once; they are given as many as fit in this."""
+
+
+def method(recipe: str) -> str:
+    """What is done, in the vendor's words."""
+    return method_of(_METHODS, recipe, _TOOL)
+
+
+def quantize(source: Source, recipe: str) -> Content:
+    """See `Peer.quantize`."""
+    method(recipe)
+    return run_apart(__name__, source, recipe, tool=_TOOL)
+
+
+class Images:
+    """What ONNX Runtime calls a CalibrationDataReader: hands over one image at a time.
+
+    Args:
+        name: of the file's input.
+        pixels: (N, H, W, 3) uint8.
+        stride: images between two calls of `set_range`.
+    """
+
+    def __init__(self, name: str, pixels: ByteArray, stride: int) -> None:
+        self._name, self._pixels, self._stride = name, pixels, stride
+        self.set_range(0, len(self))
+
+    def __len__(self) -> int:
+        """The images, rounded up: it takes nothing but multiples of the stride. The last range is shorter."""
+        return -(-len(self._pixels) // self._stride) * self._stride
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Starts again at an image."""
+        self._left = iter(self._pixels[start_index:end_index])
+
+    def get_next(self) -> dict[str, ByteArray] | None:
+        """The next image, or None after the last."""
+        image = next(self._left, None)
+        return None if image is None else {self._name: image[None]}
+
+
+def histogram_stride(graph: Graph) -> int:
+    """How many images' maps fit in `HISTOGRAM_BYTES`. A convolution is kept twice, before and after its ReLU."""
+    values = sum(height * width * channels for height, width, channels in graph.sizes.values())
+    return max(1, HISTOGRAM_BYTES // (2 * 4 * values))
+
+
+def _work(source: Source, recipe: str, folder: Path) -> bytes:
+    quantization: Any = require("onnxruntime.quantization", EXTRA)
+    shapes: Any = require("onnxruntime.quantization.shape_inference", EXTRA)
+    require("onnxruntime", EXTRA).disable_telemetry_events()
+    prepared, product = folder / "prepared.onnx", folder / "product.onnx"
+    shapes.quant_pre_process(str(source.fp32), str(prepared))
+    stride, options = len(source.pixels), {}
+    if _CALIBRATION[recipe] != "MinMax":
+        stride = min(stride, histogram_stride(source.graph))
+        options["CalibStridedMinMax"] = stride  # its name is misleading: it holds for every calibrator
+    quantization.quantize_static(
+        str(prepared),
+        str(product),
+        Images(source.graph.input.name, source.pixels, stride),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        calibrate_method=quantization.CalibrationMethod[_CALIBRATION[recipe]],
+        extra_options=options,
+    )
+    return product.read_bytes()
+
+
+if __name__ == "__main__":
+    serve(_work, tool=_TOOL)

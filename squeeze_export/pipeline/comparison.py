@@ -1,0 +1,81 @@
+"""The cross-target table: files of several formats that hold the same integers, against the integer run and each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from itertools import combinations
+
+import numpy as np
+
+from squeeze_export.core import Artifact, ByteArray, FloatArray
+from squeeze_export.errors import SqueezeExportError
+from squeeze_export.graph.integer import IntegerRunner
+from squeeze_export.graph.quantized import QuantizedGraph
+from squeeze_export.measure.difference import Gap, first_layer_apart, widened
+from squeeze_export.pipeline.sessions import Entry, Key
+from squeeze_export.results import Difference
+from squeeze_export.runtimes import runtime_named
+
+INTEGER_RUN = "integer run"
+
+
+class Comparison:
+    """Collects, batch by batch, how far the integer files of a job are apart.
+
+    Args:
+        quantized: the table that all were written from.
+        entries: those of the job that were; the others are not compared.
+    """
+
+    def __init__(self, quantized: QuantizedGraph, entries: Sequence[Entry]) -> None:
+        self._runner = IntegerRunner(quantized)
+        self._entries = list(entries)
+        self._gaps: dict[tuple[Key | None, Key], Gap] = {}
+        self._image: ByteArray | None = None
+
+    def add(self, pixels: ByteArray, outputs: Mapping[Key, FloatArray], pool: Executor) -> None:
+        """Adds a batch.
+
+        Args:
+            pixels: (N, H, W, 3) uint8.
+            outputs: key -> (N, classes) float32 logits; a key that is not among the entries is passed over.
+            pool: runs the images of the integer run side by side.
+        """
+        exact = np.concatenate(list(pool.map(self._runner, np.split(pixels, len(pixels)))))
+        logits: dict[Key | None, FloatArray] = {None: exact}
+        logits |= {entry.key: outputs[entry.key] for entry in self._entries if entry.key in outputs}
+        for first, second in combinations(logits, 2):
+            if second is not None:
+                gap = self._gaps.get((first, second), Gap())
+                self._gaps[first, second] = widened(gap, logits[first], logits[second])
+        if self._image is None:
+            self._image = pixels[:1].copy()
+
+    def differences(self) -> tuple[Difference, ...]:
+        """The table: every file against the integer run, then the files against each other."""
+        quantized = self._runner.quantized
+        step = quantized.tensors[quantized.nodes[-1].inputs[0]].scale
+        names = {entry.key: f"{entry.artifact.target} on {entry.runtime}" for entry in self._entries}
+        artifacts = {entry.key: entry.artifact for entry in self._entries}
+        return tuple(
+            Difference(
+                INTEGER_RUN if first is None else names[first],
+                names[second],
+                gap.count,
+                gap.largest / step,
+                gap.same_top1 / gap.count,
+                self._first_layer(artifacts[second], second[1]) if first is None else None,
+            )
+            for (first, second), gap in sorted(self._gaps.items(), key=lambda item: item[0][0] is not None)
+        )
+
+    def _first_layer(self, artifact: Artifact, runtime: str) -> str | None:
+        """On one image; None where the runtime cannot show its inner values."""
+        assert self._image is not None
+        names = [node.name for node in self._runner.quantized.nodes[:-1]]
+        try:
+            values = runtime_named(runtime).inner_values(artifact, names, self._image)
+        except SqueezeExportError:
+            return None
+        return first_layer_apart(self._runner, self._image, values)

@@ -1,0 +1,120 @@
+"""Exports to several targets at once, each in a process of its own.
+
+That is faster where there is more than one core (the toolchains' imports cost more than the writing), and whatever a toolchain
+does to its process, a crash in native code included, the other targets' files are written.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from squeeze_export.core import Artifact, Audit, EmitOptions, Progress
+from squeeze_export.errors import Refused, SqueezeExportError
+from squeeze_export.files import write_bytes, write_text
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme, table_bytes
+from squeeze_export.graph.saved import graph_bytes
+from squeeze_export.pipeline.export import read_exported
+from squeeze_export.pipeline.worker import REQUEST
+
+_START = "import sys; sys.path[:] = {path!r}; import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+_KINDS = {kind.__name__: kind for kind in SqueezeExportError.__subclasses__()}
+
+
+@dataclass(frozen=True)
+class Order:
+    """One file to write.
+
+    Attributes:
+        network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
+        scheme: how numbers are carried.
+        out: an existing folder.
+    """
+
+    network: Graph | QuantizedGraph
+    scheme: Scheme
+    out: Path
+
+
+def export_apart(
+    targets: Sequence[str], orders: Sequence[Order], *, name: str, options: EmitOptions, progress: Progress
+) -> dict[str, list[tuple[Artifact, Audit]] | SqueezeExportError]:
+    """Does the same orders for every target, side by side.
+
+    Args:
+        targets: keys of `targets.TARGETS`.
+        orders: the files to write for each.
+        name: first part of the file names.
+        options: the outer form.
+        progress: told of finished targets.
+
+    Returns:
+        target -> an artifact and its audit for every order, or what went wrong.
+    """
+    with tempfile.TemporaryDirectory(prefix="squeeze-export-") as temporary:
+        folder = Path(temporary)
+        _hand_over(folder, orders, name, options)
+        processes: dict[str, subprocess.Popen[bytes]] = {}
+        found: dict[str, list[tuple[Artifact, Audit]] | SqueezeExportError] = {}
+        try:
+            for target in targets:
+                processes[target] = _start(folder, target)
+            for done, (target, process) in enumerate(processes.items()):
+                progress("exporting", done, len(targets))
+                process.wait()
+                found[target] = _answer(folder, target, process.returncode)
+            progress("exporting", len(targets), len(targets))
+        finally:
+            for process in processes.values():
+                process.kill()  # does nothing to one that has ended
+                process.wait()
+        return found
+
+
+def _hand_over(folder: Path, orders: Sequence[Order], name: str, options: EmitOptions) -> None:
+    listed = []
+    for index, order in enumerate(orders):
+        network = order.network
+        write_bytes(
+            folder / f"{index}.network", table_bytes(network) if isinstance(network, QuantizedGraph) else graph_bytes(network)
+        )
+        listed.append({"network": f"{index}.network", "scheme": order.scheme.name, "out": str(order.out)})
+    write_text(folder / REQUEST, json.dumps({"name": name, "options": asdict(options), "orders": listed}))
+
+
+def _start(folder: Path, target: str) -> subprocess.Popen[bytes]:
+    # The child finds the packages where this process does, and not in whatever folder the user stands in.
+    code = _START.format(path=sys.path, module="squeeze_export.pipeline.worker")
+    with (folder / f"{target}.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code, str(folder), target],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def _answer(folder: Path, target: str, code: int) -> list[tuple[Artifact, Audit]] | SqueezeExportError:
+    if code:
+        return Refused(f"the {target} toolchain failed: {_reason(folder / f'{target}.log', code)}")
+    answer: dict[str, Any] = json.loads((folder / f"{target}.json").read_text(encoding="utf-8"))
+    if "paths" not in answer:
+        kind = _KINDS[answer["kind"]]
+        return kind(answer["message"], hint=answer["hint"])
+    return [read_exported(Path(path)) for path in answer["paths"]]
+
+
+def _reason(log: Path, code: int) -> str:
+    """The last line that the process printed, or the signal that ended it."""
+    if code < 0:
+        return f"it was ended by {signal.Signals(-code).name}"
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {code}"

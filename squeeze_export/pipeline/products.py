@@ -1,0 +1,97 @@
+"""The files of a job: written here for one target, in processes of their own for several, by the vendors' tools where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from squeeze_export.core import Artifact, Audit, EmitOptions, Progress
+from squeeze_export.errors import SqueezeExportError
+from squeeze_export.graph.quantized import FP32, Scheme
+from squeeze_export.pipeline.calibration import Calibration
+from squeeze_export.pipeline.export import export
+from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.processes import Order, export_apart
+from squeeze_export.pipeline.vendor import Vendor, export_vendor
+
+
+@dataclass(frozen=True)
+class Product:
+    """An exported file, or why there is none; `baseline` is its fp32 version in a folder that will be removed."""
+
+    target: str
+    artifact: Artifact | None = None
+    audit: Audit | None = None
+    baseline: Artifact | None = None
+    baseline_audit: Audit | None = None
+    failure: SqueezeExportError | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be written for every target.
+
+    Attributes:
+        network: the checkpoint.
+        integers: its calibration, or what the vendors' tools are given; None for the schemes without integers.
+        scheme: how numbers are carried.
+        name: first part of the file names.
+        out: where the files go.
+        options: the outer form.
+        baseline: a folder for the fp32 versions; None where there are to be none.
+    """
+
+    network: Network
+    integers: Calibration | Vendor | None
+    scheme: Scheme
+    name: str
+    out: Path
+    options: EmitOptions
+    baseline: Path | None
+
+
+def make_products(targets: Sequence[str], plan: Plan, progress: Progress) -> list[Product]:
+    """Writes everything. Of several targets, one that fails is a product with its failure; a single one raises.
+
+    Raises:
+        SqueezeExportError: what stopped a single target.
+    """
+    if len(targets) == 1 or isinstance(plan.integers, Vendor):
+        return [_product(target, plan, alone=len(targets) == 1) for target in targets]
+    made = export_apart(targets, _orders(plan), name=plan.name, options=plan.options, progress=progress)
+    products = []
+    for target, found in made.items():
+        if isinstance(found, SqueezeExportError):
+            products.append(Product(target, failure=found))
+        else:
+            products.append(_joined(target, found))
+    return products
+
+
+def _orders(plan: Plan) -> list[Order]:
+    graph = plan.network.graph
+    orders = [Order(plan.integers.quantized if isinstance(plan.integers, Calibration) else graph, plan.scheme, plan.out)]
+    if plan.baseline is not None and plan.scheme != FP32:
+        orders.append(Order(graph, FP32, plan.baseline))
+    return orders
+
+
+def _product(target: str, plan: Plan, *, alone: bool) -> Product:
+    try:
+        if isinstance(plan.integers, Vendor):
+            found = export_vendor(plan.integers, plan.network, target, plan.scheme, plan.out, name=plan.name, options=plan.options)
+            return _joined(target, found if plan.baseline is not None else found[:1])
+        return _joined(
+            target,
+            [export(o.network, target, o.scheme, o.out, name=plan.name, options=plan.options) for o in _orders(plan)],
+        )
+    except SqueezeExportError as err:
+        if alone:
+            raise
+        return Product(target, failure=err)
+
+
+def _joined(target: str, found: Sequence[tuple[Artifact, Audit]]) -> Product:
+    (artifact, audit), *rest = found
+    return Product(target, artifact, audit, *(rest[0] if rest else ()))

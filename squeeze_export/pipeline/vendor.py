@@ -1,0 +1,113 @@
+"""The vendors' own quantization of the same checkpoint and images, to compare with: `--recipe vendor`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from squeeze_export.core import Artifact, Audit, ByteArray, EmitOptions, Progress, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.quantized import FP32, INT8, Scheme
+from squeeze_export.images.checks import check_calibration
+from squeeze_export.images.folders import open_calibration
+from squeeze_export.images.stream import load_all, usable_cores
+from squeeze_export.measure.host import tool_versions
+from squeeze_export.peers import PEERS, Source, peer_for, peer_of
+from squeeze_export.pipeline.calibration import calibration_images
+from squeeze_export.pipeline.export import export, keep, provenance_of
+from squeeze_export.pipeline.network import Network
+from squeeze_export.targets import target_named
+
+TOOLS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnxruntime", "onnx"),
+    "tflite": ("tensorflow-cpu", "tensorflow"),
+    "openvino": ("nncf", "openvino"),
+    "coreml": ("coremltools", "torch"),
+}
+"""Target -> the packages whose versions a vendor's product is to be known by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vendor:
+    """What the vendors' tools are given.
+
+    Attributes:
+        recipe: `vendor`, or one of a vendor's other ways.
+        pixels: (N, H, W, 3) uint8: the calibration images.
+        image_hashes: SHA-256 of their files.
+        source: where they are from.
+        baseline: folder of the fp32 files that the tools start from.
+        warnings: what the user should know of the images.
+    """
+
+    recipe: str
+    pixels: ByteArray
+    image_hashes: tuple[str, ...]
+    source: str
+    baseline: Path
+    warnings: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, object]:
+        """What a report says of it."""
+        return {"source": self.source, "image_count": len(self.image_hashes), "recipe": self.recipe, "scheme": INT8.name}
+
+
+def vendor_recipes(targets: Sequence[str]) -> list[str]:
+    """What `--recipe` may name for these targets: `vendor` first, then each vendor's other ways."""
+    return list(dict.fromkeys(recipe for target in targets if target in PEERS for recipe in peer_of(target).RECIPES))
+
+
+def check_vendor(targets: Sequence[str], recipe: str, scheme: str, options: EmitOptions) -> None:
+    """Refuses what no vendor's tool is asked for.
+
+    Raises:
+        BadInput: another scheme than int8, another outer form than the plain one, or a way that a target's vendor does not have.
+    """
+    if scheme != INT8.name:
+        raise BadInput(f"the recipe `{recipe}` makes `{INT8.name}`, not `{scheme}`", hint="--int8")
+    if options != EmitOptions():
+        raise BadInput(f"the recipe `{recipe}` takes one uint8 image and gives logits", hint="leave out --batch --input --softmax")
+    for target in targets:
+        peer_for(target, recipe)
+
+
+def vendor_images(
+    network: Network, calib: Path | None, recipe: str, baseline: Path, *, skip_broken: bool, progress: Progress = silent
+) -> Vendor:
+    """Reads the calibration images, with the checks that our own calibration makes.
+
+    Raises:
+        BadInput: too few, duplicate, constant or unreadable images, or none at all.
+    """
+    folder = calibration_images(network, calib)
+    images, _ = load_all(
+        open_calibration(folder), network.graph.preprocess, workers=usable_cores(), skip_broken=skip_broken, progress=progress
+    )
+    warnings = check_calibration(images.pixels, images.files, images.hashes)
+    return Vendor(recipe, images.pixels, images.hashes, folder.name, baseline, warnings)
+
+
+def export_vendor(
+    vendor: Vendor, network: Network, target: str, scheme: Scheme, out: Path, *, name: str, options: EmitOptions
+) -> list[tuple[Artifact, Audit]]:
+    """Writes `<name>.<recipe>.int8<suffix>` by the vendor's tool; its audit names what is not integer in it.
+
+    Returns:
+        The vendor's file, and the fp32 file that it was made from.
+
+    Raises:
+        BadInput: the target's vendor has no such way.
+        Unavailable: the vendor's tool is not installed.
+        Refused: it failed.
+    """
+    peer = peer_for(target, vendor.recipe)
+    plain = export(network.graph, target, FP32, vendor.baseline, name=name, options=options)
+    content = peer.quantize(Source(network.graph, plain[0].path, vendor.pixels), vendor.recipe)
+    provenance = provenance_of(network.graph, scheme, target) | {
+        "recipe": vendor.recipe,
+        "method": peer.method(vendor.recipe),
+        "versions": tool_versions(TOOLS[target]),
+    }
+    path = out / f"{name}.{vendor.recipe}.{scheme.name}{target_named(target).SUFFIX}"
+    return [keep(content, path, target, scheme, provenance, network.graph.labels, promised=False), plain]

@@ -1,0 +1,43 @@
+"""One target's exports in a process of their own; `processes` starts it. A toolchain that breaks takes down this process alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from squeeze_export.core import EmitOptions
+from squeeze_export.errors import SqueezeExportError
+from squeeze_export.files import write_text
+from squeeze_export.graph.quantized import scheme_named
+from squeeze_export.graph.saved import read_graph, read_table
+from squeeze_export.pipeline.export import export
+
+REQUEST = "request.json"
+
+
+def main(folder: Path, target: str) -> None:
+    """Does what `request.json` says for one target, and writes `<target>.json`: the files' paths, or what went wrong.
+
+    Args:
+        folder: of the hand-over; holds the request and the networks that it names.
+        target: a key of `targets.TARGETS`.
+    """
+    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    options = EmitOptions(**request["options"])
+    answer: dict[str, object]
+    try:
+        paths = []
+        for order in request["orders"]:
+            scheme = scheme_named(order["scheme"])
+            network = (read_table if scheme.integer else read_graph)(folder / order["network"])
+            artifact, _ = export(network, target, scheme, Path(order["out"]), name=request["name"], options=options)
+            paths.append(str(artifact.path))
+        answer = {"paths": paths}
+    except SqueezeExportError as err:
+        answer = {"kind": type(err).__name__, "message": err.message, "hint": err.hint}
+    write_text(folder / f"{target}.json", json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
