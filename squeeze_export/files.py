@@ -69,15 +69,17 @@ def write_files(contents: Mapping[Path, Content]) -> None:
             for path, content in contents.items():
                 write_draft(drafts[path], content)
             for path, draft in drafts.items():
-                added += [] if path.is_file() else [path]
+                new = not path.exists()
                 if path.is_dir():
                     os.replace(path, olds[path])  # a folder cannot be replaced in one step
                 os.replace(draft, path)
+                added += [path] if new else []
         except BaseException:
             for path_added in added:
                 _remove(path_added)  # one without the other is of no use
             for path_old, old in olds.items():
                 if old.exists():
+                    _remove(path_old)
                     os.replace(old, path_old)
             raise
         finally:

@@ -641,7 +641,10 @@ def test_torch_is_named_for_its_own_checkpoints(refused, tmp_path, monkeypatch, 
     [
         (("--int8", "--fp16"), "one scheme at a time, not `fp16` and `int8`"),
         (("--int8", "--scheme", "fp32"), "one scheme at a time, not `fp32` and `int8`"),
-        (("--int8", "--recipe", "best"), "Invalid value for '--recipe': 'best' is not 'fast'."),
+        (
+            ("--int8", "--recipe", "best"),
+            "'best' is not one of 'fast', 'vendor', 'vendor-percentile'.",
+        ),
         (("--scheme", "int4"), "'int4' is not one of 'fp32', 'fp16', 'int8'"),
         (("--runtime", "litert"), "the runtime `litert` does not open onnx files"),
         (("--runtime", "onnxrt"), "the runtime `onnxrt` does not open onnx files"),
@@ -667,7 +670,7 @@ def test_one_runtime_for_all_targets(refused, net):
 def test_files_that_the_audit_does_not_know(squeeze, net):
     assert squeeze("audit", "squeezenet.pb").refusal() == (
         "`squeezenet.pb` is no file of a target",
-        "endings that are: .onnx, .tflite",
+        "endings that are: .onnx, .tflite, .openvino, .mlpackage",
     )
     assert squeeze("audit", "nothere.onnx").refusal()[0] == "`nothere.onnx` is not a file"
 

@@ -6,9 +6,9 @@ an artifact broken on purpose, which it must not pass.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +21,7 @@ import pytest
 
 from squeeze_export.core import TORCHVISION, EmitOptions
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.files import Content, content_sha256, content_size, read_content, write_draft
 from squeeze_export.graph.nodes import Add, QuantizedConv
 from squeeze_export.graph.quantized import FP32, INT8, SCHEMES, Scheme, table_bytes
 from squeeze_export.graph.saved import read_table
@@ -34,7 +35,15 @@ FILES = [(target, scheme) for target in TARGETS for scheme in SCHEMES if scheme 
 RUNS = [(target, scheme, runtime) for target, scheme in FILES for runtime in target_named(target).RUNTIMES]
 VARIANTS = ["simple", "complex", "conv10_pad"]
 
-MIN_SQNR_DB = {"fp32": 100, "fp16": 55}
+MIN_SQNR_DB = {"fp32": 100, "fp16": 55, "w8": 25, "palette6": 20, "palette4": 8}
+LEAST_AGREEMENT = {"fp32": 1, "palette4": 0.25}
+"""0.9 elsewhere. Sixteen values a layer are too few for a network that was not trained for them: here, chance is 1 in 12."""
+BF16_SQNR_DB = 30
+"""Of a file that a runtime computes in bf16, whatever it is stored in."""
+ONE_IMAGE = ("coreml",)
+"""Targets whose uint8 input is an image: for a batch, they take float32."""
+EXACT = ("onnx", "tflite")
+"""Targets whose default runtime gives the very integers of the table. The others compute the rescaling in floating point."""
 
 
 def sqnr_db(reference: Any, values: Any) -> float:
@@ -45,6 +54,34 @@ def sqnr_db(reference: Any, values: Any) -> float:
 def assert_alike(found: Any, expected: Any, tolerance: float = 1e-4) -> None:
     """Equal to `tolerance` times the largest expected value."""
     np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def emptied(content: Content) -> list[Content]:
+    """What is left of a file, or of a folder's files, after damage."""
+    if isinstance(content, bytes):
+        return [b"no file of any format", content[: len(content) // 3], b""]
+    needed = [name for name in content if not name.endswith(".txt")]
+    cut = max(needed, key=lambda name: len(content[name]))
+    return [
+        *({**content, name: b"no file of any format"} for name in needed),
+        *({key: data for key, data in content.items() if key != name} for name in needed),
+        {**content, cut: content[cut][: len(content[cut]) // 3]},
+        {},
+    ]
+
+
+def put(path: Path, content: Content) -> None:
+    """Replaces a file or folder."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    write_draft(path, content)
+
+
+def joined(path: Path) -> bytes:
+    """All bytes of a file or folder."""
+    content = read_content(path)
+    return content if isinstance(content, bytes) else b"".join(content.values())
 
 
 def top1_agreement(found: Any, expected: Any) -> float:
@@ -60,8 +97,10 @@ def answers_are_the_references(subject: Any) -> None:
         if subject.integer:
             assert top1_agreement(logits, subject.net.integers) >= 0.9
         else:
-            assert sqnr_db(subject.net.reference, logits) > MIN_SQNR_DB[subject.scheme]
-            assert top1_agreement(logits, subject.net.reference) >= (1 if subject.scheme == "fp32" else 0.9)
+            coarse = subject.runtime.endswith("bf16")
+            assert sqnr_db(subject.net.reference, logits) > (BF16_SQNR_DB if coarse else MIN_SQNR_DB[subject.scheme])
+            least = LEAST_AGREEMENT.get(subject.scheme, 0.9)
+            assert top1_agreement(logits, subject.net.reference) >= (min(least, 0.9) if coarse else least)
 
 
 def answers_survive_the_next_call(subject: Any) -> None:
@@ -74,9 +113,10 @@ def answers_survive_the_next_call(subject: Any) -> None:
 
 
 def a_batch_of_4_and_a_dynamic_one_equal_a_batch_of_1(subject: Any) -> None:
+    pixels = {"input_dtype": "float32"} if subject.target in ONE_IMAGE else {}
     expected = subject.logits(batch=1)
-    assert_alike(subject.logits(batch=4), expected)
-    assert_alike(subject.logits(batch="dynamic"), expected)
+    assert_alike(subject.logits(batch=4, **pixels), expected)
+    assert_alike(subject.logits(batch="dynamic", **pixels), expected)
 
 
 def float_pixels_equal_bytes(subject: Any) -> None:
@@ -103,6 +143,7 @@ def a_session_says_what_it_uses(subject: Any) -> None:
         for session, device in zip(sessions, devices, strict=True):
             assert (session.runtime, session.device, session.threads) == (subject.runtime, device, 1)
             assert session.kernels
+            assert session.evidence in ("measured", "emulated")
             assert session.placement.operator_count > 0
             assert session.placement.source
             assert session.placement.integer_mac_share == 0 or subject.integer
@@ -110,9 +151,8 @@ def a_session_says_what_it_uses(subject: Any) -> None:
 
 def a_file_that_is_none_is_refused(subject: Any) -> None:
     artifact, _ = subject.export()
-    content = artifact.path.read_bytes()
-    for damaged in (b"no file of any format", content[: len(content) // 3], b""):
-        artifact.path.write_bytes(damaged)
+    for damaged in emptied(read_content(artifact.path)):
+        put(artifact.path, damaged)
         with pytest.raises(Refused) as caught:
             subject.opener.open_session(artifact, device=subject.opener.devices()[0], threads=1)
         assert "\n" not in caught.value.message
@@ -142,7 +182,7 @@ def the_same_network_gives_the_same_bytes(subject: Any) -> None:
     else:
         again = replace(subject, graph=replace(subject.net.graph))
     second, _ = again.export("second")
-    assert second.path.read_bytes() == first.path.read_bytes()
+    assert read_content(second.path) == read_content(first.path)
     assert second.sha256 == first.sha256
 
 
@@ -161,7 +201,9 @@ def an_integer_file_is_really_integer(subject: Any) -> None:
 
 
 def the_file_describes_itself(subject: Any) -> None:
-    for options in (EmitOptions(), EmitOptions("dynamic", "float32", softmax=True), EmitOptions(3)):
+    one = subject.target in ONE_IMAGE
+    three = EmitOptions(3, "float32" if one else "uint8")
+    for options in (EmitOptions(), EmitOptions("dynamic", "float32", softmax=True), three):
         artifact, _ = replace(subject, options=options).export()
         assert (artifact.input, artifact.output) == subject.module.describe(artifact.path)
         batch, *rest = artifact.input.shape
@@ -175,10 +217,10 @@ def the_file_describes_itself(subject: Any) -> None:
 def the_sidecar_tells_where_the_file_came_from(subject: Any) -> None:
     artifact, audit = subject.export()
     told = json.loads(sidecar_path(artifact.path).read_text(encoding="utf-8"))
-    content = artifact.path.read_bytes()
+    content = read_content(artifact.path)
     assert (told["file"], told["target"], told["scheme"]) == (artifact.path.name, subject.target, subject.scheme)
-    assert told["sha256"] == hashlib.sha256(content).hexdigest()
-    assert told["size_bytes"] == len(content)
+    assert told["sha256"] == content_sha256(content)
+    assert told["size_bytes"] == content_size(content)
     assert told["labels"] == list(subject.net.graph.labels)
     assert told["audit"]["operators"] == dict(audit.operators)
     origin = told["provenance"]
@@ -193,7 +235,7 @@ def the_sidecar_tells_where_the_file_came_from(subject: Any) -> None:
 
 
 def the_file_carries_labels_preprocessing_and_hashes(subject: Any) -> None:
-    content = subject.export()[0].path.read_bytes()
+    content = joined(subject.export()[0].path)
     for label in subject.net.graph.labels:
         assert label.encode() in content
     assert subject.net.graph.checkpoint_sha256.encode() in content
@@ -203,9 +245,17 @@ def the_file_carries_labels_preprocessing_and_hashes(subject: Any) -> None:
 
 def a_changed_file_is_not_read(subject: Any) -> None:
     artifact, _ = subject.export()
-    content = bytearray(artifact.path.read_bytes())
-    content[len(content) // 2] ^= 1
-    artifact.path.write_bytes(content)
+    content = read_content(artifact.path)
+    files = {"": content} if isinstance(content, bytes) else dict(content)
+    for name, data in files.items():
+        changed = bytearray(data)
+        changed[len(changed) // 2] ^= 1
+        put(artifact.path, bytes(changed) if isinstance(content, bytes) else {**files, name: bytes(changed)})
+        with pytest.raises(BadInput, match="SHA-256 differs"):
+            read_artifact(artifact.path)
+    put(artifact.path, content if isinstance(content, bytes) else {**files, "more.txt": b"more"})
+    if isinstance(content, bytes):
+        return
     with pytest.raises(BadInput, match="SHA-256 differs"):
         read_artifact(artifact.path)
 
@@ -218,7 +268,7 @@ def nothing_but_file_and_sidecar_is_left(subject: Any) -> None:
 
 def a_write_that_fails_leaves_the_old_file(subject: Any) -> None:
     artifact, _ = subject.export()
-    before = artifact.path.read_bytes()
+    before = read_content(artifact.path)
 
     def fail(source: Any, target: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -227,7 +277,7 @@ def a_write_that_fails_leaves_the_old_file(subject: Any) -> None:
         patch.setattr(os, "replace", fail)
         with pytest.raises(BadInput, match="No space left on device"):
             subject.export(softmax=True)
-    assert artifact.path.read_bytes() == before
+    assert read_content(artifact.path) == before
     assert sorted(subject.folder.iterdir()) == [artifact.path, sidecar_path(artifact.path)]
 
 
@@ -258,8 +308,13 @@ def test_every_file(case: tuple[str, ...], behaviour: Callable[[Any], None], mak
 
 
 def integers_are_the_oracles(subject: Any) -> None:
-    """Alike; where there is an Add, within one step: XNNPACK adds in fixed point, so a sum may round to its neighbour."""
-    if any(isinstance(node, Add) for node in subject.net.quantized.nodes):
+    """Alike; within one step where a sum may round to its neighbour, as XNNPACK adds in fixed point; within two where every
+    rescaling may.
+    """
+    if subject.target not in EXACT:
+        step = subject.net.quantized.tensors["conv10"].scale
+        assert np.abs(subject.logits() - subject.net.integers).max() <= 2 * step
+    elif any(isinstance(node, Add) for node in subject.net.quantized.nodes):
         step = subject.net.quantized.tensors["conv10"].scale
         assert np.abs(subject.logits() - subject.net.integers).max() <= step
     else:

@@ -1,7 +1,6 @@
 """Files: written with their sidecars, proven before they get their names, opened again only if unchanged."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -11,6 +10,7 @@ import pytest
 from squeeze_export import __version__
 from squeeze_export.core import Audit, EmitOptions
 from squeeze_export.errors import BadInput, Refused
+from squeeze_export.files import content_sha256, content_size, read_content
 from squeeze_export.graph.quantized import FP16, FP32, INT8, Scheme
 from squeeze_export.pipeline import audit_file, calibrate, export, open_network, read_artifact
 from squeeze_export.targets import TARGETS, target_named
@@ -44,8 +44,8 @@ def source(network, quantized):
 def test_a_file_reads_back_as_the_artifact_that_was_returned(target, scheme, source, tmp_path):
     artifact, audit = export(source[scheme.name], target, scheme, tmp_path, name="net")
     assert artifact.path == tmp_path / f"net.{scheme.name}{target_named(target).SUFFIX}"
-    data = artifact.path.read_bytes()
-    assert (artifact.sha256, artifact.size_bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+    content = read_content(artifact.path)
+    assert (artifact.sha256, artifact.size_bytes) == (content_sha256(content), content_size(content))
     stored = json.loads(json.dumps(artifact.provenance))  # tuples become lists
     assert read_artifact(artifact.path) == dataclasses.replace(artifact, provenance=stored)
     assert audit.violations == ()
@@ -58,7 +58,7 @@ def test_the_same_integers_give_the_same_bytes(target, quantized, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     one, two = (export(quantized, target, INT8, tmp_path / name, name="net")[0] for name in ("one", "two"))
-    assert one.path.read_bytes() == two.path.read_bytes()
+    assert read_content(one.path) == read_content(two.path)
 
 
 def test_provenance(target, quantized, network, tmp_path):
@@ -74,7 +74,7 @@ def test_provenance(target, quantized, network, tmp_path):
 
 
 def test_the_sidecar_tells_what_an_app_needs(target, quantized, tmp_path):
-    artifact, _ = export(quantized, target, INT8, tmp_path, name="net", options=EmitOptions(batch=2, softmax=True))
+    artifact, _ = export(quantized, target, INT8, tmp_path, name="net", options=EmitOptions(2, "float32", softmax=True))
     values = json.loads((tmp_path / f"{artifact.path.name}.json").read_text(encoding="utf-8"))
     assert values["file"] == artifact.path.name
     assert values["labels"] == ["ant", "bee", "cat", "dog", "eel"]
@@ -189,6 +189,6 @@ def test_sidecars_are_bounded(artifact, monkeypatch):
 def test_audit_goes_by_the_ending(tmp_path):
     with pytest.raises(BadInput, match="is no file of a target") as caught:
         audit_file(tmp_path / "net.pb")
-    assert caught.value.hint == "endings that are: .onnx, .tflite"
+    assert caught.value.hint == "endings that are: .onnx, .tflite, .openvino, .mlpackage"
     with pytest.raises(BadInput, match=r"nothere.tflite` is not a file"):
         audit_file(tmp_path / "nothere.tflite")
