@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import squeeze_export
+from squeeze_export.peers import PEERS
 from squeeze_export.runtimes import RUNTIMES
 from squeeze_export.targets import TARGETS
 
@@ -154,12 +155,12 @@ def crossings(folder: str, file: str, source: str) -> list[str]:
             continue
         module, reader = rest.split(".")[0], Path(file).stem
         owner = reader.removeprefix("_").split("_")[0]
-        if not (module.startswith(f"_{owner}") or (folder == "runtimes" and module.startswith("_"))):
+        if not (module.startswith(f"_{owner}") or (folder in ("runtimes", "peers") and module.startswith("_"))):
             found.append(module)
     return sorted(found)
 
 
-@pytest.mark.parametrize("folder", ["targets", "runtimes"])
+@pytest.mark.parametrize("folder", ["targets", "runtimes", "peers"])
 def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> None:
     """What several runtimes share lies in modules that begin with an underscore; a target shares nothing."""
     for path in (PACKAGE / folder).glob("*.py"):
@@ -184,7 +185,7 @@ def test_a_crossing_is_found(folder: str, file: str, line: str, found: list[str]
     assert crossings(folder, file, line) == found
 
 
-@pytest.mark.parametrize(("folder", "registry"), [("targets", TARGETS), ("runtimes", RUNTIMES)])
+@pytest.mark.parametrize(("folder", "registry"), [("targets", TARGETS), ("runtimes", RUNTIMES), ("peers", PEERS)])
 def test_the_folder_equals_the_registry(folder: str, registry: dict[str, str]) -> None:
     modules = {f"squeeze_export.{folder}.{path.stem}" for path in (PACKAGE / folder).glob("[!_]*.py")}
     assert set(registry.values()) == modules

@@ -100,7 +100,9 @@ def serve(work: Callable[[Source, str, Path], Content], *, tool: str) -> None:
         _report(folder, err)
         raise
     except ImportError as err:
-        _report(folder, Unavailable(f"{tool} lacks a package: {_one_line(str(err))}", hint=f"pip install 'squeeze-export[{EXTRA}]'"))
+        _report(
+            folder, Unavailable(f"{tool} lacks a package: {_one_line(str(err))}", hint=f"pip install 'squeeze-export[{EXTRA}]'")
+        )
         raise
     except Exception as err:  # a vendor's tool may raise anything
         _report(folder, _failed(tool, f"{type(err).__name__}: {err}"))

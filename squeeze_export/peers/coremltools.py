@@ -1,7 +1,7 @@
 """coremltools' own post-training quantization of weights and activations, by its `LinearQuantizer` for torch models.
 
-Its other way, `coremltools.optimize.coreml.linear_quantize_activations`, runs the model with Core ML and so on Apple's systems only;
-this one, the calibration that Apple's guide describes for torch models, runs anywhere: observers collect the ranges, nothing is
+Its other way, `coremltools.optimize.coreml.linear_quantize_activations`, runs the model in Core ML and so on Apple's systems alone.
+This one, the calibration that Apple's guide describes for torch models, runs anywhere: observers collect the ranges, nothing is
 trained. The integers are repeatable; the package is not quite: coremltools writes the date and random identifiers into it.
 Source: "Calibration data based quantization", docs-guides/source/opt-quantization-api.md of github.com/apple/coremltools.
 """

@@ -57,11 +57,10 @@ def _work(source: Source, recipe: str, folder: Path) -> Content:
     if recipe == "vendor":
         quantized = nncf.quantize(model, images, subset_size=count)
     else:
-        classes = _top1_classes(_compiled(openvino, model), source.pixels)
-        answered = nncf.Dataset(list(zip(source.pixels, classes, strict=True)), lambda item: item[0][None])
-        quantized = nncf.quantize_with_accuracy_control(
-            model, images, answered, agreement, max_drop=MAX_DROP, subset_size=count
-        )
+        reference = _compiled(openvino, model)
+        pairs = [(image, _top1_class(reference, image)) for image in source.pixels]
+        answered = nncf.Dataset(pairs, lambda pair: pair[0][None])
+        quantized = nncf.quantize_with_accuracy_control(model, images, answered, agreement, max_drop=MAX_DROP, subset_size=count)
     product = folder / "product"
     # float16, the other way to save, would round what NNCF left in float.
     openvino.save_model(quantized, str(product / _MODEL_FILE), compress_to_fp16=False)
@@ -83,12 +82,12 @@ def agreement(model: Any, answered: Iterable[tuple[ByteArray, int]]) -> tuple[fl
     Returns:
         The share, 0 to 1, and 0 or 1 for each image.
     """
-    hits = [float(np.argmax(next(iter(model(image[None]).values()))) == expected) for image, expected in answered]
+    hits = [float(_top1_class(model, image) == expected) for image, expected in answered]
     return float(np.mean(hits)), hits
 
 
-def _top1_classes(model: Any, pixels: ByteArray) -> list[int]:
-    return [int(np.argmax(next(iter(model(image[None]).values())))) for image in pixels]
+def _top1_class(model: Any, image: ByteArray) -> int:
+    return int(np.argmax(next(iter(model(image[None]).values()))))
 
 
 def _compiled(openvino: Any, model: Any) -> Any:
@@ -99,13 +98,11 @@ def _compiled(openvino: Any, model: Any) -> Any:
 def _take_mean_out(openvino: Any, model: Any, source: Source) -> None:
     """Puts `pixels - mean` before the first convolution, and behind it the bias that goes with that; see `_network`."""
     graph, mean = with_mean_outside(source)
-    if not mean.any():
-        return
     op, convs = openvino.opset8, [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
     total = next(iter(convs[0].output(0).get_target_inputs())).get_node()
-    centred = op.subtract(convs[0].input_value(0), op.constant(mean[None, :, None, None]))
+    centred = op.subtract(convs[0].input_value(0), op.constant(mean[None, :, None, None], name="mean"), name="centred")
     convs[0].input(0).replace_source_output(centred.output(0))
-    total.input(1).replace_source_output(op.constant(graph.convs[0].bias[None, :, None, None]).output(0))
+    total.input(1).replace_source_output(op.constant(graph.convs[0].bias[None, :, None, None], name="centred/bias").output(0))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from squeeze_export.core import ByteArray, require
 from squeeze_export.files import Content
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.peers import Source, method_of
+from squeeze_export.peers._network import with_mean_outside
 from squeeze_export.peers._process import EXTRA, run_apart, serve
 
 NAME = "onnxruntime"
@@ -76,8 +77,9 @@ def _work(source: Source, recipe: str, folder: Path) -> bytes:
     quantization: Any = require("onnxruntime.quantization", EXTRA)
     shapes: Any = require("onnxruntime.quantization.shape_inference", EXTRA)
     require("onnxruntime", EXTRA).disable_telemetry_events()
-    prepared, product = folder / "prepared.onnx", folder / "product.onnx"
-    shapes.quant_pre_process(str(source.fp32), str(prepared))
+    network, prepared, product = (folder / f"{name}.onnx" for name in ("network", "prepared", "product"))
+    _take_mean_out(require("onnx", EXTRA), source, network)
+    shapes.quant_pre_process(str(network), str(prepared))
     stride, options = len(source.pixels), {}
     if _CALIBRATION[recipe] != "MinMax":
         stride = min(stride, histogram_stride(source.graph))
@@ -94,6 +96,18 @@ def _work(source: Source, recipe: str, folder: Path) -> bytes:
         extra_options=options,
     )
     return product.read_bytes()
+
+
+def _take_mean_out(onnx: Any, source: Source, path: Path) -> None:
+    """Writes the fp32 file with `pixels - mean` before the first convolution, and the bias that goes with that; see `_network`."""
+    graph, mean = with_mean_outside(source)
+    model = onnx.load(str(source.fp32))
+    nodes, constants = model.graph.node, {"mean": mean[None, :, None, None], "centred/bias": graph.convs[0].bias}
+    index = next(number for number, node in enumerate(nodes) if node.op_type == "Conv")
+    nodes.insert(index, onnx.helper.make_node("Sub", [nodes[index].input[0], "mean"], ["centred"], name="centred"))
+    nodes[index + 1].input[0], nodes[index + 1].input[2] = "centred", "centred/bias"
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(values, name) for name, values in constants.items())
+    onnx.save(model, str(path))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def _work(source: Source, recipe: str, folder: Path) -> bytes:
     graph, mean = with_mean_outside(source)
     signature = tf.TensorSpec((1, *graph.input.shape[1:]), tf.float32, name=graph.input.name)
     module = tf.Module()
-    module.network = tf.function(_network(tf, graph, mean), input_signature=[signature])
+    module.network = tf.function(_network(tf, graph, mean), input_signature=[signature], autograph=False)
 
     def images() -> Iterator[list[FloatArray]]:
         for image in source.pixels:
@@ -63,7 +63,7 @@ def _network(tf: Any, graph: Graph, mean: FloatArray) -> Callable[[Any], Mapping
     """The graph as a function of (1, H, W, 3) float32 pixels."""
 
     def run(pixels: Any) -> Mapping[str, Any]:
-        values = {graph.input.name: pixels - mean if mean.any() else pixels}
+        values = {graph.input.name: pixels - mean}
         for node in graph.nodes:
             inputs = [values[name] for name in node.inputs]
             if isinstance(node, Conv):

@@ -52,6 +52,8 @@ class Target(Protocol):
 TARGETS: Mapping[str, str] = {
     "onnx": "squeeze_export.targets.onnx",
     "tflite": "squeeze_export.targets.tflite",
+    "openvino": "squeeze_export.targets.openvino",
+    "coreml": "squeeze_export.targets.coreml",
 }
 
 

@@ -1,47 +1,26 @@
-"""The docs: every command is there, what they tell to type works, links lead somewhere."""
+"""The docs: what they say of commands, options, targets and the API is so, and links lead somewhere."""
 
-import os
 import re
-import shlex
 from contextlib import suppress
-from pathlib import Path
 
 import click
 import pytest
+from doc_pages import PAGES, PROGRAM, ROOT, blocks, commands, name_of, without_blocks
 
 from squeeze_export import errors
 from squeeze_export.cli import COMMANDS, cli, known_options
+from squeeze_export.peers import PEERS, peer_of
+from squeeze_export.runtimes import RUNTIMES
+from squeeze_export.targets import TARGETS, target_named
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "calibration/README.md", *ROOT.glob("docs/**/*.md")])
 CLI = ROOT / "docs" / "cli.md"
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PUNCTUATION = {"|", ">", ">>", "<", "2>", "&&", "||", ";", "&", ")"}
-
-
-def blocks(page, language):
-    return [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
-
-
-def calls(script):
-    """The arguments of every `squeeze-export` in a shell script, as far as the next pipe or redirection."""
-    for line in script.replace("\\\n", " ").splitlines():
-        words = shlex.shlex(line, posix=True, punctuation_chars=True)
-        words.whitespace_split = True
-        found = list(words)
-        for index, word in enumerate(found):
-            if word == "squeeze-export" and all("=" in before or before in PUNCTUATION for before in found[:index][-1:]):
-                rest = found[index + 1 :]
-                yield rest[: next((i for i, text in enumerate(rest) if text in PUNCTUATION), len(rest))]
-
-
-EXAMPLES = [(page, arguments) for page in PAGES if page.exists() for text in blocks(page, "sh") for arguments in calls(text)]
+NO_OPTIONS_OF_OURS = {"--some-option", "--help", "--version", "--strict"}
+TARGET_INDEX = ROOT / "docs" / "targets.md"
+INLINE = re.compile(rf"`{PROGRAM} ([a-z][^`]*)`")
 
 
 def parse(arguments):
     """Parses without running; an unknown option or a wrong value is a `click.UsageError`."""
-    if not arguments or arguments[0].startswith("-"):
-        return
     command = cli.get_command(click.Context(cli), arguments[0])
     if command is None:
         raise click.UsageError(f"no command {arguments[0]}")
@@ -49,26 +28,28 @@ def parse(arguments):
         command.make_context(arguments[0], list(arguments[1:]))
 
 
-def test_shell_lines_are_found():
-    script = (
-        "make\nX=1 squeeze-export bench a \\\n  b | head # tail\n"
-        'eval "$(squeeze-export)"\nsqueeze-export all > x\npip install squeeze-export\n'
-    )
-    assert list(calls(script)) == [["bench", "a", "b"], ["all"]]
-    assert len(EXAMPLES) > 15
+def rows(page, heading):
+    """The cells of the first table under a heading, without its head; code marks are taken off."""
+    section = re.split(rf"^#+ {heading}$", page.read_text(encoding="utf-8"), maxsplit=1, flags=re.MULTILINE)[1]
+    lines = [line for line in section.split("\n\n#")[0].splitlines() if line.startswith("|")]
+    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+INLINE_COMMANDS = [
+    (page, text.split()) for page in PAGES for text in INLINE.findall(without_blocks(page.read_text(encoding="utf-8")))
+]
 
 
 @pytest.mark.parametrize(
-    ("page", "arguments"), EXAMPLES, ids=lambda value: value.name if isinstance(value, Path) else " ".join(value)
+    ("page", "arguments"), INLINE_COMMANDS, ids=[f"{name_of(page)} {' '.join(words)}" for page, words in INLINE_COMMANDS]
 )
-def test_examples_parse(page, arguments, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("SQUEEZE_EXPORT_")]:
-        monkeypatch.delenv(name)
-    parse(arguments)
+def test_commands_in_the_prose_parse(page, arguments):
+    if arguments[0] not in ("myformat",):  # the target that a contributor adds
+        parse(arguments)
 
 
 @pytest.mark.parametrize("arguments", [["tflite", "--int4"], ["all", "--threads", "two"], ["prune"], ["bench"]])
-def test_a_wrong_example_would_be_found(arguments):
+def test_a_wrong_command_in_the_prose_is_found(arguments):
     with pytest.raises(click.UsageError):
         parse(arguments)
 
@@ -77,12 +58,49 @@ def test_every_command_is_documented_with_an_example():
     text = CLI.read_text(encoding="utf-8")
     headings = re.findall(r"^### (.+)$", text, re.MULTILINE)
     assert [name for heading in headings for name in heading.split(", ")] == list(COMMANDS)
-    assert {arguments[0] for page, arguments in EXAMPLES if page == CLI and arguments} == set(COMMANDS)
+    assert {command.words[1] for command in commands(text) if command.words[1:]} == set(COMMANDS)
 
 
-def test_options_that_the_page_names_exist():
-    known = {f"--{name}" for options in known_options().values() for name in options} | {"--help"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", CLI.read_text(encoding="utf-8"))) - known == {"--some-option"}
+def options_in(page):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text(encoding="utf-8")))
+
+
+def test_every_option_that_a_page_names_exists_and_the_cli_page_names_all():
+    known = {f"--{name}" for options in known_options().values() for name in options}
+    for page in PAGES:
+        assert options_in(page) - known <= NO_OPTIONS_OF_OURS, page
+    assert known - options_in(CLI) == set()
+
+
+def test_the_table_of_targets_is_the_registry():
+    found = {cells[0]: cells[1:] for cells in rows(TARGET_INDEX, "Targets")}
+    assert list(found) == list(TARGETS)
+    for name, (file, schemes, runtimes, guide) in found.items():
+        target = target_named(name)
+        assert file.endswith(f"<network>.<scheme>{target.SUFFIX}")
+        assert tuple(schemes.split(", ")) == target.SCHEMES
+        assert set(re.sub(r"\(.*\)", "", runtimes).strip().split(", ")) == set(target.RUNTIMES)
+        assert f"(targets/{name}.md)" in guide
+        assert (ROOT / "docs" / "targets" / f"{name}.md").exists()
+
+
+def test_every_guide_tells_the_same_three_things():
+    for name in TARGETS:
+        headings = re.findall(r"^## (.+)$", (ROOT / "docs" / "targets" / f"{name}.md").read_text(encoding="utf-8"), re.MULTILINE)
+        assert [re.sub("file|folder|package", "file", heading) for heading in headings] == [
+            "What is in the file",
+            "Run it",
+            "Limits",
+        ]
+
+
+def test_the_table_of_runtimes_is_the_registry():
+    assert {cells[0] for cells in rows(TARGET_INDEX, "Runtimes")} == set(RUNTIMES)
+
+
+def test_the_table_of_recipes_is_the_peers():
+    found = {cells[0]: tuple(cells[1].split(", ")) for cells in rows(CLI, "The vendors' recipes")}
+    assert found == {target: peer_of(target).RECIPES for target in PEERS}
 
 
 def test_exit_codes():
@@ -95,7 +113,7 @@ def test_exit_codes():
 def test_the_settings_example_is_accepted(tmp_path):
     from squeeze_export.cli.settings import default_map
 
-    (text,) = blocks(CLI, "toml")
+    (text,) = blocks(CLI.read_text(encoding="utf-8"), "toml")
     (tmp_path / "squeeze-export.toml").write_text(text)
     found = default_map(known_options, tmp_path / "squeeze-export.toml")
     assert (found["tflite"]["int8"], found["onnx"]["threads"], "int8" in found["onnx"]) == (True, 2, False)
@@ -111,7 +129,7 @@ def test_the_inspect_example_prints_what_the_page_says(capsys):
 
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (text,) = blocks(ROOT / "docs" / "python-api.md", "python")
+    (text,) = blocks((ROOT / "docs" / "python-api.md").read_text(encoding="utf-8"), "python")
     exec(compile(text, "docs/python-api.md", "exec"), {"__name__": "example"})  # noqa: S102
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in printed[:4]] == [[t, s] for t in ("onnx", "tflite") for s in ("fp32", "int8")]
@@ -129,13 +147,13 @@ def test_the_python_page_names_the_whole_api():
 
 def anchors(page):
     """GitHub's: lower case, spaces to hyphens, no punctuation."""
-    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", without_blocks(page.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.exists()], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
-    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    text = without_blocks(page.read_text(encoding="utf-8"))
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"[a-z]+:", link):
             continue

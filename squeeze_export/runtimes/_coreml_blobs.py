@@ -1,0 +1,77 @@
+"""Reads `weight.bin`, Core ML's blob storage file: offset -> the data written there.
+
+Layout, all little-endian, every part on a multiple of 64 bytes:
+
+    header      uint32 count, uint32 version (2), 56 bytes reserved
+    metadata    uint32 sentinel (0xDEADBEEF), uint32 data type, uint64 bytes, uint64 offset of the data,
+                uint64 unused bits of a sub-byte type's last byte, 32 bytes reserved
+    data        ... and so on, metadata and data in turns
+
+Source: mlmodel/src/MILBlob/Blob/StorageFormat.hpp and StorageReader.cpp of github.com/apple/coremltools (BSD 3-clause).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_ALIGNMENT = 64
+_VERSION = 2
+_SENTINEL = 0xDEADBEEF
+_HEADER = struct.Struct("<II56s")
+_METADATA = struct.Struct("<IIQQQ32s")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One piece of data.
+
+    Attributes:
+        code: of its data type (`BlobDataType`).
+        unused_bits: at the end of the last byte; 0 of types of whole bytes.
+        data: its bytes.
+    """
+
+    code: int
+    unused_bits: int
+    data: memoryview
+
+
+def read_blobs(content: bytes) -> Mapping[int, Blob]:
+    """Walks through the whole file, so that no byte outside the data can change unnoticed.
+
+    Old tools left anything in the reserved bytes; here they must be zero, as the format has had them since iOS 18.
+
+    Args:
+        content: the file's bytes.
+
+    Returns:
+        Offset of the metadata, which is how a model names a blob -> the blob.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if len(content) < _HEADER.size:
+        raise ValueError(f"`weight.bin` has `{len(content)}` bytes, its header alone has `{_HEADER.size}`")
+    count, version, reserved = _HEADER.unpack_from(content)
+    if version != _VERSION or any(reserved):
+        raise ValueError(f"`weight.bin` has no header of version `{_VERSION}`")
+    view, at = memoryview(content), _HEADER.size
+    blobs: dict[int, Blob] = {}
+    for _ in range(count):
+        if at + _METADATA.size > len(content):
+            raise ValueError(f"`weight.bin` announces `{count}` blobs and ends after `{len(blobs)}`")
+        sentinel, code, size, start, unused_bits, reserved = _METADATA.unpack_from(content, at)
+        if sentinel != _SENTINEL or start != at + _METADATA.size or unused_bits > 7 or any(reserved):
+            raise ValueError(f"`weight.bin` has no blob at `{at}`, where one should be")
+        if size > len(content) - start:
+            raise ValueError(f"the blob at `{at}` claims `{size}` bytes, `weight.bin` has `{len(content) - start}` left")
+        blobs[at] = Blob(code, unused_bits, view[start : start + size])
+        end = start + size
+        at = end + -end % _ALIGNMENT
+        if any(view[end : min(at, len(content))]):
+            raise ValueError(f"`weight.bin` has something behind the blob that ends at `{end}`")
+    if at < len(content):
+        raise ValueError(f"`weight.bin` announces `{count}` blobs and goes on behind the last")
+    return blobs

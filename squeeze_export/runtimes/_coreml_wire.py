@@ -1,0 +1,172 @@
+"""Protobuf's wire format, as far as a Core ML model needs it: bytes -> fields by number.
+
+Source: https://protobuf.dev/programming-guides/encoding. Written here because the message classes come only inside coremltools:
+they cost an import of most of a second, exist for few machines, and are the very code that wrote the file. A reader of its own
+runs wherever numpy does, and can be stricter with files of unknown origin: a field that it does not know, or a single field that
+is there twice, is refused instead of skipped or merged. The tests compare it with coremltools' reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MAX_VARINT_BYTES = 10
+
+
+class Message:
+    """One message: its fields by number, in the order of the wire.
+
+    Args:
+        data: the message's bytes.
+        kind: what it is called in an error.
+        known: the numbers that the caller reads or may leave unread; another one is refused. None allows any.
+
+    Raises:
+        ValueError: the bytes are no message, or one with a field that is not known.
+    """
+
+    def __init__(self, data: memoryview, kind: str, known: Sequence[int] | None = None) -> None:
+        self._kind = kind
+        self._fields: dict[int, list[int | memoryview]] = {}
+        for number, value in _fields(data):
+            if known is not None and number not in known:
+                raise ValueError(f"`{kind}` has a field `{number}` that the evaluator does not know")
+            self._fields.setdefault(number, []).append(value)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._fields
+
+    def integer(self, number: int, default: int = 0) -> int:
+        """An int64, int32, bool or enum field."""
+        value = self._single(number)
+        if value is None:
+            return default
+        if not isinstance(value, int):
+            raise ValueError(f"field `{number}` of `{self._kind}` is no integer")
+        return _signed(value)
+
+    def integers(self, number: int) -> list[int]:
+        """A repeated integer field, packed or not."""
+        found: list[int] = []
+        for value in self._fields.get(number, []):
+            found.extend([_signed(value)] if isinstance(value, int) else map(_signed, _varints(value)))
+        return found
+
+    def floats(self, number: int) -> NDArray[np.float32]:
+        """A repeated float field, packed or not: (count,) float32."""
+        return np.frombuffer(b"".join(self._chunks(number)), "<f4").astype(np.float32)
+
+    def content(self, number: int) -> bytes:
+        """A bytes field."""
+        value = self._single(number)
+        if value is None:
+            return b""
+        if isinstance(value, int):
+            raise ValueError(f"field `{number}` of `{self._kind}` is no bytes")
+        return bytes(value)
+
+    def text(self, number: int) -> str:
+        """A string field, which must be UTF-8."""
+        return str(self.content(number), "utf-8")
+
+    def texts(self, number: int) -> list[str]:
+        """A repeated string field."""
+        return [str(bytes(chunk), "utf-8") for chunk in self._chunks(number)]
+
+    def messages(self, number: int, kind: str, known: Sequence[int] | None = None) -> list[Message]:
+        """A repeated message field."""
+        return [Message(chunk, kind, known) for chunk in self._chunks(number)]
+
+    def message(self, number: int, kind: str, known: Sequence[int] | None = None) -> Message:
+        """A message field; empty where it is absent."""
+        value = self._single(number)
+        if isinstance(value, int):
+            raise ValueError(f"field `{number}` of `{self._kind}` is no message")
+        return Message(memoryview(b"") if value is None else value, kind, known)
+
+    def entries(self, number: int, kind: str, known: Sequence[int] | None = None) -> dict[str, Message]:
+        """A map field with strings as keys: key -> message."""
+        found: dict[str, Message] = {}
+        for entry in self.messages(number, kind, (1, 2)):
+            key = entry.text(1)
+            if key in found:
+                raise ValueError(f"`{self._kind}` has `{key}` twice")
+            found[key] = entry.message(2, kind, known)
+        return found
+
+    def only(self, *numbers: int) -> int:
+        """Which one of these fields is there.
+
+        Raises:
+            ValueError: none, or more than one.
+        """
+        present = [number for number in numbers if number in self._fields]
+        if len(present) != 1:
+            raise ValueError(f"`{self._kind}` has `{len(present)}` of the fields `{list(numbers)}`, where one is needed")
+        return present[0]
+
+    def _single(self, number: int) -> int | memoryview | None:
+        values = self._fields.get(number, [])
+        if len(values) > 1:
+            raise ValueError(f"field `{number}` of `{self._kind}` is there `{len(values)}` times")
+        return values[0] if values else None
+
+    def _chunks(self, number: int) -> Iterator[memoryview]:
+        for value in self._fields.get(number, []):
+            if isinstance(value, int):
+                raise ValueError(f"field `{number}` of `{self._kind}` is an integer")
+            yield value
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        number, form = key >> 3, key & 7
+        if not number:
+            raise ValueError("a field has the number 0")
+        if form == _VARINT:
+            value, at = _varint(data, at)
+            yield number, value
+            continue
+        if form == _BYTES:
+            size, at = _varint(data, at)
+        elif form in (_FIXED32, _FIXED64):
+            size = 4 if form == _FIXED32 else 8
+        else:
+            raise ValueError(f"a field has the unknown wire type `{form}`")
+        if size > len(data) - at:
+            raise ValueError(f"a field of `{size}` bytes, where `{len(data) - at}` are left")
+        yield number, data[at : at + size]
+        at += size
+
+
+def _varints(data: memoryview) -> Iterator[int]:
+    at = 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        yield value
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """The unsigned number at `at`, seven bits a byte, the lowest first, and where the next byte is."""
+    value = 0
+    for place in range(_MAX_VARINT_BYTES):
+        if at + place >= len(data):
+            raise ValueError("the data end inside a number")
+        byte: Any = data[at + place]
+        value |= (byte & 0x7F) << (7 * place)
+        if byte < 0x80:
+            return value, at + place + 1
+    raise ValueError("a number of more than 64 bits")
+
+
+def _signed(value: int) -> int:
+    """The two's complement of 64 bits, which is how negative integers are written."""
+    value &= 0xFFFF_FFFF_FFFF_FFFF
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,224 @@
+"""What the two OpenVINO runtimes share: they differ in the precision that floats are computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, require
+from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.runtimes._openvino_records import Executed, kernel_families, placement, read_records
+from squeeze_export.runtimes._quiet import quiet
+
+PLUGINS: Mapping[str, str] = {"cpu": "CPU"}
+"""Device -> what OpenVINO calls it."""
+MAX_DYNAMIC_BATCH = 32
+"""Images at once where the file leaves the batch free: memory grows with it, the speed no longer does."""
+MAX_FILE_BYTES = 1 << 30
+
+_DTYPES: Mapping[str, str] = {"u8": "uint8", "f32": "float32"}
+
+
+def installed_devices(runtime: str, precision: str) -> tuple[str, ...]:
+    """The devices that OpenVINO has here and that compute in a precision without emulating it.
+
+    Args:
+        runtime: the registry's name.
+        precision: `f32` or `bf16`.
+
+    Raises:
+        Unavailable: `openvino` is not installed, or no device computes in it.
+    """
+    core = _openvino().Core()
+    with quiet():
+        present = {device: plugin for device, plugin in PLUGINS.items() if plugin in core.available_devices}
+        able = {device: core.get_property(plugin, "OPTIMIZATION_CAPABILITIES") for device, plugin in present.items()}
+    found = tuple(device for device, capabilities in able.items() if precision != "bf16" or "BF16" in capabilities)
+    if present and not found:
+        told = ", ".join(able[next(iter(able))])
+        raise Unavailable(
+            f"`{runtime}` needs a CPU that computes in bfloat16; OpenVINO says of this one: `{told}`", hint="--runtime openvino"
+        )
+    return found
+
+
+class OpenvinoSession:
+    """An OpenVINO network compiled for a device; satisfies `core.Session`. Not to be used by two threads at once.
+
+    Attributes:
+        runtime: the registry's name.
+        device: the one that OpenVINO says it executes on.
+        threads: as OpenVINO says; no more than there are cores.
+        kernels: the primitives of the convolutions, such as `brgconv_avx512_I8`.
+        executed: every operator with its primitive and precision.
+
+    Raises:
+        BadInput: `threads` is below 1, or a file cannot be read.
+        Unavailable: the device is not on this machine.
+        Refused: OpenVINO cannot open the folder, takes another precision than the one asked for, or the network is no image
+            classifier.
+    """
+
+    evidence: Evidence = "measured"
+
+    def __init__(self, artifact: Artifact, *, runtime: str, precision: str, device: str, threads: int) -> None:
+        if threads < 1:
+            raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+        present = installed_devices(runtime, precision)
+        if device not in present:
+            raise Unavailable(f"`{runtime}` has no device `{device}` here", hint=f"it has: {', '.join(present)}")
+        self.runtime = runtime
+        compiled = _compiled(_read(artifact.path), artifact.path, PLUGINS[device], precision, threads)
+        told = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if told != precision:
+            raise Refused(f"OpenVINO computes in `{told}`, though `{precision}` was asked for")
+        self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+        used = compiled.get_property("EXECUTION_DEVICES")
+        self.device = next(name for name, plugin in PLUGINS.items() if [plugin] == used)
+        self._dtype, self._batch, self._sides = _interface(compiled, artifact.path)
+        self.executed: tuple[Executed, ...] = read_records(compiled)
+        self.kernels = kernel_families(self.executed)
+        self._request: Any = compiled.create_infer_request()
+        self._tensor: Any = self._request.get_input_tensor() if self._batch else None
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Which operators run in integers, from `executed`."""
+        return placement(self.executed)
+
+    def infer(self, batch: ByteArray) -> FloatArray:
+        """Runs a batch, in pieces where the file's own batch size is fixed; the last piece is filled up with zeros.
+
+        Args:
+            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
+
+        Returns:
+            (N, classes) float32, a fresh array.
+
+        Raises:
+            ValueError: a batch of another shape or dtype, or the session is closed.
+            Refused: OpenVINO failed.
+        """
+        if self._request is None:
+            raise ValueError("the session is closed")
+        if batch.dtype != np.uint8 or batch.shape[1:] != self._sides or not len(batch):
+            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *self._sides)}")
+        size = self._batch or min(len(batch), MAX_DYNAMIC_BATCH)
+        pieces = [self._run(batch[start : start + size]) for start in range(0, len(batch), size)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def close(self) -> None:
+        """Frees the network. Calling it twice is allowed."""
+        self._request = self._tensor = None
+
+    def _run(self, images: ByteArray) -> FloatArray:
+        if self._tensor is None or not (self._batch or self._tensor.shape[0] == len(images)):
+            openvino = _openvino()
+            self._tensor = openvino.Tensor(openvino.Type(np.dtype(self._dtype)), openvino.Shape(images.shape))
+            self._request.set_input_tensor(self._tensor)
+        # OpenVINO's own tensor is aligned, and was a little faster than a borrowed array.
+        values = self._tensor.data
+        values[: len(images)] = images
+        values[len(images) :] = 0
+        try:
+            self._request.infer()
+        except RuntimeError as err:
+            raise Refused(f"`{self.runtime}` failed on `{len(images)}` images: {' '.join(str(err).split())}") from err
+        result: FloatArray = self._request.get_output_tensor().data[: len(images)].copy()
+        return result
+
+
+def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray, *, precision: str) -> Mapping[str, FloatArray]:
+    """What the file's operators make of one image: their results made outputs; see `Runtime.inner_values`.
+
+    Raises:
+        BadInput: a file cannot be read.
+        Refused: OpenVINO cannot open the folder, or it has no such tensors.
+        Unavailable: `openvino` is not installed.
+    """
+    model = _read(artifact.path)
+    found = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    missing = [name for name in names if name not in found or len(found[name].get_output_partial_shape(0)) != 4]
+    if missing:
+        raise Refused(f"`{artifact.path}` has no tensor `{missing[0]}`")
+    count = len(model.outputs)
+    added = model.add_outputs([found[name].output(0) for name in names])
+    compiled = _compiled(model, artifact.path, PLUGINS["cpu"], precision, 1)
+    dtype, size, sides = _interface(compiled, artifact.path, count + len(added))
+    batch = np.zeros((size or 1, *sides), dtype)
+    batch[:1] = pixels
+    results = compiled(batch)
+    values = (results[index] for index in range(count, count + len(names)))  # (N, C, H, W)
+    return {name: np.ascontiguousarray(value[:1].transpose(0, 2, 3, 1)) for name, value in zip(names, values, strict=True)}
+
+
+def _openvino() -> Any:
+    # Importing it reports the import to its maker, by this package; without it nothing else changes.
+    return require("openvino", "openvino", without=("openvino_telemetry",))
+
+
+def _read(path: Path) -> Any:
+    """The model in a folder.
+
+    Raises:
+        BadInput: a file cannot be read, or is larger than any network.
+        Refused: there is not one network in it, or a damaged one.
+    """
+    hint = "export it again"
+    try:
+        files = [] if path.is_file() else [file for file in path.iterdir() if file.suffix == ".xml"]
+        if len(files) != 1 or not files[0].with_suffix(".bin").is_file():
+            raise Refused(f"OpenVINO cannot open `{path}`: it is no folder with one `.xml` file and its `.bin`", hint=hint)
+        pair = [files[0], files[0].with_suffix(".bin")]
+        if sum(file.stat().st_size for file in pair) > MAX_FILE_BYTES:
+            raise BadInput(f"`{path}` is larger than {MAX_FILE_BYTES >> 30} GiB, the most that is read of a network")
+        # Read here: OpenVINO would map the weights into memory, and a file that changes later would end the process.
+        xml, weights = (file.read_bytes() for file in pair)
+    except OSError as err:
+        raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror or err}") from err
+    openvino = _openvino()
+    with quiet() as printed:
+        try:
+            return openvino.Core().read_model(xml, weights)
+        except RuntimeError as err:
+            failure = err
+    raise Refused(f"OpenVINO cannot open `{path}`: {printed.reason(failure)}", hint=hint) from failure
+
+
+def _compiled(model: Any, path: Path, plugin: str, precision: str, threads: int) -> Any:
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        # The caller's own choice of cores stays as it is. It made no difference in speed.
+        "ENABLE_CPU_PINNING": False,
+    }
+    openvino = _openvino()
+    with quiet() as printed:
+        try:
+            return openvino.Core().compile_model(model, plugin, settings)
+        except RuntimeError as err:
+            failure = err
+    raise Refused(f"OpenVINO cannot compile `{path}`: {printed.reason(failure)}") from failure
+
+
+def _interface(compiled: Any, path: Path, output_count: int = 1) -> tuple[str, int | None, tuple[int, ...]]:
+    """Dtype of the input, its batch, or None where it is free, and the other sides: (H, W, 3).
+
+    Raises:
+        Refused: input and first output are not a classifier's, or there are more.
+    """
+    ports = (*compiled.inputs, *compiled.outputs)
+    dtypes = [port.get_element_type().get_type_name() for port in ports]
+    shapes: list[list[Any]] = [[dim.get_length() if dim.is_static else None for dim in port.get_partial_shape()] for port in ports]
+    hint = "open files that this tool wrote"
+    if len(compiled.inputs) != 1 or dtypes[0] not in _DTYPES or len(shapes[0]) != 4 or None in shapes[0][1:] or shapes[0][3] != 3:
+        raise Refused(f"`{path}` does not take one (N, H, W, 3) tensor of uint8 or float32", hint=hint)
+    if len(compiled.outputs) != output_count or dtypes[1] != "f32" or len(shapes[1]) != 2:
+        raise Refused(f"`{path}` does not give one (N, classes) tensor of float32", hint=hint)
+    return _DTYPES[dtypes[0]], shapes[0][0], tuple(shapes[0][1:])

@@ -1,0 +1,30 @@
+"""OpenVINO with floats as the file has them: fp32 files run in float32, also on CPUs where OpenVINO's own choice is bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from squeeze_export.core import Artifact, ByteArray, FloatArray
+from squeeze_export.runtimes import _openvino_session as shared
+
+NAME = "openvino"
+PRECISION = "f32"
+
+
+def devices() -> tuple[str, ...]:
+    """The devices that OpenVINO has here.
+
+    Raises:
+        Unavailable: `openvino` is not installed.
+    """
+    return shared.installed_devices(NAME, PRECISION)
+
+
+def open_session(artifact: Artifact, *, device: str, threads: int) -> shared.OpenvinoSession:
+    """Opens a folder; see `_openvino_session.OpenvinoSession`."""
+    return shared.OpenvinoSession(artifact, runtime=NAME, precision=PRECISION, device=device, threads=threads)
+
+
+def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
+    """What the file's operators make of one image; see `_openvino_session.inner_values`."""
+    return shared.inner_values(artifact, names, pixels, precision=PRECISION)

@@ -1,0 +1,224 @@
+"""The network as an ML program (MIL), operator by operator, through coremltools' builder.
+
+    int8     pixels -> quantize, dequantize -> conv, relu, quantize, dequantize ... dequantize -> reduce_mean -> logits
+    others   pixels -> conv, relu ... reduce_mean -> logits
+
+Core ML has no integer convolution to write down: it recognises an operator between dequantize and quantize. The table's zero points
+are 0 almost everywhere, and left out then, which Core ML likes best.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import EmitOptions, require
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
+from squeeze_export.targets._coreml_weights import bits_of, half, half_scale, palette_of, symmetric
+
+IMAGE = "image"
+PROBABILITIES = "probabilities"
+CLASS_PROBABILITIES = "class_probabilities"
+MAX_BATCH = 64
+"""Of a dynamic batch: an ML program must name a bound."""
+
+HALF_PIXEL = 1 / 128
+"""What a pixel's step is in halves. Weights for whole pixels are so small that their scales would be below the smallest normal
+half, which hardware may take for 0. A power of two changes nothing else."""
+
+
+def build_program(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, *, classifier: bool) -> tuple[Any, Any]:
+    """Lowers a network.
+
+    Args:
+        network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
+        scheme: how numbers are carried.
+        options: the outer form.
+        classifier: whether a second output, `CLASS_PROBABILITIES`, is to be turned into labels.
+
+    Returns:
+        The MIL program, and its input as `coremltools.convert` wants it described.
+
+    Raises:
+        BadInput: two tensors would have one name.
+        Refused: a number has no half.
+    """
+    ct, mil = require("coremltools", "coreml"), require("coremltools.converters.mil.mil", "coreml")
+    mil.Builder.name_count.clear()  # a program that failed would leave its numbers behind, and later constants other names
+    height, width, _ = network.sizes[network.input.name]
+    shape: tuple[Any, ...] = (1, 3, height, width)
+    if options.input_dtype == "uint8":
+        source = ct.ImageType(name=IMAGE, shape=shape, color_layout=ct.colorlayout.RGB, channel_first=True)
+    else:
+        batch = ct.RangeDim(1, MAX_BATCH) if options.batch == "dynamic" else options.batch
+        source = ct.TensorType(name=identifier(network.input.name), shape=(batch, height, width, 3), dtype=np.float32)
+        shape = tuple(source.shape.symbolic_shape)
+    program = mil.Program()
+    opset = {17: ct.target.iOS17, 18: ct.target.iOS18}[options.ios]
+    with mil.Function({source.name: mil.Builder.placeholder(shape)}, opset_version=opset) as function:
+        lowering = _Lowering(mil.Builder, network, scheme, options)
+        function.set_outputs(lowering.run(function.inputs[source.name], classifier=classifier))
+    program.add_function("main", function)
+    return program, source
+
+
+def identifier(name: str) -> str:
+    """A node's name as MIL takes it: `fire2/squeeze1x1` becomes `fire2_squeeze1x1`."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
+
+
+class _Lowering:
+    """Turns nodes into operators. Activations are NCHW.
+
+    Attributes:
+        dtype: what the operators compute in.
+        pixel: real value of one step of a pixel; conv1's weights make up for it.
+    """
+
+    def __init__(self, builder: Any, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
+        self.mb, self.network, self.scheme, self.options = builder, network, scheme, options
+        self.dtype = np.dtype(options.coreml_compute if scheme.integer else scheme.float_dtype)
+        self.pixel = HALF_PIXEL if self.dtype == np.float16 else 1.0
+        self._shared: dict[tuple[str, tuple[int, ...], bytes], Any] = {}
+        names = [identifier(node.name) for node in network.nodes]
+        if len(set(names)) < len(names):
+            raise BadInput("two of the network's tensors have one name in Core ML, which takes letters, digits and `_` alone")
+
+    def run(self, source: Any, *, classifier: bool) -> list[Any]:
+        """Writes every node; the output tensors."""
+        network = self.network
+        made = {network.input.name: self._pixels(source)}
+        for node in network.nodes:
+            sources, name = [made[i] for i in node.inputs], identifier(node.name)
+            result = f"{name}_float" if self.scheme.integer else name
+            if isinstance(node, GlobalAveragePool):
+                made[node.name] = self._mean(sources[0], name)
+                continue
+            if isinstance(node, Conv | QuantizedConv):
+                value = self._conv(node, sources[0], name, result)
+            elif isinstance(node, MaxPool):
+                sides = self._parameters(kernel_sizes=[node.kernel] * 2, ceil_mode=False)
+                value = self.mb.max_pool(x=sources[0], **sides, **self._window(node), name=result)
+            elif isinstance(node, Concat):
+                value = self.mb.concat(values=sources, **self._parameters(axis=1, interleave=False), name=result)
+            elif isinstance(node, Add):
+                value = self.mb.add(x=sources[0], y=sources[1], name=result)
+            if isinstance(network, QuantizedGraph):
+                value = self._requantized(value, name, network.tensors[node.name])
+            made[node.name] = value
+        logits = made[network.output.name]
+        wanted = self.mb.softmax(x=logits, axis=1, name=PROBABILITIES) if self.options.softmax else logits
+        # A program gives no tensor under two names, so the classifier has a softmax of its own.
+        return [wanted, *([self.mb.softmax(x=logits, axis=1, name=CLASS_PROBABILITIES)] if classifier else [])]
+
+    def _parameters(self, **values: Any) -> dict[str, Any]:
+        """Operands that are constants. Operators share what is the same: the program would be twice as long otherwise."""
+        found = {}
+        for operand, value in values.items():
+            array = np.asarray(value)
+            key = (array.dtype.str, array.shape, array.tobytes())
+            if key not in self._shared:
+                self._shared[key] = self.mb.const(val=value, name=f"constant_{len(self._shared)}")
+            found[operand] = self._shared[key]
+        return found
+
+    def _pixels(self, pixels: Any) -> Any:
+        """The pixels as the first node wants them; halves hold them exactly."""
+        if self.options.input_dtype == "float32":
+            pixels = self.mb.transpose(x=pixels, perm=[0, 3, 1, 2], name="pixels_nchw")
+        if self.dtype == np.float16:
+            pixels = self.mb.cast(x=pixels, dtype="fp16", name="pixels_fp16")
+            pixels = self.mb.mul(x=pixels, **self._parameters(y=np.float16(self.pixel)), name="pixels_scaled")
+        return self._requantized(pixels, "pixels", Quantization(self.pixel, 0)) if self.scheme.integer else pixels
+
+    def _requantized(self, value: Any, name: str, q: Quantization) -> Any:
+        """To the table's integers and back to real values, of which there are 256 now."""
+        scale = self.dtype.type(q.scale)
+        if not np.finfo(self.dtype).tiny <= scale <= np.finfo(self.dtype).max / 255:
+            raise Refused(f"the scale of `{name}` is `{q.scale:.4g}`, beyond float16", hint="--coreml-compute float32")
+        steps = self._parameters(scale=scale, **({"zero_point": np.uint8(q.zero_point)} if q.zero_point else {}))
+        integers = self.mb.quantize(input=value, **steps, **self._parameters(output_dtype="uint8"), name=f"{name}_uint8")
+        return self.mb.dequantize(input=integers, **steps, name=name)
+
+    def _window(self, node: Conv | QuantizedConv | MaxPool) -> dict[str, Any]:
+        top, left, bottom, right = node.pads
+        kind = "custom" if any(node.pads) else "valid"
+        return self._parameters(strides=[node.stride] * 2, pad_type=kind, pad=[top, bottom, left, right])
+
+    def _conv(self, node: Conv | QuantizedConv, source: Any, name: str, result: str) -> Any:
+        weight, bias = self._integer_constants(node, name) if isinstance(node, QuantizedConv) else self._constants(node, name)
+        held = half(f"{name}_bias", bias) if self.dtype == np.float16 else bias.astype(np.float32)
+        value = self.mb.conv(
+            x=source,
+            weight=weight,
+            bias=self.mb.const(val=held, name=f"{name}_bias"),
+            **self._window(node),
+            **self._parameters(dilations=[1, 1], groups=1),
+            name=f"{name}_conv" if node.relu else result,
+        )
+        return self.mb.relu(x=value, name=result) if node.relu else value
+
+    def _integer_constants(self, node: QuantizedConv, name: str) -> tuple[Any, NDArray[np.float64]]:
+        """The table's weights, and its bias as real numbers: Core ML takes no integers there."""
+        assert isinstance(self.network, QuantizedGraph)
+        scale = node.weight_scale / np.float32(self._unit(node))
+        held = half_scale(name, scale, node.weight) if self.dtype == np.float16 else scale
+        products = self.network.tensors[node.input].scale * node.weight_scale.astype(np.float64)
+        return self._linear(node.weight, held, name), node.bias * products
+
+    def _constants(self, node: Conv, name: str) -> tuple[Any, NDArray[np.float64]]:
+        """The weights as the scheme holds them, and the bias.
+
+        The first convolution reads raw pixels, far from 0 on average, so what rounding takes off its weights would come back as an
+        offset: its bias makes up for that at the mean pixel.
+        """
+        unit = self._unit(node)
+        weight = node.weight / np.float32(unit)
+        if self.dtype == np.float16:
+            half(f"{name}_weight", weight)
+        if self.scheme.palette:
+            indices, palette = palette_of(weight, self.scheme.weight_bits)
+            constant, held = self._palette(indices, palette, name), palette[indices]
+        elif self.scheme.weight_bits:
+            steps, scale = symmetric(weight)
+            constant, held = self._linear(steps, scale, name), (steps * scale[:, None, None, None]).astype(np.float16)
+        else:
+            held = weight.astype(self.dtype)
+            constant = self.mb.const(val=held, name=f"{name}_weight")
+        bias = node.bias.astype(np.float64)
+        if node.input == self.network.input.name:
+            preprocess = self.network.preprocess
+            mean = np.array(preprocess.mean) * unit  # in the network's order of channels; the graph reads RGB
+            rgb = mean[::-1] if preprocess.channel_order == "bgr" else mean
+            bias -= ((held.astype(np.float64) - weight) * rgb[:, None, None]).sum(axis=(1, 2, 3))
+        return constant, bias
+
+    def _unit(self, node: Conv | QuantizedConv) -> float:
+        return self.pixel if node.input == self.network.input.name else 1.0
+
+    def _linear(self, steps: NDArray[np.int8], scale: NDArray[np.floating[Any]], name: str) -> Any:
+        """Integers with one scale per output channel."""
+        name = f"{name}_weight"
+        if self.options.ios == 18:
+            return self.mb.constexpr_blockwise_shift_scale(data=steps, scale=scale[:, None, None, None], name=name)
+        return self.mb.constexpr_affine_dequantize(quantized_data=steps, zero_point=np.int8(0), scale=scale, axis=0, name=name)
+
+    def _palette(self, indices: NDArray[np.uint8], palette: NDArray[np.float16], name: str) -> Any:
+        name, bits = f"{name}_weight", self.scheme.weight_bits
+        if self.options.ios == 18:
+            types = require("coremltools.converters.mil.mil.types", "coreml")
+            small = types.nptype_from_builtin(types.string_to_builtin(f"uint{bits}"))
+            return self.mb.constexpr_lut_to_dense(indices=indices.astype(small), lut=palette.reshape(1, 1, 1, 1, -1, 1), name=name)
+        shape = np.array(indices.shape, np.uint32)
+        return self.mb.constexpr_lut_to_dense(indices=bits_of(indices, bits), lut=palette, shape=shape, name=name)
+
+    def _mean(self, source: Any, name: str) -> Any:
+        """(N, C, H, W) -> (N, C) float32."""
+        halves = self.dtype == np.float16
+        mean = self.mb.reduce_mean(x=source, axes=[2, 3], keep_dims=False, name=f"{name}_fp16" if halves else name)
+        return self.mb.cast(x=mean, dtype="fp32", name=name) if halves else mean

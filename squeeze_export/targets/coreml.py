@@ -1,0 +1,164 @@
+"""Core ML: an ML program for iOS 17 or 18, in a package folder; written by coremltools' builder without TensorFlow or torch.
+
+    input    `image`: one RGB image, which Vision scales and crops itself; or `input`: (N, H, W, 3) floats, 0 to 255
+    output   `logits` or `probabilities`: (N, classes) float32, in the order of the classes
+             with an image and labels also what Vision and Xcode show: `classLabel`, and the dictionary `classLabel_probs`,
+             which holds probabilities in either case
+
+The keys of a dictionary differ, so labels that occur twice get their class index: ImageNet's `crane` is `crane (134)` and
+`crane (517)`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+from squeeze_export import __version__
+from squeeze_export.core import Audit, EmitOptions, TensorSpec
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme
+from squeeze_export.targets._coreml_package import coremltools, package_files
+from squeeze_export.targets._coreml_program import CLASS_PROBABILITIES, PROBABILITIES, build_program
+
+NAME = "coreml"
+SUFFIX = ".mlpackage"
+SCHEMES = ("fp32", "fp16", "int8", "w8", "palette6", "palette4")
+RUNTIMES = ("coreml", "coreml-evaluator") if sys.platform == "darwin" else ("coreml-evaluator", "coreml")
+
+_LABEL = "classLabel"
+
+
+def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> dict[str, bytes]:
+    """Writes the network as a package.
+
+    Args:
+        network: a `QuantizedGraph` for int8, a `Graph` for the others.
+        scheme: one of `SCHEMES`.
+        options: the outer form. An image input takes one image; a dynamic batch of floats goes to 64.
+        metadata: into the model's user-defined metadata; `labels`, a JSON list, is added where the labels have no other place.
+
+    Returns:
+        Path inside the package -> bytes; the same arguments give the same bytes.
+
+    Raises:
+        BadInput: the scheme is not carried or does not go with the network, or the batch does not go with the input.
+        Refused: a number has no half, or coremltools refuses the program.
+        Unavailable: `coremltools` is not installed.
+    """
+    _check(network, scheme, options)
+    ct = coremltools()
+    classes = _distinct(network.labels) if options.input_dtype == "uint8" else ()
+    program, source = build_program(network, scheme, options, classifier=bool(classes))
+    model, weights = _converted(ct, program, source, options, classes)
+    _describe(model.description, network, scheme)
+    entries = model.description.metadata.userDefined
+    for key in [key for key in entries if key.endswith("conversion_date")]:
+        del entries[key]
+    if network.labels and not classes:
+        entries["labels"] = json.dumps(network.labels, ensure_ascii=False)
+    for key, text in metadata.items():
+        entries[key] = text
+    return package_files(model.SerializeToString(deterministic=True), weights)
+
+
+def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
+    """Input and output, read from the package; see `_coreml_audit.describe_package`.
+
+    Raises:
+        BadInput: no such package, or not one of pixels in and one row of numbers out.
+    """
+    from squeeze_export.targets._coreml_audit import describe_package
+
+    return describe_package(path)
+
+
+def audit(path: Path) -> Audit:
+    """What is inside the package; see `_coreml_audit.audit_package`.
+
+    Raises:
+        BadInput: no such package, or it is damaged.
+    """
+    from squeeze_export.targets._coreml_audit import audit_package
+
+    return audit_package(path)
+
+
+def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
+    if scheme.name not in SCHEMES:
+        raise BadInput(f"coreml carries no scheme `{scheme.name}`", hint=f"one of: {', '.join(SCHEMES)}")
+    if scheme.integer != isinstance(network, QuantizedGraph):
+        needed = "a quantized graph" if scheme.integer else "the float graph"
+        raise BadInput(f"scheme `{scheme.name}` is written from {needed}, not from a `{type(network).__name__}`")
+    if options.input_dtype == "uint8" and options.batch != 1:
+        raise BadInput(f"a Core ML image input takes one image, not `{options.batch}`", hint="--input float32, or --batch 1")
+    if options.batch != "dynamic" and options.batch < 1:
+        raise BadInput(f"a batch of `{options.batch}` images", hint="a positive number, or dynamic")
+
+
+def _distinct(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels with the class index behind those that occur more than once."""
+    counts = Counter(labels)
+    found: dict[str, None] = {}
+    for index, label in enumerate(labels):
+        name = label
+        while counts[name] > (name == label) or name in found:
+            name = f"{name} ({index})"
+        found[name] = None
+    return tuple(found)
+
+
+def _converted(ct: Any, program: Any, source: Any, options: EmitOptions, classes: Sequence[str]) -> tuple[Any, bytes]:
+    """The `Model` message and the blob file, without any pass that would rewrite the program."""
+    labels = ct.ClassifierConfig(list(classes), _LABEL, CLASS_PROBABILITIES) if classes else None
+    # Progress bars go to stderr, and a temporary folder of coremltools' own complains of being forgotten.
+    with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder, warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            model = ct.convert(
+                program,
+                source="milinternal",
+                convert_to="mlprogram",
+                inputs=[source],
+                classifier_config=labels,
+                minimum_deployment_target={17: ct.target.iOS17, 18: ct.target.iOS18}[options.ios],
+                compute_precision=ct.precision.FLOAT32,  # as the program says itself
+                pass_pipeline=ct.PassPipeline.EMPTY,
+                skip_model_load=True,
+                package_dir=str(Path(folder) / "network.mlpackage"),
+            )
+            return model.get_spec(), (Path(model.weights_dir) / "weight.bin").read_bytes()
+        except Exception as err:  # coremltools raises bare ones
+            raise Refused(f"coremltools refuses the program: {' '.join(str(err).split())}") from err
+
+
+def _describe(description: Any, network: Graph | QuantizedGraph, scheme: Scheme) -> None:
+    """What Xcode shows. A licence is left out: it is the weights' own, which nobody told us."""
+    preprocess = network.preprocess
+    size = f"{preprocess.crop_px} x {preprocess.crop_px} px"
+    about = description.metadata
+    about.shortDescription = f"{network.name}, {scheme.name}: image classifier of {network.output.shape[1]} classes"
+    about.author = f"squeeze-export {__version__}"
+    about.versionString = network.checkpoint_sha256[:12]
+    pixels = "RGB image" if description.input[0].type.WhichOneof("Type") == "imageType" else "RGB pixels, 0 to 255, NHWC"
+    description.input[0].shortDescription = (
+        f"{pixels}, {size}: short side to {preprocess.resize_px} px, {preprocess.interpolation}, then the centre. "
+        "Mean and scale are part of the network."
+    )
+    texts = {
+        _LABEL: "The most probable label.",
+        f"{_LABEL}_probs": "Label -> probability.",
+        PROBABILITIES: "Probabilities, in the order of the classes.",
+        network.output.name: "Logits, in the order of the classes.",
+    }
+    for output in description.output:
+        output.shortDescription = texts[output.name]

@@ -1,0 +1,216 @@
+"""OpenVINO: a folder with `model.xml` and `model.bin`, built with operators that every release since 2022 reads.
+
+    int8   uint8 -> Transpose -> Convert -> FakeQuantize -> int8 network -> ReduceMean -> float32 logits
+    fp32   uint8 -> Transpose -> Convert -> float32 network -> ReduceMean -> float32 logits
+    fp16   the same; weights are stored in half and pass through a Convert, which the runtime folds away; biases stay float32
+
+An integer network is written on floats: FakeQuantize says which 256 values a tensor may take, the weights are int8 times a scale.
+The runtime turns both into integers. Without the FakeQuantize on the pixels it leaves the first convolution in float. Max-pools are
+of version 8 with explicit pads: those with the rounding mode of torch, which only version 14 has, it computes in float.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import Audit, EmitOptions, FloatArray, TensorSpec, require
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, QuantizedConv
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
+from squeeze_export.targets._openvino_audit import audit_folder
+from squeeze_export.targets._openvino_file import describe_folder
+from squeeze_export.targets._openvino_info import labels_file, runtime_info
+
+NAME = "openvino"
+SUFFIX = ".openvino"
+SCHEMES = ("fp32", "fp16", "int8")
+RUNTIMES = ("openvino", "openvino-bf16")
+
+MODEL_FILE = "model.xml"
+WEIGHTS_FILE = "model.bin"
+LABELS_FILE = "labels.txt"
+
+LEVELS = 256
+_CHANNELS_FIRST = (0, 3, 1, 2)
+
+
+def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> dict[str, bytes]:
+    """Writes the network down; see `Target.emit`.
+
+    A node of the file that makes the value of a node of the graph (of an integer graph: its real value after rounding) has its
+    name, and so has its tensor.
+
+    Args:
+        network: a `QuantizedGraph` for int8, a `Graph` for fp32 and fp16.
+        scheme: one of `SCHEMES`.
+        options: the outer form. A dynamic batch is the dimension -1.
+        metadata: into `rt_info`, under `squeeze_export`, beside the keys that OpenVINO's Model API reads.
+
+    Returns:
+        `model.xml`, `model.bin` and, where the network has labels, `labels.txt`, one a line.
+
+    Raises:
+        BadInput: the scheme is not carried, or the batch is below 1.
+        Refused: a weight is too large for float16.
+        Unavailable: `openvino` is not installed.
+    """
+    if scheme.name not in SCHEMES:
+        raise BadInput(f"OpenVINO files do not carry the scheme `{scheme.name}`", hint=f"one of: {', '.join(SCHEMES)}")
+    if isinstance(options.batch, int) and options.batch < 1:
+        raise BadInput(f"a batch of `{options.batch}` images", hint="--batch N with N at least 1, or --batch dynamic")
+    if scheme.integer != isinstance(network, QuantizedGraph):
+        raise ValueError(f"{type(network).__name__} for the scheme {scheme.name}")
+    # Importing it reports the import to its maker, by this package; without it nothing else changes.
+    openvino = require("openvino", "openvino", without=("openvino_telemetry",))
+    model = _Lowering(openvino, network, options, np.dtype(scheme.float_dtype)).run()
+    for path, text in runtime_info(network, metadata):
+        model.set_rt_info(text, list(path))
+    files = _serialized(openvino, model)
+    return files | ({LABELS_FILE: labels_file(network.labels)} if network.labels else {})
+
+
+def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
+    """Input and output, read from the folder; see `_openvino_file.describe_folder`."""
+    return describe_folder(path)
+
+
+def audit(path: Path) -> Audit:
+    """What is inside the folder, ours or another tool's; see `_openvino_audit.audit_folder`."""
+    return audit_folder(path)
+
+
+def _serialized(openvino: Any, model: Any) -> dict[str, bytes]:
+    """The two files' bytes. OpenVINO writes to paths only."""
+    with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
+        paths = [Path(folder) / name for name in (MODEL_FILE, WEIGHTS_FILE)]
+        openvino.serialize(model, *paths)
+        xml, weights = (path.read_bytes() for path in paths)
+    before, edges, after = (part for part in re.split(rb"(?<=\t<edges>\n)|(?=\t</edges>)", xml))
+    # OpenVINO writes the edges of one tensor in the order of addresses in memory.
+    lines = sorted(edges.splitlines(keepends=True), key=lambda line: [int(number) for number in re.findall(rb'"(\d+)"', line)])
+    return {MODEL_FILE: before + b"".join(lines) + after, WEIGHTS_FILE: weights}
+
+
+class _Lowering:
+    """Turns nodes into operators, one method a kind. Every operator gets a name: OpenVINO's own count up in a process.
+
+    Attributes:
+        made: tensor of the graph -> its value in the file, (N, C, H, W).
+    """
+
+    def __init__(self, openvino: Any, network: Graph | QuantizedGraph, options: EmitOptions, dtype: np.dtype[Any]) -> None:
+        self._openvino, self._op = openvino, openvino.opset8
+        self._network, self._options, self._dtype = network, options, dtype
+        self._steps: Mapping[str, Quantization] = network.tensors if isinstance(network, QuantizedGraph) else {}
+        self.made: dict[str, Any] = {}
+
+    def run(self) -> Any:
+        """Writes every node down; the model."""
+        name = self._network.input.name
+        batch = -1 if self._options.batch == "dynamic" else self._options.batch
+        shape, dtype = [batch, *self._network.input.shape[1:]], np.dtype(self._options.input_dtype)
+        source = _named(self._op.parameter(shape, dtype.type), name)
+        source.set_layout(self._openvino.Layout("NHWC"))
+        self.made[name] = self._pixels(source)
+        for node in self._network.nodes:
+            inputs = [self.made[name] for name in node.inputs]
+            if isinstance(node, Conv | QuantizedConv):
+                result = self._conv(node, inputs[0])
+            elif isinstance(node, MaxPool):
+                result = self._max_pool(node, inputs[0])
+            elif isinstance(node, Concat):
+                result = self._op.concat(inputs, 1)
+            elif isinstance(node, Add):
+                result = self._quantized(self._op.add(*inputs, name=f"{node.name}/sum"), node.name)
+            else:
+                # In float: logits of 8 bits tie for the best class.
+                axes = self._constant(f"{node.name}/axes", np.array([2, 3], np.int64))
+                result = self._op.reduce_mean(inputs[0], axes, keep_dims=False)
+            self.made[node.name] = _named(result, node.name).output(0)  # a max-pool has a second one, of positions
+        result = self.made[self._network.output.name].get_node()
+        if self._options.softmax:
+            result = _named(self._op.softmax(result, 1), "probabilities")
+        output = self._op.result(result, name=f"{result.get_friendly_name()}/result")
+        output.set_layout(self._openvino.Layout("NC"))
+        return self._openvino.Model([output], [source], self._network.name)
+
+    def _pixels(self, source: Any) -> Any:
+        """The parameter's pixels, (N, 3, H, W) float32; in an integer network one of 256 steps."""
+        name = self._network.input.name
+        order = self._constant(f"{name}/order", np.array(_CHANNELS_FIRST, np.int64))
+        result = self._op.transpose(source, order, name=f"{name}/nchw")
+        if self._options.input_dtype != "float32":
+            result = self._op.convert(result, "f32", name=f"{name}/float")
+        if not self._steps:
+            return result
+        return self._quantized(result, name, f"{name}/steps")
+
+    def _constant(self, name: str, values: NDArray[Any]) -> Any:
+        return self._op.constant(values, name=name)
+
+    def _quantized(self, source: Any, tensor: str, name: str = "") -> Any:
+        """A float tensor on the steps that the table gives `tensor`; unchanged in a float network."""
+        if not self._steps:
+            return source
+        name = name or tensor
+        q = self._steps[tensor]
+        low = self._constant(f"{name}/low", np.array(-q.zero_point * q.scale, np.float32))
+        high = self._constant(f"{name}/high", np.array((LEVELS - 1 - q.zero_point) * q.scale, np.float32))
+        return self._op.fake_quantize(source, low, high, low, high, LEVELS, name=name)
+
+    def _conv(self, node: Conv | QuantizedConv, source: Any) -> Any:
+        name, op = node.name, self._op
+        weight, bias = self._constants(node)
+        strides, pads = [node.stride] * 2, (list(node.pads[:2]), list(node.pads[2:]))
+        product = op.convolution(source, weight, strides, *pads, [1, 1], name=f"{name}/product")
+        result = op.add(product, self._constant(f"{name}/bias", bias[None, :, None, None]), name=f"{name}/sum")
+        if node.relu:
+            result = op.relu(result, name=f"{name}/relu")
+        return self._quantized(result, name)
+
+    def _constants(self, node: Conv | QuantizedConv) -> tuple[Any, FloatArray]:
+        """The weights' operator, (O, I, k, k) float32, and the bias, (O,) float32."""
+        name, op = f"{node.name}/weight", self._op
+        if isinstance(node, QuantizedConv):
+            scale = self._constant(f"{name}/scale", node.weight_scale[:, None, None, None])
+            integers = op.convert(self._constant(f"{name}/int8", node.weight), "f32", name=f"{name}/float")
+            # The format has no integer bias: the runtime adds it to the rescaled sum.
+            bias = node.bias * (np.float64(self._steps[node.input].scale) * node.weight_scale.astype(np.float64))
+            return op.multiply(integers, scale, name=name), bias.astype(np.float32)
+        if self._dtype == np.float32:
+            return self._constant(name, node.weight), node.bias
+        largest = np.abs(node.weight).max()
+        if largest > np.finfo(np.float16).max:
+            raise Refused(f"the weights of `{node.name}` reach `{largest:.4g}`, beyond float16", hint="export it in fp32")
+        half = node.weight.astype(np.float16)
+        return op.convert(self._constant(f"{name}/half", half), "f32", name=name), self._recentred(node, half)
+
+    def _recentred(self, conv: Conv, half: NDArray[np.float16]) -> FloatArray:
+        """The bias. That of the first convolution makes up at the mean pixel for what rounding took off the weights, as in the
+        integer table: pixels lie far from 0, so it would come back as an offset.
+        """
+        if conv.input != self._network.input.name:
+            return conv.bias
+        preprocess = self._network.preprocess
+        mean = np.array(preprocess.mean if preprocess.channel_order == "rgb" else preprocess.mean[::-1], np.float64)
+        lost = (conv.weight.astype(np.float64) - half).sum(axis=(2, 3))  # (O, 3), in the order of the pixels: RGB
+        bias: FloatArray = (conv.bias + lost @ mean).astype(np.float32)
+        return bias
+
+    def _max_pool(self, node: MaxPool, source: Any) -> Any:
+        sides = ([node.stride] * 2, [1, 1], list(node.pads[:2]), list(node.pads[2:]), [node.kernel] * 2)
+        return self._op.max_pool(source, *sides, "floor", "explicit", "i64", 0)
+
+
+def _named(operator: Any, name: str) -> Any:
+    """Gives an operator and its first tensor a name."""
+    operator.set_friendly_name(name)
+    operator.output(0).tensor.names = {name}
+    return operator

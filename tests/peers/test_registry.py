@@ -1,0 +1,55 @@
+"""Who quantizes for which target, and by which names."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import squeeze_export.peers
+from squeeze_export.errors import BadInput
+from squeeze_export.peers import PEERS, Source, peer_for
+from tests.contract.conftest import net
+
+
+def test_the_folder_equals_the_registry() -> None:
+    folder = Path(squeeze_export.peers.__file__).parent
+    assert set(PEERS.values()) == {f"squeeze_export.peers.{path.stem}" for path in folder.glob("[!_]*.py")}
+
+
+@pytest.mark.parametrize("target", PEERS)
+def test_a_peer_says_who_it_is(target: str) -> None:
+    peer: Any = importlib.import_module(PEERS[target])
+    assert (peer.NAME, peer.TARGET, peer.RECIPES[0]) == (PEERS[target].rpartition(".")[2], target, "vendor")
+    methods = [peer.method(recipe) for recipe in peer.RECIPES]
+    assert len(set(methods)) == len(methods)
+    assert all(text and "\n" not in text for text in methods)
+
+
+def test_a_recipe_finds_its_peer() -> None:
+    peer = peer_for("onnx", "vendor-percentile")
+    assert peer.NAME == "onnxruntime"
+    assert "Percentile" in peer.method("vendor-percentile")
+
+
+@pytest.mark.parametrize("target", PEERS)
+def test_an_unknown_recipe_is_refused_and_the_known_ones_are_named(target: str) -> None:
+    peer: Any = importlib.import_module(PEERS[target])
+    nothing = Source(net().graph, Path("nothing"), net().pixels)
+    for ask in (lambda: peer_for(target, "vendr"), lambda: peer.quantize(nothing, "vendr")):
+        with pytest.raises(BadInput, match="`vendr`") as caught:
+            ask()
+        assert all(recipe in str(caught.value.hint) for recipe in peer.RECIPES)
+
+
+def test_a_recipe_of_another_target_is_refused() -> None:
+    with pytest.raises(BadInput, match="`vendor-percentile`"):
+        peer_for("tflite", "vendor-percentile")
+
+
+def test_a_target_without_a_peer_is_refused() -> None:
+    with pytest.raises(BadInput, match="`ethosu`") as caught:
+        peer_for("ethosu", "vendor")
+    assert "onnx, tflite, openvino, coreml" in str(caught.value.hint)

@@ -1,0 +1,404 @@
+"""The audit of Core ML packages. Each kind of package that only pretends to be int8 must be found and named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from squeeze_export.core import TORCHVISION, Audit, EmitOptions, TensorSpec
+from squeeze_export.errors import BadInput
+from squeeze_export.files import write_draft
+from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv, QuantizedNode
+from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph, scheme_named
+from squeeze_export.targets import _coreml_package, coreml
+
+MODEL = "Data/com.apple.CoreML/model.mlmodel"
+WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+
+
+def network() -> QuantizedGraph:
+    """Five convolutions, a padded pool, a bypass with zero points, a Concat: every kind of node, with no calibration."""
+    draw = np.random.default_rng(1)
+
+    def conv(name: str, source: str, shape: tuple[int, int, int, int], pad: int, relu: bool) -> QuantizedConv:
+        weight = draw.integers(-127, 128, shape, np.int8)
+        scale = np.full(shape[0], 0.01, np.float32)
+        return QuantizedConv(name, source, weight, scale, np.arange(shape[0], dtype=np.int32), 1, (pad,) * 4, relu)
+
+    nodes: tuple[QuantizedNode, ...] = (
+        conv("conv1", "input", (16, 3, 3, 3), 0, True),
+        MaxPool("pool1", "conv1", 3, 2, (0, 0, 1, 1)),
+        conv("bypass", "pool1", (16, 16, 1, 1), 0, False),
+        Add("add", ("pool1", "bypass")),
+        conv("left", "add", (16, 16, 1, 1), 0, True),
+        conv("right", "add", (16, 16, 3, 3), 1, True),
+        Concat("concat", ("left", "right")),
+        conv("conv10", "concat", (5, 32, 1, 1), 0, True),
+        GlobalAveragePool("logits", "conv10"),
+    )
+    tensors = dict.fromkeys(("conv1", "pool1"), Quantization(2.0, 0)) | {
+        "input": Quantization(1.0, 0),
+        "bypass": Quantization(3.0, 128),
+        "add": Quantization(4.0, 100),
+        **dict.fromkeys(("left", "right", "concat"), Quantization(5.0, 3)),
+        "conv10": Quantization(6.0, 0),
+    }
+    taken, given = TensorSpec("input", ("N", 20, 20, 3), "uint8", "NHWC", 1.0, 0), TensorSpec("logits", ("N", 5), "float32", "NC")
+    preprocess = replace(TORCHVISION, crop_px=20)
+    return QuantizedGraph("tiny", nodes, taken, given, tensors, INT8, preprocess, (), {})
+
+
+def floats() -> Graph:
+    """The same network in float."""
+    quantized = network()
+
+    def real(node: QuantizedNode) -> Any:
+        if not isinstance(node, QuantizedConv):
+            return node
+        weight = node.weight * node.weight_scale[:, None, None, None]
+        return Conv(node.name, node.input, weight, node.bias.astype(np.float32), node.stride, node.pads, node.relu)
+
+    nodes = tuple(real(node) for node in quantized.nodes)
+    return Graph("tiny", nodes, quantized.input, quantized.output, quantized.preprocess, (), "")
+
+
+def package(scheme: str = "int8", **options: Any) -> dict[str, bytes]:
+    return coreml.emit(network() if scheme == "int8" else floats(), scheme_named(scheme), EmitOptions(**options), {})
+
+
+def model_of(content: Mapping[str, bytes]) -> Any:
+    _coreml_package.coremltools()
+    from coremltools.proto import Model_pb2
+
+    return Model_pb2.Model.FromString(content[MODEL])
+
+
+def block_of(model: Any) -> Any:
+    function = model.mlProgram.functions["main"]
+    return function.block_specializations[function.opset]
+
+
+def operation(model: Any, name: str) -> Any:
+    return next(entry for entry in block_of(model).operations if name in [output.name for output in entry.outputs])
+
+
+def bind(model: Any, name: str, operand: str, source: str) -> None:
+    """Lets an operation read another tensor."""
+    operation(model, name).inputs[operand].arguments[0].name = source
+
+
+Audited = Callable[..., Audit]
+
+
+@pytest.fixture
+def audited(tmp_path: Path) -> Audited:
+    """Audits an int8 package after a change to its model."""
+
+    def audit(change: Callable[[Any], None] = lambda model: None, content: Mapping[str, bytes] | None = None) -> Audit:
+        content = dict(content or package())
+        model = model_of(content)
+        change(model)
+        write_draft(tmp_path / "a.mlpackage", {**content, MODEL: model.SerializeToString()})
+        return coreml.audit(tmp_path / "a.mlpackage")
+
+    return audit
+
+
+@pytest.mark.parametrize("ios", [17, 18])
+def test_an_int8_package_passes(ios: int, audited: Audited) -> None:
+    result = audited(content=package(ios=ios))
+    unpacker = {17: "constexpr_affine_dequantize", 18: "constexpr_blockwise_shift_scale"}[ios]
+    assert result.violations == ()
+    assert result.operators == {
+        "add": 1,
+        "concat": 1,
+        unpacker: 5,
+        "conv": 5,
+        "dequantize": 9,
+        "max_pool": 1,
+        "quantize": 9,
+        "reduce_mean": 1,
+        "relu": 4,
+    }
+    assert result.float_operators == ("quantize pixels_uint8", "dequantize conv10", "reduce_mean logits")
+    assert result.float_tensors == (
+        "image float32[1,3,20,20]",
+        *(f"{name}_bias float32[{16 if name != 'conv10' else 5}]" for name in ("conv1", "bypass", "left", "right", "conv10")),
+        "conv10 float32[1,5,9,9]",
+        "logits float32[1,5]",
+    )
+    assert result.weight_bytes["int8"] >= sum(conv.weight.size for conv in network().convs)
+    assert set(result.weight_bytes) == {"int8", "float32", "uint8"}  # uint8: zero points
+    assert result.weight_bytes["float32"] < 1000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"coreml_compute": "float16"},
+        {"input_dtype": "float32", "softmax": True, "batch": "dynamic"},
+        {"input_dtype": "float32", "coreml_compute": "float16"},
+    ],
+)
+def test_other_forms_are_listed_and_allowed(options: dict[str, Any], audited: Audited) -> None:
+    result = audited(content=package(**options))
+    assert result.violations == ()
+    if "softmax" in options:
+        assert result.float_operators[-1] == "softmax probabilities"
+        assert result.float_tensors[0] == "input float32[?,20,20,3]"
+
+
+@pytest.mark.parametrize(("scheme", "dtype"), [("fp32", "float32"), ("fp16", "float16")])
+def test_a_float_package(scheme: str, dtype: str, audited: Audited) -> None:
+    result = audited(content=package(scheme))
+    for name in ("conv1_conv", "bypass", "conv10_conv"):
+        assert any(line.startswith(f"conv `{name}` computes in float") for line in result.violations)
+    assert any(line.startswith(f"the constant `right_weight` is stored as {dtype}[16,16,3,3]") for line in result.violations)
+    assert "max_pool `pool1` computes in float before the last convolution" in result.violations
+    assert set(result.weight_bytes) == {dtype}
+
+
+def test_integers_only_in_the_weights(audited: Audited) -> None:
+    result = audited(content=package("w8"))
+    found = next(line for line in result.violations if line.startswith("conv `right_conv`"))
+    assert "its input `add` is not quantized, its weights alone are integers" in found
+    assert "its result `right_conv` is not quantized" in found
+    assert result.weight_bytes["int8"] >= sum(conv.weight.size for conv in network().convs)
+
+
+@pytest.mark.parametrize("ios", [17, 18])
+@pytest.mark.parametrize("bits", [4, 6])
+def test_palettes(bits: int, ios: int, audited: Audited) -> None:
+    result = audited(content=package(f"palette{bits}", ios=ios))
+    found = next(line for line in result.violations if line.startswith("conv `left_conv`"))
+    assert "its operand `left_weight` comes from constexpr_lut_to_dense, whose values are floats" in found
+    weights = sum(-(-conv.weight.size * bits // 8) for conv in network().convs)
+    assert result.weight_bytes[f"uint{bits}"] == weights
+    assert "uint8" not in result.weight_bytes
+
+
+# ------------------------------------------------------------------------------------------------- packages that were tampered with
+
+
+def test_one_convolution_with_float_weights(audited: Audited) -> None:
+    def change(model: Any) -> None:
+        unpacked, stored = operation(model, "right_weight"), operation(model, "right_bias")
+        kind = unpacked.outputs[0].type
+        unpacked.Clear()
+        unpacked.CopyFrom(stored)
+        unpacked.outputs[0].name = "right_weight"
+        unpacked.outputs[0].type.CopyFrom(kind)
+
+    result = audited(change)
+    assert "conv right_conv" in result.float_operators
+    assert "right_weight float32[16,16,3,3]" in result.float_tensors
+    assert "conv `right_conv` computes in float: its operand `right_weight` is stored as float32[16,16,3,3]" in result.violations
+    assert "the constant `right_weight` is stored as float32[16,16,3,3]" in result.violations
+
+
+def test_one_convolution_whose_input_is_not_quantized(audited: Audited) -> None:
+    result = audited(lambda model: bind(model, "right_conv", "x", "add_float"))
+    assert "conv `right_conv` computes in float: its input `add_float` is not quantized, its weights alone are integers" in (
+        result.violations
+    )
+    assert "add `add_float` computes in float before the last convolution" in result.violations
+
+
+def test_one_convolution_whose_result_is_not_quantized(audited: Audited) -> None:
+    result = audited(lambda model: bind(model, "concat_float", "values", "left_float"))
+    assert "conv `left_conv` computes in float: its result `left_conv` is not quantized" in result.violations
+    assert "relu `left_float` computes in float before the last convolution" in result.violations
+    assert "concat `concat_float` computes in float before the last convolution" in result.violations
+
+
+def test_an_operator_in_float_between_two_convolutions(audited: Audited) -> None:
+    def change(model: Any) -> None:
+        operation(model, "pool1_float").type = "avg_pool_of_a_kind"
+
+    result = audited(change)
+    assert "avg_pool_of_a_kind `pool1_float` computes in float before the last convolution" in result.violations
+
+
+def test_a_constant_that_is_no_bias_and_no_scale(audited: Audited) -> None:
+    result = audited(lambda model: bind(model, "add_float", "y", "left_bias"))
+    assert "the constant `left_bias` is stored as float32[16]" in result.violations
+    assert "add `add_float` computes in float before the last convolution" in result.violations
+
+
+def test_a_result_that_leaves_in_float(audited: Audited) -> None:
+    """A convolution that is an output as well cannot stay in integers."""
+    result = audited(lambda model: block_of(model).outputs.append("bypass_float"))
+    assert "conv `bypass_float` computes in float: its result `bypass_float` is not quantized" in result.violations
+
+
+def test_operators_inside_operators(audited: Audited) -> None:
+    result = audited(lambda model: operation(model, "left_conv").blocks.add())
+    assert "conv `left_conv` cannot be seen through: it has operators inside" in result.violations
+
+
+def test_no_convolution_at_all(audited: Audited) -> None:
+    def change(model: Any) -> None:
+        for entry in block_of(model).operations:
+            entry.type = entry.type.replace("conv", "other")
+
+    assert "the package holds no convolution" in audited(change).violations
+
+
+def test_wider_integers_are_no_int8(audited: Audited) -> None:
+    def change(model: Any) -> None:
+        operation(model, "left_weight").attributes["quantized_data"].type.tensorType.dataType = 31  # UINT8
+
+    assert any("left_conv" in line for line in audited(change).violations)
+
+
+# -------------------------------------------------------------------------------------------------------------- damaged packages
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("Manifest.json", b"{", "is no Core ML package"),
+        ("Manifest.json", b"{}", "is no Core ML package"),
+        ("Manifest.json", b'{"rootModelIdentifier": "a", "itemInfoEntries": {"a": {"path": "../../a"}}}', "is no Core ML package"),
+        ("Manifest.json", b'{"rootModelIdentifier": [], "itemInfoEntries": {}}', "is no Core ML package"),
+        (MODEL, b"no protobuf", "is no Core ML package"),
+        (MODEL, b"", "no ML program of one function"),
+        (WEIGHTS, b"", "no weights at"),
+        (WEIGHTS, b"\0" * 1000, "damaged weights at"),
+    ],
+)
+def test_damaged_packages(name: str, data: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.mlpackage"
+    write_draft(path, {**package(), name: data})
+    with pytest.raises(BadInput, match=reason):
+        coreml.audit(path)
+    if name != WEIGHTS:
+        with pytest.raises(BadInput):
+            coreml.describe(path)
+
+
+def test_a_package_cut_short(tmp_path: Path) -> None:
+    content = package()
+    write_draft(tmp_path / "a.mlpackage", {**content, WEIGHTS: content[WEIGHTS][:3000]})
+    with pytest.raises(BadInput, match="weights at"):
+        coreml.audit(tmp_path / "a.mlpackage")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda place: setattr(place, "fileName", "@model_path/../weights/weight.bin"),
+        lambda place: setattr(place, "fileName", "/etc/passwd"),
+        lambda place: setattr(place, "offset", 1 << 40),
+        lambda place: setattr(place, "offset", 128),
+    ],
+)
+def test_weights_elsewhere(change: Callable[[Any], None], tmp_path: Path) -> None:
+    content = package()
+    model = model_of(content)
+    change(operation(model, "right_weight").attributes["quantized_data"].blobFileValue)
+    write_draft(tmp_path / "a.mlpackage", {**content, MODEL: model.SerializeToString()})
+    with pytest.raises(BadInput, match="weights at"):
+        coreml.audit(tmp_path / "a.mlpackage")
+
+
+def test_weights_of_another_size(audited: Audited) -> None:
+    def change(model: Any) -> None:
+        dimensions = operation(model, "right_weight").attributes["quantized_data"].type.tensorType.dimensions
+        dimensions[0].constant.size = 17
+
+    with pytest.raises(BadInput, match=r"2304 bytes of weights at .* for int8"):
+        audited(change)
+
+
+def test_what_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="cannot be read"):
+        coreml.audit(tmp_path / "absent.mlpackage")
+    (tmp_path / "file.mlpackage").write_bytes(b"")
+    with pytest.raises(BadInput, match="is a file; a Core ML package is a folder"):
+        coreml.describe(tmp_path / "file.mlpackage")
+    path = tmp_path / "a.mlpackage"
+    write_draft(path, package())
+    monkeypatch.setattr(_coreml_package, "MAX_SPECIFICATION_BYTES", 100)
+    with pytest.raises(BadInput, match="the most that is read"):
+        coreml.describe(path)
+    monkeypatch.undo()
+    (path / "link").symlink_to("/etc/passwd")
+    with pytest.raises(BadInput, match="no plain file"):
+        coreml.audit(path)
+
+
+def test_two_functions_and_foreign_operator_sets(audited: Audited) -> None:
+    with pytest.raises(BadInput, match="no ML program of one function"):
+        audited(lambda model: model.mlProgram.functions["other"].SetInParent())
+
+
+def test_a_function_without_its_own_operator_set(audited: Audited) -> None:
+    def change(model: Any) -> None:
+        model.mlProgram.functions["main"].opset = "CoreML99"
+
+    with pytest.raises(BadInput, match="not written in its own operator set"):
+        audited(change)
+
+
+def described(change: Callable[[Any], None], folder: Path) -> tuple[TensorSpec, TensorSpec]:
+    content = package(input_dtype="float32")
+    model = model_of(content)
+    change(model)
+    write_draft(folder / "a.mlpackage", {**content, MODEL: model.SerializeToString()})
+    return coreml.describe(folder / "a.mlpackage")
+
+
+def test_what_describes_itself(tmp_path: Path) -> None:
+    assert described(lambda model: None, tmp_path) == (
+        TensorSpec("input", (1, 20, 20, 3), "float32", "NHWC"),
+        TensorSpec("logits", (1, 5), "float32", "NC"),
+    )
+
+
+def _dictionary(model: Any) -> None:
+    model.description.output[0].type.dictionaryType.stringKeyType.SetInParent()
+
+
+def _half(model: Any) -> None:
+    operation(model, "logits").outputs[0].type.tensorType.dataType = 10  # FLOAT16
+
+
+def _four_channels(model: Any) -> None:
+    model.mlProgram.functions["main"].inputs[0].type.tensorType.dimensions[3].constant.size = 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.description.input.add(),
+        lambda model: setattr(model.description.output[0], "name", "elsewhere"),
+        lambda model: setattr(model.description.input[0], "name", "elsewhere"),
+        _dictionary,
+        _half,
+        _four_channels,
+    ],
+)
+def test_what_describes_something_else(change: Callable[[Any], None], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is none of ours"):
+        described(change, tmp_path)
+
+
+def test_the_manifest_names_the_model(tmp_path: Path) -> None:
+    """Also where another tool put it."""
+    content = package()
+    manifest = json.loads(content["Manifest.json"])
+    manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"] = "com.apple.CoreML/other.mlmodel"
+    moved = {
+        "Manifest.json": json.dumps(manifest).encode(),
+        MODEL.replace("model.", "other."): content[MODEL],
+        WEIGHTS: content[WEIGHTS],
+    }
+    write_draft(tmp_path / "a.mlpackage", moved)
+    assert coreml.audit(tmp_path / "a.mlpackage").violations == ()
