@@ -75,6 +75,8 @@ def _one(folder: Path, network: str, file: str, target: str, scheme: str, recipe
                 recipe=recipe,
                 weights=assets() / "weights" / file,
                 calib=assets() / "images" / "calib",
+                eval=assets() / "images" / "eval",  # for the vendors' recipes that need labelled images
+                labels=assets() / "images" / "imagenet_wnids.txt",
                 out=out,
                 validate=False,
                 bench=False,

@@ -66,7 +66,7 @@ PACKAGES = (
     Package("coremltools", "coreml", "target coreml"),
     Package("torch", "torch", "train, .pth checkpoints"),
     Package("tensorflow-cpu", "peers", "comparing with TFLite's own quantizer"),
-    Package("nncf", "", "comparing with OpenVINO's own quantizer"),
+    Package("nncf", "peers", "comparing with OpenVINO's own quantizer"),
     Package("ethos-u-vela", "npu", "compiling for Arm Ethos-U"),
     Package("onnxruntime-qnn", "", "Qualcomm Hexagon: emulator, device"),
     Package("ray", "ray", "explore on several machines"),

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from squeeze_export.core import ByteArray
 from squeeze_export.errors import BadInput
 from squeeze_export.files import Content
@@ -26,11 +29,25 @@ class Source:
         graph: the float graph; mean, std and channel order are inside conv1, so that it takes raw RGB pixels.
         fp32: our own file or folder of the peer's target, in fp32, batch 1.
         pixels: (N, H, W, 3) uint8 calibration images.
+        validation: (M, H, W, 3) uint8 labelled images, for the recipes in `Peer.LABELLED`; M at least 1.
+        labels: (M,) their class indices, all known.
+
+    Raises:
+        ValueError: images without labels or labels without images, or an unknown one among them.
     """
 
     graph: Graph
     fp32: Path
     pixels: ByteArray
+    validation: ByteArray | None = None
+    labels: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        images, labels = (() if values is None else values for values in (self.validation, self.labels))
+        if (self.validation is None) != (self.labels is None) or len(images) != len(labels):
+            raise ValueError(f"{len(images)} images with {len(labels)} labels")
+        if self.labels is not None and (not len(self.labels) or self.labels.min() < 0):
+            raise ValueError("no labelled image, or one whose class is unknown")
 
 
 class Peer(Protocol):
@@ -40,11 +57,13 @@ class Peer(Protocol):
         NAME: of the vendor's tool.
         TARGET: what it writes.
         RECIPES: names for `--recipe`; the first is the vendor's default.
+        LABELLED: those of them that need `Source.validation` and `Source.labels`.
     """
 
     NAME: str
     TARGET: str
     RECIPES: tuple[str, ...]
+    LABELLED: tuple[str, ...]
 
     def method(self, recipe: str) -> str:
         """What is done, in the vendor's own words; for provenance and reports.
@@ -60,7 +79,7 @@ class Peer(Protocol):
             The file or folder as the vendor's tool wrote it: (1, H, W, 3) pixels in, (1, classes) float32 `logits` out.
 
         Raises:
-            BadInput: no such recipe.
+            BadInput: no such recipe, or one in `LABELLED` without labelled images.
             Unavailable: the tool is not installed.
             Refused: the tool failed; the message is its own last word.
         """

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +31,11 @@ EXTRA = "peers"
 MAX_MESSAGE_CHARACTERS = 400
 _MAX_OUTPUT_BYTES = 64_000
 
-_GRAPH, _PIXELS, _ORDER, _PRODUCT, _FAILURE, _OUTPUT, _HOME = (
+_GRAPH, _PIXELS, _VALIDATION, _LABELS, _ORDER, _PRODUCT, _FAILURE, _OUTPUT, _HOME = (
     "graph.safetensors",
     "pixels.npy",
+    "validation.npy",
+    "labels.npy",
     "order.json",
     "product",
     "failure.json",
@@ -61,7 +64,9 @@ def run_apart(module: str, source: Source, recipe: str, *, tool: str) -> Content
         folder = Path(name)
         (folder / _HOME).mkdir()
         (folder / _GRAPH).write_bytes(graph_bytes(source.graph))
-        np.save(folder / _PIXELS, source.pixels, allow_pickle=False)
+        for file, values in ((_PIXELS, source.pixels), (_VALIDATION, source.validation), (_LABELS, source.labels)):
+            if values is not None:
+                np.save(folder / file, values, allow_pickle=False)
         (folder / _ORDER).write_text(json.dumps({"fp32": str(source.fp32.absolute()), "recipe": recipe}))
         with (folder / _OUTPUT).open("wb") as output:
             code = subprocess.run(
@@ -91,8 +96,8 @@ def serve(work: Callable[[Source, str, Path], Content], *, tool: str) -> None:
     folder = Path(sys.argv[1])
     try:
         order = json.loads((folder / _ORDER).read_text())
-        pixels = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False)
-        source = Source(read_graph(folder / _GRAPH), Path(order["fp32"]), pixels)
+        arrays = (_array(folder / name) for name in (_PIXELS, _VALIDATION, _LABELS))
+        source = Source(read_graph(folder / _GRAPH), Path(order["fp32"]), *arrays)
         own = folder / "own"
         own.mkdir()
         write_draft(folder / _PRODUCT, work(source, order["recipe"], own))
@@ -107,6 +112,11 @@ def serve(work: Callable[[Source, str, Path], Content], *, tool: str) -> None:
     except Exception as err:  # a vendor's tool may raise anything
         _report(folder, _failed(tool, f"{type(err).__name__}: {err}"))
         raise
+
+
+def _array(path: Path) -> Any:
+    """What was handed over, or None where it was not."""
+    return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -8,7 +8,6 @@ Source: "Calibration data based quantization", docs-guides/source/opt-quantizati
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import numpy as np
 
 from squeeze_export.core import ByteArray, require
 from squeeze_export.files import Content, read_content
-from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool
 from squeeze_export.peers import Source, method_of
 from squeeze_export.peers._network import with_mean_outside
 from squeeze_export.peers._process import EXTRA, run_apart, serve
+from squeeze_export.peers._torch_network import torch_network
 
 NAME = "coremltools"
 TARGET = "coreml"
@@ -35,6 +34,7 @@ _METHODS: Mapping[str, str] = {
     ),
 }
 RECIPES = tuple(_METHODS)
+LABELLED: tuple[str, ...] = ()
 
 
 def method(recipe: str) -> str:
@@ -60,7 +60,7 @@ def _work(source: Source, recipe: str, folder: Path) -> Content:
 
     # The first milestone starts the observers, the last freezes batch norms; in between nothing is ever reached.
     settings = tool.ModuleLinearQuantizerConfig(quantization_scheme="symmetric", milestones=[0, 1000, 1000, 0])
-    quantizer = tool.LinearQuantizer(_network(torch, graph), tool.LinearQuantizerConfig(global_config=settings))
+    quantizer = tool.LinearQuantizer(torch_network(torch, graph), tool.LinearQuantizerConfig(global_config=settings))
     example = centred(source.pixels[:1])
     observed = quantizer.prepare(example_inputs=(example,), inplace=False)
     quantizer.step()
@@ -82,42 +82,6 @@ def _work(source: Source, recipe: str, folder: Path) -> Content:
     path = folder / "product.mlpackage"
     package.save(str(path))
     return read_content(path)
-
-
-def _network(torch: Any, graph: Graph) -> Any:
-    """The graph as a torch module of (N, 3, H, W) float32 pixels; gives (N, classes)."""
-    nn, calls = torch.nn, torch.fx.Graph()
-    modules: dict[str, Any] = {}
-    values = {graph.input.name: calls.placeholder("image")}
-
-    def call(name: str, module: Any, source: Any) -> Any:
-        modules[name] = module
-        return calls.call_module(name, (source,))
-
-    for node in graph.nodes:
-        inputs, name = [values[source] for source in node.inputs], node.name.replace("/", "_")
-        if isinstance(node, Conv):
-            result = call(name, _conv(torch, node), inputs[0])
-            result = call(f"{name}_relu", nn.ReLU(), result) if node.relu else result
-        elif isinstance(node, MaxPool):
-            result = call(name, nn.MaxPool2d(node.kernel, node.stride, ceil_mode=any(node.pads)), inputs[0])
-        elif isinstance(node, Concat):
-            result = calls.call_function(torch.cat, (inputs, 1))
-        elif isinstance(node, Add):
-            result = calls.call_function(operator.add, tuple(inputs))
-        else:
-            result = call(name, nn.AdaptiveAvgPool2d(1), inputs[0])
-            result = calls.call_function(torch.flatten, (result, 1))
-        values[node.name] = result
-    calls.output(values[graph.output.name])
-    return torch.fx.GraphModule(modules, calls).eval()
-
-
-def _conv(torch: Any, node: Conv) -> Any:
-    out_channels, in_channels = node.weight.shape[:2]
-    module = torch.nn.Conv2d(in_channels, out_channels, node.kernel, stride=node.stride, padding=node.pads[:2])
-    module.load_state_dict({"weight": torch.from_numpy(node.weight.copy()), "bias": torch.from_numpy(node.bias.copy())})
-    return module
 
 
 if __name__ == "__main__":

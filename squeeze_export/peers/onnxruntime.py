@@ -24,6 +24,7 @@ _CALL = "onnxruntime.quantization.quantize_static after quant_pre_process, QDQ, 
 _CALIBRATION: Mapping[str, str] = {"vendor": "MinMax", "vendor-percentile": "Percentile"}
 _METHODS: Mapping[str, str] = {recipe: f"{_CALL}, {calibration}" for recipe, calibration in _CALIBRATION.items()}
 RECIPES = tuple(_METHODS)
+LABELLED: tuple[str, ...] = ()
 
 HISTOGRAM_BYTES = 500_000_000
 """The histogram calibrators keep every map of every image they are given at once; they are given as many as fit in this."""

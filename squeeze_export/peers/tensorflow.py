@@ -27,6 +27,7 @@ _METHODS: Mapping[str, str] = {
     "vendor": "tf.lite.TFLiteConverter, full integer: Optimize.DEFAULT, TFLITE_BUILTINS_INT8, uint8 in, float32 out",
 }
 RECIPES = tuple(_METHODS)
+LABELLED: tuple[str, ...] = ()
 
 
 def method(recipe: str) -> str:

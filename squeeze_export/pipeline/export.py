@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,7 @@ def export(
     if not name or Path(name).name != name or not name.isprintable():
         raise BadInput(f"the network's name {shown(name)} is no file name")  # a stranger's table may say anything
     provenance = provenance_of(network, scheme, target)
-    metadata = {
-        f"squeeze_export.{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        for key, value in provenance.items()
-    }
-    content = module.emit(network, scheme, options or EmitOptions(), metadata)
+    content = module.emit(network, scheme, options or EmitOptions(), metadata_of(provenance))
     return keep(content, out / f"{name}.{scheme.name}{module.SUFFIX}", target, scheme, provenance, network.labels)
 
 
@@ -169,6 +166,14 @@ def read_exported(path: Path) -> tuple[Artifact, Audit]:
         return artifact, _audit(values["audit"])
     except (KeyError, TypeError, ValueError) as err:
         raise BadInput(f"the sidecar `{sidecar}` is damaged: {err!r}", hint=hint) from err
+
+
+def metadata_of(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Provenance as the formats' own metadata hold it: text by name."""
+    return {
+        f"squeeze_export.{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for key, value in provenance.items()
+    }
 
 
 def provenance_of(network: Graph | QuantizedGraph, scheme: Scheme, target: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from squeeze_export.pipeline.sessions import Key, RunOptions, check_device, entr
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.pipeline.timing import time_sessions
 from squeeze_export.pipeline.validation import Evaluation, evaluation_images, validate
-from squeeze_export.pipeline.vendor import Vendor, check_vendor, vendor_images
+from squeeze_export.pipeline.vendor import Vendor, check_vendor, needs_labels, vendor_images
 from squeeze_export.quant.recipes import RECIPES
 from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report
 from squeeze_export.targets import target_named
@@ -106,7 +106,7 @@ def run(job: Job, progress: Progress = silent) -> Report:
             warnings.append("not validated: there are no images, give --eval DIR")
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         if scheme.integer and integers is None:
-            integers = _integers(job, network, scheme, Path(folder), progress)
+            integers = _integers(job, network, scheme, Path(folder), evaluation, progress)
             warnings += integers.warnings
         name = network.name
         if isinstance(integers, Calibration):
@@ -125,10 +125,15 @@ def run(job: Job, progress: Progress = silent) -> Report:
     )
 
 
-def _integers(job: Job, network: Network, scheme: Scheme, folder: Path, progress: Progress) -> Calibration | Vendor:
+def _integers(
+    job: Job, network: Network, scheme: Scheme, folder: Path, evaluation: Evaluation | None, progress: Progress
+) -> Calibration | Vendor:
     """Ours, or what the vendors' tools make theirs from."""
     if job.vendor:
-        return vendor_images(network, job.calib, job.recipe, folder, skip_broken=job.skip_broken, progress=progress)
+        labelled = None
+        if needs_labels(job.targets, job.recipe):
+            labelled = evaluation or evaluation_images(network, job.eval, job.calib, skip_broken=job.skip_broken)
+        return vendor_images(network, job.calib, job.recipe, folder, labelled, skip_broken=job.skip_broken, progress=progress)
     return calibrate(
         network, job.calib, scheme=scheme, recipe=job.recipe, seed=job.seed, skip_broken=job.skip_broken, progress=progress
     )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from squeeze_export.core import Artifact, Audit, ByteArray, EmitOptions, Progress, silent
 from squeeze_export.errors import BadInput
+from squeeze_export.files import write_draft
 from squeeze_export.graph.quantized import FP32, INT8, Scheme
 from squeeze_export.images.checks import check_calibration
 from squeeze_export.images.folders import open_calibration
@@ -15,8 +20,9 @@ from squeeze_export.images.stream import load_all, usable_cores
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.peers import PEERS, Source, peer_for, peer_of
 from squeeze_export.pipeline.calibration import calibration_images
-from squeeze_export.pipeline.export import export, keep, provenance_of
+from squeeze_export.pipeline.export import export, keep, metadata_of, provenance_of
 from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.validation import Evaluation
 from squeeze_export.targets import target_named
 
 TOOLS: Mapping[str, tuple[str, ...]] = {
@@ -37,6 +43,8 @@ class Vendor:
         pixels: (N, H, W, 3) uint8: the calibration images.
         image_hashes: SHA-256 of their files.
         source: where they are from.
+        validation: (M, H, W, 3) uint8: labelled images, for the recipes that need some.
+        labels: (M,) their class indices.
         baseline: folder of the fp32 files that the tools start from.
         warnings: what the user should know of the images.
     """
@@ -46,6 +54,8 @@ class Vendor:
     image_hashes: tuple[str, ...]
     source: str
     baseline: Path
+    validation: ByteArray | None = None
+    labels: NDArray[np.int64] | None = None
     warnings: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, object]:
@@ -72,10 +82,31 @@ def check_vendor(targets: Sequence[str], recipe: str, scheme: str, options: Emit
         peer_for(target, recipe)
 
 
+def needs_labels(targets: Sequence[str], recipe: str) -> bool:
+    """Whether a vendor's way looks at labelled images to decide what to quantize."""
+    return any(recipe in peer_of(target).LABELLED for target in targets)
+
+
 def vendor_images(
-    network: Network, calib: Path | None, recipe: str, baseline: Path, *, skip_broken: bool, progress: Progress = silent
+    network: Network,
+    calib: Path | None,
+    recipe: str,
+    baseline: Path,
+    labelled: Evaluation | None,
+    *,
+    skip_broken: bool,
+    progress: Progress = silent,
 ) -> Vendor:
     """Reads the calibration images, with the checks that our own calibration makes.
+
+    Args:
+        network: the checkpoint.
+        calib: calibration images.
+        recipe: a vendor's.
+        baseline: folder of the fp32 files that the tools start from.
+        labelled: images that the recipe needs beside them; None where it needs none.
+        skip_broken: leaves unreadable images out.
+        progress: told of reading.
 
     Raises:
         BadInput: too few, duplicate, constant or unreadable images, or none at all.
@@ -85,7 +116,12 @@ def vendor_images(
         open_calibration(folder), network.graph.preprocess, workers=usable_cores(), skip_broken=skip_broken, progress=progress
     )
     warnings = check_calibration(images.pixels, images.files, images.hashes)
-    return Vendor(recipe, images.pixels, images.hashes, folder.name, baseline, warnings)
+    vendor = Vendor(recipe, images.pixels, images.hashes, folder.name, baseline, warnings=warnings)
+    if labelled is None:
+        return vendor
+    kept = [(batch.pixels[batch.labels >= 0], batch.labels[batch.labels >= 0]) for batch in labelled.stream]
+    pixels, labels = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    return replace(vendor, validation=pixels, labels=labels) if len(labels) else vendor
 
 
 def export_vendor(
@@ -102,12 +138,17 @@ def export_vendor(
         Refused: it failed.
     """
     peer = peer_for(target, vendor.recipe)
-    plain = export(network.graph, target, FP32, vendor.baseline, name=name, options=options)
-    content = peer.quantize(Source(network.graph, plain[0].path, vendor.pixels), vendor.recipe)
-    provenance = provenance_of(network.graph, scheme, target) | {
+    graph, module = network.graph, target_named(target)
+    plain = export(graph, target, FP32, vendor.baseline, name=name, options=options)
+    provenance = provenance_of(graph, scheme, target) | {
         "recipe": vendor.recipe,
         "method": peer.method(vendor.recipe),
         "versions": tool_versions(TOOLS[target]),
     }
-    path = out / f"{name}.{vendor.recipe}.{scheme.name}{target_named(target).SUFFIX}"
-    return [keep(content, path, target, scheme, provenance, network.graph.labels, promised=False), plain]
+    with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
+        # What a file says of itself travels into what is made of it.
+        start = Path(folder) / f"fp32{module.SUFFIX}"
+        write_draft(start, module.emit(graph, FP32, options, metadata_of(provenance)))
+        content = peer.quantize(Source(graph, start, vendor.pixels, vendor.validation, vendor.labels), vendor.recipe)
+    path = out / f"{name}.{vendor.recipe}.{scheme.name}{module.SUFFIX}"
+    return [keep(content, path, target, scheme, provenance, graph.labels, promised=False), plain]

@@ -19,8 +19,8 @@ _MAX_WINDOW = 64
 def conv(given: Arguments) -> Kernel:
     """`conv`: groups 1, dilations 1, constant weights.
 
-    In float16, operands are float16, products and sums float32, and the sum with its bias is rounded to float16 once. That is our
-    reading of what a Neural Engine or GPU does; Apple does not document it.
+    Products and sums are float64, so they do not depend on their order, and the sum with its bias is rounded to the tensor's type
+    once. In which type and order a Neural Engine, GPU or CPU adds, Apple does not document.
     """
     x = given.operand("x")
     weight = given.constant("weight", "float32", "float16").array
@@ -37,7 +37,7 @@ def conv(given: Arguments) -> Kernel:
     if "dilations" in given and set(given.integers("dilations", 2)) != {1}:
         given.refuse(f"has the dilations `{list(given.integers('dilations', 2))}`; the evaluator handles 1")
     window = _Window(given, (height, width))
-    matrix = weight.astype(np.float32).reshape(count, -1)
+    matrix = weight.astype(np.float64).reshape(count, -1)
 
     def run(values: Values) -> Array:
         source = x(values)
@@ -48,7 +48,7 @@ def conv(given: Arguments) -> Kernel:
         given.expect(shape)
         result = np.empty(shape, source.dtype)
         for index, image in enumerate(source):  # one at a time: the columns are nine times as large as the image
-            columns = _columns(image.astype(np.float32, copy=False), window, pads, sizes)
+            columns = _columns(image.astype(np.float64, copy=False), window, pads, sizes)
             result[index] = (matrix @ columns + bias[:, None]).reshape(shape[1:])
         return result
 

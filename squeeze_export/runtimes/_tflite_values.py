@@ -31,17 +31,15 @@ def inner_values(
     options = {"runtime": runtime, "threads": 1, "load": load, "delegates": delegates}
     with interpreting(content, artifact.path, **options) as interpreter:  # type: ignore[arg-type]
         source = interpreter.get_input_details()[0]
-        shape = [1, *pixels.shape[1:]]
-        if list(source["shape"]) != shape:
-            interpreter.resize_tensor_input(source["index"], shape)
-            interpreter.allocate_tensors()
-        interpreter.set_tensor(source["index"], pixels.astype(source["dtype"]))
+        batch = np.zeros(source["shape"], source["dtype"])
+        batch[:1] = pixels
+        interpreter.set_tensor(source["index"], batch)
         interpreter.invoke()
         details = {detail["name"]: detail for detail in interpreter.get_output_details()}
         found = {}
         for name in names:
             scale, zero_point = details[name]["quantization"]
-            integers = interpreter.get_tensor(details[name]["index"])
+            integers = interpreter.get_tensor(details[name]["index"])[:1]
             found[name] = (integers.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
     return found
 
@@ -54,9 +52,8 @@ def _with_outputs(artifact: Artifact, names: Sequence[str]) -> bytes:
     graph = model.subgraphs[0]
     numbers = {tensor.name.decode(): number for number, tensor in enumerate(graph.tensors) if tensor.quantization is not None}
     missing = [name for name in names if name not in numbers]
-    if missing or artifact.input.shape[0] not in (1, "N"):
-        reason = f"has no quantized tensor `{missing[0]}`" if missing else f"takes `{artifact.input.shape[0]}` images at once"
-        raise Refused(f"`{artifact.path}` {reason}")
+    if missing:
+        raise Refused(f"`{artifact.path}` has no quantized tensor `{missing[0]}`")
     # A signature names its own outputs, which would no longer be all.
     graph.outputs, model.signatureDefs = [*graph.outputs, *(numbers[name] for name in names)], []
     builder.Finish(model.Pack(builder), b"TFL3")

@@ -210,9 +210,12 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) ->
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
     session = _open(model.SerializeToString(), artifact.path, PROVIDERS["cpu"], _options(1))
     source = session.get_inputs()[0]
-    found = session.run(list(names), {source.name: pixels.astype(_DTYPES[source.type])})
+    size = source.shape[0] if isinstance(source.shape[0], int) else 1
+    batch = np.zeros((size, *pixels.shape[1:]), _DTYPES[source.type])
+    batch[:1] = pixels
+    found = session.run(list(names), {source.name: batch})
     result = {}
-    for name, integers in zip(names, found, strict=True):  # (1, C, H, W)
+    for name, integers in zip(names, (value[:1] for value in found), strict=True):  # (1, C, H, W)
         scale, zero_point = (constants[operand] for operand in quantizers[name].input[1:])
         real = (integers.astype(np.float32) - np.float32(zero_point)) * scale
         result[name] = np.ascontiguousarray(real.transpose(0, 2, 3, 1))

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import EmitOptions, require
 from squeeze_export.errors import BadInput, Refused
-from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv
+from squeeze_export.graph.nodes import Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
-from squeeze_export.targets._coreml_weights import bits_of, half, half_scale, palette_of, symmetric
+from squeeze_export.targets._coreml_weights import bits_of, half, half_scales, palette_of, symmetric
 
 IMAGE = "image"
 PROBABILITIES = "probabilities"
@@ -99,17 +99,22 @@ class _Lowering:
             if isinstance(node, GlobalAveragePool):
                 made[node.name] = self._mean(sources[0], name)
                 continue
-            if isinstance(node, Conv | QuantizedConv):
-                value = self._conv(node, sources[0], name, result)
+            gain = 1.0
+            if isinstance(node, Conv):
+                weight, bias = self._constants(node, name)
+                value = self._conv(node, sources[0], weight, bias, result)
+            elif isinstance(node, QuantizedConv):
+                weight, bias, gain = self._integer_constants(node, name)
+                value = self._conv(node, sources[0], weight, bias, result)
             elif isinstance(node, MaxPool):
                 sides = self._parameters(kernel_sizes=[node.kernel] * 2, ceil_mode=False)
                 value = self.mb.max_pool(x=sources[0], **sides, **self._window(node), name=result)
             elif isinstance(node, Concat):
                 value = self.mb.concat(values=sources, **self._parameters(axis=1, interleave=False), name=result)
-            elif isinstance(node, Add):
+            else:
                 value = self.mb.add(x=sources[0], y=sources[1], name=result)
             if isinstance(network, QuantizedGraph):
-                value = self._requantized(value, name, network.tensors[node.name])
+                value = self._requantized(value, name, network.tensors[node.name], gain)
             made[node.name] = value
         logits = made[network.output.name]
         wanted = self.mb.softmax(x=logits, axis=1, name=PROBABILITIES) if self.options.softmax else logits
@@ -136,22 +141,26 @@ class _Lowering:
             pixels = self.mb.mul(x=pixels, **self._parameters(y=np.float16(self.pixel)), name="pixels_scaled")
         return self._requantized(pixels, "pixels", Quantization(self.pixel, 0)) if self.scheme.integer else pixels
 
-    def _requantized(self, value: Any, name: str, q: Quantization) -> Any:
-        """To the table's integers and back to real values, of which there are 256 now."""
-        scale = self.dtype.type(q.scale)
-        if not np.finfo(self.dtype).tiny <= scale <= np.finfo(self.dtype).max / 255:
-            raise Refused(f"the scale of `{name}` is `{q.scale:.4g}`, beyond float16", hint="--coreml-compute float32")
-        steps = self._parameters(scale=scale, **({"zero_point": np.uint8(q.zero_point)} if q.zero_point else {}))
-        integers = self.mb.quantize(input=value, **steps, **self._parameters(output_dtype="uint8"), name=f"{name}_uint8")
-        return self.mb.dequantize(input=integers, **steps, name=name)
+    def _requantized(self, value: Any, name: str, q: Quantization, gain: float = 1.0) -> Any:
+        """To the table's integers and back to real values, of which there are 256 now; `value` is `gain` times the real one."""
+        zero_point = {"zero_point": np.uint8(q.zero_point)} if q.zero_point else {}
+        before, after = (self._parameters(scale=self._scale(scale, name), **zero_point) for scale in (q.scale * gain, q.scale))
+        integers = self.mb.quantize(input=value, **before, **self._parameters(output_dtype="uint8"), name=f"{name}_uint8")
+        return self.mb.dequantize(input=integers, **after, name=name)
+
+    def _scale(self, scale: float, name: str) -> Any:
+        held = self.dtype.type(scale)
+        if not np.finfo(self.dtype).tiny <= held <= np.finfo(self.dtype).max / 255:
+            raise Refused(f"the scale of `{name}` is `{scale:.4g}`, beyond float16", hint="--coreml-compute float32")
+        return held
 
     def _window(self, node: Conv | QuantizedConv | MaxPool) -> dict[str, Any]:
         top, left, bottom, right = node.pads
         kind = "custom" if any(node.pads) else "valid"
         return self._parameters(strides=[node.stride] * 2, pad_type=kind, pad=[top, bottom, left, right])
 
-    def _conv(self, node: Conv | QuantizedConv, source: Any, name: str, result: str) -> Any:
-        weight, bias = self._integer_constants(node, name) if isinstance(node, QuantizedConv) else self._constants(node, name)
+    def _conv(self, node: Conv | QuantizedConv, source: Any, weight: Any, bias: NDArray[np.float64], result: str) -> Any:
+        name = identifier(node.name)
         held = half(f"{name}_bias", bias) if self.dtype == np.float16 else bias.astype(np.float32)
         value = self.mb.conv(
             x=source,
@@ -163,13 +172,15 @@ class _Lowering:
         )
         return self.mb.relu(x=value, name=result) if node.relu else value
 
-    def _integer_constants(self, node: QuantizedConv, name: str) -> tuple[Any, NDArray[np.float64]]:
-        """The table's weights, and its bias as real numbers: Core ML takes no integers there."""
+    def _integer_constants(self, node: QuantizedConv, name: str) -> tuple[Any, NDArray[np.float64], float]:
+        """The table's weights, its bias as real numbers, which is how Core ML takes it, and how many times both are too large."""
         assert isinstance(self.network, QuantizedGraph)
-        scale = node.weight_scale / np.float32(self._unit(node))
-        held = half_scale(name, scale, node.weight) if self.dtype == np.float16 else scale
+        scale, gain = node.weight_scale / np.float32(self._unit(node)), 1.0
+        held: NDArray[np.floating[Any]] = scale
+        if self.dtype == np.float16:
+            held, gain = half_scales(name, scale, node.weight)
         products = self.network.tensors[node.input].scale * node.weight_scale.astype(np.float64)
-        return self._linear(node.weight, held, name), node.bias * products
+        return self._linear(node.weight, held, name), node.bias * products * gain, gain
 
     def _constants(self, node: Conv, name: str) -> tuple[Any, NDArray[np.float64]]:
         """The weights as the scheme holds them, and the bias.

@@ -72,25 +72,29 @@ def half(name: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
     """
     largest = np.abs(values).max()
     if not largest <= np.finfo(np.float16).max:
-        raise Refused(f"`{name}` reaches `{largest:.4g}`, beyond float16", hint="export it in fp32")
+        raise Refused(f"`{name}` reaches `{largest:.4g}`, beyond float16", hint="export it in float32")
     return values.astype(np.float16)
 
 
-def half_scale(name: str, scale: NDArray[np.float32], steps: NDArray[np.int8]) -> NDArray[np.float16]:
-    """Weight scales in half precision, none below the smallest normal half, which hardware may take for 0.
+def half_scales(name: str, scale: NDArray[np.float32], steps: NDArray[np.int8]) -> tuple[NDArray[np.float16], float]:
+    """Weight scales in half precision, all of them multiplied by one power of two that leaves none below the smallest normal half:
+    hardware may take what is below it for 0, and a filter would be gone.
 
     Args:
         name: of the layer, for the message.
         scale: (out,), above 0.
-        steps: (out, in, kernel, kernel): a filter of zeros may have any scale.
+        steps: (out, in, kernel, kernel): the integers. A filter of zeros may have any scale.
+
+    Returns:
+        (out,) scales, and the power of two, 1 or more.
 
     Raises:
-        Refused: another filter's scale is below it.
+        Refused: no power of two makes halves of them.
     """
-    small = scale < np.finfo(np.float16).tiny
-    if steps[small].any():
-        raise Refused(f"a weight scale of `{name}` is `{scale[small].min():.4g}`, beyond float16", hint="--coreml-compute float32")
-    return half(f"{name}_scale", np.where(small, np.finfo(np.float16).tiny, scale))
+    smallest = np.finfo(np.float16).tiny
+    used = scale[steps.any(axis=(1, 2, 3))]
+    gain = float(2 ** max(0, np.ceil(np.log2(smallest / used.min())))) if used.size else 1.0
+    return half(f"{name}_scale", np.maximum(scale * np.float32(gain), smallest)), gain
 
 
 def bits_of(indices: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

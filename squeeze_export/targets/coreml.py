@@ -35,6 +35,8 @@ SUFFIX = ".mlpackage"
 SCHEMES = ("fp32", "fp16", "int8", "w8", "palette6", "palette4")
 RUNTIMES = ("coreml", "coreml-evaluator") if sys.platform == "darwin" else ("coreml-evaluator", "coreml")
 
+MAX_REASON_CHARACTERS = 300
+
 _LABEL = "classLabel"
 
 
@@ -138,7 +140,8 @@ def _converted(ct: Any, program: Any, source: Any, options: EmitOptions, classes
             )
             return model.get_spec(), (Path(model.weights_dir) / "weight.bin").read_bytes()
         except Exception as err:  # coremltools raises bare ones
-            raise Refused(f"coremltools refuses the program: {' '.join(str(err).split())}") from err
+            reason = " ".join(str(err).split())[:MAX_REASON_CHARACTERS]  # it may quote the whole program
+            raise Refused(f"coremltools refuses the program: {reason}") from err
 
 
 def _describe(description: Any, network: Graph | QuantizedGraph, scheme: Scheme) -> None:
@@ -158,7 +161,6 @@ def _describe(description: Any, network: Graph | QuantizedGraph, scheme: Scheme)
         _LABEL: "The most probable label.",
         f"{_LABEL}_probs": "Label -> probability.",
         PROBABILITIES: "Probabilities, in the order of the classes.",
-        network.output.name: "Logits, in the order of the classes.",
     }
     for output in description.output:
-        output.shortDescription = texts[output.name]
+        output.shortDescription = texts.get(output.name, "Logits, in the order of the classes.")

@@ -28,7 +28,7 @@ def test_a_bare_machine_is_told_what_to_type():
     found = items()
     assert [item.name for item in found.values() if item.present] == ["cpu"]
     assert found["onnx"].hint == "pip install 'squeeze-export[onnx]'"
-    assert found["nncf"].hint == "pip install nncf"
+    assert found["nncf"].hint == "pip install 'squeeze-export[peers]'"
     assert found["vulkan"].hint == "apt-get install mesa-vulkan-drivers"
     assert found["chromium"].hint == "apt-get install chromium"
     assert all(item.serves for item in found.values())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec
+from squeeze_export.core import Artifact, Audit, EmitOptions, Session, TensorSpec
 from squeeze_export.files import Content, content_sha256, content_size, write_draft
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.peers import PEERS, Source
@@ -22,7 +23,7 @@ from tests.contract.conftest import Net, net
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime"),
     "tflite": ("tensorflow",),
-    "openvino": ("nncf", "openvino"),
+    "openvino": ("nncf", "openvino", "torch"),
     "coreml": ("coremltools", "torch"),
 }
 
@@ -54,6 +55,17 @@ class Product:
 
     def logits(self, pixels: Any) -> Any:
         """(N, classes): what the target's default runtime makes of the file."""
+        with self._opened() as session:
+            return session.infer(pixels)
+
+    @property
+    def share_in_integers(self) -> float:
+        """Of the multiply-accumulates, by the default runtime's own records."""
+        with self._opened() as session:
+            return session.placement.integer_mac_share
+
+    @contextmanager
+    def _opened(self) -> Iterator[Session]:
         runtime = importlib.import_module(f"squeeze_export.runtimes.{self.module.RUNTIMES[0].replace('-', '_')}")
         scheme, provenance = "int8", {}
         artifact = Artifact(
@@ -61,7 +73,7 @@ class Product:
         )
         session = runtime.open_session(artifact, device="cpu", threads=1)
         try:
-            return session.infer(pixels)
+            yield session
         finally:
             session.close()
 
@@ -89,13 +101,13 @@ def peer_module(target: str) -> Any:
 
 def source(variant: str, target: str, folder: Path) -> Source:
     """A tiny network with its fp32 file of a target in the folder. The images are those that the tests ask about as well: the
-    peers' accuracy on others is no matter of tests."""
+    peers' accuracy on others is no matter of tests. The labels are what the float network answers."""
     module = importlib.import_module(f"squeeze_export.targets.{target}")
     network = net(variant)
     path = folder / f"fp32{module.SUFFIX}"
     if not path.exists():
         write_draft(path, module.emit(network.graph, FP32, EmitOptions(), {}))
-    return Source(network.graph, path, network.pixels)
+    return Source(network.graph, path, network.pixels, network.pixels, network.reference.argmax(axis=1))
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,31 @@
-"""NNCF: no telemetry, the same bytes every time, and the metric of its accuracy-aware recipe."""
+"""NNCF: no telemetry, the same bytes every time, what its recipes start from, and what the accuracy-aware one is told."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from squeeze_export.errors import Refused
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.graph.run import FloatRunner
 from squeeze_export.peers import Source, nncf
-from tests.contract.conftest import net
+from tests.contract.conftest import drawn_images, net
 from tests.peers.conftest import peer_module, source
 
 # A package that would tell: it leaves a trace as soon as it is imported, and again when it is asked to send something.
 TELLTALE = """
-import os
+import os, sys, types
 from pathlib import Path
+
+sys.modules[__name__ + ".backend"] = types.SimpleNamespace(backend_ga4=None)
 
 def trace(what):
     with Path(os.environ["TRACE"]).open("a") as file:
@@ -30,7 +34,9 @@ def trace(what):
 trace("imported")
 
 class Telemetry:
-    def __init__(self, *args, **kwargs): trace("made")
+    def __init__(self, *args, **kwargs):
+        trace("made")
+        self.backend = types.SimpleNamespace(app_name=kwargs.get("app_name"))
     def __getattr__(self, name): return lambda *args, **kwargs: trace(name)
 """
 
@@ -43,18 +49,22 @@ def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_package: Callabl
     return path
 
 
-def test_nothing_is_reported_and_the_bytes_repeat(trace: Path, tmp_path: Path, product: Any) -> None:
-    first = product("openvino", "vendor", "complex")
-    again = peer_module("openvino").quantize(source("complex", "openvino", tmp_path), "vendor")
+@pytest.mark.parametrize("recipe", nncf.RECIPES)
+def test_nothing_is_reported_and_the_bytes_repeat(trace: Path, tmp_path: Path, product: Any, recipe: str) -> None:
+    first = product("openvino", recipe, "complex")
+    again = peer_module("openvino").quantize(source("complex", "openvino", tmp_path), recipe)
     assert not trace.exists()
     assert again == first.content
 
 
-def test_without_our_doing_it_would_be_reported(trace: Path, tmp_path: Path) -> None:
-    """Negative control: the telltale is what NNCF would report with, even where its own switch is set."""
+CONVERT = "import openvino, torch\nopenvino.convert_model(torch.nn.ReLU(), example_input=torch.zeros(1))"
+
+
+@pytest.mark.parametrize("code", ["import nncf", CONVERT], ids=["nncf", "openvino"])
+def test_without_our_doing_it_would_be_reported(trace: Path, tmp_path: Path, code: str) -> None:
+    """Negative control: the telltale is what NNCF and OpenVINO would report with, even where NNCF's own switch is set."""
     peer_module("openvino")
     root = str(Path(__file__).resolve().parents[2])
-    code = "import nncf"
     environment = {
         **os.environ,
         "NNCF_CI": "1",
@@ -66,24 +76,60 @@ def test_without_our_doing_it_would_be_reported(trace: Path, tmp_path: Path) -> 
     assert "made" in trace.read_text()
 
 
-def test_agreement_is_the_share_of_expected_classes() -> None:
+def pools(product: Any) -> list[str]:
+    """How each max-pool of a product rounds."""
+    openvino = importlib.import_module("openvino")
+    model = openvino.Core().read_model(str(product.path / "model.xml"))
+    return [node.get_attributes()["rounding_type"] for node in model.get_ordered_ops() if node.get_type_name() == "MaxPool"]
+
+
+def test_what_the_recipes_start_from(product: Any) -> None:
+    """A converted torch network rounds as torch does, which OpenVINO computes in float; ours has explicit padding."""
+    converted, ours = (product("openvino", recipe, "complex") for recipe in ("vendor", "vendor-ir"))
+    assert set(pools(converted)) == {"ceil_torch"}
+    assert set(pools(ours)) == {"floor"}
+    assert len(pools(converted)) == len(pools(ours))
+    assert converted.share_in_integers < ours.share_in_integers
+
+
+def test_accuracy_is_the_share_of_right_classes() -> None:
     def model(image: Any) -> dict[str, Any]:
         return {"logits": np.eye(4, dtype=np.float32)[image[0, 0, 0, 0]][None]}
 
     images = [np.full((2, 2, 3), value, np.uint8) for value in (0, 1, 2, 3)]
-    share, each = nncf.agreement(model, zip(images, (0, 1, 2, 2), strict=True))
+    share, each = nncf.accuracy(model, zip(images, (0, 1, 2, 2), strict=True))
     assert (share, each) == (0.75, [1.0, 1.0, 1.0, 0.0])
+
+
+def test_accuracy_control_goes_by_the_labels(tmp_path: Path, product: Any) -> None:
+    """On photographs that int8 gets wrong layers go back to float. The negative control: where they are labelled with what int8
+    answers, none does."""
+    plain = product("openvino", "vendor", "complex")
+    pixels = drawn_images(np.random.default_rng(5), 400)
+    right, rounded = (logits.argmax(axis=1) for logits in (FloatRunner(plain.net.graph)(pixels), plain.logits(pixels)))
+    changed = right != rounded
+    assert changed.any()
+    start = source("complex", "openvino", tmp_path)
+    kept, given_up = (
+        nncf.quantize(replace(start, validation=pixels[changed], labels=labels[changed]), "vendor-accuracy")
+        for labels in (right, rounded)
+    )
+    assert isinstance(kept, dict)
+    assert isinstance(given_up, dict)
+    assert len(given_up["model.bin"]) == len(plain.content["model.bin"])
+    assert len(kept["model.bin"]) > len(plain.content["model.bin"])
+
+
+def test_accuracy_control_without_labelled_images_is_refused(tmp_path: Path) -> None:
+    for recipe in nncf.LABELLED:
+        with pytest.raises(BadInput, match="needs labelled images") as caught:
+            nncf.quantize(Source(net().graph, tmp_path, net().pixels), recipe)
+        assert caught.value.hint == "--eval DIR --labels FILE"
 
 
 def test_a_model_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     peer_module("openvino")
     (tmp_path / "model.xml").write_text("<net/>")
     with pytest.raises(Refused, match=r"^NNCF failed: RuntimeError: ") as caught:
-        nncf.quantize(Source(net().graph, tmp_path, net().pixels), "vendor")
+        nncf.quantize(Source(net().graph, tmp_path, net().pixels), "vendor-ir")
     assert "\n" not in caught.value.message
-
-
-def test_the_reference_is_computed_in_float32() -> None:
-    asked: list[Any] = []
-    nncf._compiled(SimpleNamespace(compile_model=lambda *args: asked.append(args)), "model")
-    assert asked == [("model", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})]

