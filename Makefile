@@ -37,11 +37,17 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(PIP) -e '.[dev,peers]'
+	$(BIN)/python -m benchmarks.accuracy_vs_vendor --files $(VENV)/benchmark-files
+	$(BIN)/python -m benchmarks.latency_vs_vendor --files $(VENV)/benchmark-files
+	$(BIN)/python -m benchmarks.size_vs_vendor --files $(VENV)/benchmark-files
 	$(BIN)/python -m benchmarks.export_time_vs_vendor
+	$(BIN)/python -m benchmarks.weights_only
+	$(BIN)/python -m benchmarks.all_targets
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.recipe_ablation
 	$(BIN)/python -m benchmarks.int8_speedup
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.embed
 
 clean:
 	rm -rf $(VENV) demo-out squeeze-export-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info

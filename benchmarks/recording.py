@@ -18,7 +18,19 @@ from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.measure.statistics import bootstrap_ratio
 
 RESULTS = Path(__file__).parent / "results"
-TOOLS = ("squeeze-export", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "tensorflow-cpu", "torch", "Pillow")
+TOOLS = (
+    "squeeze-export",
+    "numpy",
+    "Pillow",
+    "onnx",
+    "onnxruntime",
+    "ai-edge-litert",
+    "openvino",
+    "coremltools",
+    "torch",
+    "tensorflow-cpu",
+    "nncf",
+)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def run(job: Job, progress: Progress = silent) -> Report:
             warnings.append("not validated: there are no images, give --eval DIR")
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         if scheme.integer and integers is None:
-            integers = _integers(job, network, scheme, Path(folder), evaluation, progress)
+            integers = _integers(job, network, scheme, evaluation, progress)
             warnings += integers.warnings
         name = network.name
         if isinstance(integers, Calibration):
@@ -126,14 +126,14 @@ def run(job: Job, progress: Progress = silent) -> Report:
 
 
 def _integers(
-    job: Job, network: Network, scheme: Scheme, folder: Path, evaluation: Evaluation | None, progress: Progress
+    job: Job, network: Network, scheme: Scheme, evaluation: Evaluation | None, progress: Progress
 ) -> Calibration | Vendor:
     """Ours, or what the vendors' tools make theirs from."""
     if job.vendor:
         labelled = None
         if needs_labels(job.targets, job.recipe):
             labelled = evaluation or evaluation_images(network, job.eval, job.calib, skip_broken=job.skip_broken)
-        return vendor_images(network, job.calib, job.recipe, folder, labelled, skip_broken=job.skip_broken, progress=progress)
+        return vendor_images(network, job.calib, job.recipe, labelled, skip_broken=job.skip_broken, progress=progress)
     return calibrate(
         network, job.calib, scheme=scheme, recipe=job.recipe, seed=job.seed, skip_broken=job.skip_broken, progress=progress
     )

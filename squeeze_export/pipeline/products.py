@@ -79,13 +79,12 @@ def _orders(plan: Plan) -> list[Order]:
 
 def _product(target: str, plan: Plan, *, alone: bool) -> Product:
     try:
+        orders, found = _orders(plan), []
         if isinstance(plan.integers, Vendor):
-            found = export_vendor(plan.integers, plan.network, target, plan.scheme, plan.out, name=plan.name, options=plan.options)
-            return _joined(target, found if plan.baseline is not None else found[:1])
-        return _joined(
-            target,
-            [export(o.network, target, o.scheme, o.out, name=plan.name, options=plan.options) for o in _orders(plan)],
-        )
+            found.append(export_vendor(plan.integers, plan.network, target, plan.scheme, plan.out, name=plan.name))
+            orders = orders[1:]
+        found += [export(o.network, target, o.scheme, o.out, name=plan.name, options=plan.options) for o in orders]
+        return _joined(target, found)
     except SqueezeExportError as err:
         if alone:
             raise

@@ -20,7 +20,7 @@ from squeeze_export.images.stream import load_all, usable_cores
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.peers import PEERS, Source, peer_for, peer_of
 from squeeze_export.pipeline.calibration import calibration_images
-from squeeze_export.pipeline.export import export, keep, metadata_of, provenance_of
+from squeeze_export.pipeline.export import keep, metadata_of, provenance_of
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.validation import Evaluation
 from squeeze_export.targets import target_named
@@ -45,7 +45,6 @@ class Vendor:
         source: where they are from.
         validation: (M, H, W, 3) uint8: labelled images, for the recipes that need some.
         labels: (M,) their class indices.
-        baseline: folder of the fp32 files that the tools start from.
         warnings: what the user should know of the images.
     """
 
@@ -53,7 +52,6 @@ class Vendor:
     pixels: ByteArray
     image_hashes: tuple[str, ...]
     source: str
-    baseline: Path
     validation: ByteArray | None = None
     labels: NDArray[np.int64] | None = None
     warnings: tuple[str, ...] = ()
@@ -91,7 +89,6 @@ def vendor_images(
     network: Network,
     calib: Path | None,
     recipe: str,
-    baseline: Path,
     labelled: Evaluation | None,
     *,
     skip_broken: bool,
@@ -103,7 +100,6 @@ def vendor_images(
         network: the checkpoint.
         calib: calibration images.
         recipe: a vendor's.
-        baseline: folder of the fp32 files that the tools start from.
         labelled: images that the recipe needs beside them; None where it needs none.
         skip_broken: leaves unreadable images out.
         progress: told of reading.
@@ -116,7 +112,7 @@ def vendor_images(
         open_calibration(folder), network.graph.preprocess, workers=usable_cores(), skip_broken=skip_broken, progress=progress
     )
     warnings = check_calibration(images.pixels, images.files, images.hashes)
-    vendor = Vendor(recipe, images.pixels, images.hashes, folder.name, baseline, warnings=warnings)
+    vendor = Vendor(recipe, images.pixels, images.hashes, folder.name, warnings=warnings)
     if labelled is None:
         return vendor
     kept = [(batch.pixels[batch.labels >= 0], batch.labels[batch.labels >= 0]) for batch in labelled.stream]
@@ -124,13 +120,8 @@ def vendor_images(
     return replace(vendor, validation=pixels, labels=labels) if len(labels) else vendor
 
 
-def export_vendor(
-    vendor: Vendor, network: Network, target: str, scheme: Scheme, out: Path, *, name: str, options: EmitOptions
-) -> list[tuple[Artifact, Audit]]:
+def export_vendor(vendor: Vendor, network: Network, target: str, scheme: Scheme, out: Path, *, name: str) -> tuple[Artifact, Audit]:
     """Writes `<name>.<recipe>.int8<suffix>` by the vendor's tool; its audit names what is not integer in it.
-
-    Returns:
-        The vendor's file, and the fp32 file that it was made from.
 
     Raises:
         BadInput: the target's vendor has no such way.
@@ -139,7 +130,6 @@ def export_vendor(
     """
     peer = peer_for(target, vendor.recipe)
     graph, module = network.graph, target_named(target)
-    plain = export(graph, target, FP32, vendor.baseline, name=name, options=options)
     provenance = provenance_of(graph, scheme, target) | {
         "recipe": vendor.recipe,
         "method": peer.method(vendor.recipe),
@@ -148,7 +138,7 @@ def export_vendor(
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         # What a file says of itself travels into what is made of it.
         start = Path(folder) / f"fp32{module.SUFFIX}"
-        write_draft(start, module.emit(graph, FP32, options, metadata_of(provenance)))
+        write_draft(start, module.emit(graph, FP32, EmitOptions(), metadata_of(provenance)))
         content = peer.quantize(Source(graph, start, vendor.pixels, vendor.validation, vendor.labels), vendor.recipe)
     path = out / f"{name}.{vendor.recipe}.{scheme.name}{module.SUFFIX}"
-    return [keep(content, path, target, scheme, provenance, graph.labels, promised=False), plain]
+    return keep(content, path, target, scheme, provenance, graph.labels, promised=False)

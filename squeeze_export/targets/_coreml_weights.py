@@ -72,7 +72,9 @@ def half(name: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
     """
     largest = np.abs(values).max()
     if not largest <= np.finfo(np.float16).max:
-        raise Refused(f"`{name}` reaches `{largest:.4g}`, beyond float16", hint="export it in float32")
+        raise Refused(
+            f"`{name}` reaches `{largest:.4g}`, beyond float16", hint="--scheme fp32, or for int8 --coreml-compute float32"
+        )
     return values.astype(np.float16)
 
 

@@ -450,18 +450,34 @@ def test_no_scale_of_weights_is_lost_in_halves(quantized: QuantizedGraph) -> Non
     np.testing.assert_allclose(np.delete(found, 3), np.delete(scale * 0.2 * 128, 3), rtol=1e-3)
 
 
+def constant_of(model: Any, name: str, operand: str) -> float:
+    """A number that an operation reads."""
+    source = operation(model, operation(model, name).inputs[operand].arguments[0].name)
+    data = source.attributes["val"].immediateValue.tensor
+    return float(np.frombuffer(data.bytes.values, np.float16)[0])
+
+
 def test_smaller_scales_of_weights_are_made_up_for(quantized: QuantizedGraph, pixels: NDArray[np.uint8], tmp_path: Path) -> None:
-    """By a power of two that `quantize` takes away again: what comes out is what came out before, integer by integer."""
-    second = quantized.convs[1]
-    small = replace(second, weight_scale=second.weight_scale * np.float32(2**-13))
-    source = quantized.tensors[second.input]
-    tensors = {**quantized.tensors, second.name: replace(source, scale=quantized.tensors[second.name].scale * 2**-13)}
-    network = replace(
-        quantized,
-        nodes=tuple(small if node is second else node for node in quantized.nodes),
-        tensors={**tensors, **{n.name: n for n in ()}},
-    )
-    assert network
+    """By a power of two, which `quantize` takes away again: the integers stay."""
+    conv = quantized.convs[1]
+    name, scale = conv.name.replace("/", "_"), conv.weight_scale.copy()
+    scale[0] = 2e-5
+    small = replace(conv, weight_scale=scale)
+    network = replace(quantized, nodes=tuple(small if node is conv else node for node in quantized.nodes))
+    content = emitted(network, "int8", coreml_compute="float16")
+    model = model_of(content)
+    assert constant_of(model, f"{name}_uint8", "scale") == 4 * constant_of(model, name, "scale")
+    expected: dict[str, Any] = {}
+    IntegerRunner(network)(pixels[:1], lambda made, integers: expected.update({made: integers}))
+    real = coreml_evaluator.inner_values(artifact_of(tmp_path, content), [conv.name], pixels[:1])[conv.name]
+    steps = np.rint(real / np.float32(network.tensors[conv.name].scale))
+    assert np.abs(steps - expected[conv.name]).max() <= 2  # one of its own, and one that conv1's cost
+    assert (steps == expected[conv.name]).mean() > 0.9
+    assert coreml.audit(written(tmp_path, content)).violations == ()
+    scale[0] = 1e-9
+    with pytest.raises(Refused, match="beyond float16") as caught:
+        emitted(network, "int8", coreml_compute="float16")
+    assert caught.value.hint == "--coreml-compute float32"
 
 
 def test_two_names_that_core_ml_cannot_tell_apart(graph: Graph) -> None:
