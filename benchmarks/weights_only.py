@@ -24,7 +24,7 @@ from squeeze_export.report.wording import decibel, percent, percent_range
 from squeeze_export.results import Accuracy
 
 CHECKPOINT, APPLES = "squeezenet1_1_caffe_fp16.onnx", "SqueezeNetInt8LUT.mlmodel"
-SCHEMES = ("fp16", "int8", "w8", "palette6", "palette4")
+SCHEMES = ("fp16", "int8", "w8", "palette8", "palette6", "palette4")
 COUNT = 200
 
 

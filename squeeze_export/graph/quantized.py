@@ -53,9 +53,10 @@ FP32 = Scheme("fp32")
 FP16 = Scheme("fp16", float_dtype="float16")
 INT8 = Scheme("int8", integer=True, activation_bits=8, weight_bits=8)
 W8 = Scheme("w8", float_dtype="float16", weight_bits=8)
+PALETTE8 = Scheme("palette8", float_dtype="float16", weight_bits=8, palette=True)
 PALETTE6 = Scheme("palette6", float_dtype="float16", weight_bits=6, palette=True)
 PALETTE4 = Scheme("palette4", float_dtype="float16", weight_bits=4, palette=True)
-SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in (FP32, FP16, INT8, W8, PALETTE6, PALETTE4)}
+SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in (FP32, FP16, INT8, W8, PALETTE8, PALETTE6, PALETTE4)}
 
 
 def scheme_named(name: str) -> Scheme:

@@ -32,7 +32,7 @@ from squeeze_export.targets._coreml_program import CLASS_PROBABILITIES, PROBABIL
 
 NAME = "coreml"
 SUFFIX = ".mlpackage"
-SCHEMES = ("fp32", "fp16", "int8", "w8", "palette6", "palette4")
+SCHEMES = ("fp32", "fp16", "int8", "w8", "palette8", "palette6", "palette4")
 RUNTIMES = ("coreml", "coreml-evaluator") if sys.platform == "darwin" else ("coreml-evaluator", "coreml")
 
 MAX_REASON_CHARACTERS = 300

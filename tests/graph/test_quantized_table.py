@@ -186,7 +186,7 @@ def test_an_unknown_scheme_is_named(path: Path) -> None:
     rewrite(path, lambda header, arrays: header.update(scheme="int7"))
     with pytest.raises(BadInput, match="`int7`") as caught:
         read_table(path)
-    assert caught.value.hint == "one of: fp32, fp16, int8, w8, palette6, palette4"
+    assert caught.value.hint == "one of: fp32, fp16, int8, w8, palette8, palette6, palette4"
 
 
 def test_a_newer_version_is_named(path: Path) -> None:

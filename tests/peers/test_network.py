@@ -19,18 +19,27 @@ from squeeze_export.peers._network import same_pads, with_mean_outside
 from squeeze_export.targets.tflite import padding_word
 
 
-def small(preprocess: Preprocess) -> Graph:
+PREPROCESSES = {"rgb": TORCHVISION, "bgr": CAFFE}
+
+
+def drawn(side_px: int) -> Any:
+    """(16, side, side, 3) uint8: noise, each image in a colour of its own."""
+    draw = np.random.default_rng(1)
+    return np.clip(draw.uniform(0, 256, (16, 1, 1, 3)) + draw.normal(0, 40, (16, side_px, side_px, 3)), 0, 255).astype(np.uint8)
+
+
+def small(preprocess: Preprocess, side_px: int = 32) -> Graph:
     arch = Architecture("squeezenet_custom", 8, 3, (Fire(4, 8, 8),), (0,), 5)
     draw = np.random.default_rng(3)
     tensors = {key: draw.normal(0, 0.3, shape).astype(np.float32) for key, shape in tensor_shapes(arch).items()}
-    return build_graph(arch, tensors, replace(preprocess, crop_px=32))
+    return build_graph(arch, tensors, replace(preprocess, crop_px=side_px))
 
 
 def run_centred(graph: Graph, pixels: Any, mean: Any) -> Any:
     return np.concatenate([FloatRunner(graph)._run(image[None] - mean, None) for image in pixels.astype(np.float32)])
 
 
-@pytest.mark.parametrize("preprocess", [TORCHVISION, CAFFE], ids=["rgb", "bgr"])
+@pytest.mark.parametrize("preprocess", PREPROCESSES.values(), ids=PREPROCESSES)
 def test_the_network_with_its_mean_outside_is_the_same(preprocess: Preprocess) -> None:
     graph, pixels = small(preprocess), np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), np.uint8)
     centred, mean = with_mean_outside(Source(graph, Path("f"), pixels))

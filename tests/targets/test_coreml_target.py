@@ -159,7 +159,7 @@ def test_a_float_package_gives_the_references_answers(
 
 
 @pytest.mark.parametrize("ios", [17, 18])
-@pytest.mark.parametrize(("scheme", "bits"), [("w8", 8), ("palette6", 6), ("palette4", 4)])
+@pytest.mark.parametrize(("scheme", "bits"), [("w8", 8), ("palette8", 8), ("palette6", 6), ("palette4", 4)])
 def test_a_weight_only_package_computes_with_its_rounded_weights(
     scheme: str, bits: int, ios: int, graph: Graph, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
@@ -178,8 +178,9 @@ def test_a_weight_only_package_computes_with_its_rounded_weights(
 
     nodes = tuple(rounded(node) if isinstance(node, Conv) else node for node in graph.nodes)
     found = answers(tmp_path, emitted(graph, scheme, ios=ios), pixels)
-    assert sqnr_db(FloatRunner(replace(graph, nodes=nodes))(pixels), found) > 55
-    assert sqnr_db(FloatRunner(graph)(pixels), found) < 45
+    near, far = (sqnr_db(FloatRunner(net)(pixels), found) for net in (replace(graph, nodes=nodes), graph))
+    assert near > 55
+    assert far < (near - 3 if scheme == "palette8" else 45)  # 256 values lose little of small layers
 
 
 @pytest.mark.parametrize("ios", [17, 18])
