@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from benchmarks.contestants import NETWORKS
 from benchmarks.recording import assets, write
 
 SAMPLE_S = 0.05
-PAGE_BYTES = 4096
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:

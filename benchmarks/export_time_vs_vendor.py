@@ -44,7 +44,8 @@ def main() -> None:
         "int8 export of SqueezeNet 1.1, whole process",
         [
             f"128 calibration photographs, {ROUNDS} interleaved rounds, medians; the ratio is to our export into the same format."
-            " Peak memory is that of the largest process."
+            " All through squeeze-export: a vendor's time includes our start-up, the decoding of the photographs, the fp32 file"
+            " that its tool starts from, and a second process. Peak memory is that of the largest process."
         ],
         ("", "wall time", "peak memory", "vendor / ours"),
         rows,

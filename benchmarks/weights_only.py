@@ -43,7 +43,7 @@ def main() -> None:
                     eval=assets() / "images" / "eval",
                     labels=assets() / "images" / "imagenet_wnids.txt",
                     out=Path(folder),
-                    run=RunOptions(emulated_count=COUNT),
+                    run=RunOptions(emulated_images=COUNT),
                     bench=False,
                 )
             )

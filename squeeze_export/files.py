@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -60,34 +61,37 @@ def write_files(contents: Mapping[Path, Content]) -> None:
     Raises:
         BadInput: a folder does not exist, may not be written, or the disk is full; the old files stay and nothing is left behind.
     """
-    drafts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
-    olds = {path: path.with_name(f".{path.name}.{os.getpid()}.old") for path in contents}
+    token = secrets.token_hex(8)  # a killed process may have left its own temporary names, under the same number as this one
+    drafts = {path: path.with_name(f".{path.name}.{token}.tmp") for path in contents}
     path = next(iter(contents))
     added: list[Path] = []
+    moved: dict[Path, Path] = {}
     try:
         try:
             for path, content in contents.items():
                 write_draft(drafts[path], content)
             for path, draft in drafts.items():
                 new = not path.exists()
-                if path.is_dir():
-                    os.replace(path, olds[path])  # a folder cannot be replaced in one step
+                if path.is_dir() and draft.is_dir():  # a folder cannot be replaced in one step
+                    old = path.with_name(f".{path.name}.{token}.old")
+                    os.replace(path, old)
+                    moved[path] = old
                 os.replace(draft, path)
                 added += [path] if new else []
         except BaseException:
             for path_added in added:
                 _remove(path_added)  # one without the other is of no use
-            for path_old, old in olds.items():
-                if old.exists():
-                    _remove(path_old)
-                    os.replace(old, path_old)
+            for path_moved, old in moved.items():
+                _remove(path_moved)
+                os.replace(old, path_moved)
             raise
         finally:
-            # Also on ^C.
-            for leftover in (*drafts.values(), *olds.values()):
-                _remove(leftover)
+            for draft in drafts.values():  # also on ^C
+                _remove(draft)
     except OSError as err:
         raise _refusal(path, err) from err
+    for old in moved.values():
+        _remove(old)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -103,6 +103,7 @@ def show(report: Report, job: Job, *, as_json: bool) -> int:
     """Writes the report's files, prints the result, and gives the exit code."""
     from squeeze_export.report.document import to_json, write_json
     from squeeze_export.report.html import write_html
+    from squeeze_export.report.wording import emulated_note
 
     out = job.out
     write_json(report, out / "report.json")
@@ -115,6 +116,8 @@ def show(report: Report, job: Job, *, as_json: bool) -> int:
         from squeeze_export.report.table import print_table
 
         print_table(report, stdout_console())
+        if emulated_note(report.measurements):
+            note(emulated_note(report.measurements))
         if report.evaluation.get("note"):
             note(f"compared on {report.evaluation['image_count']} images: {report.evaluation['note']}")
     for name in dict.fromkeys(row.artifact for row in report.measurements if row.artifact and row.scheme == job.scheme):

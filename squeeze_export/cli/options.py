@@ -142,9 +142,7 @@ def run_options(function: F) -> F:
             option("--threads", default=1, show_default=True, help="Threads of every session."),
             option("--cpus", type=Cpus(), help="Pin to these logical CPUs."),
             option("--rounds", default=50, show_default=True, help="Timed inferences of each file."),
-            option(
-                "--emulated-images", default=100, show_default=True, metavar="N", help="Images for an emulated device."
-            ),
+            option("--emulated-images", default=100, show_default=True, metavar="N", help="Images for an emulated device."),
         )
     ):
         function = add(function)

@@ -51,7 +51,10 @@ def _validate(files: tuple[Path, ...], **values: Any) -> None:
         print_json(to_json(report))
         return
     from squeeze_export.report.table import print_table
+    from squeeze_export.report.wording import emulated_note
 
     print_table(report, stdout_console())
+    if emulated_note(report.measurements):
+        note(emulated_note(report.measurements))
     if report.evaluation.get("note"):
         note(f"compared on {report.evaluation['image_count']} images: {report.evaluation['note']}")

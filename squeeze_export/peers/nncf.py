@@ -2,7 +2,8 @@
 
 NNCF and OpenVINO report their use to Google Analytics unless they are stopped; here they are, before they are imported (see
 `_silenced`). All is repeatable: the same model and images give the same bytes on one machine.
-Source: "Quantizing Models Post-training", https://docs.openvino.ai; it has a torch model converted first.
+Source: "Quantizing Models Post-training", https://docs.openvino.ai: models in OpenVINO's own format are supported best, so a torch
+network is converted first.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def accuracy(model: Any, answered: Iterable[tuple[ByteArray, int]]) -> tuple[flo
 def _converted(openvino: Any, source: Source) -> Any:
     """The torch network as OpenVINO converts it, taking (1, H, W, 3) uint8 pixels.
 
-    The pixels' part is put in before NNCF sees the model. Put in behind it, as OpenVINO's docs allow too, it gave the same logits
-    to the last bit at the same speed (472 photographs, v1.0 and v1.1); only the order of a FakeQuantize and a Transpose differs.
+    The pixels' part is put in before NNCF sees the model. Put in behind it, it gave the same accuracy at
+    the same speed (472 photographs, v1.0 and v1.1); only the order of a FakeQuantize and a Transpose differs.
     """
     torch: Any = require("torch", EXTRA)
     graph, mean = with_mean_outside(source)

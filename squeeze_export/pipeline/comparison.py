@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, FloatArray
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Session
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import QuantizedGraph
@@ -52,11 +52,15 @@ class Comparison:
         if self._image is None:
             self._image = pixels[:1].copy()
 
-    def differences(self) -> tuple[Difference, ...]:
-        """The table: every file against the integer run, then the files against each other."""
+    def differences(self, sessions: Mapping[Key, Session]) -> tuple[Difference, ...]:
+        """The table: every file against the integer run, then the files against each other.
+
+        Args:
+            sessions: that gave the outputs; where one emulates, its name says so.
+        """
         quantized = self._runner.quantized
         step = quantized.tensors[quantized.nodes[-1].inputs[0]].scale
-        names = {entry.key: f"{entry.artifact.target} on {entry.runtime}" for entry in self._entries}
+        names = {entry.key: _name(entry, sessions[entry.key]) for entry in self._entries if entry.key in sessions}
         artifacts = {entry.key: entry.artifact for entry in self._entries}
         return tuple(
             Difference(
@@ -79,3 +83,8 @@ class Comparison:
         except SqueezeExportError:
             return None
         return first_layer_apart(self._runner, self._image, values)
+
+
+def _name(entry: Entry, session: Session) -> str:
+    how = "" if session.evidence == "measured" else f" ({session.evidence})"
+    return f"{entry.artifact.target} on {entry.runtime}{how}"

@@ -88,6 +88,8 @@ def run(job: Job, progress: Progress = silent) -> Report:
         _check_target(target, job)
     if job.vendor:
         check_vendor(job.targets, job.recipe, job.scheme, job.options)
+        if job.table is not None:
+            raise BadInput(f"a table holds our integers; the recipe `{job.recipe}` makes its own", hint="leave out --table")
     with pinned(job.run.cpus):
         pass  # CPUs that are not there are refused before any work is done
     network = open_network(job.weights, preprocess=job.preprocess, labels=job.labels, bypass=job.bypass, progress=progress)
@@ -160,7 +162,8 @@ def _measured(
     accuracies: Mapping[Key, Accuracy] = {}
     latencies: Mapping[Key, Latency] = {}
     warnings: tuple[str, ...] = ()
-    with opened(entries, job.run, failures if len(job.targets) > 1 else None) as sessions:
+    kept = failures if len(job.targets) > 1 else None
+    with opened(entries, job.run, kept) as sessions:
         if evaluation is not None:
             accuracies, warnings = validate(
                 network,
@@ -168,13 +171,15 @@ def _measured(
                 evaluation,
                 calibration_hashes=integers.image_hashes if integers is not None else (),
                 probabilities=job.options.softmax,
-                emulated_count=job.run.emulated_count,
+                emulated_images=job.run.emulated_images,
                 comparison=comparison,
+                failures=kept,
             )
         if job.bench:
             baselines = {p.artifact.path: p.baseline.path for p in products if p.artifact and p.baseline}
-            latencies = time_sessions(entries, sessions, baselines, job.run, progress)
-        differences = comparison.differences() if comparison is not None and evaluation is not None else ()
+            sound = [entry for entry in entries if entry.key not in failures]
+            latencies = time_sessions(sound, sessions, baselines, job.run, progress, kept)
+        differences = comparison.differences(sessions) if comparison is not None and evaluation is not None else ()
         return _rows(products, job, sessions, failures, accuracies, latencies), differences, warnings
 
 

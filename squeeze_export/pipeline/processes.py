@@ -7,11 +7,13 @@ does to its process, a crash in native code included, the other targets' files a
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from squeeze_export.pipeline.export import read_exported
 from squeeze_export.pipeline.worker import REQUEST
 
 _START = "import sys; sys.path[:] = {path!r}; import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+PATIENCE_S = 5
 _KINDS = {kind.__name__: kind for kind in SqueezeExportError.__subclasses__()}
 
 
@@ -74,8 +77,7 @@ def export_apart(
             progress("exporting", len(targets), len(targets))
         finally:
             for process in processes.values():
-                process.kill()  # does nothing to one that has ended
-                process.wait()
+                _end(process)
         return found
 
 
@@ -99,22 +101,38 @@ def _start(folder: Path, target: str) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env={**os.environ, "TMPDIR": str(folder)},  # whatever the process leaves there goes with the folder
         )
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process that is still running: as ^C would, so that it removes what it has begun, and only then by force."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_S)
+    process.kill()  # does nothing to one that has ended
+    process.wait()
+
+
 def _answer(folder: Path, target: str, code: int) -> list[tuple[Artifact, Audit]] | SqueezeExportError:
-    if code:
+    file = folder / f"{target}.json"
+    if code or not file.exists():
         return Refused(f"the {target} toolchain failed: {_reason(folder / f'{target}.log', code)}")
-    answer: dict[str, Any] = json.loads((folder / f"{target}.json").read_text(encoding="utf-8"))
+    answer: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if "paths" not in answer:
         kind = _KINDS[answer["kind"]]
         return kind(answer["message"], hint=answer["hint"])
-    return [read_exported(Path(path)) for path in answer["paths"]]
+    try:
+        return [read_exported(Path(path)) for path in answer["paths"]]
+    except SqueezeExportError as err:  # somebody changed the file meanwhile
+        return err
 
 
 def _reason(log: Path, code: int) -> str:
     """The last line that the process printed, or the signal that ended it."""
     if code < 0:
-        return f"it was ended by {signal.Signals(-code).name}"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"it was ended by {names.get(-code, f'signal {-code}')}"
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else f"exit code {code}"

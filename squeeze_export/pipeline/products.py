@@ -79,12 +79,14 @@ def _orders(plan: Plan) -> list[Order]:
 
 def _product(target: str, plan: Plan, *, alone: bool) -> Product:
     try:
-        orders, found = _orders(plan), []
+        product, *baseline = _orders(plan)
+        # The product last: what fails before it leaves none behind.
+        plain = [export(o.network, target, o.scheme, o.out, name=plan.name, options=plan.options) for o in baseline]
         if isinstance(plan.integers, Vendor):
-            found.append(export_vendor(plan.integers, plan.network, target, plan.scheme, plan.out, name=plan.name))
-            orders = orders[1:]
-        found += [export(o.network, target, o.scheme, o.out, name=plan.name, options=plan.options) for o in orders]
-        return _joined(target, found)
+            made = export_vendor(plan.integers, plan.network, target, plan.scheme, plan.out, name=plan.name)
+        else:
+            made = export(product.network, target, product.scheme, product.out, name=plan.name, options=plan.options)
+        return _joined(target, [made, *plain])
     except SqueezeExportError as err:
         if alone:
             raise

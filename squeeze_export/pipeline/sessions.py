@@ -44,7 +44,7 @@ class RunOptions:
         threads: intra-op threads of every session.
         cpus: logical CPUs to pin to; None pins nothing.
         rounds: timed inferences of each session.
-        emulated_count: images that an emulated device is given; they are spread evenly over the set.
+        emulated_images: images that an emulated device is given; they are spread evenly over the set.
 
     Raises:
         BadInput: threads or rounds below 1.
@@ -55,12 +55,12 @@ class RunOptions:
     threads: int = 1
     cpus: tuple[int, ...] | None = None
     rounds: int = 50
-    emulated_count: int = 100
+    emulated_images: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("threads", "rounds", "emulated_count"):
+        for name in ("threads", "rounds", "emulated_images"):
             if getattr(self, name) < 1:
-                raise BadInput(f"--{name} `{getattr(self, name)}` is below 1")
+                raise BadInput(f"--{name.replace('_', '-')} `{getattr(self, name)}` is below 1")
 
 
 def entries_of(artifacts: Sequence[Artifact], asked: str | None) -> list[Entry]:

@@ -24,6 +24,8 @@ TOOLS = (
     "openvino",
     "coremltools",
     "torch",
+    "tensorflow-cpu",
+    "nncf",
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Progress, Session, silent
+from squeeze_export.errors import SqueezeExportError
 from squeeze_export.measure.latency import latency_of, measure_latency
 from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.sessions import BESIDE, Entry, Key, RunOptions, entries_of, opened
@@ -24,6 +25,7 @@ def time_sessions(
     baselines: Mapping[Path, Path],
     options: RunOptions,
     progress: Progress = silent,
+    failures: dict[Key, SqueezeExportError] | None = None,
 ) -> dict[Key, Latency]:
     """Times every session in interleaved rounds. How long an emulator takes says nothing of the device, so it is left out.
 
@@ -33,8 +35,10 @@ def time_sessions(
         baselines: artifact path -> path of its fp32 version, where there is one.
         options: rounds, threads.
         progress: told of the rounds.
+        failures: takes what a session raises when it is first run, so that the others go on; None lets it out.
     """
     timed = [entry for entry in entries if entry.key in sessions and sessions[entry.key].evidence == "measured"]
+    timed = [entry for entry in timed if _runs(entry, sessions[entry.key], failures)]
     calls = {_name(entry.key): partial(sessions[entry.key].infer, _pixels(entry.artifact)) for entry in timed}
     samples = measure_latency(calls, warmup=WARMUP_COUNT, rounds=options.rounds, progress=progress)
     found = {}
@@ -48,6 +52,17 @@ def time_sessions(
             baseline_ns=samples.get(_name(baseline)) if baseline is not None else None,
         )
     return found
+
+
+def _runs(entry: Entry, session: Session, failures: dict[Key, SqueezeExportError] | None) -> bool:
+    try:
+        session.infer(_pixels(entry.artifact))
+    except SqueezeExportError as err:
+        if failures is None:
+            raise
+        failures[entry.key] = err
+        return False
+    return True
 
 
 def _baseline(key: Key, baselines: Mapping[Path, Path]) -> Key | None:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export import demo
-from squeeze_export.core import Progress, Session, silent
-from squeeze_export.errors import BadInput
+from squeeze_export.core import FloatArray, Progress, Session, silent
+from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.folders import open_calibration, open_images
@@ -86,8 +86,9 @@ def validate(
     *,
     calibration_hashes: Sequence[str] = (),
     probabilities: bool = False,
-    emulated_count: int = RunOptions.emulated_count,
+    emulated_images: int = RunOptions.emulated_images,
     comparison: Comparison | None = None,
+    failures: dict[Key, SqueezeExportError] | None = None,
 ) -> tuple[dict[Key, Accuracy], tuple[str, ...]]:
     """Compares every session with the fp32 reference on the same decoded pixels.
 
@@ -99,8 +100,9 @@ def validate(
         evaluation: the images.
         calibration_hashes: files that must not be among them.
         probabilities: the artifacts end in a softmax.
-        emulated_count: images for the sessions that emulate a device: slow, so they are given a part of the set.
+        emulated_images: images for the sessions that emulate a device: slow, so they are given a part of the set.
         comparison: is given the same part, to compare the sessions with each other.
+        failures: takes what a session raises while it runs, so that the others go on without it; None lets it out.
 
     Returns:
         key -> accuracy, and warnings.
@@ -115,7 +117,7 @@ def validate(
         for batch in evaluation.stream:
             if evaluation.independent:
                 check_overlap(calibration_hashes, batch.hashes, batch.files)
-            part = _spread(done, len(batch.pixels), total, emulated_count)
+            part = _spread(done, len(batch.pixels), total, emulated_images)
             done += len(batch.pixels)
             everything = np.ones_like(part)
             chosen = {key: part if session.evidence == "emulated" else everything for key, session in sessions.items()}
@@ -123,21 +125,30 @@ def validate(
                 key: pool.submit(session.infer, batch.pixels[chosen[key]]) for key, session in sessions.items() if chosen[key].any()
             }
             expected = np.concatenate(list(pool.map(reference, np.split(batch.pixels, len(batch.pixels)))))
-            outputs = {key: future.result() for key, future in running.items()}
+            outputs: dict[Key, FloatArray] = {}
+            for key, future in running.items():
+                failure = future.exception()
+                if failure is None:
+                    outputs[key] = future.result()
+                elif failures is None or not isinstance(failure, SqueezeExportError):
+                    raise failure
+                else:
+                    failures[key] = failure
+                    sums.pop(key)
             for key, logits in outputs.items():
                 labels = batch.labels[chosen[key]]
                 sums[key] = tally(sums[key], expected[chosen[key]], logits, labels, probabilities=probabilities)
             if comparison is not None and part.any():
                 compared = {k: logits if chosen[k] is part else logits[part] for k, logits in outputs.items()}
                 comparison.add(batch.pixels[part], compared, pool)
-    found = {key: accuracy_of(total) for key, total in sums.items()}
+    found = {key: accuracy_of(total) for key, total in sums.items() if total.count}
     return found, _warnings(evaluation, found, network.architecture.class_count)
 
 
 def _spread(done: int, count: int, total: int, limit: int) -> NDArray[np.bool_]:
     """Which of the next `count` of `total` images belong to `limit` images spread evenly; all where there are no more."""
     index = np.arange(done, done + count, dtype=np.int64)
-    return (index + 1) * limit // total > index * limit // total if total > limit else np.ones(count, np.bool_)
+    return index * limit % total < limit if total > limit else np.ones(count, np.bool_)
 
 
 def _warnings(evaluation: Evaluation, found: Mapping[Key, Accuracy], class_count: int) -> tuple[str, ...]:
@@ -193,7 +204,7 @@ def validate_files(
     entries = entries_of(artifacts, chosen.runtime)
     with opened(entries, chosen) as sessions:
         found, warnings = validate(
-            network, sessions, evaluation, probabilities=softmax == {True}, emulated_count=chosen.emulated_count
+            network, sessions, evaluation, probabilities=softmax == {True}, emulated_images=chosen.emulated_images
         )
-        rows = [measurement(e, device_asked=chosen.device, session=sessions[e.key], accuracy=found[e.key]) for e in entries]
+        rows = [measurement(e, device_asked=chosen.device, session=sessions[e.key], accuracy=found.get(e.key)) for e in entries]
     return report_of(rows, network=network.facts(), evaluation=evaluation.facts, warnings=warnings)

@@ -16,7 +16,7 @@ from squeeze_export.files import write_draft
 from squeeze_export.graph.quantized import FP32, INT8, Scheme
 from squeeze_export.images.checks import check_calibration
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all, usable_cores
+from squeeze_export.images.stream import MAX_LOADED_BYTES, load_all, usable_cores
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.peers import PEERS, Source, peer_for, peer_of
 from squeeze_export.pipeline.calibration import calibration_images
@@ -75,7 +75,8 @@ def check_vendor(targets: Sequence[str], recipe: str, scheme: str, options: Emit
     if scheme != INT8.name:
         raise BadInput(f"the recipe `{recipe}` makes `{INT8.name}`, not `{scheme}`", hint="--int8")
     if options != EmitOptions():
-        raise BadInput(f"the recipe `{recipe}` takes one uint8 image and gives logits", hint="leave out --batch --input --softmax")
+        hint = "leave out --batch, --input, --softmax, --ios and --coreml-compute"
+        raise BadInput(f"the recipe `{recipe}` takes one uint8 image and gives logits", hint=hint)
     for target in targets:
         peer_for(target, recipe)
 
@@ -108,16 +109,27 @@ def vendor_images(
         BadInput: too few, duplicate, constant or unreadable images, or none at all.
     """
     folder = calibration_images(network, calib)
-    images, _ = load_all(
+    images, skipped = load_all(
         open_calibration(folder), network.graph.preprocess, workers=usable_cores(), skip_broken=skip_broken, progress=progress
     )
     warnings = check_calibration(images.pixels, images.files, images.hashes)
+    if skipped:
+        warnings += (f"`{len(skipped)}` unreadable calibration images were left out, the first is `{skipped[0].file.name}`",)
     vendor = Vendor(recipe, images.pixels, images.hashes, folder.name, warnings=warnings)
     if labelled is None:
         return vendor
-    kept = [(batch.pixels[batch.labels >= 0], batch.labels[batch.labels >= 0]) for batch in labelled.stream]
+    kept, size_bytes = [], 0
+    for batch in labelled.stream:
+        known = batch.labels >= 0
+        kept.append((batch.pixels[known], batch.labels[known]))
+        size_bytes += batch.pixels.nbytes
+        if size_bytes > MAX_LOADED_BYTES:
+            raise BadInput(f"the images for `{recipe}` take more than `{MAX_LOADED_BYTES}` bytes", hint="--eval with fewer")
     pixels, labels = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    return replace(vendor, validation=pixels, labels=labels) if len(labels) else vendor
+    if not len(labels):
+        return vendor
+    seen = f"`{recipe}` chose what to leave in float by these evaluation images and their labels: its figures on them flatter it"
+    return replace(vendor, validation=pixels, labels=labels, warnings=(*warnings, seen))
 
 
 def export_vendor(vendor: Vendor, network: Network, target: str, scheme: Scheme, out: Path, *, name: str) -> tuple[Artifact, Audit]:

@@ -27,12 +27,12 @@ def main(folder: Path, target: str) -> None:
     options = EmitOptions(**request["options"])
     answer: dict[str, object]
     try:
-        paths = []
-        for order in request["orders"]:
+        paths: list[str] = []
+        for order in reversed(request["orders"]):  # the product last: what fails before it leaves none behind
             scheme = scheme_named(order["scheme"])
             network = (read_table if scheme.integer else read_graph)(folder / order["network"])
             artifact, _ = export(network, target, scheme, Path(order["out"]), name=request["name"], options=options)
-            paths.append(str(artifact.path))
+            paths.insert(0, str(artifact.path))
         answer = {"paths": paths}
     except SqueezeExportError as err:
         answer = {"kind": type(err).__name__, "message": err.message, "hint": err.hint}

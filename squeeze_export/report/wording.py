@@ -201,6 +201,14 @@ def accuracy_note(measurements: Sequence[Measurement]) -> str:
     return f"share of images with the fp32 reference's top-1 class, with a 95% interval, {images}"
 
 
+def emulated_note(measurements: Sequence[Measurement]) -> str:
+    """On how many images the emulated rows rest, where others rest on more; empty where none does."""
+    counts = [m.accuracy.count for m in measurements if m.accuracy is not None and m.evidence != "measured"]
+    most = max((m.accuracy.count for m in measurements if m.accuracy is not None), default=0)
+    fewer = [count for count in counts if count < most]
+    return f"emulated rows: {fewer[0]:,} of the {most:,} images, spread evenly over them" if fewer else ""
+
+
 def timing_note(measurements: Sequence[Measurement]) -> str:
     """What the speed-up column means, in one sentence; empty where nothing was timed."""
     latencies = [measurement.latency for measurement in measurements if measurement.latency is not None]

@@ -114,7 +114,7 @@ class OnnxSession:
             missing = size - len(piece)
             if missing:
                 piece = np.concatenate([piece, np.zeros((missing, *piece.shape[1:]), np.uint8)])
-            logits = self._session.run(None, {self._input: piece.astype(self._dtype, copy=False)})[0]
+            logits = _answered(self._session, self._path, None, {self._input: piece.astype(self._dtype, copy=False)})[0]
             pieces.append(logits[: size - missing])
         return np.concatenate(pieces)
 
@@ -213,7 +213,7 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) ->
     size = source.shape[0] if isinstance(source.shape[0], int) else 1
     batch = np.zeros((size, *pixels.shape[1:]), _DTYPES[source.type])
     batch[:1] = pixels
-    found = session.run(list(names), {source.name: batch})
+    found = _answered(session, artifact.path, list(names), {source.name: batch})
     result = {}
     for name, integers in zip(names, (value[:1] for value in found), strict=True):  # (1, C, H, W)
         scale, zero_point = (constants[operand] for operand in quantizers[name].input[1:])
@@ -269,12 +269,23 @@ def _options(threads: int) -> Any:
     return options
 
 
+def _refusals() -> tuple[type[Exception], ...]:
+    state = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
+    return (*(getattr(state, name) for name in names), RuntimeError)
+
+
+def _answered(session: Any, path: Path, names: list[str] | None, inputs: Mapping[str, Any]) -> Any:
+    try:
+        return session.run(names, inputs)
+    except _refusals() as err:
+        raise Refused(f"ONNX Runtime failed on `{path}`: {' '.join(str(err).split())}") from err
+
+
 def _open(model: bytes, path: Path, provider: str, options: Any) -> Any:
     runtime = _onnxruntime()
-    state = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
-    refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     try:
         return runtime.InferenceSession(model, options, providers=[provider])
-    except (*refusals, state.RuntimeException, RuntimeError) as err:
+    except _refusals() as err:
         reason = " ".join(str(err).split())
         raise Refused(f"ONNX Runtime cannot open `{path}`: {reason}", hint="export the file again") from err

@@ -18,7 +18,6 @@ from squeeze_export.peers import Source
 from squeeze_export.peers._network import same_pads, with_mean_outside
 from squeeze_export.targets.tflite import padding_word
 
-
 PREPROCESSES = {"rgb": TORCHVISION, "bgr": CAFFE}
 
 
@@ -31,7 +30,10 @@ def drawn(side_px: int) -> Any:
 def small(preprocess: Preprocess, side_px: int = 32) -> Graph:
     arch = Architecture("squeezenet_custom", 8, 3, (Fire(4, 8, 8),), (0,), 5)
     draw = np.random.default_rng(3)
-    tensors = {key: draw.normal(0, 0.3, shape).astype(np.float32) for key, shape in tensor_shapes(arch).items()}
+    tensors = {
+        key: draw.normal(0, (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1, shape).astype(np.float32)
+        for key, shape in tensor_shapes(arch).items()
+    }
     return build_graph(arch, tensors, replace(preprocess, crop_px=side_px))
 
 

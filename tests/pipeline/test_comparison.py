@@ -22,7 +22,7 @@ def compared(quantized, artifacts):
     with opened(entries, FAST) as sessions, ThreadPoolExecutor(2) as pool:
         for part in (PIXELS[:4], PIXELS[4:]):
             table.add(part, {key: session.infer(part) for key, session in sessions.items()}, pool)
-    return table.differences()
+        return table.differences(sessions)
 
 
 def test_the_same_integers_are_alike(quantized, made):
@@ -60,3 +60,10 @@ def test_a_runtime_that_cannot_show_its_values_leaves_the_layer_open(quantized, 
     monkeypatch.setattr("squeeze_export.runtimes.onnxruntime.inner_values", refuse)
     found = compared(quantized, [made["onnx", "int8"], made["tflite", "int8"]])
     assert [d.first_layer for d in found] == [None, "", None]
+
+
+def test_a_file_that_is_emulated_is_called_so(quantized, made):
+    found = compared(quantized, [made["onnx", "int8"], made["coreml", "int8"]])
+    assert found[1].second == "coreml on coreml-evaluator (emulated)"
+    assert found[1].largest_steps < 2
+    assert found[2].second == "coreml on coreml-evaluator (emulated)"

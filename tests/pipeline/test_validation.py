@@ -173,6 +173,6 @@ def test_an_emulated_session_is_given_fewer_images(network, made, tiny):
     entries = entries_of([made["onnx", "int8"], made["tflite", "int8"]], None)
     with opened(entries, FAST) as sessions:
         emulator = sessions[entries[0].key] = Emulator(sessions[entries[0].key])
-        found, _ = validate(network, sessions, evaluation, emulated_count=3)
+        found, _ = validate(network, sessions, evaluation, emulated_images=3)
     assert emulator.count == 3
     assert [found[entry.key].count for entry in entries] == [3, 8]
