@@ -28,7 +28,7 @@ from squeeze_export.targets import target_named
 TOOLS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "onnx"),
     "tflite": ("tensorflow-cpu", "tensorflow"),
-    "openvino": ("nncf", "openvino"),
+    "openvino": ("nncf", "openvino", "torch"),
     "coreml": ("coremltools", "torch"),
 }
 """Target -> the packages whose versions a vendor's product is to be known by."""

@@ -182,6 +182,21 @@ def test_a_runtime_that_cannot_open_its_file_leaves_the_others(job, monkeypatch)
     assert found["onnx", "int8"].sha256
 
 
+@pytest.mark.parametrize("validate", [True, False])
+def test_a_runtime_that_fails_while_it_runs_leaves_the_others(validate, job, monkeypatch):
+    def infer(*_):
+        raise Refused("out of scratch memory")
+
+    monkeypatch.setattr("squeeze_export.runtimes.onnxruntime.OnnxSession.infer", infer)
+    rows = run(job(targets=("onnx", "tflite"), validate=validate)).measurements
+    assert {(row.target, row.status, row.reason) for row in rows} == {
+        ("onnx", "failed", "out of scratch memory"),
+        ("tflite", "ok", ""),
+    }
+    with pytest.raises(Refused, match="out of scratch memory"):
+        run(job(validate=validate))
+
+
 def test_a_runtime_that_is_missing_leaves_the_others(job, monkeypatch):
     """ONNX Runtime also serves the calibration, which goes on without it."""
     for name in [name for name in sys.modules if name.split(".")[0] == "onnxruntime"]:

@@ -59,7 +59,9 @@ def test_the_files_are_those_of_an_export_here(orders, made):
         ("raise RuntimeError('the wrong glibc')", Refused, "`onnx` breaks when it is imported: RuntimeError: the wrong glibc"),
         ("raise ImportError('no such symbol')", Unavailable, "`onnx` is not installed"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", Refused, "the onnx toolchain failed: it was ended by SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGRTMIN + 1)", Refused, "failed: it was ended by "),
         ("import os; os._exit(7)", Refused, "the onnx toolchain failed: exit code 7"),
+        ("import os; os._exit(0)", Refused, "the onnx toolchain failed: exit code 0"),
         ("import sys; sys.exit('licence expired')", Refused, "the onnx toolchain failed: licence expired"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -87,6 +89,30 @@ def test_a_vendors_failure_is_a_row_among_others(job, monkeypatch):
 def test_what_no_vendor_is_asked_for(job, changes, message):
     with pytest.raises(BadInput, match=message):
         run(job(**changes))
+
+
+def test_a_table_is_no_vendors(job, tmp_path):
+    with pytest.raises(BadInput, match="a table holds our integers; the recipe `vendor` makes its own"):
+        run(job(table=tmp_path / "net.table"))
+
+
+def test_accuracy_control_is_given_the_labelled_images_and_that_is_said(job, tiny, monkeypatch, tmp_path):
+    given = []
+
+    def quantize(source, recipe):
+        given.append((source.validation.shape, source.labels.tolist()))
+        raise Refused("enough")
+
+    monkeypatch.setattr("squeeze_export.peers.nncf.quantize", quantize)
+    shutil.copytree(tiny / "eval", tmp_path / "eval")
+    listed = ["file,class_index", *(f"0{n}.png,{n % 5}" for n in range(8))]
+    (tmp_path / "eval" / "labels.csv").write_text("\n".join(listed))
+    values = job(targets=("openvino", "tflite"), recipe="vendor-accuracy", eval=tmp_path / "eval" / "labels.csv", bench=False)
+    with pytest.raises(BadInput, match="`vendor-accuracy`"):
+        run(values)  # TensorFlow has no such recipe
+    with pytest.raises(Refused, match="enough"):
+        run(replace(values, targets=("openvino",)))
+    assert given == [((8, 32, 32, 3), [n % 5 for n in range(8)])]
 
 
 def test_the_recipes_of_the_targets():
