@@ -44,10 +44,12 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.export_time_vs_vendor
 	$(BIN)/python -m benchmarks.weights_only
 	$(BIN)/python -m benchmarks.all_targets
+	$(BIN)/python -m benchmarks.same_integers
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.recipe_ablation
 	$(BIN)/python -m benchmarks.int8_speedup
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.side_by_side
 	$(BIN)/python -m benchmarks.embed
 
 clean:

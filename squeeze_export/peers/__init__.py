@@ -56,12 +56,14 @@ class Peer(Protocol):
     Attributes:
         NAME: of the vendor's tool.
         TARGET: what it writes.
+        PACKAGES: distributions whose versions a product is to be known by; those that are installed are named.
         RECIPES: names for `--recipe`; the first is the vendor's default.
         LABELLED: those of them that need `Source.validation` and `Source.labels`.
     """
 
     NAME: str
     TARGET: str
+    PACKAGES: tuple[str, ...]
     RECIPES: tuple[str, ...]
     LABELLED: tuple[str, ...]
 

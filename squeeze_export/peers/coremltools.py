@@ -23,6 +23,7 @@ from squeeze_export.peers._torch_network import torch_network
 
 NAME = "coremltools"
 TARGET = "coreml"
+PACKAGES = ("coremltools", "torch")
 _TOOL = "coremltools' quantizer"
 BATCH = 32
 """Images at once: the quantizer's observers average the extremes of batches (0.01 of each new one), so the batch has a say in

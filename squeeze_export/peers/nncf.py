@@ -25,6 +25,7 @@ from squeeze_export.peers._torch_network import torch_network
 
 NAME = "nncf"
 TARGET = "openvino"
+PACKAGES = ("nncf", "openvino", "torch")
 _TOOL = "NNCF"
 _MODEL_FILE = "model.xml"
 MAX_DROP = 0.01

@@ -19,6 +19,7 @@ from squeeze_export.peers._process import EXTRA, run_apart, serve
 
 NAME = "onnxruntime"
 TARGET = "onnx"
+PACKAGES = ("onnxruntime", "onnx")
 _TOOL = "ONNX Runtime's quantizer"
 _CALL = "onnxruntime.quantization.quantize_static after quant_pre_process, QDQ, per channel, uint8 activations, int8 weights"
 _CALIBRATION: Mapping[str, str] = {"vendor": "MinMax", "vendor-percentile": "Percentile"}

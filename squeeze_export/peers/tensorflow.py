@@ -22,6 +22,7 @@ from squeeze_export.peers._process import EXTRA, run_apart, serve
 
 NAME = "tensorflow"
 TARGET = "tflite"
+PACKAGES = ("tensorflow-cpu", "tensorflow")
 _TOOL = "TensorFlow's converter"
 _METHODS: Mapping[str, str] = {
     "vendor": "tf.lite.TFLiteConverter, full integer: Optimize.DEFAULT, TFLITE_BUILTINS_INT8, uint8 in, float32 out",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,14 +24,6 @@ from squeeze_export.pipeline.export import keep, metadata_of, provenance_of
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.validation import Evaluation
 from squeeze_export.targets import target_named
-
-TOOLS: Mapping[str, tuple[str, ...]] = {
-    "onnx": ("onnxruntime", "onnx"),
-    "tflite": ("tensorflow-cpu", "tensorflow"),
-    "openvino": ("nncf", "openvino", "torch"),
-    "coreml": ("coremltools", "torch"),
-}
-"""Target -> the packages whose versions a vendor's product is to be known by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +137,7 @@ def export_vendor(vendor: Vendor, network: Network, target: str, scheme: Scheme,
     provenance = provenance_of(graph, scheme, target) | {
         "recipe": vendor.recipe,
         "method": peer.method(vendor.recipe),
-        "versions": tool_versions(TOOLS[target]),
+        "versions": tool_versions(peer.PACKAGES),
     }
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         # What a file says of itself travels into what is made of it.

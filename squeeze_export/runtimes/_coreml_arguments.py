@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, TypeAlias
 
@@ -16,6 +17,10 @@ Kernel: TypeAlias = Callable[[Values], Array]
 
 
 HINT = "the evaluator handles what this tool writes"
+MAX_WORKING_ELEMENTS = 2**28
+"""Of what an operation needs beside its operands: 2 GB in float64. SqueezeNet 1.0 at 2048 px needs 1.2 GB."""
+MAX_RESULT_ELEMENTS = 2**30
+"""Of one tensor while a program runs; one that is written down has an eighth of it, and `coreml_evaluator` runs 8 images at once."""
 
 
 class Arguments:
@@ -95,6 +100,18 @@ class Arguments:
         sizes = declared.shape if declared is not None else ()
         if len(sizes) != len(shape) or any(size not in (None, found) for size, found in zip(sizes, shape, strict=True)):
             self.refuse(f"gives `{list(shape)}`, it is declared as `{declared}`")
+        self.afford("a result", shape, MAX_RESULT_ELEMENTS)
+
+    def afford(self, what: str, shape: Sequence[int], most: int = MAX_WORKING_ELEMENTS) -> None:
+        """Refuses what would fill the memory, before it is allocated.
+
+        Args:
+            what: is about to be allocated.
+            shape: of it.
+            most: elements that are possible.
+        """
+        if math.prod(shape) > most:
+            self.refuse(f"needs {what} of `{list(shape)}`, which is more than `{most}` elements")
 
     def close(self) -> None:
         """Refuses an argument that nobody asked for."""

@@ -17,13 +17,13 @@ from squeeze_export.runtimes._coreml_values import Array, Constant, unpack_bits
 _FLOATS = ("float32", "float16")
 
 
-def along_axis(given: Arguments, array: Array, rank: int, axis: int | None) -> Array:
-    """A scale or zero point, ready to be combined with a tensor of `rank` dimensions.
+def along_axis(given: Arguments, array: Array, shape: tuple[int, ...], axis: int | None) -> Array:
+    """A scale or zero point, ready to be combined with a tensor without making it larger.
 
     Args:
         given: the arguments that it is one of.
         array: a scalar, or a vector along `axis`.
-        rank: of the tensor.
+        shape: of the tensor.
         axis: which dimension a vector runs along; may be negative.
 
     Returns:
@@ -31,8 +31,9 @@ def along_axis(given: Arguments, array: Array, rank: int, axis: int | None) -> A
     """
     if not array.ndim:
         return array
-    if array.ndim != 1 or axis is None or not -rank <= axis < rank:
-        given.refuse(f"has `{list(array.shape)}` scales or zero points along axis `{axis}` of `{rank}` dimensions")
+    rank = len(shape)
+    if array.ndim != 1 or axis is None or not -rank <= axis < rank or array.size not in (1, shape[axis]):
+        given.refuse(f"has `{list(array.shape)}` scales or zero points along axis `{axis}` of `{list(shape)}`")
     return array.reshape([-1 if place == axis % rank else 1 for place in range(rank)])
 
 
@@ -44,9 +45,8 @@ def _affine(given: Arguments) -> Constant:
     """iOS 16: scale * (quantized_data - zero_point), scale and zero point scalars or along one axis."""
     data, scale = given.constant("quantized_data", "int8", "uint8").array, given.constant("scale", *_FLOATS)
     zero, axis = given.constant("zero_point", "int8", "uint8", "float32").array, given.integer("axis")
-    step = along_axis(given, scale.array, data.ndim, axis).astype(np.float32)
-    centred = data.astype(np.float32) - along_axis(given, zero, data.ndim, axis).astype(np.float32)
-    given.expect(np.broadcast_shapes(data.shape, step.shape, centred.shape))
+    step = along_axis(given, scale.array, data.shape, axis).astype(np.float32)
+    centred = data.astype(np.float32) - along_axis(given, zero, data.shape, axis).astype(np.float32)
     return Constant(scale.dtype, (centred * step).astype(scale.array.dtype))
 
 

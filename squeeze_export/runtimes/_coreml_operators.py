@@ -44,9 +44,9 @@ def _quantize(given: Arguments) -> Kernel:
         source = _floats(given, x(values))
         if source.dtype != scale.dtype:
             given.refuse(f"divides {source.dtype} by {scale.dtype}")
-        steps = np.rint(_wide(source) / _wide(along_axis(given, scale, source.ndim, axis)))
+        steps = np.rint(_wide(source) / _wide(along_axis(given, scale, source.shape, axis)))
         if zero is not None:
-            steps += _wide(along_axis(given, zero, source.ndim, axis))
+            steps += _wide(along_axis(given, zero, source.shape, axis))
         return np.asarray(np.clip(steps, low, high, out=steps), dtype)
 
     return run
@@ -60,8 +60,8 @@ def _dequantize(given: Arguments) -> Kernel:
     def compute(source: Array) -> Array:
         centred = _wide(source)
         if zero is not None:
-            centred = centred - _wide(along_axis(given, zero, source.ndim, axis))
-        return (centred * _wide(along_axis(given, scale, source.ndim, axis))).astype(scale.dtype, copy=False)
+            centred = centred - _wide(along_axis(given, zero, source.shape, axis))
+        return (centred * _wide(along_axis(given, scale, source.shape, axis))).astype(scale.dtype, copy=False)
 
     def run(values: Values) -> Array:
         source = x(values)

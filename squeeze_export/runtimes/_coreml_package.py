@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import read_content
 from squeeze_export.runtimes._coreml_blobs import Blob, read_blobs
 from squeeze_export.runtimes._coreml_program import Program, read_program
+from squeeze_export.runtimes._coreml_values import MAX_ELEMENTS
 from squeeze_export.runtimes._coreml_wire import Message
 
 MAX_SPEC_BYTES = 64_000_000
@@ -79,7 +81,7 @@ def read_package(path: Path) -> Package:
         if isinstance(content, bytes):
             raise ValueError("it is a file, a package is a folder")
         return _package(content)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as err:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as err:
         reason = " ".join(str(err).split()) or type(err).__name__
         raise Refused(f"`{path}` is no Core ML package that can be read: {reason}", hint="export it again") from err
 
@@ -155,7 +157,8 @@ def _input(feature: Message) -> Input:
     if bounds[1:] != [(size, size) for size in shape[1:]]:
         raise ValueError(f"its array `{name}` has open sizes `{bounds}`; only the number of images may be open")
     least, most = bounds[0]
-    if not 1 <= least < most:  # an ML program has no array without a bound
+    # An ML program has no array without a bound; the fewest images are what a session is tried with.
+    if not 1 <= least < most or least * math.prod(shape[1:]) > MAX_ELEMENTS:
         raise ValueError(f"its array `{name}` takes `{least}` to `{most}` images")
     return Input(name, False, False, shape[1], shape[2], least, most)
 

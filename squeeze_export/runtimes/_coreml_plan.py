@@ -58,7 +58,7 @@ class Plan:
             if operation.operator in UNPACKERS:
                 try:
                     constants[operation.name] = UNPACKERS[operation.operator](given)
-                except ValueError as err:
+                except (ValueError, MemoryError) as err:
                     given.refuse(f"cannot be unpacked: {err}")
                 given.close()
                 _check(operation, _single(operation), constants[operation.name].array)
@@ -127,7 +127,7 @@ def _run(step: _Step, alive: Mapping[str, Array]) -> Array:
         # What overflows float16 is infinite there too; the result is looked at in the end.
         with np.errstate(all="ignore"):
             result = step.kernel(alive)
-    except (ValueError, IndexError, TypeError) as err:
+    except (ValueError, IndexError, TypeError, MemoryError) as err:
         raise Refused(f"{step.operation} cannot be computed: {' '.join(str(err).split())}", hint=HINT) from err
     if step.type is not None:
         _check(step.operation, step.type, result)

@@ -6,14 +6,18 @@ Padding as in coremltools/converters/mil/mil/ops/defs/_utils.py of github.com/ap
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.runtimes._coreml_arguments import Arguments, Kernel, Values
+from squeeze_export.runtimes._coreml_arguments import MAX_RESULT_ELEMENTS, Arguments, Kernel, Values
 from squeeze_export.runtimes._coreml_values import Array
 
+_Float = TypeVar("_Float", np.float32, np.float64)
+
 _MAX_WINDOW = 64
-"""Largest kernel, stride or padding; a hostile one would have the padded image fill the memory."""
+"""Largest kernel, stride or padding. What they make of an image is bounded by `Arguments.afford`."""
 
 
 def conv(given: Arguments) -> Kernel:
@@ -46,6 +50,8 @@ def conv(given: Arguments) -> Kernel:
         pads, sizes = window.fit(source.shape[2:])
         shape = (len(source), count, *sizes)
         given.expect(shape)
+        given.afford("a padded image", _padded_shape(source.shape[1:], pads))
+        given.afford("a matrix", (channels * height * width, *sizes))
         result = np.empty(shape, source.dtype)
         for index, image in enumerate(source):  # one at a time: the columns are nine times as large as the image
             columns = _columns(image.astype(np.float64, copy=False), window, pads, sizes)
@@ -66,7 +72,8 @@ def max_pool(given: Arguments) -> Kernel:
             given.refuse(f"takes a {source.dtype}{list(source.shape)}")
         pads, (height, width) = window.fit(source.shape[2:])
         given.expect((*source.shape[:2], height, width))
-        padded = _padded(source.astype(np.float32, copy=False), pads, np.float32(-np.inf))
+        given.afford("a padded image", _padded_shape(source.shape, pads), MAX_RESULT_ELEMENTS)
+        padded = _padded(source.astype(np.float32, copy=False), pads, -np.inf)
         (rows, columns), (down, right) = window.kernel, window.strides
         # The maximum over a rectangle is that over its rows of those over its columns.
         tall = padded[:, :, : (height - 1) * down + 1 : down]
@@ -134,13 +141,13 @@ class _Window:
         return before, after, count
 
 
-def _columns(image: NDArray[np.float32], window: _Window, pads: tuple[int, ...], sizes: tuple[int, int]) -> NDArray[np.float32]:
+def _columns(image: NDArray[np.float64], window: _Window, pads: tuple[int, ...], sizes: tuple[int, int]) -> NDArray[np.float64]:
     """(C, H, W) -> (C * kernel height * kernel width, places of the window): what each place covers, as a column."""
     (rows, columns), (down, right), (height, width) = window.kernel, window.strides, sizes
-    padded = _padded(image, pads, np.float32(0))
+    padded = _padded(image, pads, 0)
     if (rows, columns, down, right) == (1, 1, 1, 1):
         return padded.reshape(len(image), -1)
-    covered = np.empty((len(image), rows, columns, height, width), np.float32)
+    covered = np.empty((len(image), rows, columns, height, width))
     for row in range(rows):
         for column in range(columns):
             covered[:, row, column] = padded[
@@ -149,12 +156,17 @@ def _columns(image: NDArray[np.float32], window: _Window, pads: tuple[int, ...],
     return covered.reshape(-1, height * width)
 
 
-def _padded(array: NDArray[np.float32], pads: tuple[int, ...], value: np.float32) -> NDArray[np.float32]:
+def _padded(array: NDArray[_Float], pads: tuple[int, ...], value: float) -> NDArray[_Float]:
     """Pads the last two dimensions."""
     if not any(pads):
         return array
-    top, bottom, left, right = pads
+    top, _, left, _ = pads
     height, width = array.shape[-2:]
-    padded = np.full((*array.shape[:-2], height + top + bottom, width + left + right), value)
+    padded = np.full(_padded_shape(array.shape, pads), value, array.dtype)
     padded[..., top : top + height, left : left + width] = array
     return padded
+
+
+def _padded_shape(shape: tuple[int, ...], pads: tuple[int, ...]) -> tuple[int, ...]:
+    top, bottom, left, right = pads
+    return (*shape[:-2], shape[-2] + top + bottom, shape[-1] + left + right)

@@ -28,7 +28,8 @@ COMPUTE_UNITS: Mapping[str, str] = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "np
 """Device -> the compute units that Core ML may use. It always may use the CPU as well."""
 
 _DEVICES: Mapping[str, str] = {"MLCPUComputeDevice": "cpu", "MLGPUComputeDevice": "gpu", "MLNeuralEngineComputeDevice": "npu"}
-_OLDEST = "Core ML tells its devices from macOS 14.4 on"
+_ELSEWHERE = "`--runtime coreml-evaluator` computes what a package says, on any machine"
+_OLDEST = f"Core ML tells its devices from macOS 14.4 on; {_ELSEWHERE}"
 
 
 def devices() -> tuple[str, ...]:
@@ -160,8 +161,7 @@ def _coremltools() -> Any:
         Unavailable: not macOS, or not installed.
     """
     if platform.system() != "Darwin":
-        hint = "the runtime `coreml-evaluator` computes what a package says, on any machine"
-        raise Unavailable(f"Core ML runs on macOS, this is {platform.system()}", hint=hint)
+        raise Unavailable(f"Core ML runs on macOS, this is {platform.system()}", hint=_ELSEWHERE)
     with quiet():
         return require("coremltools", "coreml", without=("torch", "tensorflow", "sklearn"))
 

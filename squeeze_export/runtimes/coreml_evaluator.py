@@ -168,8 +168,11 @@ class EvaluatorSession:
         source: Array = pixels
         if taken.image:  # Core ML hands an image to the program as planes of 0 to 255
             source = (pixels[..., ::-1] if taken.bgr else pixels).transpose(0, 3, 1, 2)
-        with _blas(self.threads):
-            found = self.plan.run(np.ascontiguousarray(source, dtype), keep)
+        try:
+            with _blas(self.threads):
+                found = self.plan.run(np.ascontiguousarray(source, dtype), keep)
+        except MemoryError as err:
+            raise Refused(f"the input of `{self._path}` does not fit into memory", hint=HINT) from err
         result = found[self._package.result]
         if result.ndim != 2 or len(result) != len(pixels) or result.dtype.kind != "f":
             raise Refused(f"`{self._path}` gives {result.dtype}{list(result.shape)}, not one row of numbers an image", hint=HINT)

@@ -22,12 +22,14 @@ class Target(Protocol):
         SUFFIX: of the file or folder, with its dot.
         SCHEMES: names of the schemes that the format carries; others are refused.
         RUNTIMES: names of the runtimes that open it, the default first.
+        PACKAGES: names of the distributions that write it; their versions go into a file's provenance.
     """
 
     NAME: str
     SUFFIX: str
     SCHEMES: tuple[str, ...]
     RUNTIMES: tuple[str, ...]
+    PACKAGES: tuple[str, ...]
 
     def emit(self, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> Content:
         """Writes the network down.

@@ -36,15 +36,18 @@ _ROUNDING_IN_FLOAT = "ceil_torch"
 it; the other types stay in integers."""
 
 
-def audit_folder(path: Path) -> Audit:
-    """Takes stock of a folder.
+def audit_network(path: Path) -> Audit:
+    """Takes stock of a network.
+
+    Args:
+        path: its folder, or its `.xml` file with the `.bin` beside it.
 
     Returns:
         The audit. `violations` name each product that computes in float and why, each constant stored in float that is no scale,
         bound or bias, each float operator before the last product, and what cannot be seen through.
 
     Raises:
-        BadInput: it holds no sound OpenVINO network.
+        BadInput: there is no sound OpenVINO network.
     """
     network = read_network(path)
     view = _View(network)

@@ -105,11 +105,15 @@ class Network:
 
 
 def network_files(path: Path) -> tuple[Path, Path]:
-    """The XML and the weights in a folder; other files may lie beside them.
+    """The XML and the weights: of a folder, or an `.xml` file with its `.bin`. Other files may lie beside them.
 
     Raises:
-        BadInput: no folder, or not one network in it.
+        BadInput: no folder, not one network in it, or an `.xml` file without its weights.
     """
+    if path.suffix == ".xml" and not path.is_dir():
+        if not path.with_suffix(".bin").is_file():
+            raise BadInput(f"`{path}` has no weights: `{path.with_suffix('.bin').name}` is not beside it")
+        return path, path.with_suffix(".bin")
     try:
         found = sorted(file for file in path.iterdir() if file.suffix == ".xml")
     except OSError as err:
@@ -120,7 +124,7 @@ def network_files(path: Path) -> tuple[Path, Path]:
 
 
 def read_network(path: Path) -> Network:
-    """Reads a folder's network.
+    """Reads the network of a folder or an `.xml` file.
 
     Raises:
         BadInput: not one network, too large, or a damaged one.
@@ -140,8 +144,8 @@ def read_network(path: Path) -> Network:
         raise BadInput(f"`{xml}` is not a sound OpenVINO network: {' '.join(str(err).split())}") from err
 
 
-def describe_folder(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output of a folder's network.
+def describe_network(path: Path) -> tuple[TensorSpec, TensorSpec]:
+    """Input and output of the network of a folder or an `.xml` file.
 
     Raises:
         BadInput: not one sound network, or not one image tensor in and one row of numbers out.

@@ -34,6 +34,7 @@ NAME = "coreml"
 SUFFIX = ".mlpackage"
 SCHEMES = ("fp32", "fp16", "int8", "w8", "palette8", "palette6", "palette4")
 RUNTIMES = ("coreml", "coreml-evaluator") if sys.platform == "darwin" else ("coreml-evaluator", "coreml")
+PACKAGES = ("coremltools",)
 
 MAX_REASON_CHARACTERS = 300
 

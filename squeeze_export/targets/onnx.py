@@ -24,6 +24,7 @@ NAME = "onnx"
 SUFFIX = ".onnx"
 SCHEMES = ("fp32", "fp16", "int8")
 RUNTIMES = ("onnxruntime",)
+PACKAGES = ("onnx",)
 
 OPSET = 13
 """The first with a scale per channel, which is all that int8 needs: readers from 2020 on open the file, those included that

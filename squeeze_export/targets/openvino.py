@@ -24,14 +24,15 @@ from squeeze_export.core import Audit, EmitOptions, FloatArray, TensorSpec, requ
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
-from squeeze_export.targets._openvino_audit import audit_folder
-from squeeze_export.targets._openvino_file import describe_folder
+from squeeze_export.targets._openvino_audit import audit_network
+from squeeze_export.targets._openvino_file import describe_network
 from squeeze_export.targets._openvino_info import labels_file, runtime_info
 
 NAME = "openvino"
 SUFFIX = ".openvino"
 SCHEMES = ("fp32", "fp16", "int8")
 RUNTIMES = ("openvino", "openvino-bf16")
+PACKAGES = ("openvino",)
 
 MODEL_FILE = "model.xml"
 WEIGHTS_FILE = "model.bin"
@@ -58,7 +59,7 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
 
     Raises:
         BadInput: the scheme is not carried, or the batch is below 1.
-        Refused: a weight is too large for float16.
+        Refused: a weight is too large for float16, or OpenVINO lays out its XML in an unknown way.
         Unavailable: `openvino` is not installed.
     """
     if scheme.name not in SCHEMES:
@@ -77,13 +78,13 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
 
 
 def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output, read from the folder; see `_openvino_file.describe_folder`."""
-    return describe_folder(path)
+    """Input and output, read from the folder or an `.xml` file; see `_openvino_file.describe_network`."""
+    return describe_network(path)
 
 
 def audit(path: Path) -> Audit:
-    """What is inside the folder, ours or another tool's; see `_openvino_audit.audit_folder`."""
-    return audit_folder(path)
+    """What is inside the folder or the `.xml` file, ours or another tool's; see `_openvino_audit.audit_network`."""
+    return audit_network(path)
 
 
 def _serialized(openvino: Any, model: Any) -> dict[str, bytes]:
@@ -92,8 +93,12 @@ def _serialized(openvino: Any, model: Any) -> dict[str, bytes]:
         paths = [Path(folder) / name for name in (MODEL_FILE, WEIGHTS_FILE)]
         openvino.serialize(model, *paths)
         xml, weights = (path.read_bytes() for path in paths)
-    before, edges, after = (part for part in re.split(rb"(?<=\t<edges>\n)|(?=\t</edges>)", xml))
     # OpenVINO writes the edges of one tensor in the order of addresses in memory.
+    parts = re.split(rb"(?<=\t<edges>\n)|(?=\t</edges>)", xml)
+    if len(parts) != 3:
+        hint = "install the version of `openvino` that `constraints.txt` names"
+        raise Refused("this version of `openvino` lays its XML out in a way that is not known here", hint=hint)
+    before, edges, after = parts
     lines = sorted(edges.splitlines(keepends=True), key=lambda line: [int(number) for number in re.findall(rb'"(\d+)"', line)])
     return {MODEL_FILE: before + b"".join(lines) + after, WEIGHTS_FILE: weights}
 

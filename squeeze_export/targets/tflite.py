@@ -30,6 +30,7 @@ NAME = "tflite"
 SUFFIX = ".tflite"
 SCHEMES = ("fp32", "fp16", "int8")
 RUNTIMES = ("litert", "litert-builtin", "tflite-runtime", "tensorflow-lite")
+PACKAGES = ("ai-edge-litert", "flatbuffers")
 
 PROVENANCE_NAME = "squeeze_export"
 """The metadata entry that holds the caller's key -> text, as JSON."""

@@ -1,0 +1,56 @@
+"""The cross-target table on real photographs: the four int8 files against the exact integer run and against each other."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.contestants import NETWORKS
+from benchmarks.recording import assets, write
+from squeeze_export.core import EmitOptions
+from squeeze_export.pipeline import Job, RunOptions, run
+from squeeze_export.report.differences import HEADER, difference_note, difference_rows
+from squeeze_export.targets import TARGETS
+
+COUNT = 200
+
+
+def main() -> None:
+    """Runs the benchmark and writes its results."""
+    rows, raw, note = [], [], ""
+    for network, file in NETWORKS.items():
+        for compute in ("float32", "float16"):
+            with tempfile.TemporaryDirectory() as folder:
+                report = run(
+                    Job(
+                        targets=tuple(TARGETS),
+                        scheme="int8",
+                        weights=assets() / "weights" / file,
+                        calib=assets() / "images" / "calib",
+                        eval=assets() / "images" / "eval",
+                        labels=assets() / "images" / "imagenet_wnids.txt",
+                        out=Path(folder),
+                        options=EmitOptions(coreml_compute=compute),  # type: ignore[arg-type]
+                        run=RunOptions(emulated_images=COUNT),
+                        bench=False,
+                    )
+                )
+            note = difference_note(report.differences)
+            for difference, row in zip(report.differences, difference_rows(report.differences), strict=True):
+                is_coreml = "coreml" in difference.second
+                if is_coreml or compute == "float32":
+                    rows.append((network, *row[:1], f"{row[1]}, {compute}" if is_coreml else row[1], *row[2:]))
+                    raw.append({"network": network, "coreml_compute": compute, **asdict(difference)})
+    write(
+        "same_integers",
+        "The same integers in four formats",
+        [f"{note[0].upper()}{note[1:]}. Core ML's packages are written with float32 and with float16 between their integers."],
+        ("network", *HEADER),
+        rows,
+        raw,
+    )
+
+
+if __name__ == "__main__":
+    main()

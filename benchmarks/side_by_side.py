@@ -1,0 +1,81 @@
+"""One short table out of the four results beside the vendors: what the README shows. Reads committed results, runs nothing."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.contestants import NETWORKS, OURS
+from benchmarks.recording import RESULTS, write
+from squeeze_export.measure.statistics import bootstrap_ratio
+from squeeze_export.peers import PEERS, peer_of
+from squeeze_export.report.wording import decibel, percent
+from squeeze_export.targets import target_named
+
+TOOLS = {"onnx": "ONNX Runtime", "tflite": "TensorFlow converter", "openvino": "NNCF", "coreml": "coremltools"}
+NETWORK_OF_THE_TIMES = "SqueezeNet 1.1"
+
+
+def main() -> None:
+    """Writes the table."""
+    accuracy, latency, size, times = (_results(f"{name}_vs_vendor") for name in ("accuracy", "latency", "size", "export_time"))
+    rows: list[Sequence[str]] = []
+    raw: list[dict[str, Any]] = []
+    for network in NETWORKS:
+        for target in PEERS:
+            maker = peer_of(target).method("vendor")
+            runtime = target_named(target).RUNTIMES[0]
+            ours, theirs = (_one(accuracy, network, m, runtime=runtime)["accuracy"] for m in (OURS, maker))
+            sizes = [int(_one(size, network, m, target=target)["size_bytes"]) for m in (OURS, maker)]
+            timed = [e for e in latency if (e["network"], e["maker"], e["threads"], e["runtime"]) == (network, maker, 1, runtime)]
+            faster = timed[0]["ours_over_theirs"] if timed else None
+            export = _export_ratio(times, target, maker) if network == NETWORK_OF_THE_TIMES else ""
+            rows.append(
+                (
+                    network,
+                    runtime + (" (emulated)" if target == "coreml" else ""),
+                    TOOLS[target],
+                    f"**{decibel(ours['sqnr_db'])}** / {decibel(theirs['sqnr_db'])}",
+                    f"**{percent(ours['top1_agreement']['value'])}** / {percent(theirs['top1_agreement']['value'])}",
+                    f"{faster['value']:.2f} [{faster['low']:.2f}, {faster['high']:.2f}]" if faster else "",
+                    f"{sizes[0] / sizes[1]:.2f}",
+                    export,
+                )
+            )
+            raw.append({"network": network, "target": target, "vendor": maker})
+    write(
+        "side_by_side",
+        "int8 beside the vendors' own quantizers",
+        [
+            "Ours / theirs, each vendor's default way, same checkpoint and photographs. SQNR and agreement with fp32 on 472"
+            " photographs (higher is better); latency on one thread, interleaved, 95% interval, bytes and export time: below 1 ours"
+            " is better. From `accuracy_vs_vendor`, `latency_vs_vendor`, `size_vs_vendor` and `export_time_vs_vendor`, which have"
+            " every row."
+        ],
+        ("network", "runtime", "vendor", "SQNR", "agreement", "latency", "bytes", "export time"),
+        rows,
+        raw,
+    )
+
+
+def _results(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["results"]
+
+
+def _one(results: Sequence[Mapping[str, Any]], network: str, maker: str, **wanted: str) -> Mapping[str, Any]:
+    """The int8 row of a maker."""
+    wanted |= {"network": network, "maker": maker, "scheme": "int8"}
+    return next(entry for entry in results if all(entry[key] == value for key, value in wanted.items()))
+
+
+def _export_ratio(times: Mapping[str, Sequence[Mapping[str, float]]], target: str, maker: str) -> str:
+    ours, theirs = ([run["wall_s"] for run in times[name]] for name in (f"squeeze-export {target} --int8", f"{target}: {maker}"))
+    assert statistics.median(ours) > 0
+    found = bootstrap_ratio(ours, theirs)  # type: ignore[arg-type]  # seconds
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+if __name__ == "__main__":
+    main()
