@@ -20,12 +20,6 @@ from squeeze_export.measure.host import tool_versions
 from squeeze_export.targets import TARGETS, target_named
 
 MAX_SIDECAR_BYTES = 16_000_000
-_WRITERS = {
-    "onnx": ("onnx",),
-    "tflite": ("ai-edge-litert", "flatbuffers"),
-    "openvino": ("openvino",),
-    "coreml": ("coremltools",),
-}
 
 
 def export(
@@ -109,6 +103,8 @@ def audit_file(path: Path) -> Audit:
     Raises:
         BadInput: no such file, or no target's ending.
     """
+    if path.suffix == ".xml":  # how every other tool writes OpenVINO's two files
+        return target_named("openvino").audit(path)
     for name in TARGETS:
         module = target_named(name)
         if path.suffix == module.SUFFIX:
@@ -116,7 +112,7 @@ def audit_file(path: Path) -> Audit:
                 raise BadInput(f"`{path}` is not a file")
             return module.audit(path)
     raise BadInput(
-        f"`{path}` is no file of a target", hint=f"endings that are: {', '.join(target_named(n).SUFFIX for n in TARGETS)}"
+        f"`{path}` is no file of a target", hint=f"endings that are: {', '.join(target_named(n).SUFFIX for n in TARGETS)}, .xml"
     )
 
 
@@ -182,7 +178,7 @@ def provenance_of(network: Graph | QuantizedGraph, scheme: Scheme, target: str) 
         "scheme": scheme.name,
         "checkpoint_sha256": network.checkpoint_sha256,
         "preprocess": json.loads(json.dumps(asdict(network.preprocess))),  # tuples become lists, as the sidecar reads back
-        "versions": {"squeeze-export": __version__, **tool_versions(_WRITERS.get(target, ()))},
+        "versions": {"squeeze-export": __version__, **tool_versions(target_named(target).PACKAGES)},
     }
     if isinstance(network, QuantizedGraph):
         found["table_sha256"] = network.sha256

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from squeeze_export.errors import Refused
-from squeeze_export.runtimes._coreml_arguments import HINT, Arguments, Kernel
+from squeeze_export.runtimes._coreml_arguments import HINT, MAX_RESULT_ELEMENTS, Arguments, Kernel
 from squeeze_export.runtimes._coreml_constants import UNPACKERS
 from squeeze_export.runtimes._coreml_operators import OPERATORS
 from squeeze_export.runtimes._coreml_program import Operation, Program
 from squeeze_export.runtimes._coreml_values import Array, Constant, TensorType
+
+MAX_ALIVE_ELEMENTS = 2 * MAX_RESULT_ELEMENTS
+"""Of all tensors that are kept at once: what an operation takes and gives."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Plan:
         constants: dict[str, Constant] = {}
         steps: list[_Step] = []
         for operation in program.operations:
+            _afford(constant.array for constant in constants.values())
             given = Arguments(operation, constants)
             if operation.operator in UNPACKERS:
                 try:
@@ -101,6 +105,7 @@ class Plan:
         alive: dict[str, Array] = {self._input: source}
         for index, step in enumerate(self._steps):
             alive[step.name] = _run(step, alive)
+            _afford(alive.values())
             for name in {*step.sources, step.name}:
                 # Each tensor goes as soon as nothing needs it: all at once would be tens of megabytes.
                 if name not in wanted and self._last_use.get(name, -1) <= index:
@@ -132,6 +137,11 @@ def _run(step: _Step, alive: Mapping[str, Array]) -> Array:
     if step.type is not None:
         _check(step.operation, step.type, result)
     return result
+
+
+def _afford(arrays: Iterable[Array]) -> None:
+    if sum(array.size for array in arrays) > MAX_ALIVE_ELEMENTS:
+        raise Refused(f"the program holds tensors of more than `{MAX_ALIVE_ELEMENTS}` elements at once", hint=HINT)
 
 
 def _check(operation: Operation, declared: TensorType, found: Array) -> None:

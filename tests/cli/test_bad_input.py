@@ -670,7 +670,7 @@ def test_one_runtime_for_all_targets(refused, net):
 def test_files_that_the_audit_does_not_know(squeeze, net):
     assert squeeze("audit", "squeezenet.pb").refusal() == (
         "`squeezenet.pb` is no file of a target",
-        "endings that are: .onnx, .tflite, .openvino, .mlpackage",
+        "endings that are: .onnx, .tflite, .openvino, .mlpackage, .xml",
     )
     assert squeeze("audit", "nothere.onnx").refusal()[0] == "`nothere.onnx` is not a file"
 

@@ -189,6 +189,13 @@ def test_sidecars_are_bounded(artifact, monkeypatch):
 def test_audit_goes_by_the_ending(tmp_path):
     with pytest.raises(BadInput, match="is no file of a target") as caught:
         audit_file(tmp_path / "net.pb")
-    assert caught.value.hint == "endings that are: .onnx, .tflite, .openvino, .mlpackage"
+    assert caught.value.hint == "endings that are: .onnx, .tflite, .openvino, .mlpackage, .xml"
     with pytest.raises(BadInput, match=r"nothere.tflite` is not a file"):
         audit_file(tmp_path / "nothere.tflite")
+
+
+def test_an_openvino_model_of_another_tool_is_audited_by_its_xml(quantized, tmp_path):
+    artifact, audit = export(quantized, "openvino", INT8, tmp_path, name="net")
+    assert audit_file(artifact.path / "model.xml") == audit
+    with pytest.raises(BadInput):
+        audit_file(tmp_path / "nothere.xml")

@@ -47,7 +47,15 @@ from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.architecture import Architecture, fire_modules, tensor_shapes
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.runtimes import _coreml_package, _coreml_placement, _coreml_values, coreml_evaluator
+from squeeze_export.runtimes import (
+    _coreml_arguments,
+    _coreml_package,
+    _coreml_placement,
+    _coreml_plan,
+    _coreml_values,
+    _coreml_windows,
+    coreml_evaluator,
+)
 from squeeze_export.runtimes._coreml_plan import Plan
 from squeeze_export.runtimes._coreml_program import Operation, Output, Program
 from squeeze_export.runtimes._coreml_values import Constant, TensorType, read_value, unpack_bits
@@ -1174,15 +1182,20 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "scales": (
         "quantize",
         {"input": "x", "scale": value(np.ones(2, np.float32)), "output_dtype": value("uint8")},
-        "along axis `None` of `4` dimensions",
+        "along axis `None` of `[1, 2, 4, 4]`",
     ),
     "classes": ("classify", {"probabilities": "x", "classes": value(["a", "b"])}, "for `2` classes"),
     "axis of scales": (
         "constexpr_affine_dequantize",
         AFFINE | {"axis": value(np.int32(2)), "scale": value(np.ones(2, np.float32))},
-        "along axis `2` of `2` dimensions",
+        "along axis `2` of `[2, 2]`",
     ),
-    "scales do not fit": ("constexpr_affine_dequantize", AFFINE | {"scale": value(np.ones(3, np.float32))}, "cannot be unpacked"),
+    "scales do not fit": ("constexpr_affine_dequantize", AFFINE | {"scale": value(np.ones(3, np.float32))}, "`[3]` scales"),
+    "scales for a dimension of 1": (
+        "quantize",
+        {"input": "x", "scale": value(np.ones(9, np.float32)), "output_dtype": value("uint8"), "axis": value(np.int32(0))},
+        "`[9]` scales or zero points along axis `0` of `[1, 2, 4, 4]`",
+    ),
     "blocks": ("constexpr_blockwise_shift_scale", {"data": BYTES, "scale": value(np.ones((1, 3), np.float32))}, "`[1, 3]` scales"),
     "offsets": (
         "constexpr_blockwise_shift_scale",
@@ -1224,6 +1237,93 @@ def test_an_operation_that_it_does_not_handle_is_refused(name: str) -> None:
         lone(operator, arguments)
     assert reason in caught.value.message
     assert "\n" not in caught.value.message
+
+
+FAR = np.broadcast_to(np.float32(0), (1, 2**20, 1, 1))
+"""A large tensor that takes no memory."""
+WIDE = value(np.zeros((1, 2, 64, 64), np.float32))
+GREEDY: dict[str, tuple[str, dict[str, Any], Any, tuple[int, ...], str]] = {
+    "a padded pool": (
+        "max_pool",
+        {"x": "x", "kernel_sizes": integers(64, 64), "strides": integers(64, 64), "pad_type": value("custom")}
+        | {"pad": integers(63, 63, 63, 63)},
+        FAR,
+        (1, 2**20, 1, 1),
+        f"needs a padded image of `[1, {2**20}, 127, 127]`",
+    ),
+    "a padded image": (
+        "conv",
+        {"x": "x", "weight": Constant("float32", np.broadcast_to(np.float32(0), (1, 2**20, 1, 1)))}
+        | {"pad_type": value("custom"), "pad": integers(64, 64, 64, 64)},
+        FAR,
+        (1, 1, 129, 129),
+        f"needs a padded image of `[{2**20}, 129, 129]`",
+    ),
+    "the columns of a convolution": (
+        "conv",
+        {"x": "x", "weight": WIDE},
+        np.broadcast_to(np.float32(0), (1, 2, 8000, 8000)),
+        (1, 1, 7937, 7937),
+        "needs a matrix of `[8192, 7937, 7937]`",
+    ),
+    "an outer sum": (
+        "add",
+        {"x": "x", "y": Constant("float32", np.broadcast_to(np.float32(0), (2**11, 1, 1, 1)))},
+        FAR,
+        (2**11, 2**20, 1, 1),
+        "needs a result of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_what_would_fill_the_memory_is_refused_before_it_is_allocated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator, arguments, source, declared, reason = GREEDY[name]
+
+    def full(*_: object) -> Any:
+        raise AssertionError("it was allocated")
+
+    monkeypatch.setattr(_coreml_windows, "_padded", full)
+    with pytest.raises(Refused) as caught:
+        lone(operator, arguments, source, declared)
+    assert reason in caught.value.message
+
+
+def test_a_network_of_2048_px_is_within_the_bounds() -> None:
+    """The control: conv1 of SqueezeNet 1.0, whose matrix is the largest, on the evaluator's 8 images at once."""
+    places = (2048 - 7) // 2 + 1
+    assert 7 * 7 * 3 * places**2 <= _coreml_arguments.MAX_WORKING_ELEMENTS
+    assert coreml_evaluator.MAX_OPEN_BATCH * 96 * places**2 <= _coreml_arguments.MAX_RESULT_ELEMENTS
+
+
+def test_many_tensors_at_once_are_refused(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = opened(package)
+    monkeypatch.setattr(_coreml_plan, "MAX_ALIVE_ELEMENTS", 700)
+    with pytest.raises(Refused, match="more than `700` elements at once"):
+        session.infer(pixels(1))
+    monkeypatch.setattr(_coreml_plan, "MAX_ALIVE_ELEMENTS", 100)
+    assert "more than `100` elements at once" in refusal(package)
+
+
+def test_a_machine_without_memory_refuses(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> Any:
+        raise MemoryError("Unable to allocate 8.00 TiB")
+
+    session = opened(package)
+    with monkeypatch.context() as patch:
+        patch.setattr(_coreml_windows, "_columns", full)
+        with pytest.raises(Refused, match=r"`conv` .* cannot be computed: Unable to allocate"):
+            session.infer(pixels(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "ascontiguousarray", full)
+        with pytest.raises(Refused, match="does not fit into memory"):
+            session.infer(pixels(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(_coreml_package, "read_program", full)
+        assert "Unable to allocate" in refusal(package)
+    with monkeypatch.context() as patch:
+        patch.setitem(_coreml_plan.UNPACKERS, "const", full)  # type: ignore[arg-type]
+        assert "cannot be unpacked: Unable to allocate" in refusal(package)
 
 
 def test_the_single_operation_runs_where_nothing_is_wrong() -> None:
@@ -1336,6 +1436,7 @@ def variadic(model: Any) -> None:
         (described(ranges((1, 4), (8, 9), (8, 8), (3, 3))), "only the number of images may be open"),
         (described(ranges((0, 4), (8, 8), (8, 8), (3, 3))), "takes `0` to `4` images"),
         (described(ranges((1, -1), (8, 8), (8, 8), (3, 3))), "takes `1` to `-1` images"),
+        (described(ranges((2**40, 2**41), (8, 8), (8, 8), (3, 3))), f"takes `{2**40}` to"),
         (described(ranges()), "only the number of images may be open"),
         (variadic, "a tensor of variable rank"),
     ],

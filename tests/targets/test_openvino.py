@@ -330,3 +330,12 @@ def test_nothing_is_reported_to_anyone() -> None:
 def test_registered() -> None:
     assert target_named("openvino") is target
     assert (target.NAME, target.SUFFIX, target.RUNTIMES) == ("openvino", ".openvino", ("openvino", "openvino-bf16"))
+
+
+def test_an_openvino_that_lays_out_its_xml_otherwise_is_refused(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edges are sorted line by line, so they have to be found."""
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read_bytes(path).replace(b"\t<edges>", b"  <edges>"))
+    with pytest.raises(Refused, match="lays its XML out in a way that is not known here") as caught:
+        emitted(graph, FP32)
+    assert caught.value.hint == "install the version of `openvino` that `constraints.txt` names"

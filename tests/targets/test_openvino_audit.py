@@ -341,7 +341,7 @@ def test_other_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read as a folder: No such file"):
         target.audit(tmp_path / "missing")
     with pytest.raises(BadInput, match="cannot be read as a folder: Not a directory"):
-        target.audit(folder / "model.xml")
+        target.audit(folder / "model.bin")
     (folder / "other.xml").write_text("<net/>")
     with pytest.raises(BadInput, match="does not hold one network"):
         target.audit(folder)
@@ -356,6 +356,23 @@ def test_another_tools_names_are_read(folder: Path) -> None:
         file.rename(folder / f"openvino_model{file.suffix}")
     (folder / "config.json").write_text("{}")
     assert target.audit(folder).violations == ()
+
+
+def test_a_single_xml_file_with_its_weights_is_read(folder: Path) -> None:
+    """As every other tool writes a network: two files, in whatever folder, beside others."""
+    (folder / "other.xml").write_text("<net/>")
+    assert target.audit(folder / "model.xml").violations == ()
+    source, result = target.describe(folder / "model.xml")
+    assert (source.name, source.dtype, result.name) == ("input", "uint8", "logits")
+    with pytest.raises(BadInput, match=r"other.xml` has no weights: `other.bin` is not beside it"):
+        target.audit(folder / "other.xml")
+    (folder / "model.xml").rename(folder / "gone.txt")
+    with pytest.raises(BadInput, match=r"model.xml` cannot be read: No such file"):
+        target.audit(folder / "model.xml")
+
+
+def test_a_folder_that_is_called_xml_is_a_folder(tmp_path: Path) -> None:
+    assert target.audit(written(tmp_path / "net.xml")).violations == ()
 
 
 def test_too_large_or_unreadable_files_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
