@@ -39,6 +39,7 @@ bench: $(INSTALLED)
 	$(PIP) -e '.[dev,peers]'
 	rm -rf $(VENV)/benchmark-files
 	$(BIN)/python -m benchmarks.accuracy_vs_vendor --files $(VENV)/benchmark-files
+	$(BIN)/python -m benchmarks.agreement_vs_vendor --files $(VENV)/benchmark-files
 	$(BIN)/python -m benchmarks.latency_vs_vendor --files $(VENV)/benchmark-files
 	$(BIN)/python -m benchmarks.size_vs_vendor --files $(VENV)/benchmark-files
 	$(BIN)/python -m benchmarks.export_time_vs_vendor

@@ -15,7 +15,7 @@ from benchmarks.recording import assets, interleaved, ratio, write
 from squeeze_export.peers import PEERS, peer_of
 from squeeze_export.targets import TARGETS
 
-ROUNDS = 5
+ROUNDS = 3
 
 
 def main() -> None:
