@@ -121,9 +121,8 @@ def validate(
             done += len(batch.pixels)
             everything = np.ones_like(part)
             chosen = {key: part if session.evidence == "emulated" else everything for key, session in sessions.items()}
-            running = {
-                key: pool.submit(session.infer, batch.pixels[chosen[key]]) for key, session in sessions.items() if chosen[key].any()
-            }
+            sound = {key: session for key, session in sessions.items() if key in sums and chosen[key].any()}
+            running = {key: pool.submit(session.infer, batch.pixels[chosen[key]]) for key, session in sound.items()}
             expected = np.concatenate(list(pool.map(reference, np.split(batch.pixels, len(batch.pixels)))))
             outputs: dict[Key, FloatArray] = {}
             for key, future in running.items():

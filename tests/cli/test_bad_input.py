@@ -481,7 +481,7 @@ def full_disk(monkeypatch, *names):
     monkeypatch.setattr(Path, "write_bytes", write)
 
 
-@pytest.mark.parametrize("part", [".onnx.", ".onnx.json."])
+@pytest.mark.parametrize("part", [".int8.onnx.", ".int8.onnx.json."])
 def test_a_full_disk(part, refused, net, monkeypatch):
     full_disk(monkeypatch, part)
     message, hint = refused("onnx", "--int8", *net)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -78,10 +79,16 @@ def noise(*shape: int, dtype: Any = np.float32, seed: int = 0) -> Any:
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
+@pytest.fixture(scope="session")
+def written_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An int8 network of two convolutions that takes an image of 8 px; writing it takes a second."""
+    return written(tmp_path_factory.mktemp("once"), int8_network, color="RGB", name="image")
+
+
 @pytest.fixture
-def package(tmp_path: Path) -> Path:
-    """An int8 network of two convolutions that takes an image of 8 px; its own copy."""
-    return written(tmp_path, int8_network, color="RGB", name="image")
+def package(written_once: Path, tmp_path: Path) -> Path:
+    """Its own copy of that network."""
+    return Path(shutil.copytree(written_once, tmp_path / "a.mlpackage"))
 
 
 # ------------------------------------------------------------------------------------------------------------------- sessions
