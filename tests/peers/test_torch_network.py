@@ -18,7 +18,7 @@ from squeeze_export.peers import PEERS, Source
 from squeeze_export.peers._torch_network import torch_network
 from tests.contract.conftest import VARIANTS, net
 from tests.peers.conftest import Product, peer_module
-from tests.peers.test_network import PREPROCESSES, drawn, small
+from tests.peers.test_mean_outside import PREPROCESSES, drawn, small
 
 OVERHANGING_PX = 37
 """conv1 makes 18 of it: the last window of the pool behind it reaches one pixel too far."""
