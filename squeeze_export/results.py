@@ -67,7 +67,8 @@ class Latency:
         p50_ms: percentiles over `samples_ns`.
         p90_ms: likewise.
         p99_ms: likewise.
-        speedup: fp32's p50 over this p50 on the same runtime and device in the same rounds, with a bootstrap interval.
+        speedup: fp32's p50 over this p50 on the same device in the same rounds, with a bootstrap interval; on the same runtime,
+            except that an fp32 file in bf16 is compared with itself in float32.
     """
 
     samples_ns: tuple[int, ...]

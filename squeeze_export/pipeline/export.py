@@ -104,6 +104,8 @@ def audit_file(path: Path) -> Audit:
         BadInput: no such file, or no target's ending.
     """
     if path.suffix == ".xml":  # how every other tool writes OpenVINO's two files
+        if not path.exists():
+            raise BadInput(f"`{path}` is not a file")
         return target_named("openvino").audit(path)
     for name in TARGETS:
         module = target_named(name)

@@ -218,6 +218,6 @@ def timing_note(measurements: Sequence[Measurement]) -> str:
     threads = " or ".join(str(count) for count in sorted({latency.threads for latency in latencies}))
     word = "thread" if threads == "1" else "threads"
     return (
-        "fp32's median over this one's, same runtime and device, with a 95% bootstrap interval; "
+        "fp32's median over this one's, same device and runtime (bf16: over the same file in float32), 95% bootstrap interval; "
         f"{rounds} interleaved rounds, {threads} {word}"
     )

@@ -197,5 +197,5 @@ def test_audit_goes_by_the_ending(tmp_path):
 def test_an_openvino_model_of_another_tool_is_audited_by_its_xml(quantized, tmp_path):
     artifact, audit = export(quantized, "openvino", INT8, tmp_path, name="net")
     assert audit_file(artifact.path / "model.xml") == audit
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput, match=r"nothere.xml` is not a file"):
         audit_file(tmp_path / "nothere.xml")
