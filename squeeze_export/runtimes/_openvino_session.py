@@ -199,6 +199,9 @@ def _compiled(model: Any, path: Path, plugin: str, precision: str, threads: int)
         "ENABLE_CPU_PINNING": False,
     }
     openvino = _openvino()
+    # The bindings look numpy up when a tensor's data are first asked for. Two threads that do so at once wait for each other for
+    # ever, one with the interpreter lock, one with the look-up's; so it is done here, before a session has threads.
+    openvino.Tensor(openvino.Type.u8, openvino.Shape([1])).data  # noqa: B018
     with quiet() as printed:
         try:
             return openvino.Core().compile_model(model, plugin, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -107,6 +108,37 @@ def test_a_session_answers_and_tells_of_itself(graph: Graph, tmp_path: Path) -> 
     session.close()
     with pytest.raises(ValueError, match="closed"):
         session.infer(pixels)
+
+
+FIRST_LOOK = """
+import sys, threading, time
+from pathlib import Path
+import numpy as np
+from squeeze_export.core import Artifact, TensorSpec
+from squeeze_export.runtimes import openvino
+nothing = TensorSpec("", (), "", "")
+artifact = Artifact(Path(sys.argv[1]), "openvino", "", "", 0, nothing, nothing)
+sessions = [openvino.open_session(artifact, device="cpu", threads=1) for _ in range(4)]
+sys.setswitchinterval(1e-6)
+started = threading.Event()
+def work(session):
+    while not started.is_set():
+        pass
+    session.infer(np.zeros((1, 64, 64, 3), np.uint8))
+threads = [threading.Thread(target=work, args=[session]) for session in sessions]
+for thread in threads:
+    thread.start()
+started.set()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_sessions_first_run_in_threads_do_not_wait_for_each_other(graph: Graph, tmp_path: Path) -> None:
+    """The bindings' first look at a tensor's data in two threads at once hung; only a fresh process looks for the first time."""
+    folder = saved(tmp_path, graph).path
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", FIRST_LOOK, folder], check=True, timeout=60)
 
 
 def test_threads_are_those_that_openvino_takes(graph: Graph, tmp_path: Path) -> None:
