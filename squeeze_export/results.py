@@ -9,6 +9,9 @@ from typing import Any, Literal
 from squeeze_export.core import Audit, Evidence, Placement
 
 Status = Literal["ok", "skipped", "failed"]
+Pace = Literal["faster", "no gain", "slower", "open"]
+"""What an interval of int8's speed-up says: above 1, not above the least gain that counts, below 1, or neither."""
+Outcome = Literal["faster", "not faster", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Measurement:
         placement: None where nothing ran.
         audit: what is inside the file.
         recipe: how its integers came about; empty where it has none.
+        checkpoint_sha256: of the checkpoint that it was made from; empty where that is not known.
     """
 
     target: str
@@ -122,6 +126,7 @@ class Measurement:
     placement: Placement | None = None
     audit: Audit | None = None
     recipe: str = ""
+    checkpoint_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,63 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class RowName:
+    """Which row of the report: the file, and what ran it.
+
+    Attributes:
+        artifact: file name.
+        sha256: of the artifact.
+        scheme: how numbers are carried.
+        runtime: what ran it.
+    """
+
+    artifact: str
+    sha256: str
+    scheme: str
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A row that does not compute in integers, timed in the same rounds as an int8 row.
+
+    Attributes:
+        row: which one.
+        speedup: its p50 over int8's, with a bootstrap interval; of the fp32 row it is the int8 row's own `speedup`.
+        pace: of int8 beside it, by `speedup`.
+    """
+
+    row: RowName
+    speedup: Interval
+    pace: Pace
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an int8 file is worth it on one runtime and device.
+
+    Attributes:
+        int8: the row in question.
+        device: that the runtime says it used.
+        outcome: `faster` than every rival; `not faster` than at least one; `unknown` where that cannot be told.
+        rivals: what it was compared with.
+        ship: what to ship; None where that cannot be told, or where no row keeps the reference's top-1.
+        otherwise: what to ship where the loss of top-1 that `ship` has shown is too much; None where it has shown none.
+        round_count: that the intervals rest on.
+        rounds_needed: about as many would tell; None unless `outcome` is `unknown` and more rounds are likely to help.
+    """
+
+    int8: RowName
+    device: str
+    outcome: Outcome
+    rivals: tuple[Rival, ...]
+    ship: RowName | None = None
+    otherwise: RowName | None = None
+    round_count: int = 0
+    rounds_needed: int | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything one command found out. `report.json` is this; every other form is written from it.
 
@@ -161,6 +223,7 @@ class Report:
         measurements: the rows.
         warnings: what the user was told on the way.
         differences: the files of several targets against the integer run and against each other.
+        verdicts: whether int8 is worth it, for each int8 row that was timed beside others.
     """
 
     schema_version: int
@@ -173,3 +236,4 @@ class Report:
     measurements: tuple[Measurement, ...]
     warnings: tuple[str, ...] = ()
     differences: tuple[Difference, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()

@@ -1,17 +1,21 @@
-"""`squeeze-export calibrate`: images in, table out."""
+"""`squeeze-export calibrate`: images in, table out; with `--curve`, whether there are enough of them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from squeeze_export.cli import visible
-from squeeze_export.cli.console import print_json, shown_progress, warn
+from squeeze_export.cli.console import note, print_json, shown_progress, warn
 from squeeze_export.cli.options import FILE, calibration_options, chosen_network, network_options, option, output_options
-from squeeze_export.files import make_folder
+from squeeze_export.errors import BadInput
+from squeeze_export.files import make_folder, write_bytes
 from squeeze_export.pipeline import calibrate, write_table
+from squeeze_export.pipeline.curve import Curve, calibration_curve
 from squeeze_export.quant.recipes import RECIPES
 
 
@@ -22,6 +26,8 @@ def command(name: str) -> click.Command:
 
 @click.command("calibrate")
 @calibration_options(list(RECIPES))
+@option("--curve", is_flag=True, help="Also on 16, 32, 64 ... of the images, to see whether there are enough.")
+@option("--eval", "evaluation", type=FILE, metavar="DIR|CSV", help="Images to compare on: folders by class, a CSV, or plain.")
 @network_options
 @option("--out", type=FILE, default=Path("squeeze-export-out"), show_default=True, metavar="DIR", help="Where to write.")
 @output_options
@@ -30,26 +36,82 @@ def _calibrate(**values: Any) -> None:
 
     \b
     squeeze-export calibrate --weights squeezenet1_1.pth --calib imgs/
+    squeeze-export calibrate --weights squeezenet1_1.pth --calib day/ --calib night/ --calib-weight 1 --calib-weight 2
+    squeeze-export calibrate --weights squeezenet1_1.pth --calib imgs/ --eval val/ --curve
     squeeze-export tflite --int8 --table squeeze-export-out/squeezenet1_1.int8.table
     """
+    curve: Curve | None = None
+    typed = click.get_current_context().get_parameter_source("evaluation") is ParameterSource.COMMANDLINE
+    if typed and not values["curve"]:
+        raise BadInput("calibration alone compares nothing, so `--eval` is of --curve", hint="--curve, or leave out --eval")
     with shown_progress() as progress:
         network = chosen_network(values, progress)
         make_folder(values["out"])
-        calibration = calibrate(
-            network,
-            values["calib"],
-            recipe=values["recipe"],
-            seed=values["seed"],
-            skip_broken=values["skip_broken"],
-            progress=progress,
-        )
-    path = values["out"] / f"{network.name}.{calibration.quantized.scheme.name}.table"
+        settings = {name: values[name] for name in ("recipe", "seed", "skip_broken")} | {"progress": progress}
+        if values["curve"]:
+            calibration, curve = calibration_curve(network, values["calib"], values["evaluation"], **settings)
+        else:
+            calibration = calibrate(network, values["calib"], **settings)
+    stem = f"{network.name}.{calibration.quantized.scheme.name}"
+    path = values["out"] / f"{stem}.table"
     write_table(calibration, path)
+    files = _write_curve(curve, values["out"] / f"{stem}.calibration-curve", network.name) if curve is not None else {}
     for text in calibration.warnings:
         warn(text)
     facts = calibration.facts()
     if values["as_json"]:
-        print_json({"table": str(path), **facts})
+        print_json({"table": str(path), **facts, **({"curve": curve.to_json()} if curve is not None else {})})
     else:
         made = f"{path}  {facts['image_count']} images, recipe {facts['recipe']}, sha256 {facts['table_sha256'][:12]}"
         click.echo(visible(made))
+        if curve is not None:
+            _print_curve(curve)
+    for file in files:
+        note(f"wrote {file}")
+
+
+def _write_curve(curve: Curve, stem: Path, name: str) -> dict[Path, bytes]:
+    """Writes the figures and the drawing beside the table; gives what was written."""
+    from squeeze_export.report.charts import CurveRow, curve_file
+    from squeeze_export.results import Interval
+
+    rows = []
+    for point in curve.points:
+        percent = Interval(*(100 * value for value in (point.agreement.value, point.agreement.low, point.agreement.high)))
+        rows.append(CurveRow(point.image_count, percent, point.sqnr_db))
+    drawing = curve_file(rows, title=f"{name}: integers against fp32, by calibration images", note=visible(_compared(curve)))
+    text = json.dumps(curve.to_json(), indent=1, allow_nan=False) + "\n"
+    files = {Path(f"{stem}.json"): text.encode(), Path(f"{stem}.svg"): drawing.encode("utf-8", "backslashreplace")}
+    for file, content in files.items():
+        write_bytes(file, content)
+    return files
+
+
+def _print_curve(curve: Curve) -> None:
+    """The table, and what it says."""
+    from squeeze_export.report.wording import NOTHING, decibel, delta_pp, delta_range, percent, percent_range
+
+    cells = [("images", "agreement", "", "SQNR", "to the largest", "")]
+    for point in curve.points:
+        agreement, delta = point.agreement, point.to_largest_pp
+        shares = (percent(agreement.value), percent_range(agreement), decibel(point.sqnr_db))
+        last = (NOTHING, "") if point is curve.points[-1] else (delta_pp(delta), delta_range(delta))
+        cells.append((str(point.image_count), *shares, *last))
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    for row in cells:
+        click.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    largest = curve.points[-1]
+    enough = next(point for point in curve.points if point.image_count == curve.enough_count)
+    reached = f"from {enough.image_count} images on" if enough is not largest else f"only with all {largest.image_count} images"
+    sqnr = f"; SQNR there is {decibel(enough.sqnr_db)}, with all {decibel(largest.sqnr_db)}" if enough is not largest else ""
+    click.echo(f"The agreement interval reaches that of the largest part {reached}{sqnr}.")
+    note(_compared(curve))
+
+
+def _compared(curve: Curve) -> str:
+    """What the figures rest on."""
+    about = curve.evaluation
+    images = f"{about['image_count']} images of {about['source']}" + (f" ({about['note']})" if about.get("note") else "")
+    return (
+        f"the exact integer run against the fp32 reference on {images}; parts drawn with seed {curve.seed}, recipe {curve.recipe}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from squeeze_export.cli.console import note
 from squeeze_export.core import EmitOptions, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import SCHEMES
+from squeeze_export.pipeline.calibration_images import MAX_WEIGHT, CalibrationFolder, CalibrationSource
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.sessions import RunOptions
 
@@ -76,6 +78,49 @@ class Batch(click.ParamType[int | Literal["dynamic"]]):
 FILE = click.Path(path_type=Path)
 
 
+class Folders(click.Path):
+    """Folders. In the environment several are apart as in PATH, unless the whole text is one that exists."""
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """Takes the text of the environment apart."""
+        return [rv] if os.path.exists(rv) else rv.split(os.pathsep)
+
+
+class Repeatable(click.Option):
+    """An option that may be given again; in the settings file a single value needs no list."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Reads the values."""
+        return super().type_cast_value(ctx, [value] if isinstance(value, str | int) else value)
+
+
+def _keep_weights(ctx: click.Context, param: click.Parameter, value: tuple[int, ...]) -> None:
+    ctx.meta[_WEIGHTS] = value
+
+
+def _calibration_source(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) -> CalibrationSource | None:
+    """One folder as a path, several as folders with their weights.
+
+    Weights belong to the folders that they were given with: folders of the command line leave those of the settings file behind.
+    """
+    weights: tuple[int, ...] = ctx.meta.get(_WEIGHTS, ())
+    sources = [ctx.get_parameter_source(name) for name in ("calib", "calib_weight")]
+    ranks = [_SOURCES.index(source) if source in _SOURCES else len(_SOURCES) for source in sources]
+    if ranks[0] < ranks[1]:
+        weights = ()
+    if weights and len(weights) != len(paths):
+        raise BadInput(
+            f"`{len(weights)}` of --calib-weight for `{len(paths)}` of --calib", hint="one weight for each folder, in their order"
+        )
+    if len(paths) < 2:
+        return paths[0] if paths else None
+    return tuple(CalibrationFolder(path, weight) for path, weight in zip(paths, weights or (1,) * len(paths), strict=True))
+
+
+_WEIGHTS = "squeeze_export.calib_weight"
+_SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
+
+
 def network_options(function: F) -> F:
     """Which network, and what is set of its preprocessing."""
     for add in reversed(
@@ -103,7 +148,26 @@ def calibration_options(recipes: Sequence[str]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for add in reversed(
             (
-                option("--calib", type=FILE, metavar="DIR", help="Calibration images: a few hundred, unlabelled."),
+                option(
+                    "--calib",
+                    type=Folders(path_type=Path),
+                    cls=Repeatable,
+                    multiple=True,
+                    callback=_calibration_source,
+                    metavar="DIR",
+                    help="Calibration images: a few hundred, unlabelled. Give it again for more folders.",
+                ),
+                option(
+                    "--calib-weight",
+                    type=click.IntRange(1, MAX_WEIGHT),
+                    cls=Repeatable,
+                    multiple=True,
+                    is_eager=True,  # read before --calib, which takes it up
+                    expose_value=False,
+                    callback=_keep_weights,
+                    metavar="N",
+                    help="How often each image of a folder counts; one for each --calib, in their order.",
+                ),
                 option("--recipe", type=click.Choice(recipes), default="fast", show_default=True, help="How to quantize."),
                 option("--seed", default=0, show_default=True, help="The same seed and images give the same integers."),
                 option("--skip-broken", is_flag=True, help="Leave out images that cannot be read."),
@@ -224,7 +288,7 @@ def scheme_choice(values: dict[str, Any]) -> str:
     """
     ctx = click.get_current_context()
     spelt = {"int8": "int8", "fp16": "fp16", "scheme": values["scheme"]}
-    for source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP):
+    for source in _SOURCES:
         asked = {spelt[name] for name in spelt if values[name] and ctx.get_parameter_source(name) is source}
         if len(asked) > 1:
             raise BadInput(f"one scheme at a time, not `{'` and `'.join(sorted(asked))}`", hint=f"one of: {', '.join(SCHEMES)}")

@@ -17,7 +17,10 @@ from squeeze_export.cli.options import (
     run_choice,
     run_options,
 )
+from squeeze_export.errors import BadInput
 from squeeze_export.pipeline import validate_files
+from squeeze_export.pipeline.portability import FACTS, validate_portability
+from squeeze_export.results import Report
 
 
 def command(name: str) -> click.Command:
@@ -31,6 +34,8 @@ def command(name: str) -> click.Command:
 @network_options
 @run_options
 @option("--skip-broken", is_flag=True, help="Leave out images that cannot be read.")
+@option("--portability", is_flag=True, help="Also on CPUs without VNNI: int8 files, emulated; needs --table.")
+@option("--table", type=FILE, metavar="FILE", help="With --portability: the integers that the int8 files hold.")
 @output_options
 def _validate(files: tuple[Path, ...], **values: Any) -> None:
     """Compare exported files with the fp32 reference on the same pixels.
@@ -38,11 +43,21 @@ def _validate(files: tuple[Path, ...], **values: Any) -> None:
     \b
     squeeze-export validate squeezenet1_1.int8.tflite --weights squeezenet1_1.pth --eval val/ --labels classes.txt
     """
+    if values["portability"] and values["table"] is None:
+        raise BadInput("--portability needs the integers that the files hold", hint="--table FILE, which `calibrate` writes")
+    if values["table"] is not None and not values["portability"]:
+        raise BadInput("--table serves --portability alone here", hint="add --portability, or leave out --table")
     with shown_progress() as progress:
         network = chosen_network(values, progress)
-        report = validate_files(
-            files, network, values["evaluation"], options=run_choice(values), skip_broken=values["skip_broken"], progress=progress
-        )
+        shared: dict[str, Any] = {
+            "options": run_choice(values),
+            "skip_broken": values["skip_broken"],
+            "progress": progress,
+        }
+        if values["portability"]:
+            report = validate_portability(files, network, values["table"], values["evaluation"], **shared)
+        else:
+            report = validate_files(files, network, values["evaluation"], **shared)
     for text in report.warnings:
         warn(text)
     if values["as_json"]:
@@ -54,7 +69,23 @@ def _validate(files: tuple[Path, ...], **values: Any) -> None:
     from squeeze_export.report.wording import emulated_note
 
     print_table(report, stdout_console())
+    if FACTS in report.evaluation:
+        click.echo(f"\n{_saturation_line(report)}")
     if emulated_note(report.measurements):
         note(emulated_note(report.measurements))
     if report.evaluation.get("note"):
         note(f"compared on {report.evaluation['image_count']} images: {report.evaluation['note']}")
+
+
+def _saturation_line(report: Report) -> str:
+    """How far the emulated CPU is from the exact integers, and where its products saturated."""
+    from squeeze_export.report.wording import decibel, percent
+
+    facts = report.evaluation[FACTS]
+    layers = ", ".join(f"{name} {count:,}" for name, count in facts["saturated_by_layer"].items())
+    where = f"; {layers}" if layers else ""
+    return (
+        f"emulated CPU without VNNI, {facts['image_count']:,} images, against the exact integers: "
+        f"{percent(facts['agreement_with_exact'])} the same top-1 class, {decibel(facts['sqnr_with_exact_db'])}; "
+        f"{facts['saturated_count']:,} of {facts['pair_count']:,} pairs of products saturate{where}"
+    )

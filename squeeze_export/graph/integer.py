@@ -22,6 +22,9 @@ from squeeze_export.graph.run import convolve, max_pool, weight_matrix
 IntegerTap: TypeAlias = Callable[[str, ByteArray], None]
 """Called with a tensor's name and its (1, H, W, C) uint8 integers."""
 
+ProductError: TypeAlias = Callable[[QuantizedConv, ByteArray], NDArray[np.int32]]
+"""By how much a CPU's sums of products are off: of a convolution and its (1, H, W, I) uint8 input, (1, Ho, Wo, O) int32."""
+
 _FLOAT32_EXACT = 2**24
 
 
@@ -33,10 +36,12 @@ class IntegerRunner:
 
     Args:
         quantized: the graph.
+        error: of a CPU whose products are not exact, to emulate it; None is exact.
     """
 
-    def __init__(self, quantized: QuantizedGraph) -> None:
+    def __init__(self, quantized: QuantizedGraph, error: ProductError | None = None) -> None:
         self.quantized = quantized
+        self._error = error
         self._matrices: dict[str, NDArray[np.floating[Any]]] = {}
         self._multipliers: dict[str, FloatArray] = {}
         for conv in quantized.convs:
@@ -92,6 +97,8 @@ class IntegerRunner:
         matrix = self._matrices[conv.name]
         centred = source.astype(matrix.dtype) - matrix.dtype.type(self.quantized.tensors[conv.input].zero_point)
         acc = convolve(centred, matrix, conv.kernel, conv.stride, conv.pads).astype(np.int32) + conv.bias
+        if self._error is not None:
+            acc += self._error(conv, source)
         zero = self.quantized.tensors[conv.name].zero_point
         rounded = np.rint(acc.astype(np.float32) * self._multipliers[conv.name]) + np.float32(zero)
         integers: ByteArray = np.clip(rounded, zero if conv.relu else 0, 255).astype(np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -83,6 +84,29 @@ def open_calibration(path: Path) -> ImageSet:
         found, source = read_manifest(path)
         return _image_set(path.parent, found, "manifest", source)
     return _image_set(path, dict.fromkeys(_search(path), UNKNOWN), "folder", "labels ignored")
+
+
+def open_calibration_folders(paths: Sequence[Path]) -> tuple[ImageSet, tuple[int, ...]]:
+    """Finds the images of several folders or manifests, folder after folder.
+
+    Returns:
+        all images as one set (its root is the first folder's), and for each the index of its folder.
+
+    Raises:
+        BadInput: a folder is missing or without images, or is there twice, or lies in another, which would count its images twice.
+    """
+    sets = [open_calibration(path) for path in paths]
+    owner: dict[Path, int] = {}
+    for index, found in enumerate(sets):
+        for file in (Path(os.path.realpath(file)) for file in found.files):
+            if owner.setdefault(file, index) != index:
+                raise BadInput(
+                    f"{shown(paths[index])} holds images that {shown(paths[owner[file]])} holds too, the first is {shown(file)}",
+                    hint="name folders that share no image",
+                )
+    owners = tuple(index for index, found in enumerate(sets) for _ in found.files)
+    files = tuple(file for found in sets for file in found.files)
+    return ImageSet(sets[0].root, files, None, sets[0].kind, "labels ignored"), owners
 
 
 def _image_set(root: Path, found: dict[Path, int], kind: Literal["folder", "imagefolder", "manifest"], source: str) -> ImageSet:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from squeeze_export import demo
+import numpy as np
+from numpy.typing import NDArray
+
 from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.files import write_bytes
@@ -14,14 +17,22 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme, table_bytes
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.saved import read_table
-from squeeze_export.images.checks import check_calibration
-from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all, usable_cores
+from squeeze_export.images.likeness import Summary, read_summary, unlike_warning
+from squeeze_export.images.stream import usable_cores
+from squeeze_export.pipeline.calibration_images import CalibrationFolder as CalibrationFolder
+from squeeze_export.pipeline.calibration_images import CalibrationImages, CalibrationSource, read_images
+from squeeze_export.pipeline.calibration_images import calibration_images as calibration_images
 from squeeze_export.pipeline.network import Network
 from squeeze_export.quant.observations import TappedRun, observed_tensors
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes.onnxruntime import tapped_run
 from squeeze_export.targets.onnx import emit_with_taps
+
+APPEARANCE = "appearance"
+"""Key of the images' summary in a table's provenance."""
+FOLDERS = "folders"
+"""Key of the folders' names, image counts and weights."""
+_FOLDER = {"name", "image_count", "weight"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +51,28 @@ class Calibration:
     source: str
     warnings: tuple[str, ...] = ()
 
+    @cached_property
+    def summary(self) -> Summary | None:
+        """How the images look; None where the table does not tell.
+
+        Raises:
+            BadInput: the table tells it wrong.
+        """
+        kept = self.quantized.provenance.get(APPEARANCE)
+        if kept is None:
+            return None
+        try:
+            return read_summary(kept)
+        except ValueError as err:
+            raise BadInput(f"{self.source} is damaged: `{APPEARANCE}` is {err}", hint="calibrate again") from err
+
     def facts(self) -> dict[str, Any]:
         """What a report says of it."""
         made_by = self.quantized.provenance
+        folders = made_by.get(FOLDERS, [])
         return {
             "source": self.source,
+            **({"folders": folders} if len(folders) > 1 else {}),
             "image_count": len(self.image_hashes),
             "recipe": made_by.get("recipe", ""),
             "seed": made_by.get("seed", 0),
@@ -53,22 +81,9 @@ class Calibration:
         }
 
 
-def calibration_images(network: Network, calib: Path | None) -> Path:
-    """The folder to calibrate on: the user's, or the demo network's own.
-
-    Raises:
-        BadInput: none was given and the network is not the demo network.
-    """
-    if calib is not None:
-        return calib
-    if network.is_demo:
-        return demo.calibration_folder()
-    raise BadInput("integers need calibration images", hint="--calib DIR with a few hundred photographs, or --table FILE")
-
-
 def calibrate(
     network: Network,
-    calib: Path | None = None,
+    calib: CalibrationSource | None = None,
     *,
     scheme: Scheme = INT8,
     recipe: str = "fast",
@@ -81,7 +96,7 @@ def calibrate(
 
     Args:
         network: from `open_network`.
-        calib: folder of images; None takes the demo network's own.
+        calib: a folder of images, or several with weights; None takes the demo network's own.
         scheme: an integer scheme.
         recipe: how: a key of `quant.recipes.RECIPES`.
         seed: of the sampled positions.
@@ -90,35 +105,63 @@ def calibrate(
         progress: told of reading and calibrating.
 
     Raises:
-        BadInput: too few, duplicate, constant or unreadable images, or none at all.
+        BadInput: too few, duplicate, constant, unreadable or noise images, or none at all.
     """
-    if not scheme.integer:
-        raise BadInput(f"the scheme `{scheme.name}` has no integers to calibrate", hint="--int8")
-    folder = calibration_images(network, calib)
+    check_scheme(scheme)
     cores = threads or usable_cores()
-    images, skipped = load_all(
-        open_calibration(folder), network.graph.preprocess, workers=cores, skip_broken=skip_broken, progress=progress
-    )
-    warnings = check_calibration(images.pixels, images.files, images.hashes)
-    if skipped:
-        warnings += (f"`{len(skipped)}` unreadable calibration images were left out, the first is `{skipped[0].file.name}`",)
-    own = calib is None
-    run, runtime = _fastest_run(network.graph)
+    images = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
+    run, runtime = fastest_run(network.graph)
+    provenance = provenance_of(images, network, runtime)
     quantized = quantize(
         network.graph,
-        images.pixels,
+        images.batch.pixels,
         run,
         scheme,
         recipe=recipe,
         seed=seed,
         threads=cores,
-        provenance={"image_sha256": list(images.hashes), "network": network.name, "statistics_by": runtime},
+        weights=images.weights if images.weighted else None,
+        provenance=provenance,
         progress=progress,
     )
-    return Calibration(quantized, images.hashes, "the demo network's own images" if own else folder.name, warnings)
+    return Calibration(quantized, images.batch.hashes, images.source, images.warnings)
 
 
-def _fastest_run(graph: Graph) -> tuple[TappedRun, str]:
+def check_scheme(scheme: Scheme) -> None:
+    """Refuses a scheme without integers.
+
+    Raises:
+        BadInput: it has none.
+    """
+    if not scheme.integer:
+        raise BadInput(f"the scheme `{scheme.name}` has no integers to calibrate", hint="--int8")
+
+
+def provenance_of(images: CalibrationImages, network: Network, runtime: str) -> dict[str, Any]:
+    """What the table keeps of its images: every hash, the folders, and the summary that other images are compared with."""
+    return {
+        "image_sha256": list(images.batch.hashes),
+        FOLDERS: [dict(folder) for folder in images.folders],
+        APPEARANCE: asdict(images.summary),
+        "network": network.name,
+        "statistics_by": runtime,
+    }
+
+
+def likeness_warnings(calibration: Calibration, figures: NDArray[np.float64]) -> tuple[str, ...]:
+    """A line where evaluation images are of another kind than those that the integers were calibrated on.
+
+    Args:
+        calibration: fresh, or read from a table.
+        figures: of the evaluation images: `ImageStream.figures` after its loop.
+
+    Returns:
+        empty where they are alike, or where the table is of a version that did not keep the summary.
+    """
+    return unlike_warning(calibration.summary, figures) if calibration.summary is not None else ()
+
+
+def fastest_run(graph: Graph) -> tuple[TappedRun, str]:
     """The float run for the statistics, and its name: ONNX Runtime where it is installed and sound, else numpy, which is slower."""
     names = [name for name in observed_tensors(graph) if name != graph.input.name]
     try:
@@ -146,4 +189,9 @@ def read_calibration(table: Path) -> Calibration:
     hashes = quantized.provenance.get("image_sha256", [])
     if not isinstance(hashes, list) or not all(isinstance(digest, str) for digest in hashes):
         raise BadInput(f"the table `{table}` is damaged: `image_sha256` is no list of hashes", hint="calibrate again")
-    return Calibration(quantized, tuple(hashes), f"table {table.name}")
+    folders = quantized.provenance.get(FOLDERS, [])
+    if not isinstance(folders, list) or not all(isinstance(folder, dict) and set(folder) == _FOLDER for folder in folders):
+        raise BadInput(f"the table `{table}` is damaged: `{FOLDERS}` is no list of folders", hint="calibrate again")
+    calibration = Calibration(quantized, tuple(hashes), f"table {table.name}")
+    _ = calibration.summary  # a damaged one is refused here, not after an export
+    return calibration

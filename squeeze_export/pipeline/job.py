@@ -13,7 +13,8 @@ from squeeze_export.files import make_folder
 from squeeze_export.graph.quantized import FP32, Scheme, scheme_named
 from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
-from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration
+from squeeze_export.pipeline.calibration import Calibration, calibrate, likeness_warnings, read_calibration
+from squeeze_export.pipeline.calibration_images import CalibrationSource, evaluation_or_calibration, only_folder
 from squeeze_export.pipeline.comparison import Comparison
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.products import Plan, Product, make_products
@@ -35,7 +36,8 @@ class Job:
         targets: keys of `targets.TARGETS`.
         scheme: a key of `graph.quantized.SCHEMES`.
         weights: a checkpoint file, named weights, or None for the embedded demo network.
-        calib: calibration images; needed for integers unless `table` is given or the network is the demo network.
+        calib: calibration images, one folder or several with weights; needed for integers unless `table` is given or the network
+            is the demo network.
         table: a table file instead of calibration.
         eval: evaluation images; without them the calibration images serve, and the report says so.
         labels: one class name or wnid a line.
@@ -54,7 +56,7 @@ class Job:
     targets: tuple[str, ...]
     scheme: str = FP32.name
     weights: str | Path | None = None
-    calib: Path | None = None
+    calib: CalibrationSource | None = None
     table: Path | None = None
     eval: Path | None = None
     labels: Path | None = None
@@ -88,6 +90,7 @@ def run(job: Job, progress: Progress = silent) -> Report:
         _check_target(target, job)
     if job.vendor:
         check_vendor(job.targets, job.recipe, job.scheme, job.options)
+        only_folder(job.calib, f"the recipe `{job.recipe}`")
         if job.table is not None:
             raise BadInput(f"a table holds our integers; the recipe `{job.recipe}` makes its own", hint="leave out --table")
     with pinned(job.run.cpus):
@@ -103,7 +106,7 @@ def run(job: Job, progress: Progress = silent) -> Report:
     if job.validate and not reference_known:
         warnings.append("not validated: the table was made from another checkpoint, name it with --weights")
     elif job.validate:
-        evaluation = evaluation_images(network, job.eval, job.calib, skip_broken=job.skip_broken, progress=progress)
+        evaluation = evaluation_or_calibration(network, job.eval, job.calib, skip_broken=job.skip_broken, progress=progress)
         if evaluation is None:
             warnings.append("not validated: there are no images, give --eval DIR")
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
@@ -117,6 +120,8 @@ def run(job: Job, progress: Progress = silent) -> Report:
         baseline = Path(folder) if reference_known and runs else None
         products = make_products(job.targets, Plan(network, integers, scheme, name, job.out, job.options, baseline), progress)
         rows, differences, found = _measured(products, job, network, integers, evaluation, progress)
+        if isinstance(integers, Calibration) and evaluation is not None and evaluation.independent:
+            found += likeness_warnings(integers, evaluation.stream.figures)
     return report_of(
         rows,
         network=network.facts() if reference_known else {"name": name, "source": job.table.name if job.table else ""},
@@ -132,10 +137,10 @@ def _integers(
 ) -> Calibration | Vendor:
     """Ours, or what the vendors' tools make theirs from."""
     if job.vendor:
-        labelled = None
+        labelled, calib = None, only_folder(job.calib, f"the recipe `{job.recipe}`")
         if needs_labels(job.targets, job.recipe):
-            labelled = evaluation or evaluation_images(network, job.eval, job.calib, skip_broken=job.skip_broken)
-        return vendor_images(network, job.calib, job.recipe, labelled, skip_broken=job.skip_broken, progress=progress)
+            labelled = evaluation or evaluation_images(network, job.eval, calib, skip_broken=job.skip_broken)
+        return vendor_images(network, calib, job.recipe, labelled, skip_broken=job.skip_broken, progress=progress)
     return calibrate(
         network, job.calib, scheme=scheme, recipe=job.recipe, seed=job.seed, skip_broken=job.skip_broken, progress=progress
     )

@@ -9,7 +9,8 @@ from typing import Any
 from squeeze_export.core import Audit, Session
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.measure.host import host_facts, tool_versions
-from squeeze_export.pipeline.sessions import Entry
+from squeeze_export.measure.verdict import verdicts_of
+from squeeze_export.pipeline.sessions import BESIDE, Entry
 from squeeze_export.report.document import SCHEMA_VERSION
 from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report
 
@@ -59,6 +60,7 @@ def measurement(
         placement=session.placement if session else None,
         audit=audit,
         recipe=str(artifact.provenance.get("recipe", "")),
+        checkpoint_sha256=str(artifact.provenance.get("checkpoint_sha256", "")),
     )
 
 
@@ -71,7 +73,7 @@ def report_of(
     warnings: Sequence[str] = (),
     differences: Sequence[Difference] = (),
 ) -> Report:
-    """The report, with this machine's facts and the versions of the tools."""
+    """The report, with this machine's facts, the versions of the tools, and the verdicts that follow from the rows."""
     return Report(
         SCHEMA_VERSION,
         datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -83,4 +85,5 @@ def report_of(
         tuple(rows),
         tuple(warnings),
         tuple(differences),
+        verdicts_of(rows, {beside: main for main, beside in BESIDE.items()}),
     )

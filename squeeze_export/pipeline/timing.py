@@ -85,7 +85,7 @@ def _pixels(artifact: Artifact) -> ByteArray:
 
 
 def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, progress: Progress = silent) -> Report:
-    """Times exported files in interleaved rounds; an fp32 file among them is the baseline of its target.
+    """Times exported files in interleaved rounds; an fp32 file among them is the baseline of its target and checkpoint.
 
     Raises:
         BadInput: a file without its sidecar.
@@ -93,9 +93,14 @@ def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, pro
     chosen = options or RunOptions()
     artifacts = [read_artifact(file) for file in files]
     entries = entries_of(artifacts, chosen.runtime)
-    plain = {artifact.target: artifact.path for artifact in artifacts if artifact.scheme == "fp32"}
-    baselines = {a.path: plain[a.target] for a in artifacts if a.target in plain and a.scheme != "fp32"}
+    plain = {_network(artifact): artifact.path for artifact in artifacts if artifact.scheme == "fp32"}
+    baselines = {a.path: plain[_network(a)] for a in artifacts if _network(a) in plain and a.scheme != "fp32"}
     with opened(entries, chosen) as sessions:
         found = time_sessions(entries, sessions, baselines, chosen, progress)
         rows = [measurement(e, device_asked=chosen.device, session=sessions[e.key], latency=found.get(e.key)) for e in entries]
     return report_of(rows)
+
+
+def _network(artifact: Artifact) -> tuple[str, str]:
+    """Target and checkpoint: another network's fp32 file is no baseline."""
+    return artifact.target, str(artifact.provenance.get("checkpoint_sha256", ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -26,7 +26,8 @@ class Observation:
     """What calibration saw of one tensor.
 
     Attributes:
-        lows: (N, C) the smallest value of each channel in each image, over every position; 0 where nothing can be negative.
+        lows: (N, C) the smallest value of each channel in each image, over every position; 0 where nothing can be negative. An
+            image that counts twice has two equal rows.
         highs: (N, C) the largest value, likewise.
         patches: (S, k, k, C) what its widest reader sees at S positions spread over all images, zero padding included.
     """
@@ -50,6 +51,43 @@ class Observation:
         return Observation(self.lows / factors, self.highs / factors, self.patches / factors)
 
 
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What one pass kept, image by image, so that any part of the images can be looked at without another pass.
+
+    Attributes:
+        tensors: observed tensor -> its observation, one row of `lows` and `highs` an image, patches image by image.
+        quotas: N, how many patches of each tensor were taken of each image.
+    """
+
+    tensors: Mapping[str, Observation]
+    quotas: tuple[int, ...]
+
+    def of(self, images: Sequence[int], weights: Sequence[int] | None = None) -> dict[str, Observation]:
+        """What a pass over these images alone keeps: the same ranges, and as many patches of each image.
+
+        Where the pass was over more images, the patches lie elsewhere than that smaller pass would have drawn them, as they do
+        with another seed; those of all images of the pass lie where `observe` puts them.
+
+        Args:
+            images: indices, ascending, at least one.
+            weights: one for each image of the *pass*, how often it counts; None for once.
+
+        Raises:
+            ValueError: the pass was not asked to keep enough patches for this part.
+        """
+        counts = [1 if weights is None else weights[index] for index in images]
+        wanted = _quotas(counts)
+        if any(self.quotas[index] < quota for index, quota in zip(images, wanted, strict=True)):
+            raise ValueError("the pass kept too few patches for these images; name them in `parts`")
+        if list(images) == list(range(len(self.quotas))) and self.quotas == wanted and set(counts) == {1}:
+            return dict(self.tensors)
+        starts = np.cumsum([0, *self.quotas])
+        rows = np.repeat(np.asarray(images), counts)
+        places = np.concatenate([np.arange(starts[i], starts[i] + q) for i, q in zip(images, wanted, strict=True)])
+        return {name: Observation(o.lows[rows], o.highs[rows], o.patches[places]) for name, o in self.tensors.items()}
+
+
 def observed_tensors(graph: Graph) -> tuple[str, ...]:
     """The tensors whose values matter: those that a node computes with, not those that are merely moved or pooled."""
     names: dict[str, None] = {}
@@ -60,7 +98,14 @@ def observed_tensors(graph: Graph) -> tuple[str, ...]:
 
 
 def observe(
-    graph: Graph, run: TappedRun, pixels: ByteArray, *, seed: int, threads: int, progress: Progress = silent
+    graph: Graph,
+    run: TappedRun,
+    pixels: ByteArray,
+    *,
+    seed: int,
+    threads: int,
+    weights: Sequence[int] | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Observation]:
     """Runs every calibration image once.
 
@@ -70,18 +115,56 @@ def observe(
         pixels: (N, H, W, 3) uint8.
         seed: of the sampled positions.
         threads: images in flight.
+        weights: N, how often each image counts: it has as many rows in `lows` and `highs`, and as many times the patches. None
+            for once each.
+        progress: told of the images.
 
     Returns:
         Observed tensor -> observation, the input among them.
     """
+    found = keep_statistics(graph, run, pixels, seed=seed, threads=threads, weights=weights, progress=progress)
+    return found.of(range(len(pixels)), weights)
+
+
+def keep_statistics(
+    graph: Graph,
+    run: TappedRun,
+    pixels: ByteArray,
+    *,
+    seed: int,
+    threads: int,
+    weights: Sequence[int] | None = None,
+    parts: Sequence[Sequence[int]] = (),
+    progress: Progress = silent,
+) -> Statistics:
+    """As `observe`, but keeps the images apart.
+
+    Args:
+        graph: the float graph.
+        run: its float run.
+        pixels: (N, H, W, 3) uint8.
+        seed: of the sampled positions.
+        threads: images in flight.
+        weights: N, how often each image counts.
+        parts: the indices of each part of the images that will be asked for beside all of them: an image of a small part has to
+            give more patches.
+        progress: told of the images.
+    """
     count = len(pixels)
-    quota = -(-PATCH_COUNT // count)
+    shares = [1] * count if weights is None else list(weights)
+    first = _quotas(shares)
+    most = list(first)
+    for part in parts:
+        for index, quota in zip(part, _quotas([shares[i] for i in part]), strict=True):
+            most[index] = max(most[index], quota)
+    starts = np.cumsum([0, *most])
     signed = signed_tensors(graph)
     readers = {name: _widest_reader(graph, name) for name in observed_tensors(graph)}
-    seen = {name: _blank(graph.sizes[name][2], reader, count, quota) for name, reader in readers.items()}
+    seen = {name: _blank(graph.sizes[name][2], reader, count, int(starts[-1])) for name, reader in readers.items()}
 
     def one(index: int) -> None:
-        rng = np.random.default_rng([seed, index])
+        # Patches beyond those for all images have a generator of their own, so that the others lie where they always do.
+        rng, more = np.random.default_rng([seed, index]), np.random.default_rng([seed, index, 1])
 
         def tap(name: str, values: FloatArray) -> None:
             if name not in readers:
@@ -90,7 +173,10 @@ def observe(
             observation.highs[index] = flat.max(axis=0)
             if name in signed:
                 observation.lows[index] = flat.min(axis=0)
-            observation.patches[index * quota : (index + 1) * quota] = _patches(values[0], readers[name], rng, quota)
+            start, middle, end = starts[index], starts[index] + first[index], starts[index + 1]
+            observation.patches[start:middle] = _patches(values[0], readers[name], rng, first[index])
+            if middle < end:
+                observation.patches[middle:end] = _patches(values[0], readers[name], more, int(end - middle))
 
         tap(graph.input.name, pixels[index : index + 1].astype(np.float32))
         run(pixels[index : index + 1], tap)
@@ -98,7 +184,13 @@ def observe(
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         for done, _ in enumerate(pool.map(one, range(count)), 1):
             progress("calibrating", done, count)
-    return seen
+    return Statistics(seen, tuple(most))
+
+
+def _quotas(weights: Sequence[int]) -> tuple[int, ...]:
+    """Patches of each image, in proportion to its weight, `PATCH_COUNT` or a few more in all."""
+    each = -(-PATCH_COUNT // sum(weights))
+    return tuple(each * weight for weight in weights)
 
 
 def signed_tensors(graph: Graph) -> set[str]:
@@ -113,13 +205,13 @@ def signed_tensors(graph: Graph) -> set[str]:
     return signed
 
 
-def _blank(channels: int, reader: Conv | None, count: int, quota: int) -> Observation:
+def _blank(channels: int, reader: Conv | None, count: int, patch_count: int) -> Observation:
     """Room for what `count` images will show. `lows` stays 0 where nothing can be negative."""
     kernel = 1 if reader is None else reader.kernel
     return Observation(
         np.zeros((count, channels), np.float32),
         np.zeros((count, channels), np.float32),
-        np.empty((count * quota, kernel, kernel, channels), np.float32),
+        np.empty((patch_count, kernel, kernel, channels), np.float32),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,32 @@ FIRST_WEIGHT_LIMIT = 64
 """conv1 alone sees pixels up to 255 in every position: with 7 bits its u8 x s8 pair sums fit int16 on CPUs without VNNI."""
 
 
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a recipe works from.
+
+    Attributes:
+        graph: the float graph.
+        seen: what calibration observed of it.
+        pixels: (N, H, W, 3) uint8, the calibration images.
+        weights: N, how often each image counts.
+        seed: of everything random.
+        threads: cores to use.
+        progress: told of the steps.
+    """
+
+    graph: Graph
+    seen: Mapping[str, Observation]
+    pixels: ByteArray
+    weights: tuple[int, ...]
+    seed: int
+    threads: int
+    progress: Progress = silent
+
+
+Recipe = Callable[[Material], tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]]
+
+
 def quantize(
     graph: Graph,
     pixels: ByteArray,
@@ -34,6 +61,7 @@ def quantize(
     recipe: str = "fast",
     seed: int = 0,
     threads: int = 1,
+    weights: Sequence[int] | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> QuantizedGraph:
@@ -47,47 +75,62 @@ def quantize(
         recipe: a key of `RECIPES`.
         seed: of everything random; the same seed and images give the same integers.
         threads: calibration images in flight.
+        weights: N, how often each image counts; None for once each.
         provenance: added to the table's own.
+        progress: told of the images and steps.
+
+    Raises:
+        BadInput: no such recipe.
+    """
+    check_recipe(recipe)
+    counts = tuple(weights) if weights is not None else (1,) * len(pixels)
+    seen = observe(graph, run, pixels, seed=seed, threads=threads, weights=weights, progress=progress)
+    material = Material(graph, seen, pixels, counts, seed, threads, progress)
+    return quantize_observed(material, scheme, recipe=recipe, provenance=provenance)
+
+
+def quantize_observed(
+    material: Material, scheme: Scheme, *, recipe: str = "fast", provenance: Mapping[str, Any] | None = None
+) -> QuantizedGraph:
+    """As `quantize`, from observations that are there already.
+
+    Raises:
+        BadInput: no such recipe.
+    """
+    check_recipe(recipe)
+    graph = material.graph
+    nodes, tensors = RECIPES[recipe](material)
+    made_by = {
+        "recipe": recipe,
+        "seed": material.seed,
+        "image_count": len(material.pixels),
+        "checkpoint_sha256": graph.checkpoint_sha256,
+        "squeeze_export": __version__,
+    }
+    header = (graph.name, nodes, graph.input, graph.output, tensors, scheme, graph.preprocess, graph.labels)
+    return QuantizedGraph(*header, made_by | dict(provenance or {}))
+
+
+def check_recipe(recipe: str) -> None:
+    """Refuses a recipe that there is not.
 
     Raises:
         BadInput: no such recipe.
     """
     if recipe not in RECIPES:
         raise BadInput(f"no recipe is called `{recipe}`", hint=f"one of: {', '.join(RECIPES)}")
-    seen = observe(graph, run, pixels, seed=seed, threads=threads, progress=progress)
-    nodes, tensors = RECIPES[recipe](graph, seen, threads)
-    made_by = {
-        "recipe": recipe,
-        "seed": seed,
-        "image_count": len(pixels),
-        "checkpoint_sha256": graph.checkpoint_sha256,
-        "squeeze_export": __version__,
-    }
-    return QuantizedGraph(
-        graph.name,
-        nodes,
-        graph.input,
-        graph.output,
-        tensors,
-        scheme,
-        graph.preprocess,
-        graph.labels,
-        made_by | dict(provenance or {}),
-    )
 
 
-Recipe = Callable[[Graph, Mapping[str, Observation], int], tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]]
-
-
-def fast(graph: Graph, seen: Mapping[str, Observation], threads: int) -> tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]:
+def fast(material: Material) -> tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]:
     """Equalization, MSE ranges, rounding with error compensation and bias correction, from one pass over the images."""
-    equalized, seen = equalize(graph, seen)
+    graph = material.graph
+    equalized, seen = equalize(graph, material.seen)
     tensors = search_ranges(equalized, seen)
 
     def quantized(conv: Conv) -> QuantizedConv:
         return _quantized_conv(conv, seen[conv.input], tensors[conv.input], first=conv.input == graph.input.name)
 
-    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(material.threads) as pool:
         largest_first = sorted(equalized.convs, key=lambda conv: -conv.weight.size)  # so that no core waits for conv10
         convs = dict(zip(largest_first, pool.map(quantized, largest_first), strict=True))
     return tuple(convs[node] if isinstance(node, Conv) else node for node in equalized.nodes), tensors

@@ -1,6 +1,7 @@
-"""The page's two drawings, as inline SVG: estimates with their intervals, and latency samples as strips with boxes.
+"""The page's two drawings, as inline SVG: estimates with their intervals, and latency samples as strips with boxes. A third, the
+calibration curve, is a file of its own.
 
-Both are drawn from plain rows. Colours are classes of the style sheet, so a drawing follows the page into the dark.
+All are drawn from plain rows. Colours are classes of the style sheet, so a drawing follows the page into the dark.
 """
 
 from __future__ import annotations
@@ -21,6 +22,16 @@ _ROW_PX = 26
 _AXIS_PX = 26
 _MOST_SAMPLES = 200
 """Dots drawn a row: more are one blot, and a heavy file."""
+_CURVE_LEFT_PX = 80
+_FILE_STYLE = """
+svg { --ink: #1d2327; --soft: #5c6770; --line: #d9dee3; --page: #ffffff; --mark: #1f6fb2; }
+@media (prefers-color-scheme: dark) { svg { --ink: #dfe4e8; --soft: #98a3ad; --line: #343b42; --page: #15191d; --mark: #6cb2eb; } }
+text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; fill: var(--ink); }
+.title { font-size: 16px; font-weight: 650; } .soft { fill: var(--soft); font-size: 12px; } .page { fill: var(--page); }
+.grid { stroke: var(--line); } .mark { stroke: var(--mark); stroke-width: 2; } .dot { fill: var(--mark); }
+.joined { fill: none; stroke: var(--mark); stroke-opacity: 0.5; stroke-width: 2; }
+"""
+"""The page's colours (`style.py`), for a drawing that stands alone."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,58 @@ def strip_chart(rows: Sequence[StripRow], *, title: str) -> str:
     return _svg(parts, len(rows), title)
 
 
+@dataclass(frozen=True)
+class CurveRow:
+    """What one number of calibration images gives.
+
+    Attributes:
+        image_count: the number.
+        agreement: in percent.
+        sqnr_db: dB; infinite ones are left out of the drawing.
+    """
+
+    image_count: int
+    agreement: Interval
+    sqnr_db: float
+
+
+def curve_file(rows: Sequence[CurveRow], *, title: str, note: str) -> str:
+    """An SVG file: agreement with its intervals above, SQNR below, against the number of images (logarithmic).
+
+    Args:
+        rows: at least two, by image count.
+        title: above the drawing.
+        note: below it: what was compared.
+    """
+    across = _Axis(math.log2(rows[0].image_count), math.log2(rows[-1].image_count), _CURVE_LEFT_PX, _WIDTH_PX - 40)
+    xs = [across.x(math.log2(row.image_count)) for row in rows]
+    parts = [f'<text class="title" x="20" y="28">{escape(title)}</text>']
+    ticks = ticks_over(min(row.agreement.low for row in rows), max(row.agreement.high for row in rows))
+    agreement = _Panel(ticks, 56, 236)
+    parts.append(_panel(agreement, xs, "agreement, %"))
+    parts.append(_path([(x, agreement.y(row.agreement.value)) for x, row in zip(xs, rows, strict=True)]))
+    for x, row in zip(xs, rows, strict=True):
+        interval = row.agreement
+        parts.append(_line(x, agreement.y(interval.low), x, agreement.y(interval.high), "mark"))
+        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{agreement.y(interval.value):.1f}" r="4"/>')
+    finite = [(x, row) for x, row in zip(xs, rows, strict=True) if math.isfinite(row.sqnr_db)]
+    if finite:
+        sqnr = _Panel(ticks_over(min(row.sqnr_db for _, row in finite), max(row.sqnr_db for _, row in finite)), 272, 392)
+        parts.append(_panel(sqnr, xs, "SQNR, dB"))
+        places = [(x, sqnr.y(row.sqnr_db)) for x, row in finite]
+        parts.append(_path(places))
+        parts += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in places]
+    parts += [
+        f'<text class="soft" x="{x:.1f}" y="412" text-anchor="middle">{r.image_count}</text>' for x, r in zip(xs, rows, strict=True)
+    ]
+    parts.append(f'<text class="soft" x="{(xs[0] + xs[-1]) / 2:.1f}" y="432" text-anchor="middle">calibration images</text>')
+    parts.append(f'<text class="soft" x="20" y="456">{escape(note)}</text>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH_PX} 468" role="img" aria-label="{escape(title)}">'
+        f'<style>{_FILE_STYLE}</style><rect class="page" width="{_WIDTH_PX}" height="468"/>{"".join(parts)}</svg>\n'
+    )
+
+
 def ticks_over(low: float, high: float) -> list[float]:
     """Three to eight values, 1, 2 or 5 times a power of ten apart, the first not above `low`, the last not below `high`."""
     span = high - low or max(abs(high), 1.0) * 0.1
@@ -115,14 +178,42 @@ def ticks_over(low: float, high: float) -> list[float]:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Maps a value between `start` and `end` to the drawing's x, px."""
+    """Maps a value between `start` and `end` to the drawing's x, px, between `left_px` and `right_px`."""
 
     start: float
     end: float
+    left_px: float = _LABEL_PX
+    right_px: float = _WIDTH_PX - _VALUE_PX
 
     def x(self, value: float) -> float:
-        room = _WIDTH_PX - _LABEL_PX - _VALUE_PX
-        return _LABEL_PX + room * (value - self.start) / (self.end - self.start)
+        return self.left_px + (self.right_px - self.left_px) * (value - self.start) / (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Maps a value between the ticks to the drawing's y, px; the last tick is at the top."""
+
+    ticks: Sequence[float]
+    top_px: float
+    bottom_px: float
+
+    def y(self, value: float) -> float:
+        first, last = self.ticks[0], self.ticks[-1]
+        return self.bottom_px - (self.bottom_px - self.top_px) * (value - first) / (last - first)
+
+
+def _panel(panel: _Panel, xs: Sequence[float], name: str) -> str:
+    """The grid of one panel, its ticks' values and its name."""
+    parts = [f'<text class="soft" x="20" y="{panel.top_px - 10:.1f}">{escape(name)}</text>']
+    for tick in panel.ticks:
+        y = panel.y(tick)
+        parts.append(_line(xs[0], y, xs[-1], y, "grid"))
+        parts.append(f'<text class="soft" x="{xs[0] - 12:.1f}" y="{y + 4:.1f}" text-anchor="end">{tick:.6g}</text>')
+    return "".join(parts)
+
+
+def _path(places: Sequence[tuple[float, float]]) -> str:
+    return f'<polyline class="joined" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
 
 
 def _spread(samples: Sequence[float]) -> Sequence[float]:

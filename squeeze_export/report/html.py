@@ -13,6 +13,8 @@ from squeeze_export.files import write_text
 from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart
 from squeeze_export.report.differences import HEADER, TITLE, difference_note, difference_rows
 from squeeze_export.report.style import STYLE
+from squeeze_export.report.verdicts import TITLE as VERDICTS
+from squeeze_export.report.verdicts import verdict_lines, verdict_note
 from squeeze_export.report.wording import (
     NOTHING,
     accuracy_heading,
@@ -50,6 +52,7 @@ def to_html(report: Report) -> str:
         f'<header><h1>{_text(name)}</h1><p class="soft">{_text(facts_line(network))}</p></header>',
         _warnings(report.warnings),
         _summary(report),
+        _verdicts(report),
         _accuracy_drawing(report),
         _latency_drawing(report),
         _differences(report),
@@ -129,6 +132,13 @@ def _summary_row(measurement: Measurement, heading: str, among: Sequence[Measure
 def _with_range(parts: tuple[str, str]) -> str:
     figure, bounds = parts
     return f'{figure}<span class="range">{bounds}</span>' if bounds else figure
+
+
+def _verdicts(report: Report) -> str:
+    if not report.verdicts:
+        return ""
+    items = "".join(f"<li>{_text(line)}</li>" for line in verdict_lines(report))
+    return f'<h2>{VERDICTS}</h2><ul class="verdicts">{items}</ul><p class="soft">{verdict_note()}.</p>'
 
 
 def _label(measurement: Measurement, among: Sequence[Measurement]) -> str:

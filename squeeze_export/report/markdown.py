@@ -8,6 +8,8 @@ from pathlib import Path
 
 from squeeze_export.files import write_text
 from squeeze_export.report.differences import HEADER, TITLE, difference_note, difference_rows
+from squeeze_export.report.verdicts import TITLE as VERDICTS
+from squeeze_export.report.verdicts import verdict_lines, verdict_note
 from squeeze_export.report.wording import (
     NOTHING,
     accuracy_heading,
@@ -44,6 +46,7 @@ def to_markdown(report: Report) -> str:
         "|:--|:--|:--|--:|--:|--:|--:|--:|",
         *(_row(measurement, heading, measurements) for measurement in measurements),
         "",
+        *_verdicts(report),
         *_differences(report),
         *(f"- **warning:** {_text(warning)}" for warning in report.warnings),
     ]
@@ -68,6 +71,13 @@ def write_markdown(report: Report, path: Path) -> None:
         BadInput: the file cannot be written.
     """
     write_text(path, to_markdown(report))
+
+
+def _verdicts(report: Report) -> list[str]:
+    if not report.verdicts:
+        return []
+    lines = [f"- {_text(line)}" for line in verdict_lines(report)]
+    return [f"**{VERDICTS}**", "", *lines, "", f"{verdict_note()}.", ""]
 
 
 def _differences(report: Report) -> list[str]:

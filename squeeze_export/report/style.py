@@ -29,6 +29,7 @@ tr.row-failed td, tr.row-skipped td { color: var(--soft); }
 .tag { margin-left: 4px; padding: 0 4px; border: 1px solid; border-radius: 3px; color: var(--warn); font-size: 11px; }
 ul.warnings { list-style: none; margin: 16px 0 0; padding: 8px 12px; background: var(--warn-panel);
   border-left: 3px solid var(--warn); }
+ul.verdicts { margin: 8px 0; padding-left: 18px; }
 section.artifact { padding: 12px 0 14px; border-bottom: 1px solid var(--line); break-inside: avoid; }
 section.artifact:last-of-type { border-bottom: 0; }
 dl { display: grid; grid-template-columns: 118px minmax(0, 1fr); gap: 2px 12px; margin: 6px 0 0; }

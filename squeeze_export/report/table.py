@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from squeeze_export.report.differences import HEADER, difference_rows
+from squeeze_export.report.verdicts import verdict_lines
 from squeeze_export.report.wording import (
     NOTHING,
     accuracy_heading,
@@ -37,7 +38,7 @@ _STYLES = {"failed": "bold red", "skipped": "yellow"}
 
 
 def print_table(report: Report, console: Console) -> None:
-    """Prints one row per measurement: target, scheme, device, size, accuracy or agreement, SQNR, p50, speed-up.
+    """Prints one row per measurement: target, scheme, device, size, accuracy or agreement, SQNR, p50, speed-up; then the verdicts.
 
     Where a terminal is too narrow for one line a row, intervals go below their figures; where that is too wide still, schemes
     go below targets. Where the output is no terminal, each row is one line of whatever width, for grep and diff.
@@ -62,8 +63,17 @@ def print_table(report: Report, console: Console) -> None:
         # The reason takes the room of all the figures.
         cells = (*cells[:names], tuple(reason) if console.is_terminal else (" ".join(reason),))
         _print_lines(console, _lines(cells, widths, len(cells), gap), _STYLES[measurement.status])
+    if report.verdicts:
+        _print_verdicts(report, console)
     if report.differences:
         _print_differences(report, console)
+
+
+def _print_verdicts(report: Report, console: Console) -> None:
+    _print_lines(console, [""], "")
+    for line in verdict_lines(report):
+        wrapped = textwrap.wrap(line, console.width, subsequent_indent="  ", break_on_hyphens=False)
+        _print_lines(console, wrapped if console.is_terminal else [line], "")
 
 
 def _print_differences(report: Report, console: Console) -> None:

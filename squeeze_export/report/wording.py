@@ -56,13 +56,19 @@ def milliseconds(value_ms: float) -> str:
 
 
 def speedup(interval: Interval) -> str:
-    """`2.9x`."""
-    return f"{interval.value:.1f}x"
+    """`2.9x`, close to 1 `1.04x`."""
+    return f"{interval.value:.{_ratio_digits(interval)}f}x"
 
 
 def speedup_range(interval: Interval) -> str:
-    """`[2.8, 3.0]`."""
-    return f"[{interval.low:.1f}, {interval.high:.1f}]"
+    """`[2.8, 3.0]`, close to 1 `[1.01, 1.07]`."""
+    digits = _ratio_digits(interval)
+    return f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+
+
+def _ratio_digits(interval: Interval) -> int:
+    """A second digit where one would print a 1.0, and so hide on which side of 1 a bound lies."""
+    return 2 if "1.0" in {f"{value:.1f}" for value in (interval.value, interval.low, interval.high)} else 1
 
 
 def decibel(value_db: float) -> str:

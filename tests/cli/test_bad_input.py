@@ -310,7 +310,7 @@ def test_an_image_folder_that_is_not_there(refused, net):
 
 def test_an_empty_image_folder(refused, net):
     Path("empty").mkdir()
-    message, hint = refused("tflite", "--int8", *net, "--calib", "empty")
+    message, hint = refused("tflite", "--int8", *net[:2], "--calib", "empty")
     assert message == "`empty` holds no images"
     assert hint.startswith("looked for .jpg ")
 
@@ -324,7 +324,7 @@ def test_an_image_folder_that_cannot_be_read(refused, net, monkeypatch):
         return original(path)
 
     monkeypatch.setattr(os, "scandir", scandir)  # permissions do not bind root
-    assert refused("tflite", "--int8", *net, "--calib", "locked") == (
+    assert refused("tflite", "--int8", *net[:2], "--calib", "locked") == (
         "`locked` cannot be read (Permission denied)",
         "check its permissions",
     )
@@ -336,12 +336,13 @@ def test_broken_images_are_named_and_counted(option, squeeze, net, tiny):
     for name in ("03.png", "05.png"):
         (folder / name).write_bytes(b"torn")
     count = len(list(folder.iterdir()))
-    result = squeeze("onnx", "--int8", *net, option, folder, "--rounds", 1)
+    named = net[:2] if option == "--calib" else net
+    result = squeeze("onnx", "--int8", *named, option, folder, "--rounds", 1)
     assert result.code == 2
     message, hint = result.refusal()
     assert message.startswith(f"`2` of `{count}` images cannot be read, the first is `03.png` (not one of JPEG, ")
     assert hint == "`--skip-broken` leaves them out"
-    skipped = squeeze("onnx", "--int8", *net, option, folder, "--rounds", 1, "--skip-broken")
+    skipped = squeeze("onnx", "--int8", *named, option, folder, "--rounds", 1, "--skip-broken")
     assert skipped.code == 0
     kind = "calibration" if option == "--calib" else "evaluation"
     assert f"warning: `2` unreadable {kind} images were left out, the first is `03.png`\n" in skipped.err
@@ -349,7 +350,7 @@ def test_broken_images_are_named_and_counted(option, squeeze, net, tiny):
 
 def test_too_few_calibration_images(refused, net, tiny):
     folder = copy_images(tiny / "calib", Path("few"), MIN_CALIBRATION_COUNT - 1)
-    message, hint = refused("tflite", "--int8", *net, "--calib", folder)
+    message, hint = refused("tflite", "--int8", *net[:2], "--calib", folder)
     assert message == "`15` calibration images are too few"
     assert hint == "pass at least 16 to `--calib`, better 100 or more"
 
@@ -357,7 +358,7 @@ def test_too_few_calibration_images(refused, net, tiny):
 def test_duplicate_calibration_images(refused, net, tiny):
     folder = copy_images(tiny / "calib", Path("twice"))
     (folder / "copy.png").write_bytes((folder / "07.png").read_bytes())
-    message, _ = refused("tflite", "--int8", *net, "--calib", folder)
+    message, _ = refused("tflite", "--int8", *net[:2], "--calib", folder)
     assert message.startswith("`1` of `21` calibration images are duplicates: ")
     assert "copy.png" in message
     assert "07.png" in message
@@ -366,7 +367,7 @@ def test_duplicate_calibration_images(refused, net, tiny):
 def test_constant_calibration_images(refused, net, tiny):
     folder = copy_images(tiny / "calib", Path("flat"))
     Image.new("RGB", (40, 40), (9, 9, 9)).save(folder / "04.png")
-    message, hint = refused("calibrate", *net, "--calib", folder)
+    message, hint = refused("calibrate", *net[:2], "--calib", folder)
     assert message.startswith("`1` of `20` calibration images show a single colour, the first is ")
     assert "04.png" in message
     assert hint == "take them out: they say nothing of the ranges"
@@ -702,7 +703,7 @@ def test_control_characters_in_a_file_name(squeeze, net, tiny):
     folder = copy_images(tiny / "calib", Path("imgs"))
     (folder / "00\x1b]0;title\x07\udcff.png").write_bytes(b"torn")
     for more in ((), ("--skip-broken",)):
-        result = squeeze("onnx", "--int8", *net, "--calib", folder, "--rounds", 1, *more)
+        result = squeeze("onnx", "--int8", *net[:2], "--calib", folder, "--rounds", 1, *more)
         assert clean(result)
         assert "\\x1b]0;title" in result.err
 

@@ -55,6 +55,15 @@ def has_bf16():
     return False
 
 
+def row_runtime(target):
+    return target_named(target).RUNTIMES[0]
+
+
+def timed_int8(target, scheme):
+    """Whether the export says whether int8 is worth it: not where an emulator ran it."""
+    return scheme == "int8" and target != "coreml"
+
+
 @pytest.mark.parametrize("scheme", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_target_and_a_scheme(target, scheme, squeeze, net):
@@ -63,11 +72,13 @@ def test_a_target_and_a_scheme(target, scheme, squeeze, net):
     name = f"squeezenet_custom.{scheme}{target_named(target).SUFFIX}"
     assert {path.name for path in OUT.iterdir()} == {name, f"{name}.json", "report.json", "report.html"}
     assert (sidecar(name)["sha256"], sidecar(name)["scheme"]) == (sha256(OUT / name), scheme)
-    header, *rows = [line.split() for line in result.out.splitlines()]
+    table, _, verdicts = result.out.partition("\n\n")
+    header, *rows = [line.split() for line in table.splitlines()]
     assert header == ["target", "scheme", "device", "size", "agreement", "SQNR", "p50", "speed-up"]
     assert [row[:2] for row in rows] == rows_of(target, dict.fromkeys(("fp32", scheme)))
     assert {row[2].rstrip(",") for row in rows} == {"cpu"}
     assert {row[3] for row in rows if target == "coreml"} <= {"(emulated)"}
+    assert [line.split()[0] for line in verdicts.splitlines()] == ([row_runtime(target)] if timed_int8(target, scheme) else [])
     assert f"wrote {OUT / name}\n" in result.err
     assert result.err.endswith(f"report {OUT / 'report.json'} and {OUT / 'report.html'}\n")
 
@@ -94,6 +105,11 @@ def test_all_targets_in_one_table(squeeze, net):
     assert [row["first_layer"] for row in exact] == [""] * len(TARGETS)
     assert len(report["differences"]) == len(TARGETS) + len(TARGETS) * (len(TARGETS) - 1) // 2
     assert max(row["largest_steps"] for row in report["differences"]) < 2
+    verdicts = {verdict["int8"]["runtime"]: verdict for verdict in report["verdicts"]}
+    assert list(verdicts) == [row_runtime(target) for target in TARGETS if timed_int8(target, "int8")]
+    rivals = [rival["row"]["runtime"] for rival in verdicts["openvino"]["rivals"]]
+    assert rivals == (["openvino", "openvino-bf16"] if has_bf16() else ["openvino"])
+    assert {verdict["outcome"] for verdict in verdicts.values()} == {"unknown"}  # two rounds tell nothing
 
 
 def test_json_alone_is_on_stdout(squeeze, net):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -107,8 +108,10 @@ def test_bench_compares_with_the_fp32_file(squeeze, exported):
 
 def test_bench_prints_a_table(squeeze, exported):
     result = squeeze("bench", FP32, INT8, "--rounds", 3)
-    assert [line.split()[1] for line in result.out.splitlines()] == ["scheme", "fp32", "int8"]
-    assert result.err == ""
+    *table, empty, verdict = result.out.splitlines()
+    assert [line.split()[1] for line in table] == ["scheme", "fp32", "int8"]
+    assert (empty, result.err) == ("", "")
+    assert re.fullmatch(r"\w+ on cpu: 3 rounds do not tell whether int8 is faster than fp32 \(.*\): --rounds 20 may", verdict)
 
 
 # --- inspect

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from squeeze_export.core import TORCHVISION
+from squeeze_export import demo
+from squeeze_export.core import CAFFE, TORCHVISION
 from squeeze_export.errors import BadInput
-from squeeze_export.images.checks import check_calibration, check_overlap
+from squeeze_export.images.checks import NOISE_CORRELATION, check_calibration, check_overlap, neighbour_correlation
 from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import load_all
 
+DEMO = replace(TORCHVISION, resize_px=96, crop_px=96)
+
 
 def images(count: int) -> tuple[np.ndarray, list[Path], list[str]]:
-    pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    blocks = np.random.default_rng(0).integers(0, 256, (count, 2, 2, 3), dtype=np.uint8)
+    pixels = blocks.repeat(4, axis=1).repeat(4, axis=2)  # (count, 8, 8, 3)
     return pixels, [Path(f"{i}.png") for i in range(count)], [f"{i:064x}" for i in range(count)]
 
 
@@ -48,6 +54,56 @@ def test_one_bright_row_is_enough_to_be_an_image():
     check_calibration(pixels, files, hashes)
 
 
+def saved_noise(file: Path, side: int, draw: np.random.Generator, **settings: object) -> None:
+    Image.fromarray(draw.integers(0, 256, (side, side, 3), np.uint8)).save(file, **settings)
+
+
+@pytest.mark.parametrize("preprocess", [TORCHVISION, CAFFE, DEMO, replace(DEMO, resize_px=36, crop_px=32)], ids=lambda p: p.crop_px)
+def test_noise_is_refused_whatever_file_it_comes_in(preprocess, tmp_path):
+    draw = np.random.default_rng(0)
+    for index, side in enumerate((preprocess.crop_px, preprocess.resize_px, 300, 512)):
+        for copy in range(2):
+            saved_noise(tmp_path / f"{index}{copy}.png", side, draw)
+            saved_noise(tmp_path / f"{index}{copy}.jpg", side, draw, quality=60 + 30 * copy)
+    grey = draw.integers(0, 256, (400, 400), np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    batch, _ = load_all(open_calibration(tmp_path), preprocess)
+    with pytest.raises(
+        BadInput, match=r"`17` of `17` calibration images are noise, .* correlation of `-?0\.\d\d`, below 0.45"
+    ) as caught:
+        check_calibration(batch.pixels, batch.files, batch.hashes)
+    assert str(caught.value.hint).startswith("take them out")
+
+
+def test_one_noise_image_is_named():
+    pixels, files, hashes = images(20)
+    pixels[7] = np.random.default_rng(2).integers(0, 256, (8, 8, 3))
+    with pytest.raises(BadInput, match=r"`1` of `20` calibration images are noise, the first is `7.png`"):
+        check_calibration(pixels, files, hashes)
+
+
+def test_texture_in_one_direction_or_at_one_scale_is_no_noise():
+    draw = np.random.default_rng(0)
+    stripes = np.broadcast_to(draw.integers(0, 256, (64, 1, 1)), (64, 64, 3)).astype(np.uint8)
+    checks = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)[:, :, None].repeat(3, axis=2)
+    coarse = draw.integers(0, 256, (16, 16, 3), np.uint8).repeat(4, axis=0).repeat(4, axis=1)
+    for image in (stripes, stripes.transpose(1, 0, 2), checks, coarse):
+        assert neighbour_correlation(image) >= NOISE_CORRELATION
+
+
+def test_neighbour_correlation_by_hand():
+    row = np.array([0, 0, 200, 200, 0, 0, 200, 200], np.uint8)
+    image = np.broadcast_to(row[None, :, None], (8, 8, 3))
+    assert neighbour_correlation(image) == pytest.approx(1.0)  # along the columns: every row is alike
+    assert neighbour_correlation(np.broadcast_to(row[:1], (8, 8, 3))) == 1.0
+
+
+def test_the_drawn_images_are_no_noise():
+    for folder in (demo.calibration_folder(), demo.evaluation_folder()):
+        batch, _ = load_all(open_calibration(folder), DEMO)
+        assert min(map(neighbour_correlation, batch.pixels)) >= NOISE_CORRELATION
+
+
 def test_duplicates_by_file():
     pixels, files, hashes = images(20)
     hashes[7] = hashes[3]
@@ -72,6 +128,18 @@ def test_overlap():
     assert "--eval" in str(caught.value.hint)
     with pytest.raises(BadInput, match="the first is `b`"):
         check_overlap(["a", "b"], ["c", "b"])
+
+
+@pytest.mark.parametrize("copy", ["other.bmp", "other.tif", "larger.png"])
+def test_the_same_pixels_in_another_file_are_a_duplicate(copy, tmp_path):
+    draw = np.random.default_rng(0)
+    for index in range(20):
+        blobs = Image.fromarray(draw.integers(0, 256, (6, 6, 3), np.uint8)).resize((96, 96), Image.Resampling.BILINEAR)
+        blobs.save(tmp_path / f"{index:02}.png", compress_level=9)
+    Image.open(tmp_path / "03.png").save(tmp_path / copy, **({"compress_level": 0} if copy == "larger.png" else {}))
+    batch, _ = load_all(open_calibration(tmp_path), DEMO)
+    with pytest.raises(BadInput, match=f"`1` of `21` .*: `.*{copy}` is the same pixels as `.*03.png`"):
+        check_calibration(batch.pixels, batch.files, batch.hashes)
 
 
 def test_the_photographs_pass(assets: Path):

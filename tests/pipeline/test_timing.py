@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from squeeze_export.core import EmitOptions
-from squeeze_export.graph.quantized import INT8
-from squeeze_export.pipeline import RunOptions, bench_files, export
+from squeeze_export.graph.quantized import FP32, INT8
+from squeeze_export.pipeline import RunOptions, bench_files, export, open_network
 from squeeze_export.pipeline.sessions import Entry, entries_of
 from squeeze_export.pipeline.timing import time_sessions
 
@@ -24,6 +24,23 @@ def test_bench_in_several_threads(made):
     (row,) = bench_files([made["onnx", "int8"].path], options=RunOptions(threads=2, rounds=1)).measurements
     assert row.latency is not None
     assert row.latency.threads == 2
+
+
+def test_another_network_is_no_baseline(made, tiny, tmp_path):
+    other, _ = export(open_network(tiny / "other.safetensors").graph, "onnx", FP32, tmp_path, name="other")
+    report = bench_files([other.path, made["onnx", "int8"].path], options=FAST)
+    assert [row.latency.speedup for row in report.measurements if row.latency] == [None, None]
+    assert report.verdicts == ()
+    files = [made["onnx", "fp32"].path, made["onnx", "int8"].path, other.path]
+    both = bench_files(files, options=FAST)
+    assert both.measurements[1].latency is not None
+    (verdict,) = both.verdicts
+    assert verdict.rivals[0].row.artifact == files[0].name
+    assert verdict.rivals[0].speedup == both.measurements[1].latency.speedup
+
+
+def test_an_emulated_file_gets_no_verdict(made):
+    assert bench_files([made["coreml", "fp32"].path, made["coreml", "int8"].path], options=FAST).verdicts == ()
 
 
 class Still:

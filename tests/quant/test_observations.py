@@ -14,7 +14,7 @@ from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.run import FloatRunner, weight_matrix
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
-from squeeze_export.quant.observations import PATCH_COUNT, Observation, observe, observed_tensors
+from squeeze_export.quant.observations import PATCH_COUNT, Observation, keep_statistics, observe, observed_tensors
 
 COUNT = 5
 
@@ -111,3 +111,80 @@ def test_progress_is_told_of_every_image() -> None:
     told: list[tuple[str, int, int]] = []
     observe(network(), FloatRunner(network()), images(), seed=0, threads=2, progress=lambda *step: told.append(step))
     assert told == [("calibrating", done, COUNT) for done in range(1, COUNT + 1)]
+
+
+# --- parts and weights
+
+
+def same(first: dict[str, Observation], second: dict[str, Observation]) -> bool:
+    return list(first) == list(second) and all(
+        np.array_equal(first[name].lows, o.lows)
+        and np.array_equal(first[name].highs, o.highs)
+        and np.array_equal(first[name].patches, o.patches)
+        for name, o in second.items()
+    )
+
+
+def test_a_pass_that_knows_of_parts_gives_the_same_for_all_images() -> None:
+    kept = keep_statistics(network(), FloatRunner(network()), images(), seed=0, threads=2, parts=[[1, 3], [1]])
+    assert same(kept.of(range(COUNT)), seen())
+    assert kept.quotas == (410, 2048, 410, 1024, 410)
+
+
+def test_a_part_has_its_own_images_ranges_and_as_many_patches_as_it_would_have_alone() -> None:
+    kept = keep_statistics(network(), FloatRunner(network()), images(), seed=0, threads=1, parts=[[1, 3], [0, 1, 3]])
+    for part in ([1, 3], [0, 1, 3]):
+        found = kept.of(part)
+        alone = observe(network(), FloatRunner(network()), images()[part], seed=0, threads=1)
+        for name, observation in alone.items():
+            np.testing.assert_array_equal(found[name].lows, observation.lows)
+            np.testing.assert_array_equal(found[name].highs, observation.highs)
+            assert found[name].patches.shape == observation.patches.shape
+            # Drawn elsewhere, from the same maps: the mean of each channel is the same but for chance.
+            ours, theirs = found[name].samples, observation.samples
+            error = np.sqrt((ours.var(axis=0) + theirs.var(axis=0)) / len(ours)) + 1e-6
+            assert (np.abs(ours.mean(axis=0) - theirs.mean(axis=0)) < 5 * error).all()
+
+
+def test_patches_of_a_part_are_of_its_images_alone() -> None:
+    bright = images()
+    bright[2] = 255
+    kept = keep_statistics(network(), FloatRunner(network()), bright, seed=0, threads=1, parts=[[2], [0, 1]])
+    assert (kept.of([2])["input"].patches == 255).all()
+    assert (kept.of([0, 1])["input"].patches < 255).any(axis=(1, 2, 3)).all()
+
+
+def test_a_part_that_was_not_announced_is_refused() -> None:
+    kept = keep_statistics(network(), FloatRunner(network()), images(), seed=0, threads=1)
+    with pytest.raises(ValueError, match="too few patches"):
+        kept.of([1, 3])
+
+
+def test_weights_count_images_again_without_running_them_again() -> None:
+    weights = (1, 3, 1, 1, 2)
+    runs: list[int] = []
+
+    def run(batch: Any, tap: Any) -> Any:
+        runs.append(len(batch))
+        return FloatRunner(network())(batch, tap)
+
+    found = observe(network(), run, images(), seed=0, threads=1, weights=weights)
+    assert sum(runs) == COUNT
+    copies = images().repeat(weights, axis=0)
+    copied = observe(network(), FloatRunner(network()), copies, seed=0, threads=1)
+    for name, observation in copied.items():
+        np.testing.assert_array_equal(found[name].lows, observation.lows)
+        np.testing.assert_array_equal(found[name].highs, observation.highs)
+        assert found[name].patches.shape == observation.patches.shape
+
+
+def test_weights_of_one_change_nothing() -> None:
+    assert same(observe(network(), FloatRunner(network()), images(), seed=0, threads=1, weights=(1,) * COUNT), seen())
+
+
+def test_a_part_keeps_its_weights() -> None:
+    weights = (1, 3, 1, 1, 2)
+    kept = keep_statistics(network(), FloatRunner(network()), images(), seed=0, threads=1, weights=weights, parts=[[1, 2]])
+    found = kept.of([1, 2], weights)["input"]
+    assert found.highs.shape == (4, 3)
+    assert len(found.patches) == 4 * 512

@@ -17,7 +17,7 @@ from squeeze_export.core import Audit, Placement
 from squeeze_export.errors import BadInput
 from squeeze_export.report import document
 from squeeze_export.report.document import from_json, read_json, to_json, write_json
-from squeeze_export.results import Accuracy, Interval, Latency, Measurement, Report
+from squeeze_export.results import Accuracy, Interval, Latency, Measurement, Report, Rival, RowName, Verdict
 
 numbers = st.floats(allow_nan=False)
 words = st.text(max_size=8)
@@ -74,9 +74,23 @@ measurements = st.builds(
     placement=st.none() | st.builds(Placement, counts, counts, numbers, names, words),
     audit=st.none() | audits,
 )
+row_names = st.builds(RowName, words, words, words, words)
+verdicts = st.builds(
+    Verdict,
+    row_names,
+    words,
+    st.sampled_from(["faster", "not faster", "unknown"]),
+    st.lists(st.builds(Rival, row_names, intervals, st.sampled_from(["faster", "no gain", "slower", "open"])), max_size=2).map(
+        tuple
+    ),
+    st.none() | row_names,
+    st.none() | row_names,
+    counts,
+    st.none() | counts,
+)
 reports = st.builds(
     Report,
-    schema_version=st.just(2),
+    schema_version=st.just(3),
     created=words,
     tool_versions=st.dictionaries(words, words, max_size=2),
     host=facts,
@@ -85,6 +99,7 @@ reports = st.builds(
     evaluation=facts,
     measurements=st.lists(measurements, max_size=3).map(tuple),
     warnings=names,
+    verdicts=st.lists(verdicts, max_size=2).map(tuple),
 )
 
 
@@ -163,7 +178,7 @@ DELETED = object()
         (("schema_version",), DELETED, "`schema_version` is missing"),
         (("schema_version",), True, "`schema_version` is missing or no integer"),
         (("schema_version",), 0, "`0`, which no release has written"),
-        (("schema_version",), 3, "schema version `3`, this program knows up to 2"),
+        (("schema_version",), 4, "schema version `4`, this program knows up to 3"),
     ],
 )
 def test_what_does_not_fit_is_named(report, path, value, message):
@@ -173,7 +188,7 @@ def test_what_does_not_fit_is_named(report, path, value, message):
 
 def test_a_newer_report_says_what_to_type(report):
     with pytest.raises(BadInput) as error:
-        from_json(change(report, ("schema_version",), 3))
+        from_json(change(report, ("schema_version",), 4))
     assert error.value.hint == "pip install --upgrade squeeze-export"
 
 
@@ -212,9 +227,18 @@ def test_older_versions_are_migrated_step_by_step(report, monkeypatch):
 def test_a_report_of_version_1_is_read(report):
     old = to_json(report)
     old["schema_version"] = 1
-    del old["differences"]
+    del old["differences"], old["verdicts"]
     for row in old["measurements"]:
-        del row["recipe"]
+        del row["recipe"], row["checkpoint_sha256"]
+    assert from_json(old) == report
+
+
+def test_a_report_of_version_2_is_read(report):
+    old = to_json(report)
+    old["schema_version"] = 2
+    del old["verdicts"]
+    for row in old["measurements"]:
+        del row["checkpoint_sha256"]
     assert from_json(old) == report
 
 

@@ -1,0 +1,233 @@
+"""The calibration curve: how good the integers are with fewer calibration images, so that a user knows whether there are enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import ByteArray, FloatArray, Progress, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.integer import IntegerRunner
+from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
+from squeeze_export.graph.run import FloatRunner, one_blas_thread
+from squeeze_export.images.checks import MIN_CALIBRATION_COUNT, check_overlap
+from squeeze_export.images.stream import usable_cores
+from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
+from squeeze_export.measure.statistics import paired_difference
+from squeeze_export.pipeline.calibration import (
+    Calibration,
+    check_scheme,
+    fastest_run,
+    likeness_warnings,
+    provenance_of,
+)
+from squeeze_export.pipeline.calibration_images import CalibrationSource, read_images
+from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.validation import BATCH, Evaluation, evaluation_images
+from squeeze_export.quant.observations import keep_statistics
+from squeeze_export.quant.recipes import Material, check_recipe, quantize_observed
+from squeeze_export.results import Interval
+
+HELD_OUT_SHARE = 4
+"""Without evaluation images, one calibration image in so many is kept out of every part, to compare on."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The integers that a part of the calibration images gives, in the exact integer run.
+
+    Attributes:
+        image_count: images of the part.
+        agreement: share of the evaluation images with the fp32 reference's top-1 class, with its Wilson interval.
+        sqnr_db: of the logits, dB.
+        to_largest_pp: agreement less that of the largest part on the same images, percentage points, with its paired interval.
+    """
+
+    image_count: int
+    agreement: Interval
+    sqnr_db: float
+    to_largest_pp: Interval
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Agreement and SQNR against the number of calibration images.
+
+    Attributes:
+        points: by image count; each part holds the one before it.
+        enough_count: the smallest count from which on every agreement interval reaches that of the largest part.
+        seed: that put the images in order.
+        recipe: how the integers were made.
+        evaluation: `source`, `image_count`, and a `note` where the images are not the user's own evaluation images.
+    """
+
+    points: tuple[CurvePoint, ...]
+    enough_count: int
+    seed: int
+    recipe: str
+    evaluation: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it; an infinite SQNR is `"inf"`, as in `report.json`."""
+        values = asdict(self)
+        for point in values["points"]:
+            if math.isinf(point["sqnr_db"]):
+                point["sqnr_db"] = "inf" if point["sqnr_db"] > 0 else "-inf"
+        return {**values, "evidence": "the exact integer run (graph/integer.py) against the fp32 reference; no runtime took part"}
+
+
+def part_counts(count: int) -> tuple[int, ...]:
+    """16, 32, 64 ... below `count`, and `count` itself."""
+    doubled = []
+    size = MIN_CALIBRATION_COUNT
+    while size < count:
+        doubled.append(size)
+        size *= 2
+    return (*doubled, count)
+
+
+def calibration_curve(
+    network: Network,
+    calib: CalibrationSource | None = None,
+    eval_path: Path | None = None,
+    *,
+    scheme: Scheme = INT8,
+    recipe: str = "fast",
+    seed: int = 0,
+    threads: int | None = None,
+    skip_broken: bool = False,
+    progress: Progress = silent,
+) -> tuple[Calibration, Curve]:
+    """Calibrates on all images, and on nested parts of them, in one pass over the images.
+
+    The parts are the first 16, 32, 64 ... of the images in an order drawn from the seed. Without evaluation images (the demo
+    network has its own) a quarter of the calibration images, the end of that order, is in no part but serves all to compare on;
+    the calibration that is returned is of all images in any case.
+
+    A part's integers differ from those of `calibrate` on the part alone only in where the patches were drawn, as with another
+    seed; those of all images are the same to the byte.
+
+    Args:
+        network: from `open_network`.
+        calib: as of `calibrate`.
+        eval_path: images to compare on.
+        scheme: an integer scheme.
+        recipe: a key of `quant.recipes.RECIPES`.
+        seed: of the order, and of the sampled positions.
+        threads: images in flight; None takes every usable core.
+        skip_broken: leaves unreadable images out.
+        progress: told of reading, calibrating, quantizing and comparing.
+
+    Raises:
+        BadInput: what `calibrate` raises; too few images for two parts; an evaluation image is a calibration image.
+    """
+    check_scheme(scheme)
+    check_recipe(recipe)
+    cores = threads or usable_cores()
+    evaluation = None
+    if eval_path is not None or (network.is_demo and not calib):
+        evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
+    images = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
+    count = len(images.weights)
+    order = np.random.default_rng(seed).permutation(count)
+    held_out = [] if evaluation is not None else sorted(order[count - count // HELD_OUT_SHARE :].tolist())
+    counts = part_counts(count - len(held_out))
+    if len(counts) < 2:
+        less = f", `{len(held_out)}` of them held out to compare on," if held_out else ""
+        raise BadInput(
+            f"`{count}` calibration images{less} are too few for a curve: its smallest part has {MIN_CALIBRATION_COUNT}",
+            hint="pass more to `--calib`" + (", or others to `--eval`" if held_out else ""),
+        )
+    parts = [sorted(order[:size].tolist()) for size in counts]
+    run, runtime = fastest_run(network.graph)
+    pixels, weights = images.batch.pixels, images.weights
+    kept = keep_statistics(network.graph, run, pixels, seed=seed, threads=cores, weights=weights, parts=parts, progress=progress)
+    quantized: list[QuantizedGraph] = []
+    for done, part in enumerate([list(range(count)), *parts]):
+        if done and len(part) == count:
+            quantized.append(quantized[0])
+        else:
+            provenance = {} if done else provenance_of(images, network, runtime)  # the parts' integers are never written
+            counted = tuple(weights[index] for index in part)
+            material = Material(network.graph, kept.of(part, weights), pixels[part], counted, seed, cores)
+            quantized.append(quantize_observed(material, scheme, recipe=recipe, provenance=provenance))
+        progress("quantizing", done + 1, len(parts) + 1)
+    calibration = Calibration(quantized[0], images.batch.hashes, images.source, images.warnings)
+    batches = _pixels(evaluation, pixels[held_out], images.batch.hashes)
+    total = int(evaluation.found["image_count"]) if evaluation is not None else len(held_out)
+    runners = [IntegerRunner(graph) for graph in quantized[1:]]
+    points = _points(FloatRunner(network.graph), runners, counts, batches, total, cores, progress)
+    facts: dict[str, Any] = {
+        "source": images.source,
+        "image_count": len(held_out),
+        "note": "calibration images that were held out of every part: give --eval DIR for images of your own choice",
+    }
+    if evaluation is not None:
+        facts = {name: value for name, value in evaluation.facts.items() if name in facts}
+        found = likeness_warnings(calibration, evaluation.stream.figures)
+        calibration = replace(calibration, warnings=(*images.warnings, *found))
+    return calibration, Curve(points, enough_count(points), seed, recipe, facts)
+
+
+def enough_count(points: Sequence[CurvePoint]) -> int:
+    """The smallest count from which on every agreement interval reaches that of the last point."""
+    found = points[-1].image_count
+    for point in reversed(points):
+        if point.agreement.high < points[-1].agreement.low:
+            break
+        found = point.image_count
+    return found
+
+
+def _pixels(evaluation: Evaluation | None, held_out: ByteArray, calibration_hashes: Sequence[str]) -> Iterator[ByteArray]:
+    """The pixels to compare on, in batches: those of the evaluation images, else those held out."""
+    if evaluation is None:
+        yield from (held_out[start : start + BATCH] for start in range(0, len(held_out), BATCH))
+        return
+    for batch in evaluation.stream:
+        check_overlap(calibration_hashes, batch.hashes, batch.files)
+        yield batch.pixels
+
+
+def _points(
+    reference: FloatRunner,
+    runners: Sequence[IntegerRunner],
+    counts: Sequence[int],
+    batches: Iterator[ByteArray],
+    total: int,
+    threads: int,
+    progress: Progress,
+) -> tuple[CurvePoint, ...]:
+    """Runs the reference and every part's integers on the same pixels."""
+    sums = [Tally()] * len(runners)
+    same: list[list[NDArray[np.bool_]]] = [[] for _ in runners]
+    done = 0
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+        for batch in batches:
+            expected = _logits(pool, reference, batch)
+            for index, runner in enumerate(runners):
+                logits = _logits(pool, runner, batch)
+                sums[index] = tally(sums[index], expected, logits)
+                same[index].append(expected.argmax(axis=1) == logits.argmax(axis=1))
+            done += len(batch)
+            progress("comparing", done, total)
+    agreeing = [np.concatenate(found) for found in same]
+    points = []
+    for size, found, agrees in zip(counts, map(accuracy_of, sums), agreeing, strict=True):
+        lost, won = int((agreeing[-1] & ~agrees).sum()), int((agrees & ~agreeing[-1]).sum())
+        pp = paired_difference(lost, won, len(agrees))
+        difference = Interval(100 * pp.value, 100 * pp.low, 100 * pp.high)
+        points.append(CurvePoint(size, found.top1_agreement, found.sqnr_db, difference))
+    return tuple(points)
+
+
+def _logits(pool: ThreadPoolExecutor, run: FloatRunner | IntegerRunner, batch: ByteArray) -> FloatArray:
+    """(N, classes), image by image side by side."""
+    return np.concatenate(list(pool.map(run, np.split(batch, len(batch)))))

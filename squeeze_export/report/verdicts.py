@@ -1,0 +1,127 @@
+"""Whether int8 is worth it, in words, for the table, the Markdown and the page: one line a verdict."""
+
+from __future__ import annotations
+
+from squeeze_export.report.wording import (
+    delta_pp,
+    delta_range,
+    one_line,
+    percent,
+    percent_range,
+    scheme,
+    size,
+    speedup,
+    speedup_range,
+)
+from squeeze_export.results import Measurement, Report, Rival, RowName, Verdict
+
+TITLE = "Is int8 worth it here?"
+
+
+def verdict_lines(report: Report) -> list[str]:
+    """`litert on cpu: int8 is faster than fp32 (3.1x [3.0, 3.2]): ship int8 (agreement 97.2% [95.3, 98.4], no labels)`."""
+    return [_line(verdict, report) for verdict in report.verdicts]
+
+
+def verdict_note() -> str:
+    """What the lines rest on, in one sentence."""
+    return (
+        "From the rows that were timed in the same rounds, never from emulated ones: the other row's median over int8's, 95% "
+        "bootstrap interval; a loss of top-1 is shown where its interval is below zero"
+    )
+
+
+def _line(verdict: Verdict, report: Report) -> str:
+    head = f"{one_line(verdict.int8.runtime)} on {one_line(verdict.device)}: "
+    named = _name(verdict.int8, verdict, report)
+    if verdict.outcome == "unknown":
+        return f"{head}{verdict.round_count:,} rounds do not tell whether {named} is {_open(verdict, report)}: {_more(verdict)}"
+    text = f"{head}{named} is {_paces(verdict, report)}: "
+    if verdict.ship is None:
+        return f"{text}no row keeps the reference's top-1, so ship none of them"
+    row, shipped = _row(verdict.ship, report), _name(verdict.ship, verdict, report)
+    if verdict.ship == verdict.int8:
+        return text + _ship_int8(verdict, report, shipped, row)
+    return f"{text}ship {shipped}{_brackets(_accuracy(row), _sizes(row, _row(verdict.int8, report), named))}"
+
+
+def _ship_int8(verdict: Verdict, report: Report, shipped: str, row: Measurement | None) -> str:
+    if verdict.outcome == "not faster":
+        return f"ship {shipped}, the others that are no slower lose top-1{_brackets(_accuracy(row), '')}"
+    delta = row.accuracy.top1_delta_pp if row is not None and row.accuracy is not None else None
+    if verdict.otherwise is not None and delta is not None:
+        other = _name(verdict.otherwise, verdict, report)
+        return f"ship {shipped} where a top-1 change of {delta_pp(delta)} {delta_range(delta)} is acceptable, else {other}"
+    return f"ship {shipped}{_brackets(_accuracy(row), '')}"
+
+
+def _paces(verdict: Verdict, report: Report) -> str:
+    """`faster than a (...) but not than b (...)`."""
+    faster, slower, level, unsettled = (_joined(verdict, report, pace) for pace in ("faster", "slower", "no gain", "open"))
+    text = f"not faster than {slower}" if slower else ""
+    if level:
+        text += f"{' and ' if text else ''}not faster by more than 5% than {level}"
+    if faster:
+        text = f"faster than {faster}" + (f" but {text}" if text else "")
+    return f"{text}, unsettled against {unsettled}" if unsettled else text
+
+
+def _open(verdict: Verdict, report: Report) -> str:
+    faster = _joined(verdict, report, "faster")
+    return f"faster than {_joined(verdict, report, 'open')}" + (f"; it is faster than {faster}" if faster else "")
+
+
+def _joined(verdict: Verdict, report: Report, pace: str) -> str:
+    names = [_beside(rival, verdict, report) for rival in verdict.rivals if rival.pace == pace]
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _beside(rival: Rival, verdict: Verdict, report: Report) -> str:
+    return f"{_name(rival.row, verdict, report)} ({speedup(rival.speedup)} {speedup_range(rival.speedup)})"
+
+
+def _more(verdict: Verdict) -> str:
+    if verdict.rounds_needed is None:
+        return "a quieter machine may"
+    return f"--rounds {verdict.rounds_needed} may"
+
+
+def _accuracy(row: Measurement | None) -> str:
+    """What is known of a row's accuracy; never more than its intervals say."""
+    accuracy = row.accuracy if row is not None else None
+    if accuracy is None:
+        return "accuracy not measured here"
+    if accuracy.top1_delta_pp is not None:
+        return f"top-1 {delta_pp(accuracy.top1_delta_pp)} {delta_range(accuracy.top1_delta_pp)}, no loss shown"
+    agreement = accuracy.top1_agreement
+    return f"agreement {percent(agreement.value)} {percent_range(agreement)}, no labels to show a loss of top-1"
+
+
+def _sizes(row: Measurement | None, int8: Measurement | None, named: str) -> str:
+    if row is None or int8 is None or int8.size_bytes >= row.size_bytes:
+        return ""
+    return f"{named} is smaller, {size(int8.size_bytes)} against {size(row.size_bytes)}"
+
+
+def _brackets(*parts: str) -> str:
+    kept = "; ".join(part for part in parts if part)
+    return f" ({kept})" if kept else ""
+
+
+def _row(name: RowName, report: Report) -> Measurement | None:
+    """The row of that name; None where the report has none, as a stranger's may."""
+    return next((row for row in report.measurements if _named(row) == name), None)
+
+
+def _named(row: Measurement) -> RowName:
+    return RowName(row.artifact, row.sha256, row.scheme, row.runtime)
+
+
+def _name(name: RowName, verdict: Verdict, report: Report) -> str:
+    """`int8`, `fp32 on openvino-bf16`; with its file where another row of the report would be called the same."""
+    row = _row(name, report)
+    word = scheme(row) if row is not None else name.scheme
+    alike = {other.artifact for other in report.measurements if scheme(other) == word and other.runtime == name.runtime}
+    where = f" on {name.runtime}" if name.runtime != verdict.int8.runtime else ""
+    file = f" `{name.artifact}`" if len(alike | {name.artifact}) > 1 else ""
+    return one_line(f"{word}{file}{where}")

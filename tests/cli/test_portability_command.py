@@ -1,0 +1,81 @@
+"""`validate --portability`: what is printed, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+OUT = Path("squeeze-export-out")
+INT8 = OUT / "squeezenet_custom.int8.onnx"
+TABLE = OUT / "squeezenet_custom.int8.table"
+
+
+@pytest.fixture
+def exported(squeeze, net):
+    """The tiny network as int8 ONNX, from its table."""
+    assert squeeze("calibrate", *net).code == 0
+    assert squeeze("onnx", "--int8", "--table", TABLE, *net[:2], "--no-validate", "--no-bench").code == 0
+
+
+def test_it_prints_the_emulated_row_and_what_saturated(squeeze, net, tiny, exported):
+    result = squeeze("validate", INT8, "--portability", "--table", TABLE, *net[:2], "--eval", tiny / "eval")
+    assert result.code == 0, result.err
+    _, measured, emulated, *rest = result.out.splitlines()
+    assert measured.split()[:4] == ["onnx", "int8", "cpu,", "onnxruntime"]
+    assert emulated.startswith("onnx    int8    cpu, int16 saturation (emulated)")
+    assert any(line.split()[:5] == ["integer", "run", "int16", "saturation", "(emulated)"] for line in rest)
+    assert rest[-1].startswith("emulated CPU without VNNI, 8 images, against the exact integers: ")
+    assert "pairs of products saturate" in rest[-1]
+
+
+def test_in_json(squeeze, net, tiny, exported):
+    arguments = ("--portability", "--table", TABLE, *net[:2], "--eval", tiny / "eval", "--emulated-images", 3, "--json")
+    result = squeeze("validate", INT8, *arguments)
+    document = json.loads(result.out)
+    assert [row["evidence"] for row in document["measurements"]] == ["measured", "emulated"]
+    assert [row["accuracy"]["count"] for row in document["measurements"]] == [8, 3]
+    assert document["evaluation"]["portability"]["image_count"] == 3
+    assert [pair["second"] for pair in document["differences"]] == ["int16 saturation (emulated)"]
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "html"])
+def test_a_stored_report_shows_it(form, squeeze, net, tiny, exported):
+    arguments = ("--portability", "--table", TABLE, *net[:2], "--eval", tiny / "eval", "--json")
+    Path("report.json").write_text(squeeze("validate", INT8, *arguments).out)
+    result = squeeze("report", "report.json", "--format", form)
+    assert result.code == 0, result.err
+    assert "int16 saturation" in result.out
+    assert "emulated" in result.out
+
+
+def test_without_a_table(squeeze, net, exported):
+    result = squeeze("validate", INT8, "--portability", *net[:2])
+    assert result.code == 2
+    assert result.refusal() == (
+        "--portability needs the integers that the files hold",
+        "--table FILE, which `calibrate` writes",
+    )
+
+
+def test_a_table_without_it(squeeze, net, exported):
+    result = squeeze("validate", INT8, "--table", TABLE, *net[:2])
+    assert result.code == 2
+    assert result.refusal() == ("--table serves --portability alone here", "add --portability, or leave out --table")
+
+
+def test_another_table(squeeze, net, tiny, exported):
+    assert squeeze("calibrate", *net, "--seed", 5, "--out", "other").code == 0
+    other = Path("other/squeezenet_custom.int8.table")
+    result = squeeze("validate", INT8, "--portability", "--table", other, *net[:2], "--eval", tiny / "eval")
+    assert result.code == 2
+    assert result.refusal() == (
+        f"`{INT8.name}` was not written from the table `{other}`",
+        "`calibrate` with the same images and --seed makes its table again",
+    )
+
+
+def test_a_damaged_table(squeeze, net, tiny, exported):
+    TABLE.write_bytes(TABLE.read_bytes()[:99])
+    result = squeeze("validate", INT8, "--portability", "--table", TABLE, *net[:2], "--eval", tiny / "eval")
+    assert result.code == 2
+    assert "is not a quantization table" in result.refusal()[0]
