@@ -50,6 +50,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.recipe_ablation
 	$(BIN)/python -m benchmarks.int8_speedup
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.portability
 	$(BIN)/python -m benchmarks.side_by_side
 	$(BIN)/python -m benchmarks.embed
 

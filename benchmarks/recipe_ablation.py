@@ -28,7 +28,7 @@ from squeeze_export.results import Accuracy
 NETWORKS = {"v1.1": "squeezenet1_1.safetensors", "v1.0": "squeezenet1_0_deep_compression.net"}
 
 
-def _unequalized(graph: Graph, seen: Mapping[str, Observation]) -> tuple[Graph, dict[str, Observation]]:
+def _unequalized(graph: Graph, seen: Mapping[str, Observation], *_: Any) -> tuple[Graph, dict[str, Observation]]:
     return graph, dict(seen)
 
 

@@ -37,7 +37,7 @@ FRAMEWORKS = {
     "scipy",
 }
 
-CORE = {"core", "errors", "files", "results"}
+CORE = {"core", "errors", "files", "results", "results_analysis"}
 LOW = CORE | {"graph", "images", "nets"}
 WORKSHOPS = {"report", "gate", "package", "measure", "train", "compress", "quant", "targets", "compilers", "runtimes", "peers"}
 
@@ -47,6 +47,7 @@ ROOMS: dict[str, set[str]] = {
     "files": {"errors"},  # stands with core
     "core": {"errors"},
     "results": {"core"},  # stands with core
+    "results_analysis": set(),  # likewise
     "nets": CORE,
     "images": CORE,
     "graph": CORE | {"nets"},  # build.py reads the architecture
@@ -67,6 +68,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "cli/options.py": {"graph.quantized"},
     "cli/export.py": {"graph.quantized", "quant.recipes", "targets"},
     "cli/calibrate.py": {"quant.recipes"},
+    "cli/analyze.py": {"quant.recipes"},
     # Three commands that have no job in the pipeline: they print what one function returns.
     "cli/inspect.py": {"nets.architecture", "nets.complexity"},
     "cli/weights.py": {"nets.download"},

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calibrate": ("calibrate", "Compute the integers once; write them as a table file."),
     "validate": ("validate", "Compare exported files with the fp32 reference."),
     "bench": ("bench", "Time exported files in interleaved rounds."),
+    "analyze": ("analyze", "Why did INT8 hurt? By layer and by image."),
     "inspect": ("inspect", "Layers, parameters, MACs and bytes of a network."),
     "audit": ("audit", "What is inside an exported file: is it really INT8?"),
     "report": ("report", "Show a report.json as table, Markdown or HTML."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,20 @@ from click.core import ParameterSource
 
 from squeeze_export.cli import visible
 from squeeze_export.cli.console import note, print_json, shown_progress, warn
-from squeeze_export.cli.options import FILE, calibration_options, chosen_network, network_options, option, output_options
+from squeeze_export.cli.options import (
+    FILE,
+    calibration_options,
+    chosen_network,
+    network_options,
+    option,
+    output_options,
+)
+from squeeze_export.cli.training import training_choice, training_options
 from squeeze_export.errors import BadInput
 from squeeze_export.files import make_folder, write_bytes
 from squeeze_export.pipeline import calibrate, write_table
 from squeeze_export.pipeline.curve import Curve, calibration_curve
+from squeeze_export.pipeline.training import QAT, TRAINING
 from squeeze_export.quant.recipes import RECIPES
 
 
@@ -25,7 +35,8 @@ def command(name: str) -> click.Command:
 
 
 @click.command("calibrate")
-@calibration_options(list(RECIPES))
+@calibration_options([*RECIPES, QAT])
+@training_options
 @option("--curve", is_flag=True, help="Also on 16, 32, 64 ... of the images, to see whether there are enough.")
 @option("--eval", "evaluation", type=FILE, metavar="DIR|CSV", help="Images to compare on: folders by class, a CSV, or plain.")
 @network_options
@@ -38,12 +49,16 @@ def _calibrate(**values: Any) -> None:
     squeeze-export calibrate --weights squeezenet1_1.pth --calib imgs/
     squeeze-export calibrate --weights squeezenet1_1.pth --calib day/ --calib night/ --calib-weight 1 --calib-weight 2
     squeeze-export calibrate --weights squeezenet1_1.pth --calib imgs/ --eval val/ --curve
+    squeeze-export calibrate --weights squeezenet1_1.pth --calib imgs/ --recipe qat --train train/ --labels classes.txt
     squeeze-export tflite --int8 --table squeeze-export-out/squeezenet1_1.int8.table
     """
     curve: Curve | None = None
     typed = click.get_current_context().get_parameter_source("evaluation") is ParameterSource.COMMANDLINE
     if typed and not values["curve"]:
         raise BadInput("calibration alone compares nothing, so `--eval` is of --curve", hint="--curve, or leave out --eval")
+    training = training_choice(values)
+    if values["curve"] and values["recipe"] == QAT:
+        raise BadInput(f"the curve is of calibration alone; the recipe `{QAT}` trains", hint="--recipe fast, or leave out --curve")
     with shown_progress() as progress:
         network = chosen_network(values, progress)
         make_folder(values["out"])
@@ -51,7 +66,7 @@ def _calibrate(**values: Any) -> None:
         if values["curve"]:
             calibration, curve = calibration_curve(network, values["calib"], values["evaluation"], **settings)
         else:
-            calibration = calibrate(network, values["calib"], **settings)
+            calibration = calibrate(network, values["calib"], training=training, **settings)
     stem = f"{network.name}.{calibration.quantized.scheme.name}"
     path = values["out"] / f"{stem}.table"
     write_table(calibration, path)
@@ -64,6 +79,8 @@ def _calibrate(**values: Any) -> None:
     else:
         made = f"{path}  {facts['image_count']} images, recipe {facts['recipe']}, sha256 {facts['table_sha256'][:12]}"
         click.echo(visible(made))
+        if training is not None:
+            _print_training(calibration.quantized.provenance[TRAINING])
         if curve is not None:
             _print_curve(curve)
     for file in files:
@@ -85,6 +102,18 @@ def _write_curve(curve: Curve, stem: Path, name: str) -> dict[Path, bytes]:
     for file, content in files.items():
         write_bytes(file, content)
     return files
+
+
+def _print_training(told: Mapping[str, Any]) -> None:
+    """What training did to the images that it held out."""
+    from squeeze_export.report.wording import percent
+
+    first, best = told["held_out"][0], told["held_out"][told["best_epoch"]]
+    changes = [f"loss {first['loss']:.4f} -> {best['loss']:.4f}"]
+    changes += [
+        f"{name} {percent(first[key])} -> {percent(best[key])}" for name, key in (("agreement", "agreement"), ("top-1", "top1"))
+    ]
+    click.echo(f"epoch {told['best_epoch']} of {told['epochs']}, on {told['held_out_count']} images held out: {', '.join(changes)}")
 
 
 def _print_curve(curve: Curve) -> None:

@@ -24,9 +24,11 @@ from squeeze_export.cli.options import (
     run_options,
     scheme_choice,
 )
+from squeeze_export.cli.training import training_choice, training_options
 from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.pipeline.job import Job, run
+from squeeze_export.pipeline.training import QAT
 from squeeze_export.pipeline.vendor import vendor_recipes
 from squeeze_export.quant.recipes import RECIPES
 from squeeze_export.results import Report
@@ -44,7 +46,8 @@ def command(name: str) -> click.Command:
     @option("--int8", is_flag=True, help="8-bit weights and activations, integers throughout.")
     @option("--fp16", is_flag=True, help="Half-precision weights.")
     @option("--scheme", type=click.Choice(list(SCHEMES)), help="How numbers are carried.  [default: fp32]")
-    @calibration_options([*RECIPES, *vendor_recipes(targets)])
+    @calibration_options([*RECIPES, QAT, *vendor_recipes(targets)])
+    @training_options
     @option("--table", type=FILE, metavar="FILE", help="Integers from `calibrate` instead of --calib.")
     @option("--eval", "evaluation", type=FILE, metavar="DIR|CSV", help="Images to compare on: folders by class, a CSV, or plain.")
     @network_options
@@ -75,6 +78,7 @@ def command(name: str) -> click.Command:
             preprocess=preprocess_choice(values),
             bypass=values["bypass"],
             recipe=values["recipe"],
+            training=training_choice(values),
             seed=values["seed"],
             out=values["out"],
             options=emit_choice(values),

@@ -18,8 +18,8 @@ from squeeze_export.cli.options import (
     run_options,
 )
 from squeeze_export.errors import BadInput
-from squeeze_export.pipeline import validate_files
-from squeeze_export.pipeline.portability import FACTS, validate_portability
+from squeeze_export.pipeline import validate_files, validate_portability
+from squeeze_export.pipeline.portability import FACTS, table_behind
 from squeeze_export.results import Report
 
 
@@ -35,7 +35,7 @@ def command(name: str) -> click.Command:
 @run_options
 @option("--skip-broken", is_flag=True, help="Leave out images that cannot be read.")
 @option("--portability", is_flag=True, help="Also on CPUs without VNNI: int8 files, emulated; needs --table.")
-@option("--table", type=FILE, metavar="FILE", help="With --portability: the integers that the int8 files hold.")
+@option("--table", type=FILE, metavar="FILE", help="The integers that int8 files hold; warns where its images are of another kind.")
 @output_options
 def _validate(files: tuple[Path, ...], **values: Any) -> None:
     """Compare exported files with the fp32 reference on the same pixels.
@@ -45,8 +45,6 @@ def _validate(files: tuple[Path, ...], **values: Any) -> None:
     """
     if values["portability"] and values["table"] is None:
         raise BadInput("--portability needs the integers that the files hold", hint="--table FILE, which `calibrate` writes")
-    if values["table"] is not None and not values["portability"]:
-        raise BadInput("--table serves --portability alone here", hint="add --portability, or leave out --table")
     with shown_progress() as progress:
         network = chosen_network(values, progress)
         shared: dict[str, Any] = {
@@ -57,6 +55,9 @@ def _validate(files: tuple[Path, ...], **values: Any) -> None:
         if values["portability"]:
             report = validate_portability(files, network, values["table"], values["evaluation"], **shared)
         else:
+            if values["table"] is not None:
+                calibration = table_behind(files, network, values["table"])
+                shared |= {"calibration_hashes": calibration.image_hashes, "summary": calibration.summary}
             report = validate_files(files, network, values["evaluation"], **shared)
     for text in report.warnings:
         warn(text)

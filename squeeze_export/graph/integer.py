@@ -3,7 +3,11 @@
     acc = sum((x - z_x) * w) + bias                              exact
     y   = clamp(round_half_even(float32(acc) * float32(s_x * s_w / s_y)) + z_y, low, 255)
 
-ONNX Runtime with VNNI and LiteRT's XNNPACK give the same integers.
+ONNX Runtime with VNNI and LiteRT's XNNPACK give the same integers. Where the scheme has the average pool in integers,
+
+    y   = clamp(round_half_even(float32(sum(x - z_x)) * float32(s_x / (s_y * count))) + z_y, 0, 255)
+
+A scheme of 16-bit activations is computed alike, in float64 and up to 65,535.
 """
 
 from __future__ import annotations
@@ -16,11 +20,14 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray, FloatArray
 from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, MaxPool, QuantizedConv
-from squeeze_export.graph.quantized import QuantizedGraph, requantization
+from squeeze_export.graph.quantized import QuantizedGraph, requantization, wide_requantization
 from squeeze_export.graph.run import convolve, max_pool, weight_matrix
 
-IntegerTap: TypeAlias = Callable[[str, ByteArray], None]
-"""Called with a tensor's name and its (1, H, W, C) uint8 integers."""
+Integers: TypeAlias = NDArray[np.unsignedinteger[Any]]
+"""A table's integers: of 8 bits, or of a scheme's 16."""
+
+IntegerTap: TypeAlias = Callable[[str, Any], None]
+"""Called with a tensor's name and its (1, H, W, C) integers, uint8 or uint16."""
 
 ProductError: TypeAlias = Callable[[QuantizedConv, ByteArray], NDArray[np.int32]]
 """By how much a CPU's sums of products are off: of a convolution and its (1, H, W, I) uint8 input, (1, Ho, Wo, O) int32."""
@@ -42,13 +49,18 @@ class IntegerRunner:
     def __init__(self, quantized: QuantizedGraph, error: ProductError | None = None) -> None:
         self.quantized = quantized
         self._error = error
+        wide = quantized.scheme.activation_bits > 8
+        self._levels = quantized.scheme.levels
+        self._carrier: Any = np.uint16 if wide else np.uint8
+        self._sum: Any = np.int64 if wide else np.int32
+        self._real: Any = np.float64 if wide else np.float32
         self._matrices: dict[str, NDArray[np.floating[Any]]] = {}
-        self._multipliers: dict[str, FloatArray] = {}
+        self._multipliers: dict[str, NDArray[np.floating[Any]]] = {}
         for conv in quantized.convs:
-            largest = 255 * int(np.abs(conv.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
+            largest = self._levels * int(np.abs(conv.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
             dtype = np.float32 if largest < _FLOAT32_EXACT else np.float64
             self._matrices[conv.name] = weight_matrix(conv.weight.astype(dtype))
-            self._multipliers[conv.name] = requantization(conv, quantized.tensors)
+            self._multipliers[conv.name] = (wide_requantization if wide else requantization)(conv, quantized.tensors)
 
     def __call__(self, batch: ByteArray, tap: IntegerTap | None = None) -> FloatArray:
         """Runs a batch, image by image.
@@ -63,56 +75,68 @@ class IntegerRunner:
         return np.concatenate([self._run(image[None], tap) for image in batch])
 
     def _run(self, image: ByteArray, tap: IntegerTap | None) -> FloatArray:
-        values: dict[str, ByteArray] = {self.quantized.input.name: image}
+        values: dict[str, Integers] = {self.quantized.input.name: image}
         for node in self.quantized.nodes:
             if isinstance(node, GlobalAveragePool):
-                q, source = self.quantized.tensors[node.input], values[node.input]
-                mean = source.mean(axis=(1, 2), dtype=np.float64) - q.zero_point
-                logits: FloatArray = (mean * q.scale).astype(np.float32)
-                return logits
+                return self._pool(node, values[node.input])
             values[node.name] = self.step(node, values)
             if tap is not None:
                 tap(node.name, values[node.name])
         raise ValueError("the graph has no GlobalAveragePool")
 
-    def step(self, node: QuantizedConv | MaxPool | Concat | Add, values: Mapping[str, ByteArray]) -> ByteArray:
+    def _pool(self, node: GlobalAveragePool, source: Integers) -> FloatArray:
+        """(1, H, W, C) integers -> (1, C) logits."""
+        tensors, count = self.quantized.tensors, source.shape[1] * source.shape[2]
+        q = tensors[node.input]
+        if not self.quantized.scheme.integer_output:
+            mean = source.mean(axis=(1, 2), dtype=np.float64) - q.zero_point
+            logits: FloatArray = (mean * q.scale).astype(np.float32)
+            return logits
+        total = source.sum(axis=(1, 2), dtype=np.int64) - count * q.zero_point
+        result = tensors[node.name]
+        rounded = np.rint(total.astype(self._real) * self._real(q.scale / (result.scale * count)))
+        steps = np.clip(rounded + result.zero_point, 0, self._levels) - result.zero_point
+        dequantized: FloatArray = steps.astype(np.float32) * np.float32(result.scale)
+        return dequantized
+
+    def step(self, node: QuantizedConv | MaxPool | Concat | Add, values: Mapping[str, Integers]) -> Integers:
         """What one node makes of its inputs.
 
         Args:
             node: of the quantized graph, not its average pool.
-            values: tensor name -> (1, H, W, C) uint8 integers; those that the node reads are enough.
+            values: tensor name -> (1, H, W, C) integers; those that the node reads are enough.
 
         Returns:
-            (1, H, W, C) uint8.
+            (1, H, W, C) uint8, or uint16 where activations have 16 bits.
         """
         if isinstance(node, QuantizedConv):
             return self._conv(node, values[node.input])
         if isinstance(node, MaxPool):
-            return max_pool(values[node.input], node.kernel, node.stride, node.pads, np.uint8(0))
+            return max_pool(values[node.input], node.kernel, node.stride, node.pads, self._carrier(0))
         if isinstance(node, Concat):
             return np.concatenate([values[name] for name in node.inputs], axis=3)
         return self._add(node, values)
 
-    def _conv(self, conv: QuantizedConv, source: ByteArray) -> ByteArray:
+    def _conv(self, conv: QuantizedConv, source: Any) -> Integers:
         matrix = self._matrices[conv.name]
         centred = source.astype(matrix.dtype) - matrix.dtype.type(self.quantized.tensors[conv.input].zero_point)
-        acc = convolve(centred, matrix, conv.kernel, conv.stride, conv.pads).astype(np.int32) + conv.bias
+        acc = convolve(centred, matrix, conv.kernel, conv.stride, conv.pads).astype(self._sum) + conv.bias
         if self._error is not None:
             acc += self._error(conv, source)
         zero = self.quantized.tensors[conv.name].zero_point
-        rounded = np.rint(acc.astype(np.float32) * self._multipliers[conv.name]) + np.float32(zero)
-        integers: ByteArray = np.clip(rounded, zero if conv.relu else 0, 255).astype(np.uint8)
+        rounded = np.rint(acc.astype(self._real) * self._multipliers[conv.name]) + self._real(zero)
+        integers: Integers = np.clip(rounded, zero if conv.relu else 0, self._levels).astype(self._carrier)
         return integers
 
-    def _add(self, node: Add, values: Mapping[str, ByteArray]) -> ByteArray:
-        tensors = self.quantized.tensors
-        total: FloatArray | None = None
+    def _add(self, node: Add, values: Mapping[str, Integers]) -> Integers:
+        tensors, kind = self.quantized.tensors, self._real
+        total: NDArray[np.floating[Any]] | None = None
         for name in node.inputs:
             q = tensors[name]
-            real = (values[name].astype(np.float32) - np.float32(q.zero_point)) * np.float32(q.scale)
+            real = (values[name].astype(kind) - kind(q.zero_point)) * kind(q.scale)
             total = real if total is None else total + real
         assert total is not None
         result = tensors[node.name]
-        rounded = np.rint(total / np.float32(result.scale)) + np.float32(result.zero_point)
-        integers: ByteArray = np.clip(rounded, 0, 255).astype(np.uint8)
+        rounded = np.rint(total / kind(result.scale)) + kind(result.zero_point)
+        integers: Integers = np.clip(rounded, 0, self._levels).astype(self._carrier)
         return integers

@@ -52,6 +52,8 @@ class QuantizedConv:
         weight_scale: (out,) float32, above 0.
         bias: (out,) int32, at scale input_scale * weight_scale.
         relu: whether the output is clamped at real 0.
+        factor: (out,) float32, above 0: equalization divided the output's channels by it, so real * factor is the float
+            network's value. None where nobody kept it. No runtime needs it.
     """
 
     name: str
@@ -62,6 +64,7 @@ class QuantizedConv:
     stride: int
     pads: Pads
     relu: bool
+    factor: NDArray[np.float32] | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:

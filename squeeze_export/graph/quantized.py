@@ -25,6 +25,8 @@ TABLE_VERSION = 1
 SMALLEST_SCALE, LARGEST_SCALE = 1e-16, 1e6
 """Between these, acc * (s_x * s_w) / s_y stays inside float32."""
 TABLE_HEADER = "squeeze_export_table"
+ARRAYS_SHA256 = "arrays_sha256"
+"""Key of the arrays' checksum in a table's header."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Scheme:
         weight_bits: of every convolution's weights; 0 where they are floats. Without `palette` they are symmetric integers with
             one scale per output channel.
         palette: weights are indices into one table of floats a layer (k-means), 2 ** `weight_bits` entries.
+        symmetric: activations are signed with zero point 0, so behind a ReLU half of the steps are left.
+        integer_output: the average pool and the logits are integers too.
+        per_tensor: a convolution's weights have one scale instead of one per output channel.
     """
 
     name: str
@@ -47,16 +52,35 @@ class Scheme:
     activation_bits: int = 0
     weight_bits: int = 0
     palette: bool = False
+    symmetric: bool = False
+    integer_output: bool = False
+    per_tensor: bool = False
+
+    @property
+    def levels(self) -> int:
+        """The largest integer of an activation: 255, or 65,535. The smallest is 0: a table carries all integers unsigned."""
+        return (1 << self.activation_bits) - 1
+
+    @property
+    def middle(self) -> int:
+        """What a signed format takes off an activation's integers and zero point: 128, or 32,768."""
+        return 1 << (self.activation_bits - 1)
 
 
 FP32 = Scheme("fp32")
 FP16 = Scheme("fp16", float_dtype="float16")
 INT8 = Scheme("int8", integer=True, activation_bits=8, weight_bits=8)
+INT8_NPU = Scheme("int8-npu", integer=True, activation_bits=8, weight_bits=8, integer_output=True)
+INT8_SYMMETRIC = Scheme("int8-symmetric", integer=True, activation_bits=8, weight_bits=8, symmetric=True)
+INT8_PER_TENSOR = Scheme("int8-per-tensor", integer=True, activation_bits=8, weight_bits=8, per_tensor=True)
+INT16X8 = Scheme("int16x8", integer=True, activation_bits=16, weight_bits=8, symmetric=True)
 W8 = Scheme("w8", float_dtype="float16", weight_bits=8)
 PALETTE8 = Scheme("palette8", float_dtype="float16", weight_bits=8, palette=True)
 PALETTE6 = Scheme("palette6", float_dtype="float16", weight_bits=6, palette=True)
 PALETTE4 = Scheme("palette4", float_dtype="float16", weight_bits=4, palette=True)
-SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in (FP32, FP16, INT8, W8, PALETTE8, PALETTE6, PALETTE4)}
+_INTEGER = (INT8, INT8_NPU, INT8_SYMMETRIC, INT8_PER_TENSOR, INT16X8)
+_FLOAT = (W8, PALETTE8, PALETTE6, PALETTE4)
+SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in (FP32, FP16, *_INTEGER, *_FLOAT)}
 
 
 def scheme_named(name: str) -> Scheme:
@@ -70,9 +94,22 @@ def scheme_named(name: str) -> Scheme:
     return SCHEMES[name]
 
 
+def check_written_as(quantized: QuantizedGraph, scheme: Scheme) -> None:
+    """Refuses to write a table in another scheme than its own: the integers would mean something else.
+
+    Raises:
+        BadInput: it is of another scheme.
+    """
+    if quantized.scheme.name != scheme.name:
+        raise BadInput(
+            f"a table of the scheme `{quantized.scheme.name}` is not written as `{scheme.name}`",
+            hint=f"--scheme {quantized.scheme.name}, or calibrate again",
+        )
+
+
 @dataclass(frozen=True)
 class Quantization:
-    """real = scale * (integer - zero_point); `scale` is an exact float32 value, integers are 0 to 255."""
+    """real = scale * (integer - zero_point); `scale` is an exact float32 value, integers are 0 to the scheme's `levels`."""
 
     scale: float
     zero_point: int
@@ -86,8 +123,9 @@ class QuantizedGraph:
         name: the architecture's name.
         nodes: in topological order.
         input: raw pixels, uint8, scale 1, zero point 0.
-        output: float32 logits: the average pool is carried in float.
-        tensors: tensor name -> its quantization; every tensor but the logits.
+        output: float32 logits, in a scheme of integer logits the real values of those.
+        tensors: tensor name -> its quantization; every tensor, the logits only where the scheme has them in integers. The input is
+            raw pixels, scale 1 and zero point 0, in every scheme.
         scheme: how numbers are carried.
         preprocess: what brings a photograph to `input`.
         labels: one per class, or empty.
@@ -136,6 +174,11 @@ def requantization(conv: QuantizedConv, tensors: Mapping[str, Quantization]) -> 
     return (source * conv.weight_scale) / result
 
 
+def wide_requantization(conv: QuantizedConv, tensors: Mapping[str, Quantization]) -> NDArray[np.float64]:
+    """The same in float64: 24 bits of a sum are too few for a result of 16."""
+    return (tensors[conv.input].scale * conv.weight_scale.astype(np.float64)) / tensors[conv.name].scale
+
+
 def table_bytes(quantized: QuantizedGraph) -> bytes:
     """The table file's bytes. The same quantized graph always gives the same bytes."""
     arrays: dict[str, NDArray[Any]] = {}
@@ -151,7 +194,17 @@ def table_bytes(quantized: QuantizedGraph) -> bytes:
         "labels": list(quantized.labels),
         "provenance": dict(quantized.provenance),
     }
+    header[ARRAYS_SHA256] = arrays_sha256(arrays)
     return safetensors.numpy.save(arrays, {TABLE_HEADER: json.dumps(header, sort_keys=True)})
+
+
+def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of the arrays in the order of their names: of each a line with name, dtype and shape, then its bytes."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def saved_node(node: Node | QuantizedNode, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
@@ -161,6 +214,8 @@ def saved_node(node: Node | QuantizedNode, arrays: dict[str, NDArray[Any]]) -> d
         arrays[f"{node.name}.weight"] = node.weight
         if isinstance(node, QuantizedConv):
             arrays[f"{node.name}.weight_scale"] = node.weight_scale
+            if node.factor is not None:
+                arrays[f"{node.name}.factor"] = node.factor
         arrays[f"{node.name}.bias"] = node.bias
         return entry | {"stride": node.stride, "pads": list(node.pads), "relu": node.relu}
     if isinstance(node, MaxPool):

@@ -19,12 +19,14 @@ from squeeze_export.core import Preprocess, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Node, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import (
+    ARRAYS_SHA256,
     LARGEST_SCALE,
     SMALLEST_SCALE,
     TABLE_HEADER,
     TABLE_VERSION,
     Quantization,
     QuantizedGraph,
+    arrays_sha256,
     saved_node,
     scheme_named,
 )
@@ -98,6 +100,7 @@ def _read(path: Path, key: str, what: str, build: Callable[[Mapping[str, Any], M
 
 
 def _quantized_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> QuantizedGraph:
+    _check_arrays(header, arrays)
     nodes = tuple(_node(entry, arrays) for entry in header["nodes"])
     quantized = QuantizedGraph(
         str(header["name"]),
@@ -135,8 +138,11 @@ def _node(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Node 
             weight, scale, bias = (arrays[f"{name}.{part}"] for part in ("weight", "weight_scale", "bias"))
             if [a.dtype.name for a in (weight, scale, bias)] != ["int8", "float32", "int32"] or weight.ndim != 4:
                 raise ValueError(f"the arrays of {name} have the wrong dtype or rank")
+            factor = arrays.get(f"{name}.factor")  # absent from tables of the first versions
+            if factor is not None and factor.dtype.name != "float32":
+                raise ValueError(f"the factors of {name} have the wrong dtype")
             return QuantizedConv(
-                name, inputs[0], weight, scale, bias, int(entry["stride"]), _pads(entry["pads"]), bool(entry["relu"])
+                name, inputs[0], weight, scale, bias, int(entry["stride"]), _pads(entry["pads"]), bool(entry["relu"]), factor
             )
         case "Conv":
             weight, bias = arrays[f"{name}.weight"], arrays[f"{name}.bias"]
@@ -175,26 +181,42 @@ def _spec(values: Mapping[str, Any]) -> TensorSpec:
     return replace(TensorSpec(**values), shape=tuple(values["shape"]))
 
 
+def _check_arrays(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raises ValueError where the arrays are not those that were written: nothing else tells one int8 weight from another."""
+    if header.get(ARRAYS_SHA256) != arrays_sha256(arrays):
+        raise ValueError("the arrays do not match their checksum" if ARRAYS_SHA256 in header else "it has no checksum")
+
+
 def _check(quantized: QuantizedGraph) -> None:
     """Raises ValueError where the parts of a table do not fit each other; a KeyError for a tensor that nothing makes."""
-    if not quantized.scheme.integer:
-        raise ValueError(f"scheme {quantized.scheme.name}")
+    scheme, source = quantized.scheme, quantized.input.name
+    if not scheme.integer:
+        raise ValueError(f"scheme {scheme.name}")
     _check_shapes(quantized)
     for name, q in quantized.tensors.items():
-        if not (SMALLEST_SCALE < q.scale < LARGEST_SCALE and float(np.float32(q.scale)) == q.scale and 0 <= q.zero_point <= 255):
+        steps = 0 <= q.zero_point <= scheme.levels and (not scheme.symmetric or name == source or q.zero_point == scheme.middle)
+        if not (SMALLEST_SCALE < q.scale < LARGEST_SCALE and float(np.float32(q.scale)) == q.scale and steps):
             raise ValueError(f"scale {q.scale} or zero point {q.zero_point} of {name}")
-    if quantized.tensors[quantized.input.name] != Quantization(1.0, 0):
+    if quantized.tensors[source] != Quantization(1.0, 0):
         raise ValueError("the input is not raw pixels")
     for node in quantized.nodes:
         if isinstance(node, QuantizedConv):
             if node.weight_scale.shape != node.weight.shape[:1]:
                 raise ValueError(f"scales of {node.name}")
-            if not ((node.weight_scale > SMALLEST_SCALE) & (node.weight_scale < LARGEST_SCALE)).all():
+            if not _is_scale(node.weight_scale):
                 raise ValueError(f"a weight scale of {node.name}")
+            if scheme.per_tensor and len(set(node.weight_scale.tolist())) != 1:
+                raise ValueError(f"{node.name} has more than one weight scale")
+            if node.factor is not None and (node.factor.shape != node.weight.shape[:1] or not _is_scale(node.factor)):
+                raise ValueError(f"factors of {node.name}")
         if isinstance(node, MaxPool | Concat) and len({quantized.tensors[t] for t in (*node.inputs, node.name)}) != 1:
             raise ValueError(f"{node.name} joins tensors of different scales")
-        if node.name != quantized.output.name and node.name not in quantized.tensors:
-            raise ValueError(f"{node.name} has no scale")
+        if (node.name in quantized.tensors) != (scheme.integer_output or node.name != quantized.output.name):
+            raise ValueError(f"{node.name} has {'a' if node.name in quantized.tensors else 'no'} scale")
+
+
+def _is_scale(values: NDArray[np.float32]) -> bool:
+    return bool(((values > SMALLEST_SCALE) & (values < LARGEST_SCALE)).all())
 
 
 def _check_shapes(graph: Graph | QuantizedGraph) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from squeeze_export.core import ByteArray, FloatArray
-from squeeze_export.graph.integer import IntegerRunner
+from squeeze_export.graph.integer import IntegerRunner, Integers
 from squeeze_export.graph.nodes import GlobalAveragePool
-from squeeze_export.graph.quantized import Quantization
+from squeeze_export.graph.quantized import Quantization, Scheme
 
 ROUNDING_STEPS = 1
 """Two runtimes that round a half, or a product in another order, differently are one step apart; two steps are an error."""
@@ -63,17 +63,18 @@ def first_layer_apart(runner: IntegerRunner, pixels: ByteArray, values: Mapping[
         KeyError: a node's values are missing.
     """
     quantized = runner.quantized
-    integers = {quantized.input.name: pixels}
+    integers: dict[str, Integers] = {quantized.input.name: pixels}
     for node in quantized.nodes:
         if isinstance(node, GlobalAveragePool):
             break
-        integers[node.name] = _integers(values[node.name], quantized.tensors[node.name])
+        integers[node.name] = _integers(values[node.name], quantized.tensors[node.name], quantized.scheme)
         expected = runner.step(node, integers)
-        if np.abs(integers[node.name].astype(np.int16) - expected).max() > ROUNDING_STEPS:
+        if np.abs(integers[node.name].astype(np.int32) - expected).max() > ROUNDING_STEPS:
             return node.name
     return ""
 
 
-def _integers(real: FloatArray, q: Quantization) -> ByteArray:
-    steps: ByteArray = np.clip(np.rint(real / np.float32(q.scale)) + q.zero_point, 0, 255).astype(np.uint8)
+def _integers(real: FloatArray, q: Quantization, scheme: Scheme) -> Integers:
+    rounded = np.clip(np.rint(real / np.float32(q.scale)) + q.zero_point, 0, scheme.levels)
+    steps: Integers = rounded.astype(np.uint8 if scheme.activation_bits == 8 else np.uint16)
     return steps

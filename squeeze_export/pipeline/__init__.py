@@ -5,28 +5,35 @@ from squeeze_export.pipeline import Job, run
 report = run(Job(targets=("tflite",), scheme="int8", weights="squeezenet1_1.pth", calib=Path("imgs")))
 """
 
-from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, write_table
+from squeeze_export.pipeline.analysis import analyze
+from squeeze_export.pipeline.calibration import Calibration, CalibrationFolder, calibrate, read_calibration, write_table
+from squeeze_export.pipeline.curve import calibration_curve
 from squeeze_export.pipeline.export import audit_file, export, read_artifact
 from squeeze_export.pipeline.job import Job, run
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
+from squeeze_export.pipeline.portability import validate_portability
 from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.pipeline.timing import bench_files
 from squeeze_export.pipeline.validation import validate_files
 
 __all__ = [
     "Calibration",
+    "CalibrationFolder",
     "Job",
     "Network",
     "PreprocessChoice",
     "RunOptions",
+    "analyze",
     "audit_file",
     "bench_files",
     "calibrate",
+    "calibration_curve",
     "export",
     "open_network",
     "read_artifact",
     "read_calibration",
     "run",
     "validate_files",
+    "validate_portability",
     "write_table",
 ]

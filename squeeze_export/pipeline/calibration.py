@@ -23,6 +23,7 @@ from squeeze_export.pipeline.calibration_images import CalibrationFolder as Cali
 from squeeze_export.pipeline.calibration_images import CalibrationImages, CalibrationSource, read_images
 from squeeze_export.pipeline.calibration_images import calibration_images as calibration_images
 from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.training import START, TRAINING_HASHES, Training, check_training, read_training, train, training_facts
 from squeeze_export.quant.observations import TappedRun, observed_tensors
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes.onnxruntime import tapped_run
@@ -41,7 +42,7 @@ class Calibration:
 
     Attributes:
         quantized: the quantized graph.
-        image_hashes: SHA-256 of the calibration files, so that evaluation on them can be refused.
+        image_hashes: SHA-256 of the calibration files, and of those trained on, so that evaluation on them can be refused.
         source: `the demo network's own images`, a folder's name, or a table's.
         warnings: what the user should know.
     """
@@ -73,9 +74,10 @@ class Calibration:
         return {
             "source": self.source,
             **({"folders": folders} if len(folders) > 1 else {}),
-            "image_count": len(self.image_hashes),
+            "image_count": made_by.get("image_count", len(self.image_hashes)),
             "recipe": made_by.get("recipe", ""),
             "seed": made_by.get("seed", 0),
+            **training_facts(made_by),
             "scheme": self.quantized.scheme.name,
             "table_sha256": self.quantized.sha256,
         }
@@ -87,6 +89,7 @@ def calibrate(
     *,
     scheme: Scheme = INT8,
     recipe: str = "fast",
+    training: Training | None = None,
     seed: int = 0,
     threads: int | None = None,
     skip_broken: bool = False,
@@ -98,18 +101,25 @@ def calibrate(
         network: from `open_network`.
         calib: a folder of images, or several with weights; None takes the demo network's own.
         scheme: an integer scheme.
-        recipe: how: a key of `quant.recipes.RECIPES`.
-        seed: of the sampled positions.
+        recipe: how: a key of `quant.recipes.RECIPES`, or `qat`.
+        training: of `qat`: on what images, and how.
+        seed: of the sampled positions, and of the training.
         threads: images in flight; None takes every usable core.
         skip_broken: leaves unreadable images out.
-        progress: told of reading and calibrating.
+        progress: told of reading, calibrating and training.
 
     Raises:
-        BadInput: too few, duplicate, constant, unreadable or noise images, or none at all.
+        BadInput: too few, duplicate, constant, unreadable or noise images, or none at all; training images without labels.
+        Unavailable: `qat` without torch.
     """
     check_scheme(scheme)
+    check_training(recipe, training, scheme)
     cores = threads or usable_cores()
     images = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
+    lessons, warnings = None, images.warnings
+    if training is not None:
+        lessons, found = read_training(network, training.images, threads=cores, skip_broken=skip_broken, progress=progress)
+        warnings += found
     run, runtime = fastest_run(network.graph)
     provenance = provenance_of(images, network, runtime)
     quantized = quantize(
@@ -117,14 +127,18 @@ def calibrate(
         images.batch.pixels,
         run,
         scheme,
-        recipe=recipe,
+        recipe=recipe if training is None else START,
         seed=seed,
         threads=cores,
         weights=images.weights if images.weighted else None,
         provenance=provenance,
         progress=progress,
     )
-    return Calibration(quantized, images.batch.hashes, images.source, images.warnings)
+    hashes = images.batch.hashes
+    if training is not None and lessons is not None:
+        quantized, found = train(quantized, network, training, lessons, seed=seed, threads=cores, progress=progress)
+        warnings, hashes = warnings + found, hashes + lessons.hashes
+    return Calibration(quantized, hashes, images.source, warnings)
 
 
 def check_scheme(scheme: Scheme) -> None:
@@ -186,12 +200,15 @@ def read_calibration(table: Path) -> Calibration:
         BadInput: no table, or a damaged one.
     """
     quantized = read_table(table)
-    hashes = quantized.provenance.get("image_sha256", [])
-    if not isinstance(hashes, list) or not all(isinstance(digest, str) for digest in hashes):
-        raise BadInput(f"the table `{table}` is damaged: `image_sha256` is no list of hashes", hint="calibrate again")
+    kept: list[str] = []
+    for key in ("image_sha256", TRAINING_HASHES):
+        hashes = quantized.provenance.get(key, [])
+        if not isinstance(hashes, list) or not all(isinstance(digest, str) for digest in hashes):
+            raise BadInput(f"the table `{table}` is damaged: `{key}` is no list of hashes", hint="calibrate again")
+        kept += hashes
     folders = quantized.provenance.get(FOLDERS, [])
     if not isinstance(folders, list) or not all(isinstance(folder, dict) and set(folder) == _FOLDER for folder in folders):
         raise BadInput(f"the table `{table}` is damaged: `{FOLDERS}` is no list of folders", hint="calibrate again")
-    calibration = Calibration(quantized, tuple(hashes), f"table {table.name}")
+    calibration = Calibration(quantized, tuple(kept), f"table {table.name}")
     _ = calibration.summary  # a damaged one is refused here, not after an export
     return calibration

@@ -22,7 +22,7 @@ from squeeze_export.core import ByteArray, FloatArray, Placement
 from squeeze_export.errors import Refused, SqueezeExportError
 from squeeze_export.files import write_bytes, write_text
 from squeeze_export.pipeline.export import read_artifact
-from squeeze_export.pipeline.processes import _KINDS, _START, _reason
+from squeeze_export.pipeline.processes import CHILD_CODE, ERROR_KINDS, reason_of_end
 from squeeze_export.runtimes import runtime_named
 
 RUNTIME = "openvino"
@@ -80,8 +80,7 @@ def run_on_avx2(path: Path, pixels: ByteArray, *, threads: int = 1) -> ForcedRun
 
 
 def _answer(folder: Path, limit_s: float) -> dict[str, Any]:
-    # As in `processes`: the child finds the packages where this process does.
-    code = _START.format(path=sys.path, module="squeeze_export.pipeline.forced_avx2")
+    code = CHILD_CODE.format(path=sys.path, module="squeeze_export.pipeline.forced_avx2")
     with (folder / LOG).open("wb") as log:
         try:
             done = subprocess.run(
@@ -96,10 +95,10 @@ def _answer(folder: Path, limit_s: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired as err:
             raise Refused(f"OpenVINO held to AVX2 was not done within `{limit_s:.0f}` seconds", hint="fewer images") from err
     if done.returncode or not (folder / ANSWER).exists():
-        raise Refused(f"OpenVINO held to AVX2 failed: {_reason(folder / LOG, done.returncode)}")
+        raise Refused(f"OpenVINO held to AVX2 failed: {reason_of_end(folder / LOG, done.returncode)}")
     answer: dict[str, Any] = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
     if "kind" in answer:
-        raise _KINDS[answer["kind"]](answer["message"], hint=answer["hint"])
+        raise ERROR_KINDS[answer["kind"]](answer["message"], hint=answer["hint"])
     return answer
 
 

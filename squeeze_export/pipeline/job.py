@@ -21,6 +21,7 @@ from squeeze_export.pipeline.products import Plan, Product, make_products
 from squeeze_export.pipeline.sessions import Key, RunOptions, check_device, entries_of, opened, runtime_for
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.pipeline.timing import time_sessions
+from squeeze_export.pipeline.training import QAT, Training, check_apart, check_training
 from squeeze_export.pipeline.validation import Evaluation, evaluation_images, validate
 from squeeze_export.pipeline.vendor import Vendor, check_vendor, needs_labels, vendor_images
 from squeeze_export.quant.recipes import RECIPES
@@ -44,7 +45,8 @@ class Job:
         preprocess: what the user sets of it.
         bypass: needed for simple bypass checkpoints.
         recipe: how to quantize.
-        seed: of the sampled positions.
+        training: of the recipe `qat`: on what images, and how.
+        seed: of the sampled positions, and of the training.
         out: folder of the products; created.
         options: the files' outer form.
         run: runtime, device, threads, rounds.
@@ -63,6 +65,7 @@ class Job:
     preprocess: PreprocessChoice = field(default_factory=PreprocessChoice)
     bypass: Bypass | None = None
     recipe: str = "fast"
+    training: Training | None = None
     seed: int = 0
     out: Path = Path("squeeze-export-out")
     options: EmitOptions = field(default_factory=EmitOptions)
@@ -74,7 +77,7 @@ class Job:
     @property
     def vendor(self) -> bool:
         """Whether the vendors' tools quantize."""
-        return self.recipe not in RECIPES
+        return self.recipe not in RECIPES and self.recipe != QAT
 
 
 def run(job: Job, progress: Progress = silent) -> Report:
@@ -91,11 +94,14 @@ def run(job: Job, progress: Progress = silent) -> Report:
     if job.vendor:
         check_vendor(job.targets, job.recipe, job.scheme, job.options)
         only_folder(job.calib, f"the recipe `{job.recipe}`")
-        if job.table is not None:
-            raise BadInput(f"a table holds our integers; the recipe `{job.recipe}` makes its own", hint="leave out --table")
+    check_training(job.recipe, job.training, scheme)
+    if job.table is not None and (job.vendor or job.training is not None):
+        raise BadInput(f"a table holds our integers; the recipe `{job.recipe}` makes its own", hint="leave out --table")
     with pinned(job.run.cpus):
         pass  # CPUs that are not there are refused before any work is done
     network = open_network(job.weights, preprocess=job.preprocess, labels=job.labels, bypass=job.bypass, progress=progress)
+    if job.training is not None and job.eval is not None and job.validate:
+        check_apart(network, job.training.images, job.eval)
     make_folder(job.out)
     warnings: list[str] = []
     integers: Calibration | Vendor | None = None
@@ -142,7 +148,14 @@ def _integers(
             labelled = evaluation or evaluation_images(network, job.eval, calib, skip_broken=job.skip_broken)
         return vendor_images(network, calib, job.recipe, labelled, skip_broken=job.skip_broken, progress=progress)
     return calibrate(
-        network, job.calib, scheme=scheme, recipe=job.recipe, seed=job.seed, skip_broken=job.skip_broken, progress=progress
+        network,
+        job.calib,
+        scheme=scheme,
+        recipe=job.recipe,
+        training=job.training,
+        seed=job.seed,
+        skip_broken=job.skip_broken,
+        progress=progress,
     )
 
 

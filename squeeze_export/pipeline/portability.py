@@ -28,7 +28,7 @@ from squeeze_export.pipeline.forced_avx2 import can_be_forced, run_on_avx2
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import Entry, RunOptions
 from squeeze_export.pipeline.summary import measurement
-from squeeze_export.pipeline.validation import PROBABILITIES, Evaluation, _spread, evaluation_images, validate_files
+from squeeze_export.pipeline.validation import PROBABILITIES, Evaluation, evaluation_images, spread_evenly, validate_files
 from squeeze_export.results import Accuracy, Difference, Measurement, Report
 
 RUNTIME = "int16 saturation"
@@ -97,7 +97,16 @@ def validate_portability(
     evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
     if evaluation is None:
         raise BadInput("there are no images to validate on", hint="--eval DIR")
-    report = validate_files(files, network, eval_path, options=chosen, skip_broken=skip_broken, progress=progress)
+    report = validate_files(
+        files,
+        network,
+        eval_path,
+        options=chosen,
+        calibration_hashes=calibration.image_hashes,
+        summary=calibration.summary,
+        skip_broken=skip_broken,
+        progress=progress,
+    )
     runs = _runs(network, calibration, evaluation, chosen.emulated_images, progress)
     quantized = calibration.quantized
     found = compare(runs.reference, runs.saturated, runs.labels)
@@ -121,22 +130,49 @@ def validate_portability(
     )
 
 
+def table_behind(files: Sequence[Path], network: Network, table: Path) -> Calibration:
+    """Reads the table that exported files were written from.
+
+    Args:
+        files: exported files, each with its sidecar; at least one was written from the table.
+        network: the one they were made from.
+        table: the table file.
+
+    Raises:
+        BadInput: no table; none of the files was written from it; it is of other weights or other preprocessing.
+    """
+    calibration = read_calibration(table)
+    if not any(_is_written_from(artifact, calibration.quantized, network) for artifact in map(read_artifact, files)):
+        raise BadInput(f"none of the files was written from the table `{table}`", hint="leave out --table, or name theirs")
+    _check_table(calibration, table, network)
+    return calibration
+
+
+def _is_written_from(artifact: Artifact, quantized: QuantizedGraph, network: Network) -> bool:
+    # The labels are part of a table, and an export may put others in their place: the integers are the same ones.
+    told = artifact.provenance.get("table_sha256")
+    return any(told == replace(quantized, labels=labels).sha256 for labels in (quantized.labels, network.graph.labels, ()))
+
+
 def _check(integer: Sequence[Artifact], calibration: Calibration, table: Path, network: Network) -> None:
     quantized = calibration.quantized
     if not integer:
         raise BadInput(f"none of the files is of the table's scheme `{quantized.scheme.name}`", hint="name an int8 file")
     if quantized.scheme.activation_bits != 8 or quantized.scheme.weight_bits != 8:
         raise BadInput(f"the scheme `{quantized.scheme.name}` has no u8 x s8 products", hint="leave out --portability")
-    # The labels are part of a table, and an export may put others in their place: the integers are the same ones.
-    hashes = {replace(quantized, labels=labels).sha256 for labels in (quantized.labels, network.graph.labels, ())}
     for artifact in integer:
-        if artifact.provenance.get("table_sha256") not in hashes:
+        if not _is_written_from(artifact, quantized, network):
             raise BadInput(
                 f"`{artifact.path.name}` was not written from the table `{table}`",
                 hint="`calibrate` with the same images and --seed makes its table again",
             )
         if artifact.output.name == PROBABILITIES:
             raise BadInput(f"`{artifact.path.name}` gives probabilities: logits are compared", hint="export it without --softmax")
+    _check_table(calibration, table, network)
+
+
+def _check_table(calibration: Calibration, table: Path, network: Network) -> None:
+    quantized = calibration.quantized
     if quantized.checkpoint_sha256 != network.graph.checkpoint_sha256:
         raise BadInput(f"the table `{table}` was not made from `{network.source}`", hint="name its checkpoint with --weights")
     if quantized.preprocess != network.graph.preprocess:
@@ -157,7 +193,7 @@ def _runs(network: Network, calibration: Calibration, evaluation: Evaluation, li
         for batch in evaluation.stream:
             if evaluation.independent:
                 check_overlap(calibration.image_hashes, batch.hashes, batch.files)
-            part = _spread(done, len(batch.pixels), total, limit)
+            part = spread_evenly(done, len(batch.pixels), total, limit)
             done += len(batch.pixels)
             progress("emulating a CPU without VNNI", done, total)
             pixels.append(batch.pixels[part])

@@ -27,9 +27,12 @@ from squeeze_export.graph.saved import graph_bytes
 from squeeze_export.pipeline.export import read_exported
 from squeeze_export.pipeline.worker import REQUEST
 
-_START = "import sys; sys.path[:] = {path!r}; import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+CHILD_CODE = "import sys; sys.path[:] = {path!r}; import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+"""For `python -c`, after `format(path=sys.path, module=...)`: runs a module as the main one, with this process's search path, so
+that the child finds the packages where this process does, and not in whatever folder the user stands in."""
 PATIENCE_S = 5
-_KINDS = {kind.__name__: kind for kind in SqueezeExportError.__subclasses__()}
+ERROR_KINDS = {kind.__name__: kind for kind in SqueezeExportError.__subclasses__()}
+"""Name -> error: how a child's error, written down as its name, message and hint, is raised here."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,7 @@ def _hand_over(folder: Path, orders: Sequence[Order], name: str, options: EmitOp
 
 
 def _start(folder: Path, target: str) -> subprocess.Popen[bytes]:
-    # The child finds the packages where this process does, and not in whatever folder the user stands in.
-    code = _START.format(path=sys.path, module="squeeze_export.pipeline.worker")
+    code = CHILD_CODE.format(path=sys.path, module="squeeze_export.pipeline.worker")
     with (folder / f"{target}.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", code, str(folder), target],
@@ -118,10 +120,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _answer(folder: Path, target: str, code: int) -> list[tuple[Artifact, Audit]] | SqueezeExportError:
     file = folder / f"{target}.json"
     if code or not file.exists():
-        return Refused(f"the {target} toolchain failed: {_reason(folder / f'{target}.log', code)}")
+        return Refused(f"the {target} toolchain failed: {reason_of_end(folder / f'{target}.log', code)}")
     answer: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if "paths" not in answer:
-        kind = _KINDS[answer["kind"]]
+        kind = ERROR_KINDS[answer["kind"]]
         return kind(answer["message"], hint=answer["hint"])
     try:
         return [read_exported(Path(path)) for path in answer["paths"]]
@@ -129,8 +131,13 @@ def _answer(folder: Path, target: str, code: int) -> list[tuple[Artifact, Audit]
         return err
 
 
-def _reason(log: Path, code: int) -> str:
-    """The last line that the process printed, or the signal that ended it."""
+def reason_of_end(log: Path, code: int) -> str:
+    """Why a child failed: the last line that it printed, or the signal that ended it.
+
+    Args:
+        log: what it printed, UTF-8.
+        code: as `subprocess` gives it: below 0 for a signal.
+    """
     if code < 0:
         names = {number.value: number.name for number in signal.Signals}
         return f"it was ended by {names.get(-code, f'signal {-code}')}"

@@ -17,6 +17,7 @@ from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.folders import open_calibration, open_images
+from squeeze_export.images.likeness import Summary, unlike_warning
 from squeeze_export.images.stream import ImageStream, batches, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
 from squeeze_export.pipeline.comparison import Comparison
@@ -117,7 +118,7 @@ def validate(
         for batch in evaluation.stream:
             if evaluation.independent:
                 check_overlap(calibration_hashes, batch.hashes, batch.files)
-            part = _spread(done, len(batch.pixels), total, emulated_images)
+            part = spread_evenly(done, len(batch.pixels), total, emulated_images)
             done += len(batch.pixels)
             everything = np.ones_like(part)
             chosen = {key: part if session.evidence == "emulated" else everything for key, session in sessions.items()}
@@ -144,8 +145,18 @@ def validate(
     return found, _warnings(evaluation, found, network.architecture.class_count)
 
 
-def _spread(done: int, count: int, total: int, limit: int) -> NDArray[np.bool_]:
-    """Which of the next `count` of `total` images belong to `limit` images spread evenly; all where there are no more."""
+def spread_evenly(done: int, count: int, total: int, limit: int) -> NDArray[np.bool_]:
+    """Which of the next images belong to a part of the set that is spread evenly over it.
+
+    Args:
+        done: images before these.
+        count: these images.
+        total: images of the set.
+        limit: images of the part; all belong to it where there are no more.
+
+    Returns:
+        (count,).
+    """
     index = np.arange(done, done + count, dtype=np.int64)
     return index * limit % total < limit if total > limit else np.ones(count, np.bool_)
 
@@ -171,6 +182,8 @@ def validate_files(
     eval_path: Path | None = None,
     *,
     options: RunOptions | None = None,
+    calibration_hashes: Sequence[str] = (),
+    summary: Summary | None = None,
     skip_broken: bool = False,
     progress: Progress = silent,
 ) -> Report:
@@ -181,11 +194,13 @@ def validate_files(
         network: the one they were made from.
         eval_path: images; None takes the demo network's own, for the demo network.
         options: runtime, device, threads.
+        calibration_hashes: of the table that the files were written from: images that must not be among these.
+        summary: of that table: how its images look; where these are of another kind, a warning says so.
         skip_broken: leaves unreadable images out.
         progress: told of the images.
 
     Raises:
-        BadInput: a file that was not made from this checkpoint; no images.
+        BadInput: a file that was not made from this checkpoint; no images; one of them is a calibration image.
     """
     chosen = options or RunOptions()
     artifacts = [read_artifact(file) for file in files]
@@ -203,7 +218,14 @@ def validate_files(
     entries = entries_of(artifacts, chosen.runtime)
     with opened(entries, chosen) as sessions:
         found, warnings = validate(
-            network, sessions, evaluation, probabilities=softmax == {True}, emulated_images=chosen.emulated_images
+            network,
+            sessions,
+            evaluation,
+            calibration_hashes=calibration_hashes,
+            probabilities=softmax == {True},
+            emulated_images=chosen.emulated_images,
         )
         rows = [measurement(e, device_asked=chosen.device, session=sessions[e.key], accuracy=found.get(e.key)) for e in entries]
+    if summary is not None:
+        warnings += unlike_warning(summary, evaluation.stream.figures)
     return report_of(rows, network=network.facts(), evaluation=evaluation.facts, warnings=warnings)

@@ -15,13 +15,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from squeeze_export.core import FloatArray
-from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node, QuantizedConv
+from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
 from squeeze_export.quant.observations import Observation
 
 DEVIATIONS = 6.0
 SMALLEST_SHARE = 1e-3
+WEIGHT_NORM = 8.0
+"""How much the largest weight of a column counts before its others: 2 is their root mean square, infinity it alone."""
+ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -71,22 +77,29 @@ def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
     return tuple(found)
 
 
-def equalize(graph: Graph, seen: Mapping[str, Observation]) -> tuple[Graph, dict[str, Observation]]:
+def equalize(graph: Graph, seen: Mapping[str, Observation], scheme: Scheme = INT8) -> tuple[Graph, dict[str, Observation]]:
     """Moves channel factors between the convolutions.
 
     Args:
         graph: the float graph.
         seen: what calibration observed of it.
+        scheme: an integer scheme; with 16-bit activations the factors serve the weights alone.
 
     Returns:
         A float graph that computes the same function, and the observations as that graph would have given them.
     """
+    factors = channel_factors(graph, seen, scheme)
+    return rescale(graph, factors), {name: o.divided(factors[name]) if name in factors else o for name, o in seen.items()}
+
+
+def channel_factors(graph: Graph, seen: Mapping[str, Observation], scheme: Scheme = INT8) -> dict[str, FloatArray]:
+    """Tensor name -> (C,) what `equalize` divides its channels by; tensors that it leaves alone are not among them."""
     factors: dict[str, FloatArray] = {}
     for group in channel_groups(graph):
-        chosen = _factors(group, seen)
+        chosen = _factors(group, seen) if scheme.activation_bits == 8 else _weight_factors(group, graph)
         factors |= dict.fromkeys(group.tensors, chosen)
         factors |= {name: chosen[start : start + graph.sizes[name][2]] for name, start in group.slices.items()}
-    return rescale(graph, factors), {name: o.divided(factors[name]) if name in factors else o for name, o in seen.items()}
+    return factors
 
 
 def rescale(graph: Graph, factors: Mapping[str, FloatArray]) -> Graph:
@@ -109,6 +122,38 @@ def rescale(graph: Graph, factors: Mapping[str, FloatArray]) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
+def twin(graph: Graph, quantized: QuantizedGraph) -> Graph:
+    """The float network in a table's coordinates: its logits are those of `graph`, its tensors those that the integers stand for.
+
+    Args:
+        graph: the float graph that the table was made from.
+        quantized: the table.
+
+    Raises:
+        BadInput: the table does not tell its factors, they contradict each other, or it is of another network.
+    """
+    if [(type(node).__name__.removeprefix("Quantized"), node.name, node.inputs) for node in quantized.nodes] != [
+        (type(node).__name__, node.name, node.inputs) for node in graph.nodes
+    ]:
+        raise BadInput(f"the table is of another network than `{graph.name}`", hint="name its checkpoint with --weights")
+    factors: dict[str, FloatArray] = {graph.input.name: np.ones(graph.sizes[graph.input.name][2], np.float32)}
+    for node in quantized.nodes:
+        if isinstance(node, QuantizedConv):
+            if node.factor is None:
+                raise BadInput("the table does not tell by what its channels were equalized", hint="calibrate again")
+            factors[node.name] = node.factor
+        elif isinstance(node, Concat):
+            factors[node.name] = np.concatenate([factors[name] for name in node.inputs])
+        else:
+            first, *others = (factors[name] for name in node.inputs)
+            if not all(np.array_equal(first, other) for other in others):
+                raise BadInput(f"the table is damaged: `{node.name}` adds channels of different factors", hint="calibrate again")
+            factors[node.name] = first
+    if (factors[quantized.output.name] != 1).any():
+        raise BadInput("the table is damaged: the logits have factors", hint="calibrate again")
+    return rescale(graph, factors)
+
+
 def _factors(group: ChannelGroup, seen: Mapping[str, Observation]) -> FloatArray:
     ranges = []
     for name in group.tensors:
@@ -120,5 +165,34 @@ def _factors(group: ChannelGroup, seen: Mapping[str, Observation]) -> FloatArray
         return np.ones(len(expected), np.float32)
     # A channel that is dead on the calibration images must not become arbitrarily loud on others.
     factors = np.sqrt(np.maximum(expected, SMALLEST_SHARE * expected.max()))
+    return _centred(factors)
+
+
+def _weight_factors(group: ChannelGroup, graph: Graph) -> FloatArray:
+    """Factors that give the weights that read each channel the same share of their filters' largest weight.
+
+    The error of a rounded weight is a share of its filter's step, whatever its own size; so a column of small weights gains where
+    it is made larger, as long as no filter's step grows. In turns, every filter is divided by its largest weight, then every
+    column by its `WEIGHT_NORM`.
+    """
+    readers = [node for name in group.tensors for node in graph.consumers.get(name, ()) if isinstance(node, Conv)]
+    # (O, k * k, I) each
+    weights = [np.abs(conv.weight.reshape(*conv.weight.shape[:2], -1)).transpose(0, 2, 1).astype(np.float64) for conv in readers]
+    factors = np.ones(graph.sizes[group.tensors[0]][2])
+    for _ in range(ROUNDS):
+        columns = []
+        for weight in weights:
+            scaled = weight * factors
+            relative = weight / np.maximum(scaled.max(axis=(1, 2), keepdims=True), 1e-30)
+            columns.append(np.mean(relative**WEIGHT_NORM, axis=(0, 1)) ** (1 / WEIGHT_NORM))
+        loudest = np.max(columns, axis=0)
+        if not loudest.max() > 0:
+            return np.ones(len(factors), np.float32)
+        factors = _centred(1 / np.maximum(loudest, SMALLEST_SHARE * loudest.max())).astype(np.float64)
+    return factors.astype(np.float32)
+
+
+def _centred(factors: NDArray[np.float64]) -> FloatArray:
+    """Factors with a geometric mean of 1."""
     centred: FloatArray = (factors / np.exp(np.log(factors).mean())).astype(np.float32)
     return centred

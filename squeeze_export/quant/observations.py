@@ -120,7 +120,7 @@ def observe(
         progress: told of the images.
 
     Returns:
-        Observed tensor -> observation, the input among them.
+        Observed tensor -> observation, the input and the logits among them.
     """
     found = keep_statistics(graph, run, pixels, seed=seed, threads=threads, weights=weights, progress=progress)
     return found.of(range(len(pixels)), weights)
@@ -160,7 +160,8 @@ def keep_statistics(
     starts = np.cumsum([0, *most])
     signed = signed_tensors(graph)
     readers = {name: _widest_reader(graph, name) for name in observed_tensors(graph)}
-    seen = {name: _blank(graph.sizes[name][2], reader, count, int(starts[-1])) for name, reader in readers.items()}
+    shown: dict[str, Conv | None] = {**readers, graph.output.name: None}
+    seen = {name: _blank(graph.sizes[name][2], reader, count, int(starts[-1])) for name, reader in shown.items()}
 
     def one(index: int) -> None:
         # Patches beyond those for all images have a generator of their own, so that the others lie where they always do.
@@ -174,12 +175,15 @@ def keep_statistics(
             if name in signed:
                 observation.lows[index] = flat.min(axis=0)
             start, middle, end = starts[index], starts[index] + first[index], starts[index + 1]
-            observation.patches[start:middle] = _patches(values[0], readers[name], rng, first[index])
+            observation.patches[start:middle] = draw_patches(values[0], readers[name], rng, first[index])
             if middle < end:
-                observation.patches[middle:end] = _patches(values[0], readers[name], more, int(end - middle))
+                observation.patches[middle:end] = draw_patches(values[0], readers[name], more, int(end - middle))
 
         tap(graph.input.name, pixels[index : index + 1].astype(np.float32))
-        run(pixels[index : index + 1], tap)
+        logits = run(pixels[index : index + 1], tap)[0]
+        result = seen[graph.output.name]
+        result.lows[index], result.highs[index] = np.minimum(logits, 0), np.maximum(logits, 0)
+        result.patches[starts[index] : starts[index + 1]] = logits  # as many rows as of any tensor, so that `of` is one rule
 
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         for done, _ in enumerate(pool.map(one, range(count)), 1):
@@ -220,8 +224,8 @@ def _widest_reader(graph: Graph, name: str) -> Conv | None:
     return max(convs, key=lambda conv: conv.kernel, default=None)
 
 
-def _patches(values: FloatArray, reader: Conv | None, rng: np.random.Generator, quota: int) -> FloatArray:
-    """(quota, k, k, C) what the reader sees of (H, W, C) at random positions."""
+def draw_patches(values: FloatArray, reader: Conv | None, rng: np.random.Generator, quota: int) -> FloatArray:
+    """(quota, k, k, C) what the reader sees of (H, W, C) at random positions; the centre where nothing convolves it (None)."""
     if reader is None or (reader.kernel == 1 and reader.stride == 1):
         # A pointwise reader's own padding (conv10 of the authors' files) would show it nothing but zeros.
         return values.reshape(-1, 1, 1, values.shape[2])[rng.integers(0, values.shape[0] * values.shape[1], quota)]

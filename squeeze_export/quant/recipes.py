@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from squeeze_export import __version__
-from squeeze_export.core import ByteArray, Progress, silent
+from squeeze_export.core import ByteArray, FloatArray, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Conv, Graph, QuantizedConv, QuantizedNode
-from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
+from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph, Scheme
 from squeeze_export.graph.run import one_blas_thread
 from squeeze_export.quant.correction import corrected_bias
-from squeeze_export.quant.equalize import equalize
+from squeeze_export.quant.equalize import channel_factors, equalize
 from squeeze_export.quant.observations import Observation, TappedRun, observe
 from squeeze_export.quant.ranges import fake_quantize, search_ranges
-from squeeze_export.quant.rounding import compensated, weight_scales
+from squeeze_export.quant.refit import refit
+from squeeze_export.quant.rounding import Inputs, compensated, weight_rows, weight_scales
 
 WEIGHT_LIMIT = 127
 FIRST_WEIGHT_LIMIT = 64
@@ -38,6 +39,7 @@ class Material:
         seed: of everything random.
         threads: cores to use.
         progress: told of the steps.
+        scheme: how the integers are to be carried; `quantize_observed` sets it.
     """
 
     graph: Graph
@@ -47,6 +49,7 @@ class Material:
     seed: int
     threads: int
     progress: Progress = silent
+    scheme: Scheme = INT8
 
 
 Recipe = Callable[[Material], tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]]
@@ -99,7 +102,7 @@ def quantize_observed(
     """
     check_recipe(recipe)
     graph = material.graph
-    nodes, tensors = RECIPES[recipe](material)
+    nodes, tensors = RECIPES[recipe](replace(material, scheme=scheme))
     made_by = {
         "recipe": recipe,
         "seed": material.seed,
@@ -123,34 +126,70 @@ def check_recipe(recipe: str) -> None:
 
 def fast(material: Material) -> tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]:
     """Equalization, MSE ranges, rounding with error compensation and bias correction, from one pass over the images."""
-    graph = material.graph
-    equalized, seen = equalize(graph, material.seen)
-    tensors = search_ranges(equalized, seen)
+    equalized, seen, tensors = _ranged(material)
 
     def quantized(conv: Conv) -> QuantizedConv:
-        return _quantized_conv(conv, seen[conv.input], tensors[conv.input], first=conv.input == graph.input.name)
+        patches = seen[conv.input].patches_for(conv.kernel).reshape(-1, conv.weight[0].size)
+        inputs = Inputs.of(patches, fake_quantize(patches, tensors[conv.input], material.scheme))
+        return _rounded(conv, weight_rows(conv.weight), inputs, tensors[conv.input], material)
 
     with one_blas_thread(), ThreadPoolExecutor(material.threads) as pool:
         largest_first = sorted(equalized.convs, key=lambda conv: -conv.weight.size)  # so that no core waits for conv10
         convs = dict(zip(largest_first, pool.map(quantized, largest_first), strict=True))
-    return tuple(convs[node] if isinstance(node, Conv) else node for node in equalized.nodes), tensors
+    return _with({conv.name: made for conv, made in convs.items()}, equalized, material), tensors
 
 
-RECIPES: Mapping[str, Recipe] = {"fast": fast}
+def best(material: Material) -> tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]:
+    """As `fast`, but layer by layer: each layer's weights are refitted to what the integers before it really give."""
+    equalized, _, tensors = _ranged(material)
+
+    def rounded(conv: Conv, wanted: FloatArray, inputs: Inputs) -> QuantizedConv:
+        return _rounded(conv, wanted, inputs, tensors[conv.input], material)
+
+    convs = refit(
+        equalized,
+        tensors,
+        material.pixels,
+        material.scheme,
+        rounded,
+        weights=material.weights,
+        seed=material.seed,
+        threads=material.threads,
+        progress=material.progress,
+    )
+    return _with(convs, equalized, material), tensors
 
 
-def _quantized_conv(conv: Conv, seen: Observation, source: Quantization, *, first: bool) -> QuantizedConv:
-    limit = FIRST_WEIGHT_LIMIT if first else WEIGHT_LIMIT
-    weight = conv.weight.transpose(0, 2, 3, 1).reshape(len(conv.weight), -1)  # (O, K), K = k * k * I as patches are laid out
-    given = fake_quantize(seen.patches_for(conv.kernel).reshape(-1, weight.shape[1]), source)
-    wanted_mean = seen.patches_for(conv.kernel).reshape(-1, weight.shape[1]).mean(axis=0, dtype=np.float64)
-    given_mean = given.mean(axis=0, dtype=np.float64)
-    centred = given - given_mean.astype(np.float32)
-    moment = (centred.T @ centred).astype(np.float64) / len(given)
-    power = np.square(given).mean(axis=0, dtype=np.float64)
-    scale = weight_scales(weight, conv.bias, power, source.scale, limit)
-    integers = compensated(weight, scale, limit, moment)
-    bias = corrected_bias(conv.bias, weight, integers * scale[:, None], wanted_mean, given_mean)
+RECIPES: Mapping[str, Recipe] = {"fast": fast, "best": best}
+
+
+def _ranged(material: Material) -> tuple[Graph, dict[str, Observation], dict[str, Quantization]]:
+    equalized, seen = equalize(material.graph, material.seen, material.scheme)
+    return equalized, seen, search_ranges(equalized, seen, material.scheme)
+
+
+def _with(convs: Mapping[str, QuantizedConv], equalized: Graph, material: Material) -> tuple[QuantizedNode, ...]:
+    """The nodes, each convolution with its factors."""
+    factors = channel_factors(material.graph, material.seen, material.scheme)
+    nodes: list[QuantizedNode] = []
+    for node in equalized.nodes:
+        if isinstance(node, Conv):
+            ones = np.ones(len(node.weight), np.float32)
+            nodes.append(replace(convs[node.name], factor=factors.get(node.name, ones)))
+        else:
+            nodes.append(node)
+    return tuple(nodes)
+
+
+def _rounded(conv: Conv, wanted: FloatArray, inputs: Inputs, source: Quantization, material: Material) -> QuantizedConv:
+    """Integers of one layer: `wanted` (O, K) rounded; the bias makes up for the mean difference to the float layer."""
+    scheme = material.scheme
+    saturating = conv.input == material.graph.input.name and scheme.activation_bits == 8
+    limit = FIRST_WEIGHT_LIMIT if saturating else WEIGHT_LIMIT
+    scale = weight_scales(wanted, conv.bias, inputs.power, source.scale, limit, shared=scheme.per_tensor)
+    integers = compensated(wanted, scale, limit, inputs.moment)
+    weight = weight_rows(conv.weight)
+    bias = corrected_bias(conv.bias, weight, integers * scale[:, None], inputs.mean, inputs.given_mean)
     out_channels, in_channels, kernel, _ = conv.weight.shape
     return QuantizedConv(
         conv.name,

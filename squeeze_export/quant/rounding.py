@@ -6,6 +6,8 @@ calibration images moves least (Frantar et al., "GPTQ", ICLR 2023, equations 2 a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +20,64 @@ DAMPING = 0.01
 BLOCK = 32
 
 
-def weight_scales(weight: FloatArray, bias: FloatArray, power: NDArray[np.float64], input_scale: float, limit: int) -> FloatArray:
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a layer reads on the calibration images: K values a position, in float and as the integers before it give them.
+
+    Attributes:
+        mean: (K,) of the float values x.
+        given_mean: (K,) of the given values x_q.
+        power: (K,) mean square of x_q.
+        moment: (K, K) E[(x_q - mean)(x_q - mean)^T], each less its own mean.
+        error_moment: (K, K) E[(x - x_q)(x_q)^T], each less its own mean; None where it was not asked for.
+    """
+
+    mean: NDArray[np.float64]
+    given_mean: NDArray[np.float64]
+    power: NDArray[np.float64]
+    moment: NDArray[np.float64]
+    error_moment: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, exact: FloatArray, given: FloatArray, *, with_error: bool = False) -> Inputs:
+        """From values at the same M positions, each (M, K)."""
+        mean, given_mean = exact.mean(axis=0, dtype=np.float64), given.mean(axis=0, dtype=np.float64)
+        centred = given - given_mean.astype(np.float32)
+        return cls(
+            mean,
+            given_mean,
+            np.square(given).mean(axis=0, dtype=np.float64),
+            _product(centred, centred),
+            _product(exact - mean.astype(np.float32) - centred, centred) if with_error else None,
+        )
+
+    def merged(self, other: Inputs, share: float) -> Inputs:
+        """Both together; `share` (0 to 1) of the positions are this one's."""
+        rest = 1 - share
+        apart = self.given_mean - other.given_mean
+        mean, given_mean = (share * a + rest * b for a, b in ((self.mean, other.mean), (self.given_mean, other.given_mean)))
+        moment = share * self.moment + rest * other.moment + share * rest * np.outer(apart, apart)
+        error_moment = None
+        if self.error_moment is not None and other.error_moment is not None:
+            between = np.outer(self.mean - other.mean - apart, apart)
+            error_moment = share * self.error_moment + rest * other.error_moment + share * rest * between
+        return Inputs(mean, given_mean, share * self.power + rest * other.power, moment, error_moment)
+
+
+def _product(left: FloatArray, right: FloatArray) -> NDArray[np.float64]:
+    """(K, K) mean over the positions of the outer products."""
+    moment: NDArray[np.float64] = (left.T @ right).astype(np.float64) / len(left)
+    return moment
+
+
+def weight_rows(weight: FloatArray) -> FloatArray:
+    """(O, I, k, k) weights as (O, K) rows, K = k * k * I as patches are laid out."""
+    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1).reshape(len(weight), -1))
+
+
+def weight_scales(
+    weight: FloatArray, bias: FloatArray, power: NDArray[np.float64], input_scale: float, limit: int, *, shared: bool = False
+) -> FloatArray:
     """Per filter, the scale that minimises sum_k E[x_k^2] (w_k - s q_k)^2 when rounding to nearest.
 
     Args:
@@ -27,17 +86,22 @@ def weight_scales(weight: FloatArray, bias: FloatArray, power: NDArray[np.float6
         power: (K,) mean square of each input.
         input_scale: of the input tensor.
         limit: the largest magnitude allowed: 127, or 64 where u8 x s8 pairs may saturate.
+        shared: one scale for all filters.
 
     Returns:
         (O,) float32, above 0 also for dead filters.
     """
     largest = np.abs(weight).max(axis=1).astype(np.float64)
     floor = np.maximum(np.abs(bias.astype(np.float64)) / (input_scale * MAX_BIAS), 1e-12)
+    if shared:
+        largest[:], floor[:] = largest.max(), floor.max()
     best = np.zeros(len(weight), np.float32)
     best_error = np.full(len(weight), np.inf)
     for share in SHARES:
         scale = np.maximum(largest * share / limit, floor).astype(np.float32)
         error = np.square(nearest(weight, scale, limit) * scale[:, None] - weight) @ power
+        if shared:
+            error[:] = error.sum()
         better = error < best_error
         best[better], best_error[better] = scale[better], error[better]
     return best

@@ -79,10 +79,10 @@ class InterpreterSession:
                 images = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
             self._interpreter.set_tensor(self._input["index"], images.astype(self._input["dtype"], copy=False))
             self._interpreter.invoke()
-            result: FloatArray = self._interpreter.get_tensor(self._output["index"])  # a copy
+            result = self._interpreter.get_tensor(self._output["index"])  # a copy
         except (ValueError, RuntimeError) as err:
             raise Refused(f"`{self.runtime}` failed on a batch of `{size}` images: {err}") from err
-        return result
+        return _real(result, self._output)
 
     def _resize(self, size: int) -> None:
         shape = [size, *(int(side) for side in self._input["shape"][1:])]
@@ -190,15 +190,23 @@ def _interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         and inputs[0]["shape"][3] == 3
         and inputs[0]["dtype"] in (np.uint8, np.float32)
         and len(outputs[0]["shape"]) == 2
-        and outputs[0]["dtype"] == np.float32
+        and (outputs[0]["dtype"] == np.float32 or (outputs[0]["dtype"] == np.int8 and outputs[0]["quantization"][0] > 0))
     )
     if not fits:
         found = "; ".join(
             f"{side}: " + ", ".join(f"{np.dtype(d['dtype']).name}{d['shape'].tolist()}" for d in details)
             for side, details in (("in", inputs), ("out", outputs))
         )
-        raise Refused(f"the file is no classifier of (N, H, W, 3) uint8 or float32 pixels with float32 logits: `{found}`")
+        wanted = "(N, H, W, 3) uint8 or float32 pixels with float32 or quantized int8 logits"
+        raise Refused(f"the file is no classifier of {wanted}: `{found}`")
     return inputs[0], outputs[0]
+
+
+def _real(values: Any, details: Mapping[str, Any]) -> FloatArray:
+    """The output's real values: those of int8 logits by their scale and zero point."""
+    scale, zero_point = details["quantization"]
+    steps: FloatArray = values.astype(np.float32, copy=False)
+    return (steps - np.float32(zero_point)) * np.float32(scale) if values.dtype == np.int8 else steps
 
 
 def _signature(details: Mapping[str, Any]) -> Any:

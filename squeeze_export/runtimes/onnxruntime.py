@@ -207,7 +207,8 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) ->
     if missing:
         raise Refused(f"`{artifact.path}` has no quantized tensor `{missing[0]}`")
     for name in names:
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(constants[quantizers[name].input[2]].dtype)
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, dtype, None))
     session = _open(model.SerializeToString(), artifact.path, PROVIDERS["cpu"], _options(1))
     source = session.get_inputs()[0]
     size = source.shape[0] if isinstance(source.shape[0], int) else 1

@@ -17,6 +17,7 @@ from typing import Any
 
 from squeeze_export.core import Audit, require
 from squeeze_export.errors import BadInput
+from squeeze_export.graph.quantized import INT8_NPU
 
 MAX_BYTES = 256 << 20
 _MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -25,6 +26,8 @@ _FUSED += ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Softmax")
 _DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 _CONVERTING = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Reshape")
 """May stand in float before the first convolution: they bring a float32 input to integers."""
+SCHEME_KEY = "squeeze_export.scheme"
+"""What a file of ours says of itself, and is held to."""
 
 
 def read_model(onnx: Any, path: Path) -> Any:
@@ -58,7 +61,8 @@ def audit_model(onnx: Any, model: Any) -> Audit:
 
     Returns:
         The audit. `violations` name each convolution or product that computes in float and why, each constant stored in float,
-        each operator of a dynamic-range file, each float operator before the last convolution, and what cannot be seen through.
+        each operator of a dynamic-range file, each float operator before the last convolution, and what cannot be seen through;
+        in a file that says it is `int8-npu`, every float operator but what turns the input to integers and the logits back.
     """
     view = _View(onnx, model)
     floating = [node for node in model.graph.node if view.is_float(node)]
@@ -82,6 +86,7 @@ def _violations(view: _View, model: Any) -> Iterator[str]:
     if not products:
         yield "the file holds no convolution"
     before = view.ancestors(products)
+    promised = any(entry.key == SCHEME_KEY and entry.value == INT8_NPU.name for entry in model.metadata_props)
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
             yield f"{node.op_type} `{_name(node)}` cannot be seen through: a foreign operator or one with a graph inside"
@@ -89,10 +94,15 @@ def _violations(view: _View, model: Any) -> Iterator[str]:
             yield f"{node.op_type} `{_name(node)}`: a dynamic-range file, its activations are quantized while it runs"
         elif node.op_type in _MULTIPLYING and view.is_float(node):
             yield f"{node.op_type} `{_name(node)}` computes in float: {', '.join(view.reasons(node))}"
-        elif _name(node) in before and node.op_type not in _CONVERTING and view.is_float(node):
+        elif not view.is_float(node):
+            continue
+        elif _name(node) in before and node.op_type not in _CONVERTING and not view.shifts_pixels(node):
             yield f"{node.op_type} `{_name(node)}` computes in float before the last convolution"
+        elif promised and not (_name(node) in before or view.gives_logits(node)):
+            yield f"{node.op_type} `{_name(node)}` computes in float, in a file of the scheme `{INT8_NPU.name}`"
     for name in view.float_constants:
-        yield f"the constant `{name}` is stored as {view.described(name)}"
+        if not view.is_shift(name):
+            yield f"the constant `{name}` is stored as {view.described(name)}"
     if model.functions:
         yield "the file defines functions of its own, which cannot be seen through"
 
@@ -165,6 +175,22 @@ class _View:
             or node.op_type.startswith("QLinear")
             for node in readers
         )
+
+    def shifts_pixels(self, node: Any) -> bool:
+        """Whether a node takes one number off the input, ahead of every product."""
+        ahead = self.ancestors([node])
+        products = {_name(other) for other in self._graph.node if other.op_type in _MULTIPLYING}
+        one = len(node.input) == 2 and node.input[1] in self.constants and math.prod(self.constants[node.input[1]][2]) == 1
+        return node.op_type == "Sub" and one and not ahead & products
+
+    def is_shift(self, name: str) -> bool:
+        """Whether a constant is nothing but what such a node takes off."""
+        readers = self._readers.get(name, [])
+        return bool(readers) and all(self.shifts_pixels(node) for node in readers)
+
+    def gives_logits(self, node: Any) -> bool:
+        """Whether a node turns integers into the file's output and does nothing else."""
+        return node.op_type == "DequantizeLinear" and self._is_output(node)
 
     def is_float(self, node: Any) -> bool:
         """Whether a node computes in floating point."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -11,12 +12,15 @@ from typing import Any
 
 from squeeze_export.core import Audit, Dimension, TensorSpec, require
 from squeeze_export.errors import BadInput
+from squeeze_export.graph.quantized import INT8_NPU
 
 MAX_MODEL_BYTES = 512 << 20
 
 _WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL"})
 _FLOAT_TAIL = frozenset({"DEQUANTIZE", "MEAN", "SOFTMAX"})
 """What may compute in float in an integer network: the logits' own pool, behind the last convolution."""
+_OWN_METADATA, _SCHEME_KEY = "squeeze_export", "squeeze_export.scheme"
+"""Where a file of ours says what it is, and is held to it."""
 _INTEGERS = ("INT4", "INT8", "UINT8", "INT16", "INT32", "INT64")
 
 
@@ -61,13 +65,26 @@ class _Subgraph:
     outputs: tuple[_Tensor, ...]
 
 
+@dataclass(frozen=True)
+class _Model:
+    """A file.
+
+    Attributes:
+        subgraphs: the main one first.
+        scheme: that a file of ours says it is of; empty in others'.
+    """
+
+    subgraphs: tuple[_Subgraph, ...]
+    scheme: str
+
+
 def describe_file(path: Path) -> tuple[TensorSpec, TensorSpec]:
     """Input and output of a file.
 
     Raises:
         BadInput: no such file, no TFLite file, or not one input and one output.
     """
-    main = _read(path)[0]
+    main = _read(path).subgraphs[0]
     if len(main.inputs) != 1 or len(main.outputs) != 1:
         count = (len(main.inputs), len(main.outputs))
         raise BadInput(f"`{path}` has `{count[0]}` inputs and `{count[1]}` outputs; a classifier has one of each")
@@ -79,12 +96,14 @@ def audit_file(path: Path) -> Audit:
 
     A violation is a convolution that reads, holds or makes floats (float, or hybrid: integer weights on float activations), a
     float constant, a float operator other than the logits' own tail, a way back from float into the network, and a file without
-    any integer convolution. float32 pixels at the input and the float pool at the end are listed, but allowed.
+    any integer convolution. float32 pixels at the input and the float pool at the end are listed, but allowed; the pool not in a
+    file that says that it is `int8-npu`.
 
     Raises:
         BadInput: no such file, or no TFLite file.
     """
-    subgraphs = _read(path)
+    model = _read(path)
+    subgraphs = model.subgraphs
     operators = [operator for subgraph in subgraphs for operator in subgraph.operators]
     tensors = [tensor for subgraph in subgraphs for tensor in subgraph.tensors]
     inputs = {tensor.name for subgraph in subgraphs for tensor in subgraph.inputs}
@@ -92,7 +111,8 @@ def audit_file(path: Path) -> Audit:
     weight_bytes: Counter[str] = Counter()
     for tensor in constants.values():
         weight_bytes[tensor.dtype.lower()] += tensor.constant_bytes
-    violations = [text for operator in operators for text in _operator_violations(operator, inputs)]
+    tail = frozenset[str]() if model.scheme == INT8_NPU.name else _FLOAT_TAIL
+    violations = [text for operator in operators for text in _operator_violations(operator, inputs, tail)]
     violations += [f"float constant: `{tensor}`" for tensor in tensors if tensor.constant_bytes and tensor.floating]
     if not any(operator.kind in _WEIGHTED and not operator.floating for operator in operators):
         violations.append("no convolution computes in integers")
@@ -105,7 +125,7 @@ def audit_file(path: Path) -> Audit:
     )
 
 
-def _operator_violations(operator: _Operator, inputs: set[str]) -> Iterator[str]:
+def _operator_violations(operator: _Operator, inputs: set[str], tail: frozenset[str]) -> Iterator[str]:
     if operator.kind in _WEIGHTED:
         integer_weights = any(t.constant_bytes and t.dtype in _INTEGERS for t in operator.inputs[1:])
         if operator.floating:
@@ -117,7 +137,7 @@ def _operator_violations(operator: _Operator, inputs: set[str]) -> Iterator[str]
     elif operator.kind == "QUANTIZE":
         if operator.inputs[0].floating and operator.inputs[0].name not in inputs:
             yield f"a float detour inside the network: `{operator}`"
-    elif operator.floating and operator.kind not in _FLOAT_TAIL:
+    elif operator.floating and operator.kind not in tail:
         yield f"float operator: `{operator}`"
 
 
@@ -128,8 +148,8 @@ def _spec(tensor: _Tensor) -> TensorSpec:
     return TensorSpec(tensor.name, shape, tensor.dtype.lower(), layout, scale, zero_point)
 
 
-def _read(path: Path) -> tuple[_Subgraph, ...]:
-    """The file's subgraphs, the main one first.
+def _read(path: Path) -> _Model:
+    """The file's content.
 
     Raises:
         BadInput: it cannot be read, is too large, or is no TFLite file.
@@ -149,11 +169,21 @@ def _read(path: Path) -> tuple[_Subgraph, ...]:
         kinds = _names(schema.BuiltinOperator)
         codes = [kinds[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
         found = tuple(_subgraph(subgraph, model.buffers, codes, _names(schema.TensorType)) for subgraph in model.subgraphs)
+        scheme = _scheme(model)
     except (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as err:
         raise BadInput(f"`{path}` is a damaged TFLite file: {err!r}") from err
     if not found:
         raise BadInput(f"`{path}` is a TFLite file without a graph")
-    return found
+    return _Model(found, scheme)
+
+
+def _scheme(model: Any) -> str:
+    """What the file says of itself; nothing where it is not ours. A ValueError where what it says is damaged."""
+    for entry in model.metadata or ():
+        if (entry.name or b"").decode("utf-8", "replace") == _OWN_METADATA:
+            data = model.buffers[entry.buffer].data
+            return str(json.loads(bytes(data)).get(_SCHEME_KEY, "")) if data is not None else ""
+    return ""
 
 
 def _names(enumeration: Any) -> dict[int, str]:

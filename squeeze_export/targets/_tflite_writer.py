@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import require
+from squeeze_export.graph.nodes import Pads
 
 _ALIGNMENT = 16
 """The schema's `force_align` of constant data. flatbuffers' Python code generator leaves it out."""
@@ -168,3 +169,18 @@ class _AlignedBuffer:
         self._schema.BufferStart(builder)
         self._schema.BufferAddData(builder, data)
         return int(self._schema.BufferEnd(builder))
+
+
+def padding_word(size: tuple[int, int, int], kernel: int, stride: int, pads: Pads) -> str | None:
+    """The format's word for explicit pads, or None where it has none.
+
+    SAME gives ceil(size / stride) outputs and puts the odd pixel of padding at the bottom and right.
+
+    Args:
+        size: (height, width, channels) of the input.
+    """
+    if not any(pads):
+        return "VALID"
+    totals = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in size[:2]]
+    same = (totals[0] // 2, totals[1] // 2, totals[0] - totals[0] // 2, totals[1] - totals[1] // 2)
+    return "SAME" if pads == same else None

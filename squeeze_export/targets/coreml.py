@@ -26,7 +26,7 @@ from squeeze_export import __version__
 from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import QuantizedGraph, Scheme
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as
 from squeeze_export.targets._coreml_package import coremltools, package_files
 from squeeze_export.targets._coreml_program import CLASS_PROBABILITIES, PROBABILITIES, build_program
 
@@ -102,6 +102,8 @@ def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions
     if scheme.integer != isinstance(network, QuantizedGraph):
         needed = "a quantized graph" if scheme.integer else "the float graph"
         raise BadInput(f"scheme `{scheme.name}` is written from {needed}, not from a `{type(network).__name__}`")
+    if isinstance(network, QuantizedGraph):
+        check_written_as(network, scheme)
     if options.input_dtype == "uint8" and options.batch != 1:
         raise BadInput(f"a Core ML image input takes one image, not `{options.batch}`", hint="--input float32, or --batch 1")
     if options.batch != "dynamic" and options.batch < 1:

@@ -3,6 +3,7 @@
     int8   uint8 -> Transpose -> Convert -> FakeQuantize -> int8 network -> ReduceMean -> float32 logits
     fp32   uint8 -> Transpose -> Convert -> float32 network -> ReduceMean -> float32 logits
     fp16   the same; weights are stored in half and pass through a Convert, which the runtime folds away; biases stay float32
+    w8     the same; weights are int8 times a scale per output channel, which the runtime folds into floats when it opens the file
 
 An integer network is written on floats: FakeQuantize says which 256 values a tensor may take, the weights are int8 times a scale.
 The runtime turns both into integers. Without the FakeQuantize on the pixels it leaves the first convolution in float. Max-pools are
@@ -23,14 +24,15 @@ from numpy.typing import NDArray
 from squeeze_export.core import Audit, EmitOptions, FloatArray, TensorSpec, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, QuantizedConv
-from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme, check_written_as
+from squeeze_export.graph.weights import real_weights, symmetric_weights
 from squeeze_export.targets._openvino_audit import audit_network
 from squeeze_export.targets._openvino_file import describe_network
 from squeeze_export.targets._openvino_info import labels_file, runtime_info
 
 NAME = "openvino"
 SUFFIX = ".openvino"
-SCHEMES = ("fp32", "fp16", "int8")
+SCHEMES = ("fp32", "fp16", "int8", "int8-symmetric", "int8-per-tensor", "w8")
 RUNTIMES = ("openvino", "openvino-bf16")
 PACKAGES = ("openvino",)
 
@@ -49,7 +51,7 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
     name, and so has its tensor.
 
     Args:
-        network: a `QuantizedGraph` for int8, a `Graph` for fp32 and fp16.
+        network: a `QuantizedGraph` for an integer scheme, a `Graph` for the others.
         scheme: one of `SCHEMES`.
         options: the outer form. A dynamic batch is the dimension -1.
         metadata: into `rt_info`, under `squeeze_export`, beside the keys that OpenVINO's Model API reads.
@@ -68,9 +70,11 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
         raise BadInput(f"a batch of `{options.batch}` images", hint="--batch N with N at least 1, or --batch dynamic")
     if scheme.integer != isinstance(network, QuantizedGraph):
         raise ValueError(f"{type(network).__name__} for the scheme {scheme.name}")
+    if isinstance(network, QuantizedGraph):
+        check_written_as(network, scheme)
     # Importing it reports the import to its maker, by this package; without it nothing else changes.
     openvino = require("openvino", "openvino", without=("openvino_telemetry",))
-    model = _Lowering(openvino, network, options, np.dtype(scheme.float_dtype)).run()
+    model = _Lowering(openvino, network, scheme, options).run()
     for path, text in runtime_info(network, metadata):
         model.set_rt_info(text, list(path))
     files = _serialized(openvino, model)
@@ -110,9 +114,9 @@ class _Lowering:
         made: tensor of the graph -> its value in the file, (N, C, H, W).
     """
 
-    def __init__(self, openvino: Any, network: Graph | QuantizedGraph, options: EmitOptions, dtype: np.dtype[Any]) -> None:
+    def __init__(self, openvino: Any, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
         self._openvino, self._op = openvino, openvino.opset8
-        self._network, self._options, self._dtype = network, options, dtype
+        self._network, self._scheme, self._options = network, scheme, options
         self._steps: Mapping[str, Quantization] = network.tensors if isinstance(network, QuantizedGraph) else {}
         self.made: dict[str, Any] = {}
 
@@ -184,12 +188,14 @@ class _Lowering:
         """The weights' operator, (O, I, k, k) float32, and the bias, (O,) float32."""
         name, op = f"{node.name}/weight", self._op
         if isinstance(node, QuantizedConv):
-            scale = self._constant(f"{name}/scale", node.weight_scale[:, None, None, None])
-            integers = op.convert(self._constant(f"{name}/int8", node.weight), "f32", name=f"{name}/float")
             # The format has no integer bias: the runtime adds it to the rescaled sum.
             bias = node.bias * (np.float64(self._steps[node.input].scale) * node.weight_scale.astype(np.float64))
-            return op.multiply(integers, scale, name=name), bias.astype(np.float32)
-        if self._dtype == np.float32:
+            scale = node.weight_scale[:1] if self._scheme.per_tensor else node.weight_scale
+            return self._scaled(name, node.weight, scale), bias.astype(np.float32)
+        if self._scheme.weight_bits:
+            steps, scale = symmetric_weights(node.weight)
+            return self._scaled(name, steps, scale), self._recentred(node, real_weights(steps, scale))
+        if self._scheme.float_dtype == "float32":
             return self._constant(name, node.weight), node.bias
         largest = np.abs(node.weight).max()
         if largest > np.finfo(np.float16).max:
@@ -197,7 +203,12 @@ class _Lowering:
         half = node.weight.astype(np.float16)
         return op.convert(self._constant(f"{name}/half", half), "f32", name=name), self._recentred(node, half)
 
-    def _recentred(self, conv: Conv, half: NDArray[np.float16]) -> FloatArray:
+    def _scaled(self, name: str, steps: NDArray[np.int8], scale: FloatArray) -> Any:
+        """int8 weights times their scale, one or one per output channel."""
+        integers = self._op.convert(self._constant(f"{name}/int8", steps), "f32", name=f"{name}/float")
+        return self._op.multiply(integers, self._constant(f"{name}/scale", scale[:, None, None, None]), name=name)
+
+    def _recentred(self, conv: Conv, held: NDArray[np.floating[Any]]) -> FloatArray:
         """The bias. That of the first convolution makes up at the mean pixel for what rounding took off the weights, as in the
         integer table: pixels lie far from 0, so it would come back as an offset.
         """
@@ -205,7 +216,7 @@ class _Lowering:
             return conv.bias
         preprocess = self._network.preprocess
         mean = np.array(preprocess.mean if preprocess.channel_order == "rgb" else preprocess.mean[::-1], np.float64)
-        lost = (conv.weight.astype(np.float64) - half).sum(axis=(2, 3))  # (O, 3), in the order of the pixels: RGB
+        lost = (conv.weight.astype(np.float64) - held).sum(axis=(2, 3))  # (O, 3), in the order of the pixels: RGB
         bias: FloatArray = (conv.bias + lost @ mean).astype(np.float32)
         return bias
 

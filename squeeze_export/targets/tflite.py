@@ -1,11 +1,15 @@
 """TensorFlow Lite (LiteRT): the flatbuffer written directly, without TensorFlow.
 
-Integers of the table are u8; the format carries them as int8, 128 lower, zero points too: the same steps under another name.
-The input stays uint8 (a QUANTIZE moves it), the output is float: MediaPipe and LiteRT.js accept no other form.
+Integers of the table are unsigned; the format carries them as int8, 128 lower, or as int16, 32,768 lower, zero points too: the same
+steps under another name. The input stays uint8, the output is float: MediaPipe and LiteRT.js accept no other form. `int8-npu` has
+int8 logits, which leaves no float in the file.
 
-    int8   uint8 -> QUANTIZE -> int8 network -> DEQUANTIZE -> MEAN -> float32 logits
-    fp32   uint8 -> DEQUANTIZE (scale 1) -> float32 network -> MEAN -> float32 logits
-    fp16   the same; weights are stored in half and pass through a DEQUANTIZE, which XNNPACK folds away; biases stay float32
+    int8       uint8 -> QUANTIZE -> int8 network -> DEQUANTIZE -> MEAN -> float32 logits; `int8-per-tensor` too
+    int8-npu   uint8 -> QUANTIZE -> int8 network -> MEAN -> int8 logits
+    int16x8    uint8 -> CAST -> int16 network, int8 weights, int64 biases -> DEQUANTIZE -> MEAN -> float32 logits
+    fp32       uint8 -> DEQUANTIZE (scale 1) -> float32 network -> MEAN -> float32 logits
+    fp16       the same; weights are stored in half and pass through a DEQUANTIZE, which XNNPACK folds away; biases stay float32
+    w8         likewise, with weights of int8 and a scale per output channel
 """
 
 from __future__ import annotations
@@ -20,22 +24,22 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
-from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Pads, QuantizedConv
-from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
+from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme, check_written_as
+from squeeze_export.graph.weights import real_weights, symmetric_weights
 from squeeze_export.targets._tflite_audit import audit_file, describe_file
 from squeeze_export.targets._tflite_metadata import LABELS_FILE, METADATA_NAME, model_metadata, with_files
-from squeeze_export.targets._tflite_writer import Steps, Writer
+from squeeze_export.targets._tflite_writer import Steps, Writer, padding_word
 
 NAME = "tflite"
 SUFFIX = ".tflite"
-SCHEMES = ("fp32", "fp16", "int8")
+SCHEMES = ("fp32", "fp16", "int8", "int8-npu", "int8-per-tensor", "int16x8", "w8")
 RUNTIMES = ("litert", "litert-builtin", "tflite-runtime", "tensorflow-lite")
 PACKAGES = ("ai-edge-litert", "flatbuffers")
 
 PROVENANCE_NAME = "squeeze_export"
 """The metadata entry that holds the caller's key -> text, as JSON."""
 
-_SIGNED = 128
 _PIXELS = Steps((1.0,), (0,))
 _RELU = {False: 0, True: 1}  # ActivationFunctionType
 _PADDING = {"SAME": 0, "VALID": 1}
@@ -92,6 +96,10 @@ def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions
     if scheme.integer != isinstance(network, QuantizedGraph):
         needed = "a quantized graph" if scheme.integer else "the float graph"
         raise BadInput(f"scheme `{scheme.name}` is written from {needed}, not from a `{type(network).__name__}`")
+    if isinstance(network, QuantizedGraph):
+        check_written_as(network, scheme)
+    if scheme.integer_output and options.softmax:
+        raise BadInput(f"`{scheme.name}` gives logits of 8 bits, not probabilities", hint="leave out --softmax, or --scheme int8")
     if options.batch != "dynamic" and options.batch < 1:
         raise BadInput(f"a batch of `{options.batch}` images", hint="a positive number, or dynamic")
 
@@ -107,11 +115,13 @@ class _Lowering:
     def __init__(self, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
         self.network = network
         self.options = options
-        self.half = scheme.float_dtype == "float16"
+        self.scheme = scheme
+        self.half = scheme.float_dtype == "float16" and not scheme.weight_bits
         self.steps: Mapping[str, Quantization] = network.tensors if isinstance(network, QuantizedGraph) else {}
         self.integer = scheme.integer
-        self.dtype = "int8" if scheme.integer else "float32"
-        self.version = 2 if scheme.integer else 1  # of every operator that moves or pools: 2 added int8
+        self.wide = scheme.activation_bits == 16
+        self.dtype = f"int{scheme.activation_bits}" if scheme.integer else "float32"
+        self.version = 1 + scheme.integer + self.wide  # of every operator that moves or pools: 2 added int8, 3 int16
         self.batch = -1 if options.batch == "dynamic" else options.batch
         self.output_name = "probabilities" if options.softmax else network.output.name
         self.writer = Writer(f"{network.name}, {scheme.name}")
@@ -129,7 +139,9 @@ class _Lowering:
                 fields = {"axis": 3, "fusedActivationFunction": 0}
                 self._operator("CONCATENATION", node.name, node.inputs, ("ConcatenationOptions", fields))
             elif isinstance(node, Add):
-                self._operator("ADD", node.name, node.inputs, ("AddOptions", {"fusedActivationFunction": 0}))
+                fields = {"fusedActivationFunction": 0}
+                fields |= {"potScaleInt16": False} if self.wide else {}  # its scales are no powers of two
+                self._operator("ADD", node.name, node.inputs, ("AddOptions", fields))
             elif isinstance(node, GlobalAveragePool):
                 self._mean(node)
         result = self.indices[self.network.output.name]
@@ -139,8 +151,10 @@ class _Lowering:
         """A tensor of the network's own dtype; `like` names the table's entry where it is not `name`."""
         size = shape or self.network.sizes[name]
         found = self.steps.get(like or name)
-        steps = Steps((found.scale,), (found.zero_point - _SIGNED,)) if found is not None else None
-        return self.writer.tensor(name, (self.batch, *size), self.dtype, steps)
+        return self.writer.tensor(name, (self.batch, *size), self.dtype, self._steps(found) if found is not None else None)
+
+    def _steps(self, q: Quantization) -> Steps:
+        return Steps((q.scale,), (q.zero_point - self.scheme.middle,))
 
     def _operator(self, kind: str, name: str, inputs: tuple[str, ...], options: tuple[str, Mapping[str, Any]]) -> None:
         output = self.indices[name] = self._activation(name)
@@ -152,8 +166,14 @@ class _Lowering:
         size = (self.batch, *self.network.sizes[name])
         floats = self.options.input_dtype == "float32"
         source = self.writer.tensor(name, size, self.options.input_dtype, None if floats else _PIXELS)
-        if self.integer:
-            moved = self.writer.tensor(f"{name}/int8", size, "int8", Steps((1.0,), (-_SIGNED,)))
+        if self.wide:
+            moved = self.writer.tensor(f"{name}/int16", size, "int16", _PIXELS)
+            if floats:
+                self.writer.operator("QUANTIZE", 2, [source], moved, ("QuantizeOptions", {}))  # version 2 added int16
+            else:  # from uint8 to int16 there is no QUANTIZE
+                self.writer.operator("CAST", 1, [source], moved, ("CastOptions", {}))
+        elif self.integer:
+            moved = self.writer.tensor(f"{name}/int8", size, "int8", Steps((1.0,), (-self.scheme.middle,)))
             self.writer.operator("QUANTIZE", 1, [source], moved, ("QuantizeOptions", {}))
         elif floats:
             moved = source
@@ -177,33 +197,44 @@ class _Lowering:
             "strideH": node.stride,
             "fusedActivationFunction": _RELU[node.relu],
         }
-        # Version 3 is the one with a weight scale per output channel.
-        self.writer.operator("CONV_2D", 3 if self.integer else 1, [source, weight, bias], output, ("Conv2DOptions", fields))
+        version = (4 if self.wide else 3) if self.integer else 1  # 3 is int8, with a weight scale per output channel; 4 added int16
+        self.writer.operator("CONV_2D", version, [source, weight, bias], output, ("Conv2DOptions", fields))
 
     def _constants(self, node: Conv | QuantizedConv) -> tuple[int, int]:
         """The weights, OHWI, and the bias."""
         writer, names = self.writer, (f"{node.name}/weight", f"{node.name}/bias")
-        weight = node.weight.transpose(0, 2, 3, 1)
+        weight, first = node.weight.transpose(0, 2, 3, 1), node.input == self.network.input.name
         if isinstance(node, QuantizedConv):
             # In float32, as the runtimes check it: bias scale = input scale * weight scale.
-            products = np.float32(self.steps[node.input].scale) * node.weight_scale
-            zeros = (0,) * len(node.bias)
+            scales = node.weight_scale[:1] if self.scheme.per_tensor else node.weight_scale
+            products = np.float32(self.steps[node.input].scale) * scales
+            zeros = (0,) * len(scales)
             return (
-                writer.constant(names[0], weight, Steps(tuple(node.weight_scale.tolist()), zeros)),
-                writer.constant(names[1], node.bias, Steps(tuple(products.tolist()), zeros)),
+                writer.constant(names[0], weight, Steps(tuple(scales.tolist()), zeros)),
+                writer.constant(
+                    names[1], node.bias.astype(np.int64 if self.wide else np.int32), Steps(tuple(products.tolist()), zeros)
+                ),
             )
+        if self.scheme.weight_bits:
+            steps, scale = symmetric_weights(node.weight)
+            ohwi = steps.transpose(0, 2, 3, 1)
+            stored = writer.constant(f"{names[0]}/int8", ohwi, Steps(tuple(scale.tolist()), (0,) * len(scale)))
+            widened = writer.tensor(names[0], weight.shape, "float32")
+            writer.operator("DEQUANTIZE", 5, [stored], widened, ("DequantizeOptions", {}))  # version 5: a scale per channel
+            held = real_weights(steps, scale).transpose(0, 2, 3, 1)
+            return widened, writer.constant(names[1], self._recentred(node, held) if first else node.bias)
         if not self.half:
             return writer.constant(names[0], weight), writer.constant(names[1], node.bias)
         if np.abs(weight).max() > np.finfo(np.float16).max:
             raise Refused(f"`{node.name}` has weights beyond float16's largest, 65504", hint="export it with --scheme fp32")
         half = weight.astype(np.float16)
-        bias = self._recentred(node, half) if node.input == self.network.input.name else node.bias
+        bias = self._recentred(node, half) if first else node.bias
         widened = writer.tensor(names[0], weight.shape, "float32")
         stored = writer.constant(f"{names[0]}/half", half)
         writer.operator("DEQUANTIZE", 3, [stored], widened, ("DequantizeOptions", {}))  # version 3 added float16
         return widened, writer.constant(names[1], bias)
 
-    def _recentred(self, conv: Conv, half: NDArray[np.float16]) -> NDArray[np.float32]:
+    def _recentred(self, conv: Conv, held: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """The bias of the first convolution with the mean folded in by its *rounded* weights (OHWI), as in the integer table.
 
         Pixels lie around the mean, not around 0, so rounding the weights shifts every output: 2.6 (v1.0) to 4 dB (v1.1) of the
@@ -211,7 +242,7 @@ class _Lowering:
         """
         preprocess = self.network.preprocess
         mean = np.array(preprocess.mean if preprocess.channel_order == "rgb" else preprocess.mean[::-1], np.float64)
-        lost = conv.weight.transpose(0, 2, 3, 1).astype(np.float64) - half
+        lost = conv.weight.transpose(0, 2, 3, 1).astype(np.float64) - held
         bias: NDArray[np.float32] = (conv.bias + (lost * mean).sum(axis=(1, 2, 3))).astype(np.float32)
         return bias
 
@@ -241,16 +272,19 @@ class _Lowering:
         self._operator("MAX_POOL_2D", node.name, (node.input,), ("Pool2DOptions", fields))
 
     def _mean(self, node: GlobalAveragePool) -> None:
-        """In float: logits of 8 bits tie for the best class."""
+        """In float, unless the scheme wants integers: logits of 8 bits tie for the best class."""
         source = self.indices[node.input]
         size = self.network.sizes[node.input]
-        if self.integer:
+        dtype, version, steps = "float32", 1, None
+        if self.scheme.integer_output:
+            dtype, version, steps = self.dtype, self.version, self._steps(self.steps[node.name])
+        elif self.integer:
             widened = self.writer.tensor(f"{node.input}/float", (self.batch, *size), "float32")
-            self.writer.operator("DEQUANTIZE", 2, [source], widened, ("DequantizeOptions", {}))
+            self.writer.operator("DEQUANTIZE", self.version, [source], widened, ("DequantizeOptions", {}))
             source = widened
         axes = self.writer.constant(f"{node.name}/axes", np.array([1, 2], np.int32))
-        output = self.writer.tensor(node.name, (self.batch, size[2]), "float32")
-        self.writer.operator("MEAN", 1, [source, axes], output, ("ReducerOptions", {"keepDims": False}))
+        output = self.writer.tensor(node.name, (self.batch, size[2]), dtype, steps)
+        self.writer.operator("MEAN", version, [source, axes], output, ("ReducerOptions", {"keepDims": False}))
         self.indices[node.name] = output
 
     def _softmax(self, logits: int) -> int:
@@ -258,18 +292,3 @@ class _Lowering:
         output = self.writer.tensor(self.output_name, (self.batch, classes), "float32")
         self.writer.operator("SOFTMAX", 1, [logits], output, ("SoftmaxOptions", {"beta": 1.0}))
         return output
-
-
-def padding_word(size: tuple[int, int, int], kernel: int, stride: int, pads: Pads) -> str | None:
-    """The format's word for explicit pads, or None where it has none.
-
-    SAME gives ceil(size / stride) outputs and puts the odd pixel of padding at the bottom and right.
-
-    Args:
-        size: (height, width, channels) of the input.
-    """
-    if not any(pads):
-        return "VALID"
-    totals = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in size[:2]]
-    same = (totals[0] // 2, totals[1] // 2, totals[0] - totals[0] // 2, totals[1] - totals[1] // 2)
-    return "SAME" if pads == same else None

@@ -1,9 +1,12 @@
-"""`validate --portability`: what is printed, and what is refused."""
+"""`validate --table`, with and without `--portability`: what is printed, and what is refused."""
 
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from tests.conftest import draw_images
 
 OUT = Path("squeeze-export-out")
 INT8 = OUT / "squeezenet_custom.int8.onnx"
@@ -57,10 +60,36 @@ def test_without_a_table(squeeze, net, exported):
     )
 
 
-def test_a_table_without_it(squeeze, net, exported):
-    result = squeeze("validate", INT8, "--table", TABLE, *net[:2])
+def test_a_table_without_it_tells_whether_the_images_are_alike(squeeze, net, tiny, exported):
+    Path("grey").mkdir()
+    draw_images(Path("eval"), 20, seed=3)
+    for file in Path("eval").iterdir():
+        Image.open(file).convert("L").save(Path("grey") / file.name)
+    alike = squeeze("validate", INT8, "--table", TABLE, *net[:2], "--eval", "eval")
+    unlike = squeeze("validate", INT8, "--table", TABLE, *net[:2], "--eval", "grey")
+    assert (alike.code, unlike.code) == (0, 0)
+    assert "warning" not in alike.err
+    assert "warning: the calibration images differ in kind from the evaluation images (medians: colourfulness" in unlike.err
+    assert "emulated" not in unlike.out
+    both = squeeze("validate", INT8, "--portability", "--table", TABLE, *net[:2], "--eval", "grey")
+    assert "differ in kind" in both.err
+
+
+def test_calibration_images_are_refused(squeeze, net, tiny, exported):
+    result = squeeze("validate", INT8, "--table", TABLE, *net[:2], "--eval", tiny / "calib")
     assert result.code == 2
-    assert result.refusal() == ("--table serves --portability alone here", "add --portability, or leave out --table")
+    assert "calibration" in result.refusal()[0]
+
+
+def test_a_table_of_other_files(squeeze, net, tiny, exported):
+    assert squeeze("calibrate", *net, "--seed", 5, "--out", "other").code == 0
+    other = Path("other/squeezenet_custom.int8.table")
+    result = squeeze("validate", INT8, "--table", other, *net[:2], "--eval", tiny / "eval")
+    assert result.code == 2
+    assert result.refusal() == (
+        f"none of the files was written from the table `{other}`",
+        "leave out --table, or name theirs",
+    )
 
 
 def test_another_table(squeeze, net, tiny, exported):

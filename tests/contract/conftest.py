@@ -20,7 +20,7 @@ from squeeze_export.errors import Unavailable
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import INT8, QuantizedGraph, scheme_named
+from squeeze_export.graph.quantized import QuantizedGraph, scheme_named
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.measure.host import host_facts
 from squeeze_export.nets.architecture import Architecture, Bypass, Fire, architecture, tensor_shapes
@@ -125,8 +125,21 @@ VARIANTS: dict[str, tuple[Bypass, int]] = {
 
 
 @cache
-def net(variant: str = "plain") -> Net:
-    """SqueezeNet 1.1 of 12 classes at 64 px, untrained; the variants are shorter. Some filters are dead."""
+def net(variant: str = "plain", scheme: str = "int8") -> Net:
+    """SqueezeNet 1.1 of 12 classes at 64 px, untrained; the variants are shorter. Some filters are dead.
+
+    Args:
+        variant: a key of `VARIANTS`.
+        scheme: an integer one: of the table.
+    """
+    graph, pixels, reference = floats(variant)
+    quantized = quantize(graph, pixels[16:], FloatRunner(graph), scheme_named(scheme), threads=2)
+    return Net(graph, quantized, pixels[:16], reference, IntegerRunner(quantized)(pixels[:16]))
+
+
+@cache
+def floats(variant: str) -> tuple[Graph, Any, Any]:
+    """A variant's graph, 32 images, and the logits of the first 16."""
     bypass, pad = VARIANTS[variant]
     arch = architecture("squeezenet1_1", class_count=CLASSES)
     if variant != "plain":
@@ -146,9 +159,7 @@ def net(variant: str = "plain") -> Net:
     preprocess, labels = replace(TORCHVISION, crop_px=SIZE_PX), tuple(f"étiquette {index}" for index in range(CLASSES))
     tensors |= telling_conv10(build_graph(arch, tensors, preprocess), pixels[:CLASSES])
     graph = build_graph(arch, tensors, preprocess, labels=labels, checkpoint_sha256=CHECKPOINT)
-    run = FloatRunner(graph)
-    quantized = quantize(graph, pixels[16:], run, INT8, threads=2)
-    return Net(graph, quantized, pixels[:16], run(pixels[:16]), IntegerRunner(quantized)(pixels[:16]))
+    return graph, pixels, FloatRunner(graph)(pixels[:16])
 
 
 def drawn_images(draw: np.random.Generator, count: int) -> Any:
@@ -197,7 +208,7 @@ def subject(case: tuple[str, ...], folder: Path, variant: str = "plain") -> Subj
     reason = missing(target, runtime)
     if reason:
         pytest.skip(f"{target} with {runtime}: {reason}")
-    network = net(variant)
+    network = net(variant, scheme if scheme_named(scheme).integer else "int8")
     return Subject(network, network.graph, network.quantized, target, scheme, runtime, folder)
 
 

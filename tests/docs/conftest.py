@@ -18,6 +18,7 @@ from squeeze_export.nets.download import NAMED_WEIGHTS
 from squeeze_export.pipeline import network
 
 CALIBRATION_COUNT = 16
+TRAINING_COUNT = 100
 EVALUATED = ("barcode", "heart", "stop", "wifi")
 CHECKPOINT = "squeezenet1_1.pth"
 QUICK = {"ROUNDS": "2", "EMULATED_IMAGES": "2", "CROP": "96"}
@@ -38,6 +39,10 @@ def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "imgs").mkdir()
     for photo in sorted(demo.calibration_folder().glob("*.jpg"))[:CALIBRATION_COUNT]:
         shutil.copy(photo, folder / "imgs")
+    for photo in sorted(demo.calibration_folder().glob("*.jpg"))[:TRAINING_COUNT]:
+        label = photo.stem.split("_", 1)[1]
+        (folder / "train" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, folder / "train" / label)
     for label in EVALUATED:
         (folder / "val" / label).mkdir(parents=True)
         shutil.copy(min((demo.evaluation_folder() / label).glob("*.jpg")), folder / "val" / label)

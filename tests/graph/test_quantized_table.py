@@ -23,7 +23,7 @@ from squeeze_export.graph import saved as table
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import MaxPool, QuantizedConv
-from squeeze_export.graph.quantized import QuantizedGraph, scheme_named, table_bytes
+from squeeze_export.graph.quantized import ARRAYS_SHA256, SCHEMES, QuantizedGraph, arrays_sha256, scheme_named, table_bytes
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.saved import read_table
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
@@ -95,12 +95,14 @@ def test_another_integer_gives_another_hash() -> None:
     assert replace(small(), nodes=nodes).sha256 != small().sha256
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> None:
-    """Writes the table again after `change(header, arrays)`."""
+def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], object], *, sealed: bool = True) -> None:
+    """Writes the table again after `change(header, arrays)`; `sealed` with the checksum of the arrays that it then has."""
     with safetensors.safe_open(path, "numpy") as file:
         header = json.loads(file.metadata()[HEADER])
         arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     change(header, arrays)
+    if sealed:
+        header[ARRAYS_SHA256] = arrays_sha256(arrays)
     path.write_bytes(safetensors.numpy.save(arrays, {HEADER: json.dumps(header)}))
 
 
@@ -182,11 +184,72 @@ def test_damage_is_refused(what: str, path: Path) -> None:
     assert err.hint == "make one with: squeeze-export calibrate --weights FILE --calib DIR"
 
 
+OF_ANOTHER_SCHEME: dict[str, tuple[str, str]] = {
+    "int8-symmetric": ("scale", "zero point 0 of conv1"),
+    "int8-per-tensor": ("conv1", "more than one weight scale"),
+    "int8-npu": ("logits", "no scale"),
+    "int16x8": ("scale", "zero point 0 of conv1"),
+}
+
+
+@pytest.mark.parametrize("scheme", OF_ANOTHER_SCHEME)
+def test_integers_that_are_not_of_the_schemes_kind_are_refused(scheme: str, path: Path) -> None:
+    rewrite(path, lambda h, a: h.update(scheme=scheme))
+    for part in OF_ANOTHER_SCHEME[scheme]:
+        assert part in refusal(path).message
+
+
+def test_logits_have_no_scale_where_they_are_floats(path: Path) -> None:
+    rewrite(path, lambda h, a: h["tensors"].update(logits=[1.0, 0]))
+    assert "logits has a scale" in refusal(path).message
+
+
+@pytest.mark.parametrize("part", ["weight", "weight_scale", "bias"])
+def test_one_flipped_bit_is_refused(part: str, path: Path) -> None:
+    """Each such value is a valid one: only the checksum tells."""
+    array = getattr(small().convs[1], part)
+    written, value = path.read_bytes(), array.tobytes()
+    assert written.count(value) == 1
+    place = written.index(value) + 2
+    path.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
+    err = refusal(path)
+    assert err.message == f"the table `{path}` is damaged: ValueError('the arrays do not match their checksum')"
+    assert err.hint == "make one with: squeeze-export calibrate --weights FILE --calib DIR"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h, a: a.update({"conv10.bias": a["conv10.bias"][::-1].copy()}), "do not match their checksum"),
+        (lambda h, a: a.update({"conv1.bias": a["conv10.bias"], "conv10.bias": a["conv1.bias"]}), "do not match their checksum"),
+        (lambda h, a: a.update(more=np.zeros(1, np.int8)), "do not match their checksum"),
+        (lambda h, a: h.update({ARRAYS_SHA256: None}), "do not match their checksum"),
+        (lambda h, a: h.pop(ARRAYS_SHA256), "has no checksum"),
+    ],
+    ids=["other values", "swapped", "one more", "null", "none"],
+)
+def test_the_checksum_is_of_names_and_values(change: Callable[..., object], message: str, path: Path) -> None:
+    rewrite(path, change, sealed=False)
+    assert message in refusal(path).message
+
+
+def test_the_checksum_is_of_the_arrays_alone(path: Path) -> None:
+    """Labels and provenance may be others: the integers are the same ones."""
+    rewrite(path, lambda header, arrays: header.update(provenance={}, labels=[]), sealed=False)
+    assert read_table(path).provenance == {}
+
+
+def test_the_checksum_by_hand() -> None:
+    arrays = {"b": np.array([[-1]], np.int8), "a": np.array([1, 2], np.int32)}
+    by_hand = b"a <i4 (2,)\n" + bytes([1, 0, 0, 0, 2, 0, 0, 0]) + b"b |i1 (1, 1)\n" + bytes([255])
+    assert arrays_sha256(arrays) == hashlib.sha256(by_hand).hexdigest()
+
+
 def test_an_unknown_scheme_is_named(path: Path) -> None:
     rewrite(path, lambda header, arrays: header.update(scheme="int7"))
     with pytest.raises(BadInput, match="`int7`") as caught:
         read_table(path)
-    assert caught.value.hint == "one of: fp32, fp16, int8, w8, palette8, palette6, palette4"
+    assert caught.value.hint == f"one of: {', '.join(SCHEMES)}"
 
 
 def test_a_newer_version_is_named(path: Path) -> None:

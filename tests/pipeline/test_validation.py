@@ -11,7 +11,7 @@ from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.pipeline import RunOptions, export, open_network, validate_files
 from squeeze_export.pipeline.sessions import entries_of, opened
-from squeeze_export.pipeline.validation import _spread, evaluation_images, validate
+from squeeze_export.pipeline.validation import evaluation_images, spread_evenly, validate
 from squeeze_export.targets import TARGETS
 
 FAST = RunOptions(rounds=2)
@@ -144,7 +144,7 @@ def test_files_of_another_checkpoint(made, tiny):
 
 @pytest.mark.parametrize(("total", "limit"), [(472, 100), (8, 3), (8, 8), (8, 100), (101, 100)])
 def test_an_emulated_session_is_given_images_from_the_whole_set(total, limit):
-    chosen = np.concatenate([_spread(start, min(16, total - start), total, limit) for start in range(0, total, 16)])
+    chosen = np.concatenate([spread_evenly(start, min(16, total - start), total, limit) for start in range(0, total, 16)])
     assert len(chosen) == total
     assert chosen.sum() == min(limit, total)
     assert chosen[0]  # whatever is left out of the set as broken, some image is there

@@ -48,7 +48,14 @@ def test_what_is_computed_with_is_observed_and_what_is_moved_is_not() -> None:
     assert names[:3] == ("input", "pool1", "fire2/squeeze1x1")
     assert {"fire2/concat", "fire2/bypass1x1", "pool2", "fire3/add", "conv10"} <= set(names)
     assert not {"conv1", "fire2/expand1x1", "fire2/expand3x3", "fire2/add", "logits"} & set(names)
-    assert tuple(seen()) == names
+    assert tuple(seen()) == (*names, "logits")
+
+
+def test_the_logits_are_observed_as_often_as_any_tensor() -> None:
+    logits, observation = FloatRunner(network())(images()), seen()["logits"]
+    np.testing.assert_array_equal(observation.highs, np.maximum(logits, 0))
+    np.testing.assert_array_equal(observation.lows, np.minimum(logits, 0))
+    np.testing.assert_array_equal(observation.samples, logits.repeat(-(-PATCH_COUNT // COUNT), axis=0))
 
 
 @pytest.mark.parametrize("name", ["input", "pool1", "fire3/squeeze1x1", "fire2/bypass1x1", "conv10"])

@@ -14,18 +14,20 @@ from hypothesis import strategies as st
 from squeeze_export.core import CAFFE, TensorSpec
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.nodes import Conv, GlobalAveragePool, Graph
-from squeeze_export.graph.quantized import Quantization
+from squeeze_export.graph.quantized import INT8_NPU, INT8_SYMMETRIC, INT16X8, Quantization, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import FAMILY, Architecture, Bypass, Fire, tensor_shapes
 from squeeze_export.quant.observations import Observation, observe
 from squeeze_export.quant.ranges import (
     HEADROOM,
     SMALLEST_SHARE,
+    WIDE_HEADROOM,
     fake_quantize,
     quantization_of,
     scale_groups,
     search_ranges,
     signed_tensors,
+    summable,
 )
 
 
@@ -105,7 +107,7 @@ def test_the_input_is_raw_pixels() -> None:
 def test_ranges_cover_the_smallest_share_of_what_was_seen(bypass: Bypass) -> None:
     seen, chosen = searched(bypass)
     signed = signed_tensors(network(bypass))
-    for name in seen:
+    for name in set(seen) - {"logits"}:
         q = chosen[name]
         step = q.scale * (1 + 1e-6)
         assert (255 - q.zero_point) * step >= SMALLEST_SHARE * seen[name].highs.max() - step / 2
@@ -161,6 +163,45 @@ def test_the_point_found_has_headroom() -> None:
 
     best = min(np.linspace(0.7, 1, 61), key=lambda share: error(3.2 * share))
     assert covered(search(values)) == pytest.approx(3.2 * min(1, best * HEADROOM), rel=0.05)
+
+
+@pytest.mark.parametrize("scheme", [INT8_SYMMETRIC, INT16X8], ids=lambda scheme: scheme.name)
+def test_symmetric_schemes_have_0_in_the_middle(scheme: Scheme) -> None:
+    seen, _ = searched("complex")
+    chosen = search_ranges(network("complex"), seen, scheme)
+    assert chosen.pop("input") == Quantization(1.0, 0)
+    assert {q.zero_point for q in chosen.values()} == {scheme.middle}
+    most = scheme.levels - scheme.middle
+    for name in set(seen) - {"logits", "input"}:
+        reach = max(seen[name].highs.max(), -seen[name].lows.min())
+        assert chosen[name].scale * most >= SMALLEST_SHARE * reach * (1 - 1e-6)
+        if scheme is INT16X8:
+            assert chosen[name].scale * most >= WIDE_HEADROOM * reach * (1 - 1e-6)
+
+
+def test_integer_logits_cover_what_was_seen_and_a_tenth_more() -> None:
+    seen, floats = searched("none")
+    chosen = search_ranges(network("none"), seen, INT8_NPU)
+    q = chosen["logits"]
+    assert q.zero_point == 0
+    assert q.scale * 255 == pytest.approx(HEADROOM * seen["logits"].highs.max(), rel=1e-6)
+    assert q.scale < chosen["conv10"].scale  # the mean of a map is smaller than its largest value
+    assert chosen["conv10"].scale <= floats["conv10"].scale  # without a float pool it needs no short scale
+
+
+def test_symmetric_quantization_by_hand() -> None:
+    assert quantization_of(0, 254, INT8_SYMMETRIC) == Quantization(2.0, 128)
+    assert quantization_of(-254, 10, INT8_SYMMETRIC) == Quantization(2.0, 128)
+    assert quantization_of(0, 0, INT8_SYMMETRIC) == Quantization(1.0, 128)
+    assert quantization_of(0, 32767, INT16X8) == Quantization(1.0, 32768)
+    values = np.array([-1e6, -3.0, 0.0, 2.9, 1e6])
+    assert fake_quantize(values, Quantization(2.0, 128), INT8_SYMMETRIC).tolist() == [-256, -4, 0, 2, 254]
+
+
+def test_a_summable_scale_keeps_as_many_bits_as_the_sum_leaves() -> None:
+    assert summable(1.1, 169) == pytest.approx(1.1, rel=0.008)
+    assert summable(1.1, 169, INT16X8) == 2.0  # one bit is left
+    assert summable(1.0, 169, INT16X8) == 1.0
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-30])

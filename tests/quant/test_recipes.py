@@ -19,8 +19,9 @@ from squeeze_export.errors import BadInput
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import INT8, QuantizedGraph, table_bytes
+from squeeze_export.graph.quantized import INT8, INT16X8, SCHEMES, QuantizedGraph, Scheme, table_bytes
 from squeeze_export.graph.run import FloatRunner
+from squeeze_export.graph.saved import read_table
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, architecture, tensor_shapes
 from squeeze_export.nets.checkpoints import read_checkpoint
@@ -95,6 +96,19 @@ def test_conv1_has_7_bits_and_the_others_8() -> None:
     assert FIRST_WEIGHT_LIMIT < max(largest[1:]) <= WEIGHT_LIMIT
 
 
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES.values() if s.integer and s is not INT8], ids=lambda scheme: scheme.name)
+def test_every_scheme_gives_a_sound_table(scheme: Scheme, tmp_path: Path) -> None:
+    graph, _ = small()
+    quantized = quantize(graph, blobs(16, 40), FloatRunner(graph), scheme)
+    (tmp_path / "a.table").write_bytes(table_bytes(quantized))
+    assert read_table(tmp_path / "a.table").scheme == scheme
+    limit = WEIGHT_LIMIT if scheme is INT16X8 else FIRST_WEIGHT_LIMIT
+    assert np.abs(quantized.convs[0].weight.astype(int)).max() == limit
+    least_db = {"int16x8": 40, "int8-per-tensor": 22}.get(scheme.name, 28)
+    pixels = blobs(4, 40, seed=2)
+    assert sqnr_db(FloatRunner(graph)(pixels), IntegerRunner(quantized)(pixels)) > least_db
+
+
 def test_what_the_table_says_of_itself() -> None:
     graph, _ = small()
     quantized = in_integers(graph, blobs(3, 40), seed=5, provenance={"image_sha256": ["a"], "network": "n"})
@@ -125,7 +139,7 @@ def test_another_seed_gives_other_integers() -> None:
 def test_an_unknown_recipe_is_named() -> None:
     with pytest.raises(BadInput, match="`slow`") as caught:
         in_integers(small()[0], blobs(2, 40), recipe="slow")
-    assert caught.value.hint == "one of: fast"
+    assert caught.value.hint == "one of: fast, best"
 
 
 def dead_filters(tensors: dict[str, Any]) -> None:
@@ -227,7 +241,7 @@ def test_ranges_of_the_real_network_cover_what_was_seen(real: Real) -> None:
 
 
 def test_equalization_is_worth_something(real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "equalize", lambda graph, seen: (graph, dict(seen)))
+    monkeypatch.setattr(recipes, "equalize", lambda graph, seen, scheme: (graph, dict(seen)))
     assert real.sqnr_db_again() < sqnr_db(real.reference, real.logits) - 0.5
 
 
@@ -245,8 +259,8 @@ def test_ranges_cut_to_a_quarter_are_noticed(real: Real, monkeypatch: pytest.Mon
     """Negative control of the 34 dB."""
     search = recipes.search_ranges
 
-    def cut(graph: Graph, seen: Any) -> Any:
-        chosen = search(graph, seen)
+    def cut(graph: Graph, seen: Any, scheme: Any) -> Any:
+        chosen = search(graph, seen, scheme)
         return {name: q if name == "input" else replace(q, scale=q.scale / 4) for name, q in chosen.items()}
 
     monkeypatch.setattr(recipes, "search_ranges", cut)

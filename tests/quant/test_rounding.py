@@ -36,6 +36,20 @@ def drawn(seed: int, *, size: int, rank: int | None = None, filters: int = 6) ->
     return weight, scale, moment
 
 
+def test_a_shared_scale_is_the_best_one_for_all_filters() -> None:
+    weight = np.random.default_rng(3).normal(0, 0.1, (6, 40)).astype(np.float32)
+    bias, power = np.zeros(6, np.float32), np.ones(40)
+    shared = weight_scales(weight, bias, power, 1.0, 127, shared=True)
+    assert len(set(shared.tolist())) == 1
+
+    def error(scale: Any) -> float:
+        return float(np.square(nearest(weight, scale, 127) * scale[:, None] - weight).sum())
+
+    largest = np.abs(weight).max() / 127
+    assert error(shared) <= min(error(np.full(6, largest * share, np.float32)) for share in (1.0, 0.9, 0.8, 0.7)) * (1 + 1e-6)
+    assert error(weight_scales(weight, bias, power, 1.0, 127)) < error(shared)
+
+
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 150), st.integers(1, 20))
 def test_compensation_never_does_harm(seed: int, size: int, rank: int) -> None:

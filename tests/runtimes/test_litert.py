@@ -21,7 +21,7 @@ from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import FP16, FP32, INT8, QuantizedGraph
+from squeeze_export.graph.quantized import FP16, FP32, INT8, INT8_NPU, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
@@ -299,3 +299,16 @@ def edited(content: bytes, change: Any) -> bytes:
     builder = flatbuffers.Builder(0)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def test_integer_logits_are_given_as_real_values(tmp_path: Path) -> None:
+    """The file's output is int8; what the session gives is that, by scale and zero point."""
+    graph, _, pixels = small()
+    quantized = quantize(graph, pixels, FloatRunner(graph), INT8_NPU)
+    session = litert.open_session(artifact(tmp_path, tflite.emit(quantized, INT8_NPU, EmitOptions(), {})), device="cpu", threads=1)
+    logits, q = session.infer(pixels), quantized.tensors["logits"]
+    steps = logits / np.float32(q.scale) + q.zero_point
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
+    assert np.abs(logits - IntegerRunner(quantized)(pixels)).max() <= 1.001 * q.scale
+    assert session.placement.float_operators == ()

@@ -254,9 +254,9 @@ def test_describe_refuses_what_is_no_image_classifier(graph: Graph, tmp_path: Pa
 
 
 def test_refusals(graph: Graph, quantized: QuantizedGraph) -> None:
-    with pytest.raises(BadInput, match="`w8`") as caught:
-        target.emit(graph, Scheme("w8"), EmitOptions(), {})
-    assert caught.value.hint == "one of: fp32, fp16, int8"
+    with pytest.raises(BadInput, match="`palette8`") as caught:
+        target.emit(graph, Scheme("palette8"), EmitOptions(), {})
+    assert caught.value.hint == f"one of: {', '.join(target.SCHEMES)}"
     with pytest.raises(BadInput, match="`0` images"):
         emitted(graph, FP32, batch=0)
     with pytest.raises(ValueError, match="Graph for the scheme int8"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from squeeze_export.core import TORCHVISION, Audit, EmitOptions, TensorSpec
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, MaxPool, QuantizedConv, QuantizedNode
-from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph
+from squeeze_export.graph.quantized import INT8, INT8_NPU, INT8_SYMMETRIC, Quantization, QuantizedGraph, Scheme
 from squeeze_export.targets import _onnx_audit as audit_module
 from squeeze_export.targets import onnx as target
 
@@ -307,3 +308,59 @@ def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     path.write_bytes(bytes((1 << 20) + 1))
     with pytest.raises(BadInput, match="larger than 1 MiB"):
         target.audit(path)
+
+
+def of_scheme(scheme: Scheme, **tensors: Quantization) -> Any:
+    """The same network as a file that says it is of `scheme`; every zero point is the scheme's where it has only one."""
+    plain = network()
+    steps = {**plain.tensors, **tensors}
+    if scheme.symmetric:
+        steps = {name: q if name == "input" else replace(q, zero_point=scheme.middle) for name, q in steps.items()}
+    written = replace(plain, scheme=scheme, tensors=steps)
+    return onnx.load_model_from_string(target.emit(written, scheme, EmitOptions(), {"squeeze_export.scheme": scheme.name}))
+
+
+def test_int8_npu_has_one_float_operator_at_its_end(audited: Callable[[Any], Audit]) -> None:
+    found = audited(of_scheme(INT8_NPU, logits=Quantization(2.0, 0)))
+    assert (found.violations, found.float_operators) == ((), ("DequantizeLinear logits",))
+
+
+def test_a_float_pool_breaks_the_promise_of_int8_npu(audited: Callable[[Any], Audit]) -> None:
+    changed = model()
+    assert audited(changed).violations == ()
+    onnx.helper.set_model_props(changed, {"squeeze_export.scheme": "int8-npu"})
+    violations = audited(changed).violations
+    assert "GlobalAveragePool `logits/pool` computes in float, in a file of the scheme `int8-npu`" in violations
+
+
+def test_int8_symmetric_has_no_zero_point_but_0(audited: Callable[[Any], Audit]) -> None:
+    written = of_scheme(INT8_SYMMETRIC)
+    assert audited(written).violations == ()
+    zeros = [tensor for tensor in written.graph.initializer if tensor.name.startswith("zero_point")]
+    assert zeros
+    assert not any(numpy_helper.to_array(tensor).any() for tensor in zeros)
+    assert {numpy_helper.to_array(tensor).dtype.name for tensor in zeros} == {"int8", "int32"}
+    (conv1,) = [conv for conv in network().convs if conv.name == "conv1"]
+    folded = conv1.bias + 128 * conv1.weight.astype(int).sum(axis=(1, 2, 3))
+    np.testing.assert_array_equal(numpy_helper.to_array(constant(written, "conv1/bias")), folded)
+
+
+def test_a_subtraction_inside_the_network_is_found(audited: Callable[[Any], Audit]) -> None:
+    """What brings pixels to int8 is allowed in front, and nowhere else."""
+    changed = of_scheme(INT8_SYMMETRIC)
+    relu = node(changed, "left/relu")
+    changed.graph.node.insert(
+        list(changed.graph.node).index(relu), helper.make_node("Sub", [relu.input[0], "pixels/middle"], ["less"], name="less")
+    )
+    relu.input[0] = "less"
+    violations = audited(changed).violations
+    assert any(text.startswith("Sub `less` computes in float before the last convolution") for text in violations)
+    assert any(text.startswith("the constant `pixels/middle` is stored as float32") for text in violations)
+
+
+def test_pixels_of_a_padded_first_convolution_have_no_0_in_int8_symmetric() -> None:
+    plain = network()
+    padded = replace(plain.convs[0], pads=(1, 1, 1, 1))
+    broken = replace(plain, scheme=INT8_SYMMETRIC, nodes=(padded, *plain.nodes[1:]))
+    with pytest.raises(Refused, match="`conv1` is padded"):
+        target.emit(broken, INT8_SYMMETRIC, EmitOptions(), {})

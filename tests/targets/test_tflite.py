@@ -19,7 +19,7 @@ from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph, MaxPool
-from squeeze_export.graph.quantized import FP16, FP32, INT8, QuantizedGraph, Scheme
+from squeeze_export.graph.quantized import FP16, FP32, INT8, INT8_NPU, INT8_PER_TENSOR, INT16X8, QuantizedGraph, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.architecture import Architecture, Bypass, Fire, tensor_shapes
@@ -228,8 +228,12 @@ def test_the_file_is_well_formed(write: Any) -> None:
 
 def test_what_is_not_carried_is_refused() -> None:
     graph, quantized, _ = small()
-    with pytest.raises(BadInput, match="no scheme `int16x8`"):
-        tflite.emit(quantized, Scheme("int16x8", integer=True), EmitOptions(), {})
+    with pytest.raises(BadInput, match="no scheme `int7`"):
+        tflite.emit(quantized, Scheme("int7", integer=True), EmitOptions(), {})
+    with pytest.raises(BadInput, match="of the scheme `int8` is not written as `int16x8`"):
+        tflite.emit(quantized, INT16X8, EmitOptions(), {})
+    with pytest.raises(BadInput, match="`int8-npu` gives logits of 8 bits"):
+        tflite.emit(replace(quantized, scheme=INT8_NPU), INT8_NPU, EmitOptions(softmax=True), {})
     with pytest.raises(BadInput, match="from a quantized graph, not from a `Graph`"):
         tflite.emit(graph, INT8, EmitOptions(), {})
     with pytest.raises(BadInput, match="from the float graph, not from a `QuantizedGraph`"):
@@ -258,3 +262,39 @@ def test_what_is_not_carried_is_refused() -> None:
 )
 def test_padding_words(side: int, kernel: int, stride: int, pads: Any, word: str | None) -> None:
     assert tflite.padding_word((side, side, 8), kernel, stride, pads) == word
+
+
+def model_of(scheme: Scheme) -> Any:
+    """The parsed file of the bypass network in an integer scheme, and its table."""
+    graph, _, _ = small(bypass="complex")
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3), np.uint8).repeat(16, 1).repeat(16, 2)
+    quantized = quantize(graph, pixels, FloatRunner(graph), scheme)
+    return schema.ModelT.InitFromPackedBuf(tflite.emit(quantized, scheme, EmitOptions(), {})).subgraphs[0], quantized
+
+
+def dtypes_of(subgraph: Any) -> set[int]:
+    return {tensor.type for tensor in subgraph.tensors}
+
+
+def test_int8_npu_holds_no_float() -> None:
+    subgraph, quantized = model_of(INT8_NPU)
+    assert schema.TensorType.FLOAT32 not in dtypes_of(subgraph)
+    result = subgraph.tensors[subgraph.outputs[0]]
+    q = quantized.tensors["logits"]
+    assert result.type == schema.TensorType.INT8
+    assert (result.quantization.scale[0], result.quantization.zeroPoint[0]) == (np.float32(q.scale), q.zero_point - 128)
+
+
+def test_int16x8_has_int64_biases_and_no_zero_points() -> None:
+    subgraph, quantized = model_of(INT16X8)
+    assert {schema.TensorType.INT16, schema.TensorType.INT64} < dtypes_of(subgraph)
+    wide = [tensor for tensor in subgraph.tensors if tensor.type == schema.TensorType.INT16]
+    assert len(wide) == len(quantized.tensors)
+    assert not any(tensor.quantization.zeroPoint[0] for tensor in wide)
+
+
+def test_int8_per_tensor_has_one_scale_a_layer() -> None:
+    subgraph, quantized = model_of(INT8_PER_TENSOR)
+    kernels = [tensor for tensor in subgraph.tensors if tensor.name.endswith((b"/weight", b"/bias"))]
+    assert len(kernels) == 2 * len(quantized.convs)
+    assert {len(tensor.quantization.scale) for tensor in kernels} == {1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,25 @@ def test_a_float_pool_fails(tmp_path: Path) -> None:
     writer.operator("MAX_POOL_2D", 1, [middle], result, ("Pool2DOptions", {"strideW": 1, "strideH": 1}))
     found = audit_file(saved(writer, source, result, tmp_path / "a.tflite"))
     assert found.violations == ("float operator: `MAX_POOL_2D pool`",)
+
+
+def test_a_float_tail_breaks_the_promise_of_int8_npu(tmp_path: Path) -> None:
+    for scheme, expected in (("int8", ()), ("int8-npu", ("float operator: `DEQUANTIZE logits`",))):
+        writer = Writer("says what it is")
+        source = writer.tensor("input", SIZE, "float32")
+        result = dequantize(writer, conv(writer, quantize(writer, source, "moved"), "conv1"), "logits")
+        metadata = {"squeeze_export": json.dumps({"squeeze_export.scheme": scheme}).encode()}
+        (tmp_path / "a.tflite").write_bytes(writer.pack(source, result, metadata))
+        assert audit_file(tmp_path / "a.tflite").violations == expected
+
+
+@pytest.mark.parametrize("metadata", [b"no JSON", b"[]", b"\xff"])
+def test_damaged_metadata_is_refused(metadata: bytes, tmp_path: Path) -> None:
+    writer = Writer("says nothing")
+    source = writer.tensor("input", SIZE, "int8", STEPS)
+    (tmp_path / "a.tflite").write_bytes(writer.pack(source, conv(writer, source, "conv1"), {"squeeze_export": metadata}))
+    with pytest.raises(BadInput, match="damaged TFLite file"):
+        audit_file(tmp_path / "a.tflite")
 
 
 def test_weights_without_scales_fail(tmp_path: Path) -> None:

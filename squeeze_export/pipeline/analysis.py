@@ -1,0 +1,191 @@
+"""The analysis job: why the integers differ from the reference, and what would mend it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from squeeze_export.core import ByteArray, Progress, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.run import one_blas_thread
+from squeeze_export.images.checks import check_overlap
+from squeeze_export.images.manifest import UNKNOWN
+from squeeze_export.images.stream import Batch, usable_cores
+from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
+from squeeze_export.pipeline.calibration import Calibration, calibrate, likeness_warnings, read_calibration
+from squeeze_export.pipeline.calibration_images import CalibrationSource, evaluation_or_calibration
+from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.validation import Evaluation, spread_evenly
+from squeeze_export.quant.advice import advice_for
+from squeeze_export.quant.analysis import Subject, shares_of, subject_of
+from squeeze_export.quant.census import Counter, ImageCount, TensorCount, tensor_uses
+from squeeze_export.quant.flips import flip_of
+from squeeze_export.results_analysis import Analysis, Effect, Flip
+
+PART_COUNT = 32
+"""Images on which every layer is tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Counted:
+    """All images, counted.
+
+    Attributes:
+        sums: of the exact integer run against the reference.
+        tensors: layer -> its output.
+        flips: in the images' order; files are whole paths.
+        part: (P, H, W, 3) uint8, those images that the layers are tried on.
+        folder: what all files have in common.
+    """
+
+    sums: Tally
+    tensors: Mapping[str, TensorCount]
+    flips: tuple[Flip, ...]
+    part: ByteArray
+    folder: str
+
+
+def analyze(
+    network: Network,
+    calib: CalibrationSource | None = None,
+    eval_path: Path | None = None,
+    *,
+    table: Path | None = None,
+    recipe: str = "fast",
+    seed: int = 0,
+    images: int = PART_COUNT,
+    threads: int | None = None,
+    skip_broken: bool = False,
+    progress: Progress = silent,
+) -> Analysis:
+    """Finds where the integers' error comes from.
+
+    Ranges, dead channels and flips are counted on all images, with the float network and the exact integer run; every layer is
+    tried on a part of them, spread evenly. The same table and images give the same analysis.
+
+    Args:
+        network: from `open_network`.
+        calib: as of `calibrate`; also the images to analyse on where there are no others.
+        eval_path: images to analyse on.
+        table: a table file instead of calibrating; of a scheme with 8-bit activations.
+        recipe: as of `calibrate`; of no use with a table.
+        seed: likewise.
+        images: how many of them the layers are tried on.
+        threads: images in flight; None takes every usable core.
+        skip_broken: leaves unreadable images out.
+        progress: told of the steps.
+
+    Raises:
+        BadInput: what `calibrate` raises; a table of other weights, other preprocessing, another scheme or an older version; no
+            images, or one of them is a calibration image.
+    """
+    if images < 1:
+        raise BadInput(f"`{images}` images are none to try the layers on", hint="--images 32")
+    cores = threads or usable_cores()
+    if table is not None:
+        calibration = _read(table, network)
+    else:
+        calibration = calibrate(network, calib, recipe=recipe, seed=seed, threads=cores, skip_broken=skip_broken, progress=progress)
+    subject = subject_of(network.graph, calibration.quantized)
+    evaluation = evaluation_or_calibration(network, eval_path, calib, skip_broken=skip_broken, progress=progress)
+    if evaluation is None:
+        raise BadInput("there are no images to analyse on", hint="--eval DIR")
+    counted = _count(subject, calibration, evaluation, images, cores)
+    shares = shares_of(subject, counted.part, threads=cores, progress=progress)
+    advice = advice_for(
+        subject,
+        shares,
+        counted.tensors,
+        counted.part,
+        calibration_count=len(calibration.image_hashes),
+        threads=cores,
+        progress=progress,
+    )
+    accuracy = accuracy_of(counted.sums)
+    uses = tensor_uses(subject, counted.tensors)
+    return Analysis(
+        network=network.facts(),
+        calibration=calibration.facts(),
+        evaluation=evaluation.facts,
+        image_count=accuracy.count,
+        part_count=len(counted.part),
+        int8=Effect(accuracy.sqnr_db, accuracy.top1_agreement.value),
+        whole=shares.whole,
+        weights_alone=shares.weights_alone,
+        outputs_alone=shares.outputs_alone,
+        layers=shares.layers,
+        tensors=tuple(
+            replace(use, most_clipped={_below(counted.folder, file): n for file, n in use.most_clipped.items()}) for use in uses
+        ),
+        worst=shares.worst,
+        advice=advice,
+        flips=tuple(
+            replace(flip, file=_below(counted.folder, flip.file))
+            for flip in sorted(counted.flips, key=lambda flip: (-flip.margin_lost, flip.file))
+        ),
+        labels=network.graph.labels,
+        warnings=(*calibration.warnings, *_warnings(calibration, evaluation)),
+    )
+
+
+def _read(table: Path, network: Network) -> Calibration:
+    calibration = read_calibration(table)
+    quantized = calibration.quantized
+    if quantized.checkpoint_sha256 != network.graph.checkpoint_sha256:
+        raise BadInput(f"the table `{table}` was not made from `{network.source}`", hint="name its checkpoint with --weights")
+    if quantized.preprocess != network.graph.preprocess:
+        raise BadInput(f"the table `{table}` was made with other preprocessing than was asked for", hint="calibrate again")
+    return calibration
+
+
+def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, limit: int, cores: int) -> _Counted:
+    total, done = int(evaluation.found["image_count"]), 0
+    counter = Counter(subject)
+    sums, part, folder = Tally(), [], ""
+    tensors: dict[str, TensorCount] = {}
+    flips: list[Flip] = []
+    with one_blas_thread(), ThreadPoolExecutor(cores) as pool:
+        for batch in evaluation.stream:
+            if evaluation.independent:
+                check_overlap(calibration.image_hashes, batch.hashes, batch.files)
+            files = [os.path.abspath(file) for file in batch.files]
+            part.append(batch.pixels[spread_evenly(done, len(files), total, limit)])
+            done += len(files)
+            counts = list(pool.map(counter, batch.pixels, files))
+            sums = tally(sums, np.stack([c.reference for c in counts]), np.stack([c.logits for c in counts]))
+            flips += _flips(batch, counts)
+            for name in counts[0].tensors:
+                for count in counts:
+                    tensors[name] = tensors[name] + count.tensors[name] if name in tensors else count.tensors[name]
+            folder = os.path.commonpath([folder or os.path.dirname(files[0]), *map(os.path.dirname, files)])
+    pixels = np.concatenate(part)
+    if not len(pixels):  # those of the part were broken
+        raise BadInput("none of the images that the layers are tried on can be read", hint="more --images")
+    return _Counted(sums, tensors, tuple(flips), pixels, folder)
+
+
+def _flips(batch: Batch, counts: Sequence[ImageCount]) -> Iterator[Flip]:
+    for count, file, label in zip(counts, batch.files, batch.labels, strict=True):
+        found = flip_of(count.reference, count.logits, os.path.abspath(file), None if label == UNKNOWN else int(label))
+        if found is not None:
+            yield found
+
+
+def _below(folder: str, file: str) -> str:
+    """The file as seen from the folder, with slashes on every system."""
+    return Path(file).relative_to(folder).as_posix()
+
+
+def _warnings(calibration: Calibration, evaluation: Evaluation) -> tuple[str, ...]:
+    warnings: list[str] = []
+    skipped = evaluation.stream.skipped
+    if skipped:
+        warnings.append(f"`{len(skipped)}` unreadable images were left out, the first is `{skipped[0].file.name}`")
+    if evaluation.independent:
+        warnings += likeness_warnings(calibration, evaluation.stream.figures)
+    return tuple(warnings)

@@ -1,0 +1,222 @@
+"""The recipe `qat`: a table that calibration made, trained further on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeeze_export.core import Progress, require, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
+from squeeze_export.images.folders import open_images
+from squeeze_export.images.manifest import UNKNOWN
+from squeeze_export.images.names import shown, shown_file
+from squeeze_export.images.stream import MAX_LOADED_BYTES, Batch, load_all
+from squeeze_export.measure.host import tool_versions
+from squeeze_export.pipeline.network import Network
+from squeeze_export.quant import recipes
+from squeeze_export.train.qat import MIN_COUNT, Schedule, Trained, check_schedule, train_integers
+
+QAT = "qat"
+START = "best" if "best" in recipes.RECIPES else "fast"
+"""The recipe that training starts from."""
+TRAINING = "training"
+"""Key of what a table tells of its training."""
+TRAINING_HASHES = "training_image_sha256"
+"""Key of the SHA-256 of the training images."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the user says of the training; the rest is `train.qat.Schedule`'s.
+
+    Attributes:
+        images: labelled images: a folder for each class, or a `.csv` manifest.
+        epochs: rounds over them.
+        reach: how far a weight goes over the whole training, in integer steps: see `train.qat.Schedule`.
+        flip: mirror every other image.
+    """
+
+    images: Path
+    epochs: int = Schedule.epochs
+    reach: float = Schedule.reach
+    flip: bool = Schedule.flip
+
+    def schedule(self, seed: int, threads: int) -> Schedule:
+        """How to train."""
+        return Schedule(epochs=self.epochs, reach=self.reach, flip=self.flip, seed=seed, threads=threads)
+
+
+def check_training(recipe: str, training: Training | None, scheme: Scheme) -> None:
+    """Refuses what can be known to fail before any work is done.
+
+    Raises:
+        BadInput: the recipe without images or the images without the recipe, another scheme than int8, or numbers out of range.
+        Unavailable: torch is not installed.
+    """
+    if training is None:
+        if recipe == QAT:
+            hint = "--train DIR with one folder of images per class, or a CSV"
+            raise BadInput(f"the recipe `{QAT}` needs labelled images to train on", hint=hint)
+        return
+    if recipe != QAT:
+        raise BadInput(f"`--train` is of the recipe `{QAT}`, not of `{recipe}`", hint=f"--recipe {QAT}, or leave out --train")
+    if scheme != INT8:
+        raise BadInput(f"the recipe `{QAT}` makes `{INT8.name}`, not `{scheme.name}`", hint="--int8")
+    check_schedule(training.schedule(seed=0, threads=1))
+    require("torch", "torch")
+
+
+def check_apart(network: Network, path: Path, evaluation: Path) -> None:
+    """Refuses evaluation images that are training images, before hours of training and not behind them.
+
+    Only files of equal size are read.
+
+    Raises:
+        BadInput: files in both, counted, the first named.
+    """
+    class_count, labels = network.architecture.class_count, network.graph.labels
+    lessons, tests = (open_images(p, class_count=class_count, labels=labels).files for p in (path, evaluation))
+    sizes = {file.stat().st_size for file in lessons if file.is_file()}
+    alike = [file for file in tests if file.is_file() and file.stat().st_size in sizes]
+    wanted = {file.stat().st_size for file in alike}
+    known = {sha256(file.read_bytes()).digest() for file in lessons if file.is_file() and file.stat().st_size in wanted}
+    both = [file for file in alike if sha256(file.read_bytes()).digest() in known]
+    if both:
+        raise BadInput(
+            f"`{len(both)}` of `{len(tests)}` evaluation images are training images too, the first is {shown(both[0])}",
+            hint="take them out of `--eval` or of `--train`",
+        )
+
+
+def read_training(
+    network: Network, path: Path, *, threads: int, skip_broken: bool = False, progress: Progress = silent
+) -> tuple[Batch, tuple[str, ...]]:
+    """Reads the images to train on.
+
+    Args:
+        network: whose classes they show.
+        path: a folder for each class, or a `.csv` manifest.
+        threads: that decode.
+        skip_broken: leaves unreadable images out.
+        progress: told of reading.
+
+    Returns:
+        all images, and warnings.
+
+    Raises:
+        BadInput: no labels, an image without one, classes that are not the network's, too few or too many images, unreadable ones.
+    """
+    images = open_images(path, class_count=network.architecture.class_count, labels=network.graph.labels)
+    if images.labels is None:
+        raise BadInput(
+            f"{shown(path)} has no labels to train on", hint="one folder per class, or a CSV with `class_index` or `label`"
+        )
+    bare = [file for file, label in zip(images.files, images.labels, strict=True) if label == UNKNOWN]
+    if bare:
+        first = shown_file(bare[0], images.root)
+        raise BadInput(
+            f"`{len(bare)}` of `{len(images.files)}` training images have no label, the first is {first}",
+            hint="take them out of `--train`",
+        )
+    count, image_bytes = len(images.files), 3 * network.graph.preprocess.crop_px**2
+    if count * image_bytes > MAX_LOADED_BYTES:
+        most = MAX_LOADED_BYTES // image_bytes
+        raise BadInput(
+            f"`{count}` training images do not fit the memory that they may take", hint=f"at most {most:,}, of all classes"
+        )
+    batch, skipped = load_all(images, network.graph.preprocess, workers=threads, skip_broken=skip_broken, progress=progress)
+    if len(batch.files) < MIN_COUNT:
+        raise BadInput(
+            f"`{len(batch.files)}` training images are too few", hint=f"at least {MIN_COUNT} in `--train`, better thousands"
+        )
+    if not skipped:
+        return batch, ()
+    return batch, (f"`{len(skipped)}` unreadable training images were left out, the first is `{skipped[0].file.name}`",)
+
+
+def train(
+    start: QuantizedGraph,
+    network: Network,
+    training: Training,
+    images: Batch,
+    *,
+    seed: int,
+    threads: int,
+    progress: Progress = silent,
+) -> tuple[QuantizedGraph, tuple[str, ...]]:
+    """Trains a table's integers.
+
+    Args:
+        start: of the network, scheme int8.
+        network: whose float graph is the reference.
+        training: what the user says of it.
+        images: from `read_training`.
+        seed: of order, held-out images and augmentation.
+        threads: torch's.
+        progress: told of every update.
+
+    Returns:
+        the trained integers, whose provenance tells of the training, and warnings.
+
+    Raises:
+        BadInput: a loss that is not finite.
+        Unavailable: torch is not installed.
+    """
+    schedule = training.schedule(seed, threads)
+    found = train_integers(
+        start, network.graph, images.pixels, images.labels, schedule, limits=weight_limits(start), progress=progress
+    )
+    provenance = {
+        **start.provenance,
+        "recipe": QAT,
+        TRAINING: _told(training, schedule, found, len(images.files), str(start.provenance.get("recipe", ""))),
+        TRAINING_HASHES: list(images.hashes),
+    }
+    warnings = []
+    if found.best_epoch == 0:
+        warnings.append("training made the held-out images no better: these are the integers that it started from")
+    missing = network.architecture.class_count - len(np.unique(images.labels))
+    if missing:
+        warnings.append(f"the training images show nothing of `{missing}` of the network's classes, which may lose by it")
+    return replace(found.quantized, provenance=provenance), tuple(warnings)
+
+
+def weight_limits(quantized: QuantizedGraph) -> dict[str, int]:
+    """Convolution -> the largest magnitude of its integer weights, as calibration limits it."""
+    return {
+        c.name: recipes.FIRST_WEIGHT_LIMIT if c.input == quantized.input.name else recipes.WEIGHT_LIMIT for c in quantized.convs
+    }
+
+
+def training_facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of the training; empty for a table that was not trained."""
+    told = provenance.get(TRAINING)
+    if not isinstance(told, dict):
+        return {}
+    names = {
+        "start_recipe": "start_recipe",
+        "source": "trained_on",
+        "image_count": "training_image_count",
+        "best_epoch": "best_epoch",
+    }
+    return {name: told[key] for key, name in names.items() if key in told}
+
+
+def _told(training: Training, schedule: Schedule, found: Trained, count: int, start_recipe: str) -> dict[str, Any]:
+    return {
+        "start_recipe": start_recipe,
+        "source": training.images.name,
+        "image_count": count,
+        "held_out_count": found.held_out_count,
+        **asdict(schedule),
+        "best_epoch": found.best_epoch,
+        "losses": [round(loss, 6) for loss in found.losses],
+        "held_out": [{name: round(value, 6) for name, value in asdict(measured).items()} for measured in found.held_out],
+        "torch": tool_versions(("torch",)).get("torch", ""),
+    }

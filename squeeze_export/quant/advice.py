@@ -1,0 +1,124 @@
+"""What would mend the worst layers: each remedy is tried on the images, and said only with what it gained there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from squeeze_export.core import ByteArray, Progress, silent
+from squeeze_export.graph.quantized import Quantization
+from squeeze_export.quant.analysis import Shares, Subject, gain, spared
+from squeeze_export.quant.census import TensorCount, seen_high, seen_low
+from squeeze_export.quant.ranges import quantization_of
+from squeeze_export.quant.simulation import Plan, effects
+from squeeze_export.results_analysis import Advice, Cause, LayerError
+
+WORTH_DB = 0.1
+WORTH_SHARE = 0.1
+"""A remedy that gains less than this, or than this share of what the layer's best one gains, is not named: any other range rounds
+otherwise, and so gains or loses a little by chance."""
+FEW_IMAGES = 64
+"""With fewer calibration images the ranges of all layers are suspected together."""
+_FINER = "finer rounding of its weights, or the layer in float"
+_WIDER = "16-bit activations, or the layer in float"
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A remedy and the run that tries it."""
+
+    layer: str
+    cause: Cause
+    mend: str
+    tried: str
+    plan: Plan
+
+
+def advice_for(
+    subject: Subject,
+    shares: Shares,
+    counted: Mapping[str, TensorCount],
+    pixels: ByteArray,
+    *,
+    calibration_count: int,
+    threads: int,
+    progress: Progress = silent,
+) -> tuple[Advice, ...]:
+    """Tries the remedies.
+
+    Args:
+        subject: from `analysis.subject_of`.
+        shares: of these pixels.
+        counted: layer -> what was counted on all images, these among them.
+        pixels: (N, H, W, 3) uint8, N at least 1.
+        calibration_count: images that the table was calibrated on; 0 where it does not tell.
+        threads: images in flight.
+        progress: told of the images.
+
+    Returns:
+        for the worst layers in their order, then for the whole network; only what is worth it. Ranges are taken from all images
+        counted, those among them that the gain is measured on, so it is what images like these could give at most.
+    """
+    layers = {layer.name: layer for layer in shares.layers}
+    trials = [trial for name in shares.worst for trial in _trials(subject, layers[name], counted)]
+    if 0 < calibration_count < FEW_IMAGES:
+        trials.append(_all_ranges(subject, counted, calibration_count))
+    plans = [trial.plan for trial in trials]
+    found = effects(subject.simulator, subject.full, plans, pixels, threads=threads, what="trying remedies", progress=progress)
+    advice = [Advice(t.layer, t.cause, t.mend, t.tried, gain(e, shares.whole)) for t, e in zip(trials, found, strict=True)]
+    best = {name: max(one.gain_db for one in advice if one.layer == name) for name in {one.layer for one in advice}}
+    worth = [one for one in advice if one.gain_db >= max(WORTH_DB, WORTH_SHARE * best[one.layer])]
+    return (*worth, *(one for one in _whole(shares) if one.gain_db >= WORTH_DB))
+
+
+def _trials(subject: Subject, layer: LayerError, counted: Mapping[str, TensorCount]) -> list[_Trial]:
+    """What may help one layer: its range as it was seen, and the part that dominates in float."""
+    name, full, found = layer.name, subject.full, []
+    if name in counted:
+        before, after = full.outputs[name], _seen_range(subject, layer.scale_group, counted)
+        reach = _high(after) / _high(before)
+        small = _high(after) > _high(before) or _low(after) < _low(before)
+        cause: Cause = "range too small" if small else "range too wide"
+        mend = f"a {'wider' if small else 'narrower'} range: calibrate with images like these"
+        others = [other for other in layer.scale_group if other != name]
+        shared = f" (shared with {' and '.join(others)})" if others else ""
+        tried = f"its range{shared} as these images have it: {reach:.2f} times as high"
+        outputs = {**full.outputs, **dict.fromkeys(layer.scale_group, after)}
+        found.append(_Trial(name, cause, mend, tried, replace(full, outputs=outputs)))
+    if layer.weights_share > layer.output_share:
+        found.append(_Trial(name, "weights", _FINER, "its weights in float", spared(full, weights=[name])))
+    else:
+        found.append(_Trial(name, "activations", _WIDER, "its output in float", spared(full, outputs=[name])))
+    return found
+
+
+def _all_ranges(subject: Subject, counted: Mapping[str, TensorCount], calibration_count: int) -> _Trial:
+    outputs = dict(subject.full.outputs)
+    for name in counted:
+        outputs[name] = _seen_range(subject, subject.groups[name], counted)
+    mend = f"calibrate with more than {calibration_count} images; a few hundred are usual (calibrate --curve tells)"
+    return _Trial("", "few calibration images", mend, "every range as these images have it", replace(subject.full, outputs=outputs))
+
+
+def _whole(shares: Shares) -> list[Advice]:
+    """What all weights, or all activations, cost together: runs that are there already."""
+    finer = gain(shares.outputs_alone, shares.whole)
+    wider = gain(shares.weights_alone, shares.whole)
+    if finer > wider:
+        return [Advice("", "weights", "finer rounding of all weights: at most this", "all weights in float", finer)]
+    return [Advice("", "activations", "16-bit activations (int16x8): at most this", "all activations in float", wider)]
+
+
+def _seen_range(subject: Subject, group: Sequence[str], counted: Mapping[str, TensorCount]) -> Quantization:
+    members = [name for name in group if name in counted]
+    high = max(seen_high(counted[name]) for name in members)
+    low = min(seen_low(counted[name], subject.full.outputs[name]) for name in members)
+    return quantization_of(low, high, subject.quantized.scheme)
+
+
+def _high(q: Quantization) -> float:
+    return (255 - q.zero_point) * q.scale
+
+
+def _low(q: Quantization) -> float:
+    return -q.zero_point * q.scale

@@ -1,0 +1,143 @@
+"""Where the integers' error comes from, layer by layer, by running the network with parts of it in integers.
+
+Each layer is tried three ways: its weights alone in integers, its output alone, and everything but these two. The first two say
+what it adds to the error, the third what would be won by sparing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from squeeze_export.core import ByteArray, Progress, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme
+from squeeze_export.quant.equalize import twin
+from squeeze_export.quant.ranges import scale_groups
+from squeeze_export.quant.simulation import Plan, Simulator, effects, full_plan
+from squeeze_export.results_analysis import Effect, LayerError
+
+WORST_COUNT = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is analysed.
+
+    Attributes:
+        graph: the float graph in the table's coordinates.
+        quantized: the table.
+        simulator: of both.
+        full: everything in integers.
+        groups: layer -> the layers whose outputs share its output's scale, itself among them, in the network's order.
+    """
+
+    graph: Graph
+    quantized: QuantizedGraph
+    simulator: Simulator
+    full: Plan
+    groups: Mapping[str, tuple[str, ...]]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Whatever has weights or an output of its own in integers: convolutions and additions, in the network's order."""
+        return tuple(node.name for node in self.graph.nodes if node.name in self.full.weights or node.name in self.full.outputs)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The error and its parts.
+
+    Attributes:
+        whole: everything in integers, simulated.
+        weights_alone: all weights in integers, all activations float.
+        outputs_alone: the other way round.
+        layers: in the network's order.
+        worst: the `WORST_COUNT` layers with the largest shares, worst first; fewer where fewer have any.
+    """
+
+    whole: Effect
+    weights_alone: Effect
+    outputs_alone: Effect
+    layers: tuple[LayerError, ...]
+    worst: tuple[str, ...]
+
+
+def check_scheme(scheme: Scheme) -> None:
+    """Refuses a scheme whose activations are not 8-bit integers.
+
+    Raises:
+        BadInput: they are not.
+    """
+    if not scheme.integer or scheme.activation_bits != 8:
+        raise BadInput(f"`analyze` is about 8-bit activations, which the scheme `{scheme.name}` has not", hint="a table of int8")
+
+
+def subject_of(graph: Graph, quantized: QuantizedGraph) -> Subject:
+    """Brings the float graph into the table's coordinates and lays out both.
+
+    Args:
+        graph: the float graph that the table was made from.
+        quantized: the table, with 8-bit activations.
+
+    Raises:
+        BadInput: another scheme, another network, or a table that does not tell its factors.
+    """
+    check_scheme(quantized.scheme)
+    equalized = twin(graph, quantized)
+    full = full_plan(equalized, quantized)
+    groups = scale_groups(equalized)
+    members = {name: tuple(other for other in full.outputs if groups[other] == groups[name]) for name in full.outputs}
+    return Subject(equalized, quantized, Simulator(equalized, quantized), full, members)
+
+
+def spared(full: Plan, *, weights: Sequence[str] = (), outputs: Sequence[str] = ()) -> Plan:
+    """Everything in integers but these."""
+    return Plan(full.weights - set(weights), {name: q for name, q in full.outputs.items() if name not in outputs})
+
+
+def shares_of(subject: Subject, pixels: ByteArray, *, threads: int, progress: Progress = silent) -> Shares:
+    """Runs every layer three ways.
+
+    Args:
+        subject: from `subject_of`.
+        pixels: (N, H, W, 3) uint8, N at least 1.
+        threads: images in flight.
+        progress: told of the images.
+    """
+    full = subject.full
+    plans = [full, Plan(full.weights), Plan(outputs=full.outputs)]
+    for name in subject.layers:
+        if name in full.weights:
+            plans.append(Plan(frozenset({name})))
+        if name in full.outputs:
+            plans.append(Plan(outputs={name: full.outputs[name]}))
+        plans.append(spared(full, weights=[name], outputs=[name]))
+    found = iter(effects(subject.simulator, full, plans, pixels, threads=threads, what="trying layers", progress=progress))
+    whole, weights_alone, outputs_alone = next(found), next(found), next(found)
+    layers = tuple(_layer(subject, name, whole, found) for name in subject.layers)
+    ranked = sorted((layer for layer in layers if layer.share > 0), key=lambda layer: -layer.share)
+    return Shares(whole, weights_alone, outputs_alone, layers, tuple(layer.name for layer in ranked[:WORST_COUNT]))
+
+
+def _layer(subject: Subject, name: str, whole: Effect, found: Iterator[Effect]) -> LayerError:
+    weights = next(found) if name in subject.full.weights else None
+    output = next(found) if name in subject.full.outputs else None
+    kept = next(found)
+    weights_share = _share(weights, whole) if weights else 0.0
+    output_share = _share(output, whole) if output else 0.0
+    gain_db = gain(kept, whole)
+    return LayerError(name, subject.groups.get(name, ()), weights, output, kept, weights_share, output_share, gain_db)
+
+
+def _share(part: Effect, whole: Effect) -> float:
+    """The part's error power over the whole's; 0 where the part has none."""
+    if part.sqnr_db == float("inf"):
+        return 0.0
+    return float(10 ** ((whole.sqnr_db - part.sqnr_db) / 10))
+
+
+def gain(tried: Effect, whole: Effect) -> float:
+    """SQNR won, dB; 0 where there was nothing to win."""
+    return 0.0 if tried.sqnr_db == whole.sqnr_db else tried.sqnr_db - whole.sqnr_db

@@ -1,0 +1,208 @@
+"""What the ranges hold of the float network's values, counted image by image: clipped values, dead channels, unused levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import ByteArray, FloatArray
+from squeeze_export.graph.integer import IntegerRunner
+from squeeze_export.graph.nodes import Conv
+from squeeze_export.graph.quantized import Quantization
+from squeeze_export.graph.run import FloatRunner
+from squeeze_export.quant.analysis import Subject
+from squeeze_export.quant.observations import signed_tensors
+from squeeze_export.results_analysis import TensorUse
+
+MOST_CLIPPED = 10
+_BELOW, _ABOVE = 1024, 2304
+"""Steps counted below integer 0, and from it on: nine ranges' worth; what lies beyond counts as the last."""
+_HIGH_SHARE = 0.999
+_BLOCK = 32_768
+"""Values counted at a time: few enough to stay in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorCount:
+    """One tensor, on one image or on several together.
+
+    Attributes:
+        steps: (_BELOW + _ABOVE,) how many values fall on each step; step 0 of the range is at `_BELOW`.
+        largest: (C,) each channel's largest value.
+        image_largest_sum: the images' largest values, 0 where none is above it, added up.
+        image_count: images.
+        clipped_image_count: those with a value outside the range.
+        most_clipped: file and how many of its values are outside; the `MOST_CLIPPED` worst, worst first.
+        levels: (256,) how many of the integer run's values are each integer.
+    """
+
+    steps: NDArray[np.int64]
+    largest: FloatArray
+    image_largest_sum: float
+    image_count: int
+    clipped_image_count: int
+    most_clipped: tuple[tuple[str, int], ...]
+    levels: NDArray[np.int64]
+
+    def __add__(self, other: TensorCount) -> TensorCount:
+        most = sorted((*self.most_clipped, *other.most_clipped), key=lambda item: (-item[1], item[0]))
+        return TensorCount(
+            self.steps + other.steps,
+            np.maximum(self.largest, other.largest),
+            self.image_largest_sum + other.image_largest_sum,
+            self.image_count + other.image_count,
+            self.clipped_image_count + other.clipped_image_count,
+            tuple(most[:MOST_CLIPPED]),
+            self.levels + other.levels,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCount:
+    """One image through both networks.
+
+    Attributes:
+        reference: (classes,) float32 logits of the float network.
+        logits: (classes,) likewise of the exact integer run.
+        tensors: layer -> its output.
+    """
+
+    reference: FloatArray
+    logits: FloatArray
+    tensors: Mapping[str, TensorCount]
+
+
+class Counter:
+    """Runs the float network and the exact integer one, and counts; safe to call from several threads.
+
+    Args:
+        subject: from `analysis.subject_of`.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._full = subject.full
+        self._float = FloatRunner(subject.graph)
+        self._integer = IntegerRunner(subject.quantized)
+        signed = signed_tensors(subject.graph)
+        quantized = subject.quantized
+        # The logits' own integers, where a scheme has them, are not among the integer run's taps.
+        self._names = [name for name in subject.full.outputs if name != quantized.output.name]
+        self._lowest = {name: 0 if name in signed else subject.full.outputs[name].zero_point for name in self._names}
+
+    def __call__(self, image: ByteArray, file: str) -> ImageCount:
+        """Counts one image.
+
+        Args:
+            image: (H, W, 3) uint8.
+            file: its name.
+        """
+        steps: dict[str, NDArray[np.int64]] = {}
+        largest: dict[str, FloatArray] = {}
+        levels: dict[str, NDArray[np.int64]] = {}
+
+        def see(name: str, values: FloatArray) -> None:
+            if name in self._lowest:
+                steps[name] = _steps(values, self._full.outputs[name])
+                largest[name] = values[0].max(axis=(0, 1))
+
+        def see_integers(name: str, values: ByteArray) -> None:
+            if name in self._lowest:
+                levels[name] = _levels(values)
+
+        reference = self._float(image[None], see)[0]
+        logits = self._integer(image[None], see_integers)[0]
+        tensors = {}
+        for name in self._names:
+            clipped = int(_below(steps[name], self._lowest[name]).sum() + _above(steps[name]).sum())
+            most = ((file, clipped),) if clipped else ()
+            image_largest = max(0.0, float(largest[name].max()))
+            tensors[name] = TensorCount(steps[name], largest[name], image_largest, 1, len(most), most, levels[name])
+        return ImageCount(reference, logits, tensors)
+
+
+def tensor_uses(subject: Subject, counted: Mapping[str, TensorCount]) -> tuple[TensorUse, ...]:
+    """What the counts of all images say, in the network's order."""
+    signed = signed_tensors(subject.graph)
+    return tuple(_use(subject, name, counted[name], name in signed) for name in subject.layers if name in counted)
+
+
+def seen_high(counted: TensorCount) -> float:
+    """The largest value of all images; 0 where none is above it."""
+    return max(0.0, float(counted.largest.max()))
+
+
+def seen_low(counted: TensorCount, q: Quantization) -> float:
+    """The smallest value of all images, to the step; 0 where none is below it."""
+    return min(0.0, float(np.flatnonzero(counted.steps)[0] - _BELOW - q.zero_point) * q.scale)
+
+
+def _use(subject: Subject, name: str, counted: TensorCount, signed: bool) -> TensorUse:
+    q = subject.full.outputs[name]
+    lowest = 0 if signed else q.zero_point
+    high = (255 - q.zero_point) * q.scale
+    total = int(counted.steps.sum())
+    p999 = int(np.searchsorted(np.cumsum(counted.steps), _HIGH_SHARE * total)) - _BELOW - q.zero_point
+    zero, lost = _empty_filters(subject, name)
+    return TensorUse(
+        name=name,
+        range_high=high,
+        range_low=(lowest - q.zero_point) * q.scale,
+        largest_share=seen_high(counted) / high,
+        mean_largest_share=counted.image_largest_sum / counted.image_count / high,
+        p999_share=p999 * q.scale / high,
+        clipped_high_share=float(_above(counted.steps).sum()) / total,
+        clipped_low_share=float(_below(counted.steps, lowest).sum()) / total,
+        clipped_image_count=counted.clipped_image_count,
+        most_clipped=dict(counted.most_clipped),
+        unused_levels=int((counted.levels[lowest:] == 0).sum()),
+        levels=256 - lowest,
+        channel_count=len(counted.largest),
+        dead_channels=() if signed else _indices(counted.largest <= 0),
+        zero_filters=zero,
+        lost_filters=lost,
+    )
+
+
+def _empty_filters(subject: Subject, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Output channels without a weight: in float, and in integers alone."""
+    node = next(node for node in subject.graph.nodes if node.name == name)
+    if not isinstance(node, Conv):
+        return (), ()
+    integers = next(conv for conv in subject.quantized.convs if conv.name == name).weight
+    zero = (node.weight == 0).all(axis=(1, 2, 3))
+    return _indices(zero), _indices((integers == 0).all(axis=(1, 2, 3)) & ~zero)
+
+
+def _steps(values: FloatArray, q: Quantization) -> NDArray[np.int64]:
+    """(_BELOW + _ABOVE,) how many values round to each step, clipped ones to those beyond the range."""
+    flat, total = values.reshape(-1), np.zeros(_BELOW + _ABOVE, np.int64)
+    for start in range(0, flat.size, _BLOCK):
+        places = flat[start : start + _BLOCK] / np.float32(q.scale)
+        np.rint(places, out=places)
+        places += np.float32(q.zero_point + _BELOW)
+        np.clip(places, 0, _BELOW + _ABOVE - 1, out=places)
+        total += np.bincount(places.astype(np.intp), minlength=_BELOW + _ABOVE)
+    return total
+
+
+def _levels(values: ByteArray) -> NDArray[np.int64]:
+    """(256,) how many values are each integer."""
+    flat, total = values.reshape(-1), np.zeros(256, np.int64)
+    for start in range(0, flat.size, _BLOCK):
+        total += np.bincount(flat[start : start + _BLOCK], minlength=256)
+    return total
+
+
+def _below(steps: NDArray[np.int64], lowest: int) -> NDArray[np.int64]:
+    return steps[: _BELOW + lowest]
+
+
+def _above(steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    return steps[_BELOW + 256 :]
+
+
+def _indices(chosen: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(int(index) for index in np.flatnonzero(chosen))

@@ -1,0 +1,175 @@
+"""Layer by layer on what the integers before it really give: weights refitted by least squares, then rounded.
+
+A layer of the integer network reads values that are rounded, and shifted by every layer before. The weights that come closest to
+the float layer's output on those values differ a little from the float weights: they average rounding noise out, and take back
+errors that depend on the input. So the layers are taken in order, each sees the integers' values of all images beside the float
+values, solves for its weights, is rounded with error compensation, and gives its own integers' values to the next (the least
+squares step of Nagel et al., "Up or Down?", ICML 2020, section 3.3, and of Li et al., "GPTAQ", ICML 2025, here in closed form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import ByteArray, FloatArray, Progress, silent
+from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, QuantizedConv
+from squeeze_export.graph.quantized import Quantization, Scheme
+from squeeze_export.graph.run import convolve, max_pool, one_blas_thread, weight_matrix
+from squeeze_export.quant.observations import draw_patches
+from squeeze_export.quant.ranges import fake_quantize
+from squeeze_export.quant.rounding import Inputs, weight_rows
+
+POSITIONS = 512
+"""Positions of each image at which a layer's input is looked at, for each time that the image counts."""
+DAMPINGS = (0.0001, 0.001, 0.01, 0.1)
+"""Of the normal equations, as shares of the mean input power. The one is taken that holds best on images that the solution was
+not found on, or none: then the weights stay."""
+
+Rounding: TypeAlias = Callable[[Conv, FloatArray, Inputs], QuantizedConv]
+"""Rounds a layer: the float layer, the weights wanted (O, K), and what it reads."""
+Values: TypeAlias = dict[str, list[FloatArray]]
+"""Tensor -> one (1, H, W, C) float32 array an image."""
+
+
+def refit(
+    graph: Graph,
+    tensors: Mapping[str, Quantization],
+    pixels: ByteArray,
+    scheme: Scheme,
+    rounding: Rounding,
+    *,
+    weights: Sequence[int],
+    seed: int,
+    threads: int,
+    progress: Progress = silent,
+) -> dict[str, QuantizedConv]:
+    """Quantizes every convolution, in order.
+
+    Args:
+        graph: the (equalized) float graph.
+        tensors: tensor -> its quantization.
+        pixels: (N, H, W, 3) uint8, the calibration images.
+        scheme: how the integers are carried.
+        rounding: makes the integers of one layer.
+        weights: N, how often each image counts.
+        seed: of the positions looked at.
+        threads: images in flight.
+        progress: told of the layers.
+
+    Returns:
+        The convolutions' names -> their integers.
+    """
+    exact: Values = {graph.input.name: [image[None].astype(np.float32) for image in pixels]}
+    given: Values = dict(exact)
+    readers = {name: len(nodes) for name, nodes in graph.consumers.items()}
+    made: dict[str, QuantizedConv] = {}
+    done = 0
+    with ThreadPoolExecutor(threads) as pool:
+        for place, node in enumerate(graph.nodes[:-1]):
+            if isinstance(node, Conv):
+                halves = _inputs(node, exact[node.input], given[node.input], weights, (seed, place), pool)
+                made[node.name] = rounding(node, *_refitted(weight_rows(node.weight), halves))
+                real = _real_layer(made[node.name], tensors[node.input])
+                exact[node.name] = _convolved(node, node.weight, node.bias, exact[node.input], pool)
+                given[node.name] = _convolved(node, *real, given[node.input], pool)
+                given[node.name] = [fake_quantize(value, tensors[node.name], scheme) for value in given[node.name]]
+                done += 1
+                progress("refitting", done, len(graph.convs))
+            elif isinstance(node, MaxPool | Concat | Add):
+                for values in (exact, given):
+                    values[node.name] = [_passed_on(node, values, index) for index in range(len(pixels))]
+                if isinstance(node, Add):
+                    given[node.name] = [fake_quantize(value, tensors[node.name], scheme) for value in given[node.name]]
+            for name in node.inputs:
+                readers[name] -= 1
+                if readers[name] == 0:
+                    del exact[name], given[name]
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class _Halves:
+    """What a layer reads in every other image, and in the rest; `share` of the positions are the first's."""
+
+    first: Inputs
+    second: Inputs
+    share: float
+
+
+def _inputs(
+    conv: Conv,
+    exact: list[FloatArray],
+    given: list[FloatArray],
+    weights: Sequence[int],
+    seed: tuple[int, int],
+    pool: Executor,
+) -> _Halves:
+    def drawn(index: int) -> tuple[FloatArray, FloatArray]:
+        count = POSITIONS * weights[index]
+        both = [draw_patches(v[index][0], conv, np.random.default_rng([*seed, index]), count) for v in (exact, given)]
+        return both[0].reshape(count, -1), both[1].reshape(count, -1)
+
+    pairs = list(pool.map(drawn, range(len(exact))))
+    parts = [[np.concatenate(side) for side in zip(*pairs[start::2], strict=True)] for start in (0, 1)]
+    first, second = (Inputs.of(*part, with_error=True) for part in parts)
+    return _Halves(first, second, len(parts[0][0]) / sum(len(part[0]) for part in parts))
+
+
+def _refitted(weight: FloatArray, halves: _Halves) -> tuple[FloatArray, Inputs]:
+    """(O, K) argmin over V of E|W (x - mean) - V (x_q - mean)|^2, damped towards W, and what all images show."""
+    crossed = ((halves.first, halves.second), (halves.second, halves.first))
+    lost = {damping: sum(_change(weight, _moved(weight, one, damping), other) for one, other in crossed) for damping in DAMPINGS}
+    damping = min(lost, key=lambda candidate: lost[candidate])
+    whole = halves.first.merged(halves.second, halves.share)
+    if lost[damping] >= 0:
+        return weight, whole
+    return (weight + _moved(weight, whole, damping)).astype(np.float32), whole
+
+
+def _moved(weight: FloatArray, inputs: Inputs, damping: float) -> NDArray[np.float64]:
+    """(O, K) V - W."""
+    assert inputs.error_moment is not None
+    floor = max(damping * float(np.diag(inputs.moment).mean()), 1e-12)
+    normal = inputs.moment + np.eye(len(inputs.moment)) * floor
+    return np.asarray(np.linalg.solve(normal, (weight @ inputs.error_moment).T).T, np.float64)
+
+
+def _change(weight: FloatArray, moved: NDArray[np.float64], inputs: Inputs) -> float:
+    """By how much the layer's squared error on these inputs is larger with the weights moved than without."""
+    assert inputs.error_moment is not None
+    return float(((moved @ inputs.moment - 2 * weight @ inputs.error_moment) * moved).sum())
+
+
+def _real_layer(conv: QuantizedConv, source: Quantization) -> tuple[FloatArray, FloatArray]:
+    """The weights and biases that a layer's integers stand for."""
+    steps = conv.weight_scale.astype(np.float64)
+    weight = conv.weight * conv.weight_scale[:, None, None, None]
+    bias = conv.bias * (steps * source.scale)
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def _convolved(conv: Conv, weight: FloatArray, bias: FloatArray, values: list[FloatArray], pool: Executor) -> list[FloatArray]:
+    matrix = weight_matrix(weight)
+
+    def one(value: FloatArray) -> FloatArray:
+        result = convolve(value, matrix, conv.kernel, conv.stride, conv.pads) + bias
+        return np.maximum(result, 0, out=result) if conv.relu else result
+
+    with one_blas_thread():
+        return list(pool.map(one, values))
+
+
+def _passed_on(node: MaxPool | Concat | Add, values: Values, index: int) -> FloatArray:
+    parts = [values[name][index] for name in node.inputs]
+    if isinstance(node, MaxPool):
+        return max_pool(parts[0], node.kernel, node.stride, node.pads, np.float32(-np.inf))
+    if isinstance(node, Concat):
+        return np.concatenate(parts, axis=3)
+    total: FloatArray = parts[0] + parts[1]
+    return total

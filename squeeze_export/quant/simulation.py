@@ -1,0 +1,181 @@
+"""Partly quantized runs: any of a network's weights and activations in a table's integers, the rest in float.
+
+Integers are carried as the real values that they stand for, so a run with everything quantized differs from the exact integer run
+(graph/integer.py) only where a float32 sum falls on the other side of a rounding boundary.
+
+A run starts from another one of the same image: what neither the plan nor a changed input touches is taken over, not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import ByteArray, FloatArray, Progress
+from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph
+from squeeze_export.graph.run import convolve, max_pool, one_blas_thread, weight_matrix
+from squeeze_export.results_analysis import Effect
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which parts of the network are in integers.
+
+    Attributes:
+        weights: convolutions whose weights and bias are the table's.
+        outputs: node -> the quantization of what it makes; of the others it is a float.
+    """
+
+    weights: frozenset[str] = frozenset()
+    outputs: Mapping[str, Quantization] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One image through the network.
+
+    Attributes:
+        plan: what was quantized.
+        values: tensor name -> (1, H, W, C) float32, of the average pool (1, C).
+    """
+
+    plan: Plan
+    values: Mapping[str, FloatArray]
+
+
+class Simulator:
+    """Runs plans. Weights are laid out once, for as many images as follow.
+
+    Args:
+        graph: the float graph in the table's coordinates (`equalize.twin`).
+        quantized: the table, of a scheme with 8-bit activations.
+    """
+
+    def __init__(self, graph: Graph, quantized: QuantizedGraph) -> None:
+        self.graph = graph
+        self._levels = np.float32(quantized.scheme.levels)
+        self._float = {conv.name: (weight_matrix(conv.weight), conv.bias) for conv in graph.convs}
+        self._integer: dict[str, tuple[FloatArray, FloatArray]] = {}
+        for conv in quantized.convs:
+            weight = conv.weight * conv.weight_scale[:, None, None, None]
+            bias = conv.bias * (quantized.tensors[conv.input].scale * conv.weight_scale.astype(np.float64))
+            self._integer[conv.name] = weight_matrix(weight), bias.astype(np.float32)
+
+    def __call__(self, image: ByteArray, plan: Plan, start: Run | None = None) -> Run:
+        """Runs one image.
+
+        Args:
+            image: (H, W, 3) uint8.
+            plan: what to quantize.
+            start: a run of the same image.
+        """
+        if start is None:
+            values: dict[str, FloatArray] = {self.graph.input.name: image[None].astype(np.float32)}
+        else:
+            values = {self.graph.input.name: start.values[self.graph.input.name]}
+        for node in self.graph.nodes:
+            if start is not None and _same(node, plan, start, values):
+                values[node.name] = start.values[node.name]
+            else:
+                values[node.name] = self._step(node, values, plan)
+        return Run(plan, values)
+
+    def logits(self, run: Run) -> FloatArray:
+        """(classes,)."""
+        logits: FloatArray = run.values[self.graph.output.name][0]
+        return logits
+
+    def _step(self, node: Node, values: Mapping[str, FloatArray], plan: Plan) -> FloatArray:
+        if isinstance(node, Conv):
+            matrix, bias = (self._integer if node.name in plan.weights else self._float)[node.name]
+            result = convolve(values[node.input], matrix, node.kernel, node.stride, node.pads)
+            result += bias
+            if node.relu:
+                np.maximum(result, 0, out=result)
+        elif isinstance(node, MaxPool):
+            return max_pool(values[node.input], node.kernel, node.stride, node.pads, np.float32(-np.inf))
+        elif isinstance(node, Concat):
+            return np.concatenate([values[name] for name in node.inputs], axis=3)
+        elif isinstance(node, Add):
+            result = values[node.inputs[0]] + values[node.inputs[1]]
+        else:
+            result = values[node.input].mean(axis=(1, 2), dtype=np.float32)
+        if node.name in plan.outputs:
+            self._quantize(result, plan.outputs[node.name])
+        return result
+
+    def _quantize(self, values: FloatArray, q: Quantization) -> None:
+        """In place: real values -> the real values that their integers stand for."""
+        zero = np.float32(q.zero_point)
+        values /= np.float32(q.scale)
+        np.rint(values, out=values)
+        np.clip(values, -zero, self._levels - zero, out=values)
+        values *= np.float32(q.scale)
+
+
+def _same(node: Node, plan: Plan, start: Run, values: Mapping[str, FloatArray]) -> bool:
+    """Whether `node` makes of these values what it made in `start`."""
+    before, name = start.plan, node.name
+    if (name in plan.weights) != (name in before.weights) or plan.outputs.get(name) != before.outputs.get(name):
+        return False
+    return all(values[source] is start.values[source] for source in node.inputs)
+
+
+def full_plan(graph: Graph, quantized: QuantizedGraph) -> Plan:
+    """Everything in integers: every convolution, and every tensor at the node that computes it, not where it is only moved."""
+    made = [node.name for node in graph.nodes if not isinstance(node, MaxPool | Concat)]
+    return Plan(frozenset(conv.name for conv in graph.convs), {n: quantized.tensors[n] for n in made if n in quantized.tensors})
+
+
+def effects(
+    simulator: Simulator, full: Plan, plans: Sequence[Plan], pixels: ByteArray, *, threads: int, what: str, progress: Progress
+) -> list[Effect]:
+    """Runs every plan on every image and compares the logits with the float network's.
+
+    Args:
+        simulator: of the network.
+        full: everything in integers; each plan starts from it or from the float run, from which it differs in less.
+        plans: what to run.
+        pixels: (N, H, W, 3) uint8, N at least 1.
+        threads: images in flight.
+        what: the name of this work for `progress`.
+        progress: told of the images.
+
+    Returns:
+        one effect a plan, in their order.
+    """
+    near_full = [2 * _size(plan) > _size(full) for plan in plans]
+
+    def one(image: ByteArray) -> tuple[float, NDArray[np.float64], NDArray[np.bool_]]:
+        plain = simulator(image, Plan())
+        whole = simulator(image, full, plain) if any(near_full) else plain
+        reference = simulator.logits(plain).astype(np.float64)
+        noise, same = np.zeros(len(plans)), np.zeros(len(plans), np.bool_)
+        for index, plan in enumerate(plans):
+            logits = simulator.logits(simulator(image, plan, whole if near_full[index] else plain))
+            noise[index] = np.square(logits - reference).sum()
+            same[index] = logits.argmax() == reference.argmax()
+        return float(np.square(reference).sum()), noise, same
+
+    signal, noise, same = 0.0, np.zeros(len(plans)), np.zeros(len(plans), np.int64)
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+        for done, (power, off, agreed) in enumerate(pool.map(one, pixels), 1):
+            signal, noise, same = signal + power, noise + off, same + agreed
+            progress(what, done, len(pixels))
+    return [Effect(decibel(signal, float(n)), float(s / len(pixels))) for n, s in zip(noise, same, strict=True)]
+
+
+def decibel(signal: float, noise: float) -> float:
+    """10 log10(signal / noise); infinite without noise."""
+    if noise == 0:
+        return float(np.inf)
+    return float(10 * np.log10(signal / noise)) if signal > 0 else float(-np.inf)
+
+
+def _size(plan: Plan) -> int:
+    return len(plan.weights) + len(plan.outputs)

@@ -1,0 +1,61 @@
+"""An analysis on a rich console: aligned text that reads the same without colour."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from squeeze_export.report.analysis import (
+    FLIP_HEADER,
+    LAYER_HEADER,
+    flip_note,
+    flip_rows,
+    layer_note,
+    layer_rows,
+    summary_lines,
+    worst_lines,
+)
+from squeeze_export.results_analysis import Analysis
+
+_WORDS = {"layer", "file", "reference", "int8"}
+"""Columns set to the left; the others are figures."""
+
+
+def print_analysis(analysis: Analysis, console: Console) -> None:
+    """Prints the summary, one row a layer (the worst in bold), what would mend the worst, and the images that flip."""
+    for line in summary_lines(analysis):
+        _print(console, line)
+    _print(console, "")
+    _print_rows(console, LAYER_HEADER, layer_rows(analysis), set(analysis.worst))
+    _print(console, layer_note(analysis), "dim")
+    for head, lines in worst_lines(analysis):
+        _print(console, "")
+        _print(console, head, "bold")
+        for line in lines:
+            _print(console, line, indent="  ")
+    if analysis.flips:
+        _print(console, "")
+        _print_rows(console, FLIP_HEADER, flip_rows(analysis), set())
+        _print(console, flip_note(analysis), "dim")
+
+
+def _print_rows(console: Console, header: tuple[str, ...], rows: Sequence[tuple[str, ...]], marked: set[str]) -> None:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        cells = [
+            cell.ljust(width) if name in _WORDS else cell.rjust(width)
+            for name, cell, width in zip(header, row, widths, strict=True)
+        ]
+        style = "bold" if row is header or row[0] in marked else ""
+        console.print(Text("  ".join(cells).rstrip(), style=style), soft_wrap=True)
+
+
+def _print(console: Console, line: str, style: str = "", indent: str = "") -> None:
+    """A line of prose, folded where there is a terminal to fold it for."""
+    width = console.width if console.is_terminal else len(line) + len(indent) + 1
+    folded = textwrap.wrap(line, width, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False)
+    for piece in folded or [""]:
+        console.print(Text(piece, style=style), soft_wrap=True)

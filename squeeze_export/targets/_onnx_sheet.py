@@ -1,0 +1,93 @@
+"""An ONNX model under construction: nodes in order, constants by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export import __version__
+from squeeze_export.core import EmitOptions
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph
+
+OPSET = 13
+"""The first with a scale per channel, which is all that int8 needs: readers from 2020 on open the file, those included that
+stop short of opset 21 (16-bit QDQ). ONNX Runtime turns both into the same operators."""
+IR_VERSION = 7
+"""The one that belongs to opset 13. Written by hand: `onnx` would put its own newest, which older runtimes refuse."""
+
+
+class Sheet:
+    """The model while it is being written.
+
+    Args:
+        onnx: the module.
+        signed: whether activations are int8, 128 lower than the table has them, or uint8 as there.
+    """
+
+    def __init__(self, onnx: Any, *, signed: bool = False) -> None:
+        self.onnx = onnx
+        self._signed = signed
+        self._nodes: list[Any] = []
+        self._constants: dict[str, NDArray[np.generic]] = {}
+        self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def add(self, operator: str, inputs: list[str], output: str, *, name: str = "", **attributes: object) -> str:
+        """Adds a node, called after its output unless named. Returns the output."""
+        self._nodes.append(self.onnx.helper.make_node(operator, inputs, [output], name=name or output, **attributes))
+        return output
+
+    def constant(self, name: str, values: NDArray[np.generic]) -> str:
+        """Adds an initializer, or returns the name of one with the same content: a shared scale is one initializer."""
+        found = self._known.setdefault((values.dtype.str, values.shape, values.tobytes()), name)
+        if found == name:
+            self._constants[name] = values
+        return found
+
+    def quantize(self, source: str, output: str, q: Quantization) -> str:
+        """float -> integer."""
+        return self.add("QuantizeLinear", [source, *self._parameters(output, q)], output, name=f"{output}/quantize")
+
+    def dequantize(self, source: str, q: Quantization, output: str = "") -> str:
+        """integer -> float, under the name `source/real` unless told another."""
+        return self.add("DequantizeLinear", [source, *self._parameters(source, q)], output or f"{source}/real")
+
+    def _parameters(self, name: str, q: Quantization) -> list[str]:
+        if self._signed:
+            zero_point = self.constant(f"zero_point_int8_{q.zero_point - 128}", np.array(q.zero_point - 128, np.int8))
+        else:
+            zero_point = self.constant(f"zero_point_{q.zero_point}", np.array(q.zero_point, np.uint8))
+        return [self.constant(f"{name}/scale", np.array(q.scale, np.float32)), zero_point]
+
+    def model(
+        self,
+        network: Graph | QuantizedGraph,
+        options: EmitOptions,
+        outputs: Mapping[str, tuple[int | str, ...]],
+        metadata: Mapping[str, str],
+    ) -> bytes:
+        """The finished file. `outputs`: name -> shape without the batch; all float32."""
+        onnx, helper = self.onnx, self.onnx.helper
+        batch = "N" if options.batch == "dynamic" else options.batch
+        pixels = helper.np_dtype_to_tensor_dtype(np.dtype(options.input_dtype))
+        graph = helper.make_graph(
+            self._nodes,
+            network.name,
+            [helper.make_tensor_value_info(network.input.name, pixels, (batch, *network.input.shape[1:]))],
+            [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (batch, *rest)) for name, rest in outputs.items()],
+            [onnx.numpy_helper.from_array(values, name) for name, values in self._constants.items()],
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="squeeze-export",
+            producer_version=__version__,
+        )
+        labels = {"labels": json.dumps(network.labels, ensure_ascii=False)} if network.labels else {}
+        helper.set_model_props(model, dict(sorted({**metadata, **labels}.items())))
+        return bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,227 @@
+"""A quantized graph in torch: forward the integers of `graph.integer`, backward as if nothing were rounded.
+
+Integers are carried as float32, which holds them exactly. Where a value is rounded the gradient passes unchanged, where it is
+clamped the gradient is 0: the straight-through estimator (Bengio, Leonard, Courville, arXiv:1308.3432) as Jacob et al.,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3, use it.
+Only weights and biases are trained; every scale stays what the table says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from squeeze_export.core import ByteArray, require
+from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Pads, QuantizedConv, QuantizedNode
+from squeeze_export.graph.quantized import QuantizedGraph, requantization
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST_INTEGER = 255
+LARGEST_BIAS = 2**30
+"""Half of what int32 holds, so that a sum of products still fits beside it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shadow:
+    """What is trained of one convolution.
+
+    Attributes:
+        conv: the convolution that training started from.
+        weight: (O, I, k, k) float32, trained: in steps of the weight scale; rounded it is the integers.
+        shift: (O,) float32, trained: added to the bias, in steps of the output's scale.
+        bias: (O,) float64, the bias that training started from.
+        multiplier: (O,) float32, s_x * s_w / s_y.
+        limit: the largest magnitude of an integer weight.
+    """
+
+    conv: QuantizedConv
+    weight: Tensor
+    shift: Tensor
+    bias: Tensor
+    multiplier: Tensor
+    limit: int
+
+
+def shadows_of(quantized: QuantizedGraph, limits: Mapping[str, int]) -> dict[str, Shadow]:
+    """The trainable copy of every convolution, by its name; it starts at the table's integers.
+
+    Args:
+        quantized: scheme int8.
+        limits: convolution -> the largest magnitude of its integer weights, 1 to 127.
+
+    Raises:
+        Unavailable: torch is not installed.
+    """
+    torch = require("torch", "torch")
+    found = {}
+    for conv in quantized.convs:
+        found[conv.name] = Shadow(
+            conv,
+            torch.from_numpy(conv.weight.astype(np.float32)).requires_grad_(),
+            torch.zeros(len(conv.bias)).requires_grad_(),
+            torch.from_numpy(conv.bias.astype(np.float64)),
+            torch.from_numpy(requantization(conv, quantized.tensors)),
+            limits[conv.name],
+        )
+    return found
+
+
+def integers_of(quantized: QuantizedGraph, shadows: Mapping[str, Shadow]) -> QuantizedGraph:
+    """The quantized graph with the trained integers; its scales, and all else, stay."""
+    nodes: list[QuantizedNode] = []
+    for node in quantized.nodes:
+        if isinstance(node, QuantizedConv):
+            shadow = shadows[node.name]
+            weight = _weight(shadow).detach().numpy().astype(np.int8)
+            bias = _bias(shadow).detach().numpy().astype(np.int32)
+            nodes.append(replace(node, weight=weight, bias=bias))
+        else:
+            nodes.append(node)
+    return replace(quantized, nodes=tuple(nodes))
+
+
+def to_tensor(pixels: ByteArray) -> Tensor:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 of the same values, channels last in memory."""
+    torch = require("torch", "torch")
+    values: Tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
+    return values
+
+
+def integer_logits(quantized: QuantizedGraph, shadows: Mapping[str, Shadow], pixels: Tensor) -> Tensor:
+    """Runs the integers with gradients.
+
+    Args:
+        quantized: what the shadows were made from.
+        shadows: by convolution.
+        pixels: (N, 3, H, W) float32, 0 to 255.
+
+    Returns:
+        logits (N, classes) float32: those of `graph.integer.IntegerRunner`, to the rounding of the average pool.
+    """
+    from torch.nn import functional
+
+    tensors = quantized.tensors
+    values = {quantized.input.name: pixels}
+    for node in quantized.nodes:
+        source = values[node.inputs[0]]
+        if isinstance(node, QuantizedConv):
+            values[node.name] = _conv(shadows[node.name], source - _zero(quantized, node.input), _zero(quantized, node.name))
+        elif isinstance(node, MaxPool):
+            values[node.name] = functional.max_pool2d(_padded(source, node.pads), node.kernel, node.stride)
+        elif isinstance(node, Concat):
+            values[node.name] = _concat(node, values)
+        elif isinstance(node, Add):
+            real = [(values[name] - _zero(quantized, name)) * tensors[name].scale for name in node.inputs]
+            values[node.name] = _rescale()((real[0] + real[1]) / tensors[node.name].scale, _zero(quantized, node.name), 0)
+        else:
+            values[node.name] = (source.mean(dim=(2, 3)) - _zero(quantized, node.input)) * tensors[node.input].scale
+    return values[quantized.output.name]
+
+
+def float_tensors(graph: Graph) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weight and bias of every convolution of a float graph, as torch has them."""
+    torch = require("torch", "torch")
+    return {conv.name: (torch.from_numpy(conv.weight.copy()), torch.from_numpy(conv.bias.copy())) for conv in graph.convs}
+
+
+def float_logits(graph: Graph, parameters: Mapping[str, tuple[Tensor, Tensor]], pixels: Tensor) -> Tensor:
+    """Runs the float graph; arguments and result as of `integer_logits`."""
+    from torch.nn import functional
+
+    values = {graph.input.name: pixels}
+    for node in graph.nodes:
+        source = values[node.inputs[0]]
+        if isinstance(node, Conv):
+            result = functional.conv2d(_padded(source, node.pads), *parameters[node.name], stride=node.stride)
+            values[node.name] = result.relu_() if node.relu else result
+        elif isinstance(node, MaxPool):
+            values[node.name] = functional.max_pool2d(_padded(source, node.pads, -np.inf), node.kernel, node.stride)
+        elif isinstance(node, Concat):
+            values[node.name] = _concat(node, values)
+        elif isinstance(node, Add):
+            values[node.name] = source + values[node.inputs[1]]
+        else:
+            assert isinstance(node, GlobalAveragePool)
+            values[node.name] = source.mean(dim=(2, 3))
+    return values[graph.output.name]
+
+
+def _conv(shadow: Shadow, centred: Tensor, zero: float) -> Tensor:
+    from torch.nn import functional
+
+    acc = functional.conv2d(_padded(centred, shadow.conv.pads), _weight(shadow), stride=shadow.conv.stride)
+    acc = acc + _bias(shadow).float()[:, None, None]
+    result: Tensor = _rescale()(acc * shadow.multiplier[:, None, None], zero, zero if shadow.conv.relu else 0.0)
+    return result
+
+
+def _weight(shadow: Shadow) -> Tensor:
+    """The integers, as float32."""
+    integers: Tensor = _round()(shadow.weight.clamp(-shadow.limit, shadow.limit))
+    return integers
+
+
+def _bias(shadow: Shadow) -> Tensor:
+    """The integers, as float64: float32 does not hold every int32."""
+    moved = shadow.bias + shadow.shift.double() / shadow.multiplier.double()
+    integers: Tensor = _round()(moved.clamp(-LARGEST_BIAS, LARGEST_BIAS))
+    return integers
+
+
+def _zero(quantized: QuantizedGraph, name: str) -> float:
+    return float(quantized.tensors[name].zero_point)
+
+
+def _padded(values: Tensor, pads: Pads, fill: float = 0.0) -> Tensor:
+    from torch.nn import functional
+
+    top, left, bottom, right = pads
+    return functional.pad(values, (left, right, top, bottom), value=fill) if any(pads) else values
+
+
+def _concat(node: Concat, values: Mapping[str, Tensor]) -> Tensor:
+    torch = require("torch", "torch")
+    joined: Tensor = torch.cat([values[name] for name in node.inputs], 1)
+    return joined
+
+
+@lru_cache(maxsize=1)
+def _round() -> Any:
+    """Half to even, with the gradient of the identity."""
+    import torch
+
+    class Round(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, values: Tensor) -> Tensor:
+            return values.round()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return gradients[0]
+
+    return Round.apply
+
+
+@lru_cache(maxsize=1)
+def _rescale() -> Any:
+    """clamp(round_half_even(y) + zero, low, 255); the gradient passes where y lies between the clamps."""
+    import torch
+
+    class Rescale(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, values: Tensor, zero: float, low: float) -> Tensor:
+            ctx.save_for_backward((values > low - zero) & (values < LARGEST_INTEGER - zero))
+            return values.round().add_(zero).clamp_(low, LARGEST_INTEGER)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            (inside,) = ctx.saved_tensors
+            return gradients[0] * inside, None, None
+
+    return Rescale.apply

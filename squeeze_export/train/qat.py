@@ -1,0 +1,256 @@
+"""Quantization-aware training: the integers of a table, trained on labelled images against the labels and the fp32 reference.
+
+The network runs forward in the table's own integers (`_fake_quant`), so what is trained is what ships. The loss is
+
+    (1 - d) * cross_entropy(integers, labels) + d * KL(reference, integers)
+
+with the reference's softmax as the soft target (Hinton, Vinyals, Dean, arXiv:1503.02531, at temperature 1): the labels alone
+would let the network drift from the one that was given. Weights and biases are in integer steps, so one length fits all
+layers and any number of updates: how far a weight may go in all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import ByteArray, Progress, require, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import INT8, QuantizedGraph
+from squeeze_export.train._descent import Descent
+from squeeze_export.train._fake_quant import (
+    Shadow,
+    float_logits,
+    float_tensors,
+    integer_logits,
+    integers_of,
+    shadows_of,
+    to_tensor,
+)
+
+MIN_COUNT = 100
+"""Training images: of fewer, the held-out tenth is too small to tell one epoch from another."""
+HELD_OUT_SHARE = 10
+"""One image in so many is held out of the training, to choose the epoch by."""
+SHIFT_SHARE = 0.5
+"""How far a bias goes, in output steps, where a weight goes one weight step."""
+_EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        epochs: rounds over the training images, at least 1.
+        batch: images an update, at least 1.
+        reach: how far a weight goes over the whole training, in integer steps, if its gradient is steady and its layer's root mean
+            square; one with a larger gradient goes further, and past half a step the integer changes.
+        distillation: share of the reference in the loss, 0 (labels alone) to 1 (reference alone).
+        flip: mirror every other image: only where left and right mean the same.
+        shift_px: move images by up to so many pixels, their edges repeated; 0 leaves them.
+        seed: of the order, the held-out images and the augmentation.
+        threads: torch's intra-op threads; sums depend on them in their last bits.
+    """
+
+    epochs: int = 3
+    batch: int = 32
+    reach: float = 0.3
+    distillation: float = 0.9
+    flip: bool = False
+    shift_px: int = 0
+    seed: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The integers on the held-out images.
+
+    Attributes:
+        loss: as trained, nats.
+        agreement: share with the reference's top-1 class, 0 to 1.
+        top1: share with the labelled class, 0 to 1.
+    """
+
+    loss: float
+    agreement: float
+    top1: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What training gives.
+
+    Attributes:
+        quantized: the integers of the best epoch; those of the start where no epoch is better.
+        best_epoch: with the smallest held-out loss; 0 is the start.
+        losses: mean training loss of every epoch, nats.
+        held_out: of the start and of every epoch.
+        held_out_count: images that they rest on.
+    """
+
+    quantized: QuantizedGraph
+    best_epoch: int
+    losses: tuple[float, ...]
+    held_out: tuple[HeldOut, ...]
+    held_out_count: int
+
+
+def train_integers(
+    start: QuantizedGraph,
+    reference: Graph,
+    images: ByteArray,
+    labels: NDArray[np.int64],
+    schedule: Schedule,
+    *,
+    limits: Mapping[str, int],
+    progress: Progress = silent,
+) -> Trained:
+    """Trains a table's weights and biases; its scales stay.
+
+    On one machine, the same arguments give the same integers.
+
+    Args:
+        start: the integers to start from, scheme int8.
+        reference: the float graph of the same network.
+        images: (N, H, W, 3) uint8 RGB of the network's input size.
+        labels: (N,) int64 class indices.
+        schedule: how long and how fast.
+        limits: convolution -> the largest magnitude of its integer weights.
+        progress: told of every update.
+
+    Raises:
+        BadInput: another scheme, too few images, labels that are no class, a schedule out of range, or a loss that is not finite.
+        Unavailable: torch is not installed.
+    """
+    check_schedule(schedule)
+    _check(start, images, labels)
+    torch = require("torch", "torch")
+    draw = np.random.default_rng(schedule.seed)
+    order = draw.permutation(len(images))
+    held, kept = np.sort(order[: len(order) // HELD_OUT_SHARE]), np.sort(order[len(order) // HELD_OUT_SHARE :])
+    with _reproducible(schedule):
+        shadows = shadows_of(start, limits)
+        parameters = float_tensors(reference)
+        updates = math.ceil(len(kept) / schedule.batch)
+        trained = [(p, share) for s in shadows.values() for p, share in ((s.weight, 1.0), (s.shift, SHIFT_SHARE))]
+        descent = Descent(trained, schedule.epochs * updates, schedule.reach)
+        losses: list[float] = []
+        found = [_measure(start, shadows, reference, parameters, images[held], labels[held], schedule)]
+        best, best_epoch = start, 0
+        for epoch in range(1, schedule.epochs + 1):
+            total = 0.0
+            rows = draw.permutation(kept)
+            for update in range(updates):
+                part = rows[update * schedule.batch : (update + 1) * schedule.batch]
+                pixels = to_tensor(augmented(images[part], schedule, draw))
+                with torch.no_grad():
+                    expected = float_logits(reference, parameters, pixels)
+                loss = _loss(integer_logits(start, shadows, pixels), expected, torch.from_numpy(labels[part]), schedule)
+                descent.clear()
+                loss.backward()
+                descent.step()
+                total += float(loss.detach()) * len(part)
+                if not math.isfinite(total):
+                    raise BadInput(f"the loss of epoch `{epoch}` is `{float(loss.detach())}`", hint="a shorter reach")
+                progress("training", (epoch - 1) * updates + update + 1, schedule.epochs * updates)
+            losses.append(total / len(kept))
+            found.append(_measure(start, shadows, reference, parameters, images[held], labels[held], schedule))
+            if found[-1].loss < found[best_epoch].loss:
+                best, best_epoch = integers_of(start, shadows), epoch
+    return Trained(best, best_epoch, tuple(losses), tuple(found), len(held))
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Refuses a schedule that cannot be carried out.
+
+    Raises:
+        BadInput: the first value out of its range.
+    """
+    for name, value, low, high in (
+        ("epochs", schedule.epochs, 1, 1000),
+        ("batch", schedule.batch, 1, 4096),
+        ("reach", schedule.reach, 1e-6, 1000.0),
+        ("distillation", schedule.distillation, 0.0, 1.0),
+        ("shift", schedule.shift_px, 0, 64),
+        ("threads", schedule.threads, 1, 1024),
+    ):
+        if not low <= value <= high:
+            raise BadInput(f"the {name} `{value}` of the training is outside {low:g} to {high:g}")
+
+
+def augmented(images: ByteArray, schedule: Schedule, draw: np.random.Generator) -> ByteArray:
+    """The images of a batch as they are trained on: mirrored and moved as the schedule says, (N, H, W, 3) uint8."""
+    side, reach = images.shape[1], schedule.shift_px
+    mirrored = draw.random(len(images)) < 0.5 if schedule.flip else np.zeros(len(images), bool)
+    moves = draw.integers(-reach, reach + 1, (len(images), 2))
+    result = np.empty_like(images)
+    for row, (image, (down, right)) in enumerate(zip(images, moves, strict=True)):
+        rows, columns = (np.clip(np.arange(side) - step, 0, side - 1) for step in (down, right))
+        result[row] = image[rows[:, None], columns[::-1] if mirrored[row] else columns]
+    return result
+
+
+def _check(start: QuantizedGraph, images: ByteArray, labels: NDArray[np.int64]) -> None:
+    if start.scheme != INT8:
+        raise BadInput(f"training is for the scheme `{INT8.name}`, not `{start.scheme.name}`", hint="--int8")
+    if len(images) < MIN_COUNT:
+        raise BadInput(f"`{len(images)}` training images are too few", hint=f"at least {MIN_COUNT}, better thousands")
+    class_count = start.sizes[start.output.name][2]
+    if len(labels) != len(images) or labels.min() < 0 or labels.max() >= class_count:
+        found = f"`{len(labels)}` labels from `{labels.min()}` to `{labels.max()}`"
+        raise BadInput(f"{found} for {len(images)} images of {class_count} classes", hint="one class index for every image")
+
+
+def _loss(logits: Any, expected: Any, labels: Any, schedule: Schedule) -> Any:
+    from torch.nn import functional
+
+    said, wanted = functional.log_softmax(logits, 1), functional.log_softmax(expected, 1)
+    hard = functional.nll_loss(said, labels)
+    soft = functional.kl_div(said, wanted, reduction="batchmean", log_target=True)
+    return (1 - schedule.distillation) * hard + schedule.distillation * soft
+
+
+def _measure(
+    quantized: QuantizedGraph,
+    shadows: Mapping[str, Shadow],
+    reference: Graph,
+    parameters: Mapping[str, Any],
+    images: ByteArray,
+    labels: NDArray[np.int64],
+    schedule: Schedule,
+) -> HeldOut:
+    """The integers on images as they are, without augmentation."""
+    torch = require("torch", "torch")
+    loss, same, right = 0.0, 0, 0
+    with torch.no_grad():
+        for first in range(0, len(images), _EVALUATION_BATCH):
+            part = slice(first, first + _EVALUATION_BATCH)
+            pixels, classes = to_tensor(images[part]), torch.from_numpy(labels[part])
+            logits, expected = integer_logits(quantized, shadows, pixels), float_logits(reference, parameters, pixels)
+            loss += float(_loss(logits, expected, classes, schedule)) * len(classes)
+            same += int((logits.argmax(1) == expected.argmax(1)).sum())
+            right += int((logits.argmax(1) == classes).sum())
+    return HeldOut(loss / len(images), same / len(images), right / len(images))
+
+
+@contextmanager
+def _reproducible(schedule: Schedule) -> Iterator[None]:
+    """Sets what decides torch's last bits, and puts it back."""
+    torch = require("torch", "torch")
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(schedule.threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict)
+        torch.set_num_threads(threads)
