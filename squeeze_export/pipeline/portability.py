@@ -158,7 +158,7 @@ def _check(integer: Sequence[Artifact], calibration: Calibration, table: Path, n
     quantized = calibration.quantized
     if not integer:
         raise BadInput(f"none of the files is of the table's scheme `{quantized.scheme.name}`", hint="name an int8 file")
-    if quantized.scheme.activation_bits != 8 or quantized.scheme.weight_bits != 8:
+    if quantized.scheme.symmetric or quantized.scheme.activation_bits != 8 or quantized.scheme.weight_bits != 8:
         raise BadInput(f"the scheme `{quantized.scheme.name}` has no u8 x s8 products", hint="leave out --portability")
     for artifact in integer:
         if not _is_written_from(artifact, quantized, network):
