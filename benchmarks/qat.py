@@ -34,11 +34,13 @@ from squeeze_export.report.wording import decibel, delta_pp, delta_range, percen
 from squeeze_export.results import Accuracy
 from squeeze_export.train.qat import Schedule, Trained, train_integers
 
-SEEDS = (101, 102, 103)
+SEEDS = (121, 122, 123)
 """Of the training images and of the training; the demo network was trained on images of seed 1."""
-EVALUATION_SEED = 201
-TRAINING_COUNT, EVALUATION_COUNT, EPOCHS = 960, 2400, 2
+EVALUATION_SEED = 203
+TRAINING_COUNT, EVALUATION_COUNT, EPOCHS = 1920, 2400, 2
 FEW_BITS_LIMIT = 15
+LEAST_GAIN_DB = 2
+"""What training must mend of the control."""
 SHIPPED, SPOILT = f"`{START}`, as it ships", "weights rounded to nearest in 5 bits (a control)"
 HEADER = ("start", "seed", "top-1 change", "agreement", "SQNR", "after training: top-1 change", "agreement", "SQNR", "epoch kept")
 
@@ -93,7 +95,7 @@ def learn(lesson: Lesson) -> tuple[Trained, Accuracy]:
 
 
 def main() -> None:
-    """Runs the benchmark and writes its results; ends with an error where training enlarges the drop."""
+    """Runs the benchmark and writes its results; ends with an error where training enlarges the drop, or mends nothing."""
     require("torch", "torch")
     network = open_network()
     pixels, labels = draw_many(EVALUATION_SEED, EVALUATION_COUNT, usable_cores())
@@ -123,8 +125,10 @@ def main() -> None:
                     "held_out": [asdict(measured) for measured in trained.held_out],
                 }
             )
-            if drop(after) > drop(before):
-                wrong.append(f"{start_name}, seed {seed}: {drop(after):.2f} pp after, {drop(before):.2f} pp before")
+            if start_name == SHIPPED and drop(after) > drop(before):
+                wrong.append(f"{start_name}, seed {seed}: the drop is {drop(after):.2f} pp, {drop(before):.2f} pp before")
+            if start_name == SPOILT and after.sqnr_db < before.sqnr_db + LEAST_GAIN_DB:
+                wrong.append(f"{start_name}, seed {seed}: {after.sqnr_db:.1f} dB, {before.sqnr_db:.1f} dB before")
     write(
         "qat",
         "The recipe `qat` on the demo network",
@@ -138,7 +142,7 @@ def main() -> None:
         raw,
     )
     if wrong:
-        sys.exit("training enlarged the drop:\n" + "\n".join(wrong))
+        sys.exit("the claims do not hold:\n" + "\n".join(wrong))
 
 
 def drop(found: Accuracy) -> float:

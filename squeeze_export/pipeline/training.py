@@ -23,7 +23,7 @@ from squeeze_export.quant import recipes
 from squeeze_export.train.qat import MIN_COUNT, Schedule, Trained, check_schedule, train_integers
 
 QAT = "qat"
-START = "best" if "best" in recipes.RECIPES else "fast"
+START = "best"
 """The recipe that training starts from."""
 TRAINING = "training"
 """Key of what a table tells of its training."""

@@ -1,8 +1,9 @@
 """A quantized graph in torch: forward the integers of `graph.integer`, backward as if nothing were rounded.
 
-Integers are carried as float32, which holds them exactly. Where a value is rounded the gradient passes unchanged, where it is
-clamped the gradient is 0: the straight-through estimator (Bengio, Leonard, Courville, arXiv:1308.3432) as Jacob et al.,
-"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3, use it.
+Integers are carried as float32, which holds them, and sums of products up to 2^24, exactly. Where a value is rounded the gradient
+passes unchanged, where it is clamped the gradient is 0: the straight-through estimator (Bengio, Leonard, Courville,
+arXiv:1308.3432) as Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+CVPR 2018, section 3, use it.
 Only weights and biases are trained; every scale stays what the table says.
 """
 
@@ -53,7 +54,7 @@ def shadows_of(quantized: QuantizedGraph, limits: Mapping[str, int]) -> dict[str
 
     Args:
         quantized: scheme int8.
-        limits: convolution -> the largest magnitude of its integer weights, 1 to 127.
+        limits: convolution -> the largest magnitude of its integer weights, 1 to 127; what the table has beyond it, it may keep.
 
     Raises:
         Unavailable: torch is not installed.
@@ -67,7 +68,7 @@ def shadows_of(quantized: QuantizedGraph, limits: Mapping[str, int]) -> dict[str
             torch.zeros(len(conv.bias)).requires_grad_(),
             torch.from_numpy(conv.bias.astype(np.float64)),
             torch.from_numpy(requantization(conv, quantized.tensors)),
-            limits[conv.name],
+            max(limits[conv.name], int(np.abs(conv.weight.astype(np.int16)).max())),
         )
     return found
 

@@ -41,6 +41,8 @@ HELD_OUT_SHARE = 10
 """One image in so many is held out of the training, to choose the epoch by."""
 SHIFT_SHARE = 0.5
 """How far a bias goes, in output steps, where a weight goes one weight step."""
+LEAST_ERRORS = 2.0
+"""By how many standard errors of the held-out losses an epoch must beat the start: less is luck with the images."""
 _EVALUATION_BATCH = 64
 
 
@@ -91,7 +93,7 @@ class Trained:
 
     Attributes:
         quantized: the integers of the best epoch; those of the start where no epoch is better.
-        best_epoch: with the smallest held-out loss; 0 is the start.
+        best_epoch: with the smallest held-out loss of those that `is_better` than the start; 0 is the start.
         losses: mean training loss of every epoch, nats.
         held_out: of the start and of every epoch.
         held_out_count: images that they rest on.
@@ -144,8 +146,8 @@ def train_integers(
         trained = [(p, share) for s in shadows.values() for p, share in ((s.weight, 1.0), (s.shift, SHIFT_SHARE))]
         descent = Descent(trained, schedule.epochs * updates, schedule.reach)
         losses: list[float] = []
-        found = [_measure(start, shadows, reference, parameters, images[held], labels[held], schedule)]
-        best, best_epoch = start, 0
+        at_start, first = _measure(start, shadows, reference, parameters, images[held], labels[held], schedule)
+        found, best, best_epoch = [at_start], start, 0
         for epoch in range(1, schedule.epochs + 1):
             total = 0.0
             rows = draw.permutation(kept)
@@ -154,7 +156,7 @@ def train_integers(
                 pixels = to_tensor(augmented(images[part], schedule, draw))
                 with torch.no_grad():
                     expected = float_logits(reference, parameters, pixels)
-                loss = _loss(integer_logits(start, shadows, pixels), expected, torch.from_numpy(labels[part]), schedule)
+                loss = _losses(integer_logits(start, shadows, pixels), expected, torch.from_numpy(labels[part]), schedule).mean()
                 descent.clear()
                 loss.backward()
                 descent.step()
@@ -163,8 +165,9 @@ def train_integers(
                     raise BadInput(f"the loss of epoch `{epoch}` is `{float(loss.detach())}`", hint="a shorter reach")
                 progress("training", (epoch - 1) * updates + update + 1, schedule.epochs * updates)
             losses.append(total / len(kept))
-            found.append(_measure(start, shadows, reference, parameters, images[held], labels[held], schedule))
-            if found[-1].loss < found[best_epoch].loss:
+            measured, each = _measure(start, shadows, reference, parameters, images[held], labels[held], schedule)
+            found.append(measured)
+            if measured.loss < found[best_epoch].loss and is_better(each, first):
                 best, best_epoch = integers_of(start, shadows), epoch
     return Trained(best, best_epoch, tuple(losses), tuple(found), len(held))
 
@@ -185,6 +188,12 @@ def check_schedule(schedule: Schedule) -> None:
     ):
         if not low <= value <= high:
             raise BadInput(f"the {name} `{value}` of the training is outside {low:g} to {high:g}")
+
+
+def is_better(losses: NDArray[np.float64], than: NDArray[np.float64]) -> bool:
+    """Whether losses are lower than others of the same images, (N,) each, by more than `LEAST_ERRORS` standard errors (paired)."""
+    gains = than - losses
+    return bool(gains.mean() > LEAST_ERRORS * gains.std(ddof=1) / math.sqrt(len(gains)))
 
 
 def augmented(images: ByteArray, schedule: Schedule, draw: np.random.Generator) -> ByteArray:
@@ -210,12 +219,12 @@ def _check(start: QuantizedGraph, images: ByteArray, labels: NDArray[np.int64]) 
         raise BadInput(f"{found} for {len(images)} images of {class_count} classes", hint="one class index for every image")
 
 
-def _loss(logits: Any, expected: Any, labels: Any, schedule: Schedule) -> Any:
+def _losses(logits: Any, expected: Any, labels: Any, schedule: Schedule) -> Any:
     from torch.nn import functional
 
     said, wanted = functional.log_softmax(logits, 1), functional.log_softmax(expected, 1)
-    hard = functional.nll_loss(said, labels)
-    soft = functional.kl_div(said, wanted, reduction="batchmean", log_target=True)
+    hard = functional.nll_loss(said, labels, reduction="none")
+    soft = functional.kl_div(said, wanted, reduction="none", log_target=True).sum(1)
     return (1 - schedule.distillation) * hard + schedule.distillation * soft
 
 
@@ -227,19 +236,19 @@ def _measure(
     images: ByteArray,
     labels: NDArray[np.int64],
     schedule: Schedule,
-) -> HeldOut:
-    """The integers on images as they are, without augmentation."""
+) -> tuple[HeldOut, NDArray[np.float64]]:
+    """The integers on images as they are, without augmentation; and each image's loss, (N,)."""
     torch = require("torch", "torch")
-    loss, same, right = 0.0, 0, 0
+    losses, same, right = np.empty(len(images)), 0, 0
     with torch.no_grad():
         for first in range(0, len(images), _EVALUATION_BATCH):
             part = slice(first, first + _EVALUATION_BATCH)
             pixels, classes = to_tensor(images[part]), torch.from_numpy(labels[part])
             logits, expected = integer_logits(quantized, shadows, pixels), float_logits(reference, parameters, pixels)
-            loss += float(_loss(logits, expected, classes, schedule)) * len(classes)
+            losses[part] = _losses(logits, expected, classes, schedule).numpy()
             same += int((logits.argmax(1) == expected.argmax(1)).sum())
             right += int((logits.argmax(1) == classes).sum())
-    return HeldOut(loss / len(images), same / len(images), right / len(images))
+    return HeldOut(float(losses.mean()), same / len(images), right / len(images)), losses
 
 
 @contextmanager

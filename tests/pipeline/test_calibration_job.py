@@ -92,7 +92,7 @@ def test_no_images(network):
 
 def test_unknown_recipe(network, tiny):
     with pytest.raises(BadInput, match="no recipe is called `best`") as caught:
-        calibrate(network, tiny / "calib", recipe="best")
+        calibrate(network, tiny / "calib", recipe="finest")
     assert caught.value.hint == "one of: fast"
 
 

@@ -14,7 +14,7 @@ from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.saved import read_table
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.train.qat import Schedule, augmented, train_integers
+from squeeze_export.train.qat import Schedule, augmented, is_better, train_integers
 
 torch = pytest.importorskip("torch")
 
@@ -67,13 +67,13 @@ def start(graph):
     return _table(graph)
 
 
-SCHEDULE = Schedule(epochs=4, batch=10, reach=30.0, distillation=0.0)
+SCHEDULE = Schedule(epochs=4, batch=30, reach=30.0, distillation=0.0)
 
 
 @pytest.fixture(scope="module")
 def trained(graph, start):
     told = []
-    images, labels = _coloured(100, 0)
+    images, labels = _coloured(300, 0)
     found = train_integers(start, graph, images, labels, SCHEDULE, limits=_limits(start, 100), progress=lambda *s: told.append(s))
     return found, told
 
@@ -119,12 +119,26 @@ def test_rounding_passes_the_gradient_and_clamping_stops_it():
     assert signed.grad.tolist() == [0.0, 1.0, 0.0]
 
 
+def test_no_weight_leaves_its_limit(start):
+    small = dataclasses.replace(start.convs[0], weight=(start.convs[0].weight // 4).astype(np.int8))
+    table = dataclasses.replace(start, nodes=(small, *start.nodes[1:]))
+    shadows = fake.shadows_of(table, _limits(table, 64))
+    for shadow in shadows.values():
+        shadow.weight.data[:, 0] += 1000
+        shadow.weight.data[:, 1:] -= 1000
+    first, second, *_ = fake.integers_of(table, shadows).convs
+    assert (first.weight.min(), first.weight.max()) == (-64, 64)
+    largest = int(np.abs(start.convs[1].weight).max())  # a start beyond the limit keeps what it has
+    assert (second.weight.min(), second.weight.max()) == (-largest, largest)
+    assert largest > 64
+
+
 def test_the_loss_falls(trained):
     found, _ = trained
     assert found.losses[-1] < 0.8 * found.losses[0]
     assert found.best_epoch > 0
     assert found.held_out[found.best_epoch].loss < 0.95 * found.held_out[0].loss
-    assert found.held_out_count == 10
+    assert found.held_out_count == 30
 
 
 def test_only_weights_and_biases_move(trained, start, tmp_path):
@@ -135,7 +149,7 @@ def test_only_weights_and_biases_move(trained, start, tmp_path):
         assert (after.weight.dtype, after.bias.dtype) == (np.int8, np.int32)
         np.testing.assert_array_equal(after.weight_scale, before.weight_scale)
         moved += int((after.weight != before.weight).sum() + (after.bias != before.bias).sum())
-        assert np.abs(after.weight).max() <= 100
+        assert np.abs(after.weight).max() <= max(100, np.abs(before.weight).max())
     assert moved
     (tmp_path / "net.table").write_bytes(table_bytes(quantized))
     assert read_table(tmp_path / "net.table").sha256 == quantized.sha256
@@ -144,8 +158,8 @@ def test_only_weights_and_biases_move(trained, start, tmp_path):
 def test_the_trained_integers_are_those_that_were_measured(trained, graph):
     """Measured in torch while training, and here by the integer run on the table."""
     found, _ = trained
-    images, labels = _coloured(100, 0)
-    held = np.random.default_rng(SCHEDULE.seed).permutation(100)[:10]
+    images, labels = _coloured(300, 0)
+    held = np.random.default_rng(SCHEDULE.seed).permutation(300)[:30]
     logits = IntegerRunner(found.quantized)(images[held])
     measured = found.held_out[found.best_epoch]
     assert measured.top1 == pytest.approx((logits.argmax(1) == labels[held]).mean())
@@ -153,7 +167,7 @@ def test_the_trained_integers_are_those_that_were_measured(trained, graph):
 
 
 def test_progress_hears_of_every_update(trained):
-    updates = 4 * 9  # 90 images in batches of 10
+    updates = 4 * 9  # 270 images in batches of 30
     assert trained[1] == [("training", update, updates) for update in range(1, updates + 1)]
 
 
@@ -184,6 +198,17 @@ def test_training_that_does_harm_is_thrown_away(graph, start):
     assert found.best_epoch == 0
     assert found.held_out[1].loss > found.held_out[0].loss
     assert found.quantized is start
+
+
+def test_an_epoch_must_be_better_by_more_than_luck():
+    than = np.array([0.3, 0.1, 0.4, 0.2])
+    assert is_better(than - 0.01, than)  # every image a little: certain
+    assert not is_better(than - [0.5, 0.0, 0.0, 0.0], than)  # one image alone
+    assert not is_better(than, than)
+    assert not is_better(than + 0.01, than)
+    gains = np.array([1.0, 2.0, 3.0])  # mean 2, standard error 1 / sqrt(3)
+    assert is_better(-gains, np.zeros(3))
+    assert not is_better(-gains + 0.9, np.zeros(3))  # 1.1 is below 2 / sqrt(3)
 
 
 def test_the_same_seed_gives_the_same_integers(graph, start):
