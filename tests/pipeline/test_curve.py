@@ -157,7 +157,7 @@ def test_too_few_for_two_parts(network, tiny, many):
 def test_refusals(network, many, tiny):
     with pytest.raises(BadInput, match="`16` of `16` evaluation images are calibration images too"):
         calibration_curve(network, many / "eval", many / "eval")
-    with pytest.raises(BadInput, match="no recipe is called `best`"):
+    with pytest.raises(BadInput, match="no recipe is called `finest`"):
         calibration_curve(network, many / "calib", recipe="finest")
     with pytest.raises(BadInput, match="`fp32` has no integers"):
         calibration_curve(network, many / "calib", scheme=FP32)
