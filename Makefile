@@ -51,6 +51,8 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.int8_speedup
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.portability
+	$(BIN)/python -m benchmarks.schemes
+	$(BIN)/python -m benchmarks.qat
 	$(BIN)/python -m benchmarks.side_by_side
 	$(BIN)/python -m benchmarks.embed
 
