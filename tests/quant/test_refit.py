@@ -121,7 +121,7 @@ def test_progress_counts_the_layers(small: Graph, pixels: Any) -> None:
 
 
 def test_it_is_nearer_to_float_than_fast_on_the_images_it_saw() -> None:
-    """On others the demo network shows no difference; benchmarks/recipe_ablation.py has the photographs' figures."""
+    """Only on those: what it gains on others is a matter of measurement, not of a test."""
     graph = open_network(None).graph
     pixels = load_all(open_calibration(demo.calibration_folder()), graph.preprocess)[0].pixels[:24]
     expected = FloatRunner(graph)(pixels)
