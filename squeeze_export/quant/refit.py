@@ -3,8 +3,8 @@
 A layer of the integer network reads values that are rounded, and shifted by every layer before. The weights that come closest to
 the float layer's output on those values differ a little from the float weights: they average rounding noise out, and take back
 errors that depend on the input. So the layers are taken in order, each sees the integers' values of all images beside the float
-values, solves for its weights, is rounded with error compensation, and gives its own integers' values to the next. Li et al., "GPTAQ",
-ICML 2025, have the same aim within the rounding; here it is a damped least squares problem before it.
+values, solves for its weights, is rounded with error compensation, and gives its own integers' values to the next. Li et al.,
+"GPTAQ", ICML 2025, have the same aim within the rounding; here it is a damped least squares problem before it.
 """
 
 from __future__ import annotations
