@@ -21,6 +21,7 @@ from squeeze_export.core import ByteArray, FloatArray, Progress, silent
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, Scheme
 from squeeze_export.graph.run import convolve, max_pool, one_blas_thread, weight_matrix
+from squeeze_export.graph.weights import real_layer
 from squeeze_export.quant.observations import draw_patches
 from squeeze_export.quant.ranges import fake_quantize
 from squeeze_export.quant.rounding import Inputs, weight_rows
@@ -75,7 +76,7 @@ def refit(
             if isinstance(node, Conv):
                 halves = _inputs(node, exact[node.input], given[node.input], weights, (seed, place), pool)
                 made[node.name] = rounding(node, *_refitted(weight_rows(node.weight), halves))
-                real = _real_layer(made[node.name], tensors[node.input])
+                real = real_layer(made[node.name], tensors[node.input].scale)
                 exact[node.name] = _convolved(node, node.weight, node.bias, exact[node.input], pool)
                 given[node.name] = _convolved(node, *real, given[node.input], pool)
                 given[node.name] = [fake_quantize(value, tensors[node.name], scheme) for value in given[node.name]]
@@ -144,14 +145,6 @@ def _change(weight: FloatArray, moved: NDArray[np.float64], inputs: Inputs) -> f
     """By how much the layer's squared error on these inputs is larger with the weights moved than without."""
     assert inputs.error_moment is not None
     return float(((moved @ inputs.moment - 2 * weight @ inputs.error_moment) * moved).sum())
-
-
-def _real_layer(conv: QuantizedConv, source: Quantization) -> tuple[FloatArray, FloatArray]:
-    """The weights and biases that a layer's integers stand for."""
-    steps = conv.weight_scale.astype(np.float64)
-    weight = conv.weight * conv.weight_scale[:, None, None, None]
-    bias = conv.bias * (steps * source.scale)
-    return weight.astype(np.float32), bias.astype(np.float32)
 
 
 def _convolved(conv: Conv, weight: FloatArray, bias: FloatArray, values: list[FloatArray], pool: Executor) -> list[FloatArray]:

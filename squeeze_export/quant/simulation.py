@@ -19,6 +19,7 @@ from squeeze_export.core import ByteArray, FloatArray, Progress
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph
 from squeeze_export.graph.run import convolve, max_pool, one_blas_thread, weight_matrix
+from squeeze_export.graph.weights import real_layer
 from squeeze_export.results_analysis import Effect
 
 
@@ -62,9 +63,8 @@ class Simulator:
         self._float = {conv.name: (weight_matrix(conv.weight), conv.bias) for conv in graph.convs}
         self._integer: dict[str, tuple[FloatArray, FloatArray]] = {}
         for conv in quantized.convs:
-            weight = conv.weight * conv.weight_scale[:, None, None, None]
-            bias = conv.bias * (quantized.tensors[conv.input].scale * conv.weight_scale.astype(np.float64))
-            self._integer[conv.name] = weight_matrix(weight), bias.astype(np.float32)
+            weight, bias = real_layer(conv, quantized.tensors[conv.input].scale)
+            self._integer[conv.name] = weight_matrix(weight), bias
 
     def __call__(self, image: ByteArray, plan: Plan, start: Run | None = None) -> Run:
         """Runs one image.

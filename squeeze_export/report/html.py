@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from squeeze_export.core import Audit, Placement
 from squeeze_export.files import write_text
 from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart
 from squeeze_export.report.differences import HEADER, TITLE, difference_note, difference_rows
-from squeeze_export.report.style import STYLE
+from squeeze_export.report.page import facts_of, lines_of, page, text
 from squeeze_export.report.verdicts import TITLE as VERDICTS
 from squeeze_export.report.verdicts import verdict_lines, verdict_note
 from squeeze_export.report.wording import (
@@ -35,7 +33,6 @@ from squeeze_export.report.wording import (
     scheme,
     size,
     speedup_parts,
-    spelt_facts,
     timing_note,
 )
 from squeeze_export.results import Accuracy, Interval, Latency, Measurement, Report
@@ -49,8 +46,8 @@ def to_html(report: Report) -> str:
     name = str(report.network.get("name", "squeeze-export"))
     network = {key: value for key, value in report.network.items() if key != "name"}
     body = [
-        f'<header><h1>{_text(name)}</h1><p class="soft">{_text(facts_line(network))}</p></header>',
-        _warnings(report.warnings),
+        f'<header><h1>{text(name)}</h1><p class="soft">{text(facts_line(network))}</p></header>',
+        lines_of(report.warnings, "warnings"),
         _summary(report),
         _verdicts(report),
         _accuracy_drawing(report),
@@ -59,22 +56,14 @@ def to_html(report: Report) -> str:
         "<h2>Artifacts</h2>",
         *(_artifact(rows) for rows in _by_artifact(report.measurements)),
         '<div class="columns">',
-        _facts("Evaluation", report.evaluation),
-        _facts("Calibration", report.calibration),
-        _facts("Host", report.host),
-        _facts("Versions", report.tool_versions),
+        facts_of("Evaluation", report.evaluation),
+        facts_of("Calibration", report.calibration),
+        facts_of("Host", report.host),
+        facts_of("Versions", report.tool_versions),
         "</div>",
-        f'<p class="soft">created {_text(report.created)}, schema version {report.schema_version}</p>',
+        f'<p class="soft">created {text(report.created)}, schema version {report.schema_version}</p>',
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        # The browser itself then refuses whatever request or script an escape may have missed.
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(one_line(name))}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(filter(None, body))
-        + "\n</body></html>\n"
-    )
+    return page(name, body)
 
 
 def write_html(report: Report, path: Path) -> None:
@@ -84,16 +73,6 @@ def write_html(report: Report, path: Path) -> None:
         BadInput: the file cannot be written.
     """
     write_text(path, to_html(report))
-
-
-def _text(text: str) -> str:
-    """Escaped text; a pair of backticks makes code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(one_line(text)))
-
-
-def _warnings(warnings: Iterable[str]) -> str:
-    items = "".join(f"<li>{_text(warning)}</li>" for warning in warnings)
-    return f'<ul class="warnings">{items}</ul>' if items else ""
 
 
 def _tag(measurement: Measurement) -> str:
@@ -111,7 +90,7 @@ def _summary(report: Report) -> str:
 
 def _summary_row(measurement: Measurement, heading: str, among: Sequence[Measurement]) -> str:
     accuracy, latency = measurement.accuracy, measurement.latency
-    words = (_text(measurement.target), _text(scheme(measurement)), _text(device(measurement, among)) + _tag(measurement))
+    words = (text(measurement.target), text(scheme(measurement)), text(device(measurement, among)) + _tag(measurement))
     cells = "".join(f'<td class="name">{word}</td>' for word in words)
     if measurement.status == "ok":
         figures = (
@@ -124,7 +103,7 @@ def _summary_row(measurement: Measurement, heading: str, among: Sequence[Measure
         cells += "".join(f'<td class="figure">{figure}</td>' for figure in figures)
     else:
         kind = "bad" if measurement.status == "failed" else "warn"
-        reason = _text(outcome(measurement)).replace(measurement.status, f'<span class="{kind}">{measurement.status}</span>', 1)
+        reason = text(outcome(measurement)).replace(measurement.status, f'<span class="{kind}">{measurement.status}</span>', 1)
         cells += f'<td colspan="5">{reason}</td>'
     return f'<tr class="row-{measurement.status}">{cells}</tr>'
 
@@ -137,7 +116,7 @@ def _with_range(parts: tuple[str, str]) -> str:
 def _verdicts(report: Report) -> str:
     if not report.verdicts:
         return ""
-    items = "".join(f"<li>{_text(line)}</li>" for line in verdict_lines(report))
+    items = "".join(f"<li>{text(line)}</li>" for line in verdict_lines(report))
     return f'<h2>{VERDICTS}</h2><ul class="verdicts">{items}</ul><p class="soft">{verdict_note()}.</p>'
 
 
@@ -163,7 +142,7 @@ def _accuracy_drawing(report: Report) -> str:
     title, unit, marked = ("Top-1 against fp32", "pp", 0.0) if heading == "top-1" else ("Agreement with fp32", "%", 100.0)
     note = accuracy_note(report.measurements)
     caution = str(report.evaluation.get("note") or "")
-    caution = f' <span class="warn">{_text(caution)}</span>' if caution else ""
+    caution = f' <span class="warn">{text(caution)}</span>' if caution else ""
     drawing = interval_chart(rows, title=title, unit=unit, marked=marked)
     return f'<h2>{title}</h2><p class="soft">{note[0].upper()}{note[1:]}.{caution}</p>{drawing}'
 
@@ -189,7 +168,7 @@ def _differences(report: Report) -> str:
     if not report.differences:
         return ""
     header = "".join(f"<th>{name}</th>" for name in HEADER)
-    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in difference_rows(report.differences))
+    rows = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>" for row in difference_rows(report.differences))
     note = difference_note(report.differences)
     return (
         f'<h2>{TITLE}</h2><p class="soft">{note[0].upper()}{note[1:]}.</p>'
@@ -211,34 +190,34 @@ def _artifact(measurements: list[Measurement]) -> str:
     audit = next((measurement.audit for measurement in measurements if measurement.audit is not None), None)
     digest = f', sha256 <span class="code">{escape(first.sha256)}</span>' if first.sha256 else ""
     weight = f", {size(first.size_bytes)}" if first.size_bytes else ""
-    facts = f'<p class="soft">{_text(first.target)} {_text(scheme(first))}{weight}{digest}</p>'
+    facts = f'<p class="soft">{text(first.target)} {text(scheme(first))}{weight}{digest}</p>'
     entries = _audit(audit) if audit else []
     listed = "".join(f"<dt>{name}</dt><dd>{words}</dd>" for name, words in entries)
     for measurement in measurements:
         run, *details = _run(measurement)
         listed += f'<dt class="run">{run[0]}</dt><dd class="run">{run[1]}</dd>'
         listed += "".join(f"<dt>{name}</dt><dd>{words}</dd>" for name, words in details)
-    return f'<section class="artifact"><h3>{_text(first.artifact)}</h3>{facts}<dl>{listed}</dl></section>'
+    return f'<section class="artifact"><h3>{text(first.artifact)}</h3>{facts}<dl>{listed}</dl></section>'
 
 
 def _audit(audit: Audit) -> list[tuple[str, str]]:
     operators = ", ".join(f"{count} {name}" for name, count in audit.operators.items())
     weights = ", ".join(f"{dtype} {size(size_bytes)}" for dtype, size_bytes in audit.weight_bytes.items())
-    entries = [("operators", _text(operators)), ("in float", _names(audit.float_operators, "no operator"))]
+    entries = [("operators", text(operators)), ("in float", _names(audit.float_operators, "no operator"))]
     if audit.float_tensors:
         entries.append(("float tensors", _names(audit.float_tensors, "")))
-    entries.append(("constants", _text(weights) or NOTHING))
+    entries.append(("constants", text(weights) or NOTHING))
     if audit.violations:
-        entries.append(('<span class="bad">violations</span>', "<br>".join(_text(violation) for violation in audit.violations)))
+        entries.append(('<span class="bad">violations</span>', "<br>".join(text(violation) for violation in audit.violations)))
     return entries
 
 
 def _run(measurement: Measurement) -> list[tuple[str, str]]:
     """Name and value of each line on one run of the artifact; the first says where it ran."""
     where = ", ".join(part for part in (device(measurement), measurement.runtime, measurement.kernels) if part)
-    lines = [("ran on" if measurement.status == "ok" else "asked for", _text(where) + _tag(measurement))]
+    lines = [("ran on" if measurement.status == "ok" else "asked for", text(where) + _tag(measurement))]
     if measurement.status != "ok":
-        lines.append((measurement.status, _text(measurement.reason) or NOTHING))
+        lines.append((measurement.status, text(measurement.reason) or NOTHING))
     if measurement.placement is not None:
         lines.append(("placement", _placement(measurement.placement)))
     if measurement.accuracy is not None:
@@ -252,7 +231,7 @@ def _placement(placement: Placement) -> str:
     left = f": in float {_names(placement.float_operators, '')}" if placement.float_operators else ""
     return (
         f"{placement.integer_count} of {placement.operator_count} operators and {percent(placement.integer_mac_share)} of the "
-        f"multiply-accumulates in integers{left} ({_text(placement.source)})"
+        f"multiply-accumulates in integers{left} ({text(placement.source)})"
     )
 
 
@@ -287,10 +266,3 @@ def _latency(latency: Latency) -> str:
 def _names(names: tuple[str, ...], none: str) -> str:
     shown = ", ".join(f"<code>{escape(one_line(name))}</code>" for name in names[:_MOST_NAMES])
     return f"{shown} and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else shown or none
-
-
-def _facts(title: str, facts: Mapping[str, Any]) -> str:
-    if not facts:
-        return ""
-    rows = "".join(f"<dt>{_text(word)}</dt><dd>{_text(value)}</dd>" for _, word, value in spelt_facts(facts))
-    return f"<div><h2>{title}</h2><dl>{rows}</dl></div>"
