@@ -131,6 +131,8 @@ class Audit:
         float_tensors: `name dtype[shape]` of every tensor stored or computed in floating point.
         violations: why the file is not the integer network it claims to be; empty is a pass.
         weight_bytes: bytes of constant data, by dtype.
+        kept_float: convolutions of which the file itself says that they were kept in float on request, and that do compute in
+            float: no violations, but no integers either.
     """
 
     operators: Mapping[str, int]
@@ -138,6 +140,7 @@ class Audit:
     float_tensors: tuple[str, ...]
     violations: tuple[str, ...]
     weight_bytes: Mapping[str, int]
+    kept_float: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,10 @@ ONNX Runtime with VNNI and LiteRT's XNNPACK give the same integers. Where the sc
 
     y   = clamp(round_half_even(float32(sum(x - z_x)) * float32(s_x / (s_y * count))) + z_y, 0, 255)
 
-A scheme of 16-bit activations is computed alike, in float64 and up to 65,535.
+A scheme of 16-bit activations is computed alike, in float64 and up to 65,535. A layer kept in float takes its input's real values,
+s_x * (x - z_x), computes in float32, and its result is rounded where the table has integers for it:
+
+    y   = clamp(round_half_even(float32(result) / float32(s_y)) + z_y, 0, 255)
 """
 
 from __future__ import annotations
@@ -19,15 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray, FloatArray
-from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, MaxPool, QuantizedConv
-from squeeze_export.graph.quantized import QuantizedGraph, requantization, wide_requantization
+from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, MaxPool, QuantizedConv
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph, requantization, wide_requantization
 from squeeze_export.graph.run import convolve, max_pool, weight_matrix
 
 Integers: TypeAlias = NDArray[np.unsignedinteger[Any]]
 """A table's integers: of 8 bits, or of a scheme's 16."""
 
+Values: TypeAlias = NDArray[Any]
+"""(1, H, W, C): a table's integers, or the float32 of a tensor that has none."""
+
 IntegerTap: TypeAlias = Callable[[str, Any], None]
-"""Called with a tensor's name and its (1, H, W, C) integers, uint8 or uint16."""
+"""Called with a tensor's name and its (1, H, W, C) integers, uint8 or uint16; float32 where it has none."""
 
 ProductError: TypeAlias = Callable[[QuantizedConv, ByteArray], NDArray[np.int32]]
 """By how much a CPU's sums of products are off: of a convolution and its (1, H, W, I) uint8 input, (1, Ho, Wo, O) int32."""
@@ -61,13 +67,15 @@ class IntegerRunner:
             dtype = np.float32 if largest < _FLOAT32_EXACT else np.float64
             self._matrices[conv.name] = weight_matrix(conv.weight.astype(dtype))
             self._multipliers[conv.name] = (wide_requantization if wide else requantization)(conv, quantized.tensors)
+        kept = [node for node in quantized.nodes if isinstance(node, Conv)]
+        self._matrices |= {conv.name: weight_matrix(conv.weight) for conv in kept}
 
     def __call__(self, batch: ByteArray, tap: IntegerTap | None = None) -> FloatArray:
         """Runs a batch, image by image.
 
         Args:
             batch: (N, H, W, 3) uint8 RGB.
-            tap: sees every node's integers but the logits'.
+            tap: sees what every node makes, but the logits.
 
         Returns:
             (N, classes) float32 logits.
@@ -75,7 +83,7 @@ class IntegerRunner:
         return np.concatenate([self._run(image[None], tap) for image in batch])
 
     def _run(self, image: ByteArray, tap: IntegerTap | None) -> FloatArray:
-        values: dict[str, Integers] = {self.quantized.input.name: image}
+        values: dict[str, Values] = {self.quantized.input.name: image}
         for node in self.quantized.nodes:
             if isinstance(node, GlobalAveragePool):
                 return self._pool(node, values[node.input])
@@ -84,9 +92,12 @@ class IntegerRunner:
                 tap(node.name, values[node.name])
         raise ValueError("the graph has no GlobalAveragePool")
 
-    def _pool(self, node: GlobalAveragePool, source: Integers) -> FloatArray:
-        """(1, H, W, C) integers -> (1, C) logits."""
+    def _pool(self, node: GlobalAveragePool, source: Values) -> FloatArray:
+        """(1, H, W, C) -> (1, C) logits."""
         tensors, count = self.quantized.tensors, source.shape[1] * source.shape[2]
+        if node.input not in tensors:
+            means: FloatArray = source.mean(axis=(1, 2), dtype=np.float32)
+            return means
         q = tensors[node.input]
         if not self.quantized.scheme.integer_output:
             mean = source.mean(axis=(1, 2), dtype=np.float64) - q.zero_point
@@ -99,23 +110,29 @@ class IntegerRunner:
         dequantized: FloatArray = steps.astype(np.float32) * np.float32(result.scale)
         return dequantized
 
-    def step(self, node: QuantizedConv | MaxPool | Concat | Add, values: Mapping[str, Integers]) -> Integers:
+    def step(self, node: QuantizedConv | Conv | MaxPool | Concat | Add, values: Mapping[str, Values]) -> Values:
         """What one node makes of its inputs.
 
         Args:
             node: of the quantized graph, not its average pool.
-            values: tensor name -> (1, H, W, C) integers; those that the node reads are enough.
+            values: tensor name -> (1, H, W, C) integers, or float32 where the table has none; those that the node reads are enough.
 
         Returns:
-            (1, H, W, C) uint8, or uint16 where activations have 16 bits.
+            (1, H, W, C) uint8, or uint16 where activations have 16 bits; float32 where the table has no integers for the tensor.
         """
         if isinstance(node, QuantizedConv):
             return self._conv(node, values[node.input])
+        if isinstance(node, Conv):
+            real = convolve(self._real_values(node.input, values), self._matrices[node.name], node.kernel, node.stride, node.pads)
+            real += node.bias
+            return self._rounded(node.name, np.maximum(real, 0, out=real) if node.relu else real)
         if isinstance(node, MaxPool):
-            return max_pool(values[node.input], node.kernel, node.stride, node.pads, self._carrier(0))
+            lowest = self._carrier(0) if node.name in self.quantized.tensors else np.float32(-np.inf)
+            return max_pool(values[node.input], node.kernel, node.stride, node.pads, lowest)
         if isinstance(node, Concat):
             return np.concatenate([values[name] for name in node.inputs], axis=3)
-        return self._add(node, values)
+        first, second = (self._real_values(name, values) for name in node.inputs)
+        return self._rounded(node.name, first + second)
 
     def _conv(self, conv: QuantizedConv, source: Any) -> Integers:
         matrix = self._matrices[conv.name]
@@ -128,15 +145,14 @@ class IntegerRunner:
         integers: Integers = np.clip(rounded, zero if conv.relu else 0, self._levels).astype(self._carrier)
         return integers
 
-    def _add(self, node: Add, values: Mapping[str, Integers]) -> Integers:
-        tensors, kind = self.quantized.tensors, self._real
-        total: NDArray[np.floating[Any]] | None = None
-        for name in node.inputs:
-            q = tensors[name]
-            real = (values[name].astype(kind) - kind(q.zero_point)) * kind(q.scale)
-            total = real if total is None else total + real
-        assert total is not None
-        result = tensors[node.name]
-        rounded = np.rint(total / kind(result.scale)) + kind(result.zero_point)
-        integers: Integers = np.clip(rounded, 0, self._levels).astype(self._carrier)
+    def _real_values(self, name: str, values: Mapping[str, Values]) -> Values:
+        q = self.quantized.tensors.get(name)
+        return values[name] if q is None else (values[name].astype(self._real) - self._real(q.zero_point)) * self._real(q.scale)
+
+    def _rounded(self, name: str, real: Values) -> Values:
+        q: Quantization | None = self.quantized.tensors.get(name)
+        if q is None:
+            return real
+        rounded = np.rint(real / self._real(q.scale)) + self._real(q.zero_point)
+        integers: Values = np.clip(rounded, 0, self._levels).astype(self._carrier)
         return integers

@@ -119,8 +119,9 @@ class GlobalAveragePool:
 
 
 Node = Conv | MaxPool | Concat | Add | GlobalAveragePool
-QuantizedNode = QuantizedConv | MaxPool | Concat | Add | GlobalAveragePool
-N = TypeVar("N", bound=Node | QuantizedNode)
+QuantizedNode = QuantizedConv | Node
+"""A `Conv` in a quantized graph is a layer kept in float."""
+N = TypeVar("N", bound=QuantizedNode)
 
 
 @dataclass(frozen=True, eq=False)

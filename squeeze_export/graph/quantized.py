@@ -82,6 +82,9 @@ _INTEGER = (INT8, INT8_NPU, INT8_SYMMETRIC, INT8_PER_TENSOR, INT16X8)
 _FLOAT = (W8, PALETTE8, PALETTE6, PALETTE4)
 SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in (FP32, FP16, *_INTEGER, *_FLOAT)}
 
+MIXED_SCHEMES = (INT8.name, INT8_PER_TENSOR.name)
+"""In these a layer may be kept in float: the others are for hardware that has no floats, or for integers of their own kind."""
+
 
 def scheme_named(name: str) -> Scheme:
     """Looks a scheme up.
@@ -119,13 +122,17 @@ class Quantization:
 class QuantizedGraph:
     """The network in integers, ready to be written into a format.
 
+    A layer may be kept in float: it is a `Conv`, in the table's coordinates. What it reads may be integers, which it takes as the
+    real values that they stand for, and so may what it makes.
+
     Attributes:
         name: the architecture's name.
-        nodes: in topological order.
+        nodes: in topological order. A max-pool or a concatenation has integers on both sides or on none.
         input: raw pixels, uint8, scale 1, zero point 0.
         output: float32 logits, in a scheme of integer logits the real values of those.
-        tensors: tensor name -> its quantization; every tensor, the logits only where the scheme has them in integers. The input is
-            raw pixels, scale 1 and zero point 0, in every scheme.
+        tensors: tensor name -> its quantization; a tensor that is not among them is a float: the logits, unless the scheme has
+            them in integers, and what only layers kept in float touch. The input is raw pixels, scale 1 and zero point 0, in
+            every scheme.
         scheme: how numbers are carried.
         preprocess: what brings a photograph to `input`.
         labels: one per class, or empty.
@@ -144,8 +151,13 @@ class QuantizedGraph:
 
     @cached_property
     def convs(self) -> tuple[QuantizedConv, ...]:
-        """The convolutions, in topological order."""
+        """The convolutions in integers, in topological order."""
         return tuple(node for node in self.nodes if isinstance(node, QuantizedConv))
+
+    @cached_property
+    def kept_float(self) -> tuple[str, ...]:
+        """The convolutions that compute in float, in topological order."""
+        return tuple(node.name for node in self.nodes if isinstance(node, Conv))
 
     @cached_property
     def sizes(self) -> Mapping[str, tuple[int, int, int]]:

@@ -21,6 +21,7 @@ from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Gra
 from squeeze_export.graph.quantized import (
     ARRAYS_SHA256,
     LARGEST_SCALE,
+    MIXED_SCHEMES,
     SMALLEST_SCALE,
     TABLE_HEADER,
     TABLE_VERSION,
@@ -35,7 +36,6 @@ MAX_TABLE_BYTES = 256_000_000
 MAX_SIDE_PX = 4096
 _GRAPH_HEADER = "squeeze_export_graph"
 T = TypeVar("T")
-C = TypeVar("C", Conv, QuantizedConv)
 
 
 def read_table(path: Path) -> QuantizedGraph:
@@ -104,7 +104,7 @@ def _quantized_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any
     nodes = tuple(_node(entry, arrays) for entry in header["nodes"])
     quantized = QuantizedGraph(
         str(header["name"]),
-        tuple(_of_kind(node, QuantizedConv) for node in nodes),
+        nodes,
         _spec(header["input"]),
         _spec(header["output"]),
         {name: Quantization(float(scale), int(zero)) for name, (scale, zero) in header["tensors"].items()},
@@ -120,7 +120,7 @@ def _quantized_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any
 def _float_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Graph:
     graph = Graph(
         str(header["name"]),
-        tuple(_of_kind(_node(entry, arrays), Conv) for entry in header["nodes"]),
+        tuple(_float_node(_node(entry, arrays)) for entry in header["nodes"]),
         _spec(header["input"]),
         _spec(header["output"]),
         _preprocess(header["preprocess"]),
@@ -131,7 +131,7 @@ def _float_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) 
     return graph
 
 
-def _node(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Node | QuantizedNode:
+def _node(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> QuantizedNode:
     name, inputs = str(entry["name"]), tuple(str(i) for i in entry["inputs"])
     match entry["kind"]:
         case "QuantizedConv":
@@ -166,9 +166,8 @@ def _pads(values: list[int]) -> tuple[int, int, int, int]:
     return (top, left, bottom, right)
 
 
-def _of_kind(node: Node | QuantizedNode, conv: type[C]) -> Any:
-    """The node, unless it is a convolution of the other kind of graph."""
-    if isinstance(node, Conv | QuantizedConv) and not isinstance(node, conv):
+def _float_node(node: QuantizedNode) -> Node:
+    if isinstance(node, QuantizedConv):
         raise ValueError(f"{node.name} is a {type(node).__name__}")
     return node
 
@@ -209,10 +208,18 @@ def _check(quantized: QuantizedGraph) -> None:
                 raise ValueError(f"{node.name} has more than one weight scale")
             if node.factor is not None and (node.factor.shape != node.weight.shape[:1] or not _is_scale(node.factor)):
                 raise ValueError(f"factors of {node.name}")
-        if isinstance(node, MaxPool | Concat) and len({quantized.tensors[t] for t in (*node.inputs, node.name)}) != 1:
+            if not {node.input, node.name} <= set(quantized.tensors):
+                raise ValueError(f"{node.name} has no scale")
+        if isinstance(node, MaxPool | Concat) and len({quantized.tensors.get(t) for t in (*node.inputs, node.name)}) != 1:
             raise ValueError(f"{node.name} joins tensors of different scales")
-        if (node.name in quantized.tensors) != (scheme.integer_output or node.name != quantized.output.name):
-            raise ValueError(f"{node.name} has {'a' if node.name in quantized.tensors else 'no'} scale")
+    if (quantized.output.name in quantized.tensors) != scheme.integer_output:
+        raise ValueError(f"{quantized.output.name} has {'no' if scheme.integer_output else 'a'} scale")
+    if quantized.kept_float and scheme.name not in MIXED_SCHEMES:
+        raise ValueError(f"float layers in the scheme {scheme.name}")
+    if not quantized.kept_float and len(quantized.tensors) < len(quantized.sizes) - (not scheme.integer_output):
+        raise ValueError("a tensor has no scale")
+    if not set(quantized.tensors) <= set(quantized.sizes):
+        raise ValueError("a scale of no tensor")
 
 
 def _is_scale(values: NDArray[np.float32]) -> bool:

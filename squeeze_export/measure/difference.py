@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from squeeze_export.core import ByteArray, FloatArray
-from squeeze_export.graph.integer import IntegerRunner, Integers
+from squeeze_export.graph.integer import IntegerRunner, Integers, Values
 from squeeze_export.graph.nodes import GlobalAveragePool
 from squeeze_export.graph.quantized import Quantization, Scheme
 
 ROUNDING_STEPS = 1
 """Two runtimes that round a half, or a product in another order, differently are one step apart; two steps are an error."""
+FLOAT_TOLERANCE = 1e-4
+"""Of a layer kept in float, as a share of its largest value: runtimes add in orders of their own."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,22 @@ def first_layer_apart(runner: IntegerRunner, pixels: ByteArray, values: Mapping[
         values: node name -> (1, H, W, C) float32 real values: what the file's own operators made of that image.
 
     Returns:
-        A node's name; empty where every layer is within `ROUNDING_STEPS` of the integer run.
+        A node's name; empty where every layer is within `ROUNDING_STEPS` of the integer run, or in float within `FLOAT_TOLERANCE`.
 
     Raises:
         KeyError: a node's values are missing.
     """
     quantized = runner.quantized
-    integers: dict[str, Integers] = {quantized.input.name: pixels}
+    given: dict[str, Values] = {quantized.input.name: pixels}
     for node in quantized.nodes:
         if isinstance(node, GlobalAveragePool):
             break
-        integers[node.name] = _integers(values[node.name], quantized.tensors[node.name], quantized.scheme)
-        expected = runner.step(node, integers)
-        if np.abs(integers[node.name].astype(np.int32) - expected).max() > ROUNDING_STEPS:
+        q, allowed = quantized.tensors.get(node.name), float(ROUNDING_STEPS)
+        given[node.name] = values[node.name] if q is None else _integers(values[node.name], q, quantized.scheme)
+        expected = runner.step(node, given).astype(np.float64)
+        if q is None:
+            allowed = FLOAT_TOLERANCE * float(np.abs(expected).max())
+        if np.abs(given[node.name] - expected).max() > allowed:
             return node.name
     return ""
 

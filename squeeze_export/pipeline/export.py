@@ -186,6 +186,8 @@ def provenance_of(network: Graph | QuantizedGraph, scheme: Scheme, target: str) 
         found["table_sha256"] = network.sha256
         found["recipe"] = str(network.provenance.get("recipe", ""))
         found["seed"] = network.provenance.get("seed", 0)
+        if network.kept_float:
+            found["kept_float"] = list(network.kept_float)
     return found
 
 
@@ -209,5 +211,5 @@ def _spec(values: dict[str, Any]) -> TensorSpec:
 
 
 def _audit(values: dict[str, Any]) -> Audit:
-    lists = {name: tuple(values[name]) for name in ("float_operators", "float_tensors", "violations")}
+    lists = {name: tuple(values[name]) for name in ("float_operators", "float_tensors", "violations", "kept_float")}
     return Audit(**{**values, **lists})

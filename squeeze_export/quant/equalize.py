@@ -132,6 +132,8 @@ def twin(graph: Graph, quantized: QuantizedGraph) -> Graph:
     Raises:
         BadInput: the table does not tell its factors, they contradict each other, or it is of another network.
     """
+    if quantized.kept_float:
+        raise BadInput("the table keeps layers in float already", hint="the table of integers alone that it was made from")
     if [(type(node).__name__.removeprefix("Quantized"), node.name, node.inputs) for node in quantized.nodes] != [
         (type(node).__name__, node.name, node.inputs) for node in graph.nodes
     ]:
