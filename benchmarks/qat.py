@@ -27,8 +27,9 @@ from squeeze_export.images.drawn import draw_batch
 from squeeze_export.images.stream import usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import calibrate, open_network
-from squeeze_export.pipeline.training import START, weight_limits
+from squeeze_export.pipeline.training import START
 from squeeze_export.quant import recipes
+from squeeze_export.quant.recipes import weight_limits
 from squeeze_export.quant.rounding import nearest
 from squeeze_export.report.wording import decibel, delta_pp, delta_range, percent
 from squeeze_export.results import Accuracy

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Cause = Literal["range too small", "range too wide", "weights", "activations", "few calibration images"]
+Which = Literal["integers", "kept", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,117 @@ class Advice:
 
 
 @dataclass(frozen=True)
+class ExactEffect:
+    """The exact integer run on all images, compared with the reference.
+
+    Attributes:
+        sqnr_db: as of `Effect`, and so is `agreement`.
+        drop_pp: top-1 of the reference less that of the integers, percentage points; where no image is labelled, 100 less the
+            agreement in percent. `drop_low_pp` and `drop_high_pp` are its 95% interval.
+    """
+
+    sqnr_db: float
+    agreement: float
+    drop_pp: float
+    drop_low_pp: float
+    drop_high_pp: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A layer that may be kept in float, in its place of the ranking.
+
+    Attributes:
+        layer: its name.
+        gain_db: simulated on the part: SQNR won by it, beside the first `beside_count` of the ranking in float.
+        added: convolutions that compute in float with it and with none of the layers before it.
+    """
+
+    layer: str
+    gain_db: float
+    beside_count: int
+    added: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How many layers of the ranking were kept in float in an exact run, and what that gave."""
+
+    layer_count: int
+    effect: ExactEffect
+
+
+@dataclass(frozen=True)
+class FileCost:
+    """What one file costs.
+
+    Attributes:
+        network: all `integers`; `kept`: with layers in float; `fp32`.
+        p50_ms: None, as the ratio, where nothing was timed.
+        to_integers: its p50 over that of `integers`, with a 95% bootstrap interval.
+    """
+
+    network: Which
+    size_bytes: int
+    p50_ms: float | None = None
+    to_integers: float | None = None
+    to_integers_low: float | None = None
+    to_integers_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Three files of one format, timed in the same rounds.
+
+    Attributes:
+        target: the format.
+        runtime: what ran them; empty where nothing was timed.
+        device: that the runtime says it used.
+        rounds: timed inferences of each file, on one thread.
+        files: `integers`, `kept`, `fp32`.
+    """
+
+    target: str
+    runtime: str
+    device: str
+    rounds: int
+    files: tuple[FileCost, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Layers kept in float: which, what that wins, and what it costs.
+
+    Attributes:
+        max_drop_pp: what the drop's upper bound was to stay under; None where that was not asked.
+        reached: whether it does; None likewise.
+        drop_of: `top-1` of labelled images, or `agreement`.
+        layers: those that are named: the first of the ranking, or as they were asked for.
+        convs: the convolutions that then compute in float, in the network's order.
+        conv_count: of the whole network.
+        before: all layers in integers.
+        after: with `layers` in float.
+        ranking: empty where layers were asked for by name.
+        tried: the exact runs of a search, by the number of layers.
+        cost: None where no layer is kept, or no runtime is installed.
+        table: the table file's name; empty where none was written.
+    """
+
+    max_drop_pp: float | None
+    reached: bool | None
+    drop_of: Literal["top-1", "agreement"]
+    layers: tuple[str, ...]
+    convs: tuple[str, ...]
+    conv_count: int
+    before: ExactEffect
+    after: ExactEffect
+    ranking: tuple[Ranked, ...] = ()
+    tried: tuple[Tried, ...] = ()
+    cost: Cost | None = None
+    table: str = ""
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Why the integers differ from the reference.
 
@@ -166,6 +278,7 @@ class Analysis:
         flips: by the margin lost, largest first.
         labels: class names, or empty.
         warnings: what the user should know.
+        kept: what layers in float win and cost; None where that was not asked.
     """
 
     network: Mapping[str, Any]
@@ -184,3 +297,4 @@ class Analysis:
     flips: tuple[Flip, ...]
     labels: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    kept: Kept | None = None

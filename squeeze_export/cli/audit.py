@@ -11,6 +11,7 @@ import click
 from squeeze_export.cli import visible
 from squeeze_export.cli.console import print_json
 from squeeze_export.cli.options import FILE, output_options
+from squeeze_export.core import Audit
 from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.pipeline import audit_file
 
@@ -35,10 +36,11 @@ def _audit(files: tuple[Path, ...], **values: Any) -> int:
         print_json({file: asdict(audit) for file, audit in found.items()})
         return Refused.exit_code if failed else EXIT_DONE
     for file, audit in found.items():
-        _print(f"{file}: {'not an integer network' if audit.violations else 'integer network'}")
+        _print(f"{file}: {_verdict(audit)}")
         _print("  operators        " + ", ".join(f"{count} {kind}" for kind, count in sorted(audit.operators.items())))
         _print("  constants        " + ", ".join(f"{size:,} bytes {kind}" for kind, size in sorted(audit.weight_bytes.items())))
         for title, lines in (
+            *((("kept in float", audit.kept_float),) if audit.kept_float else ()),
             ("float operators", audit.float_operators),
             ("float tensors", audit.float_tensors),
             ("violations", audit.violations),
@@ -47,6 +49,13 @@ def _audit(files: tuple[Path, ...], **values: Any) -> int:
             for line in lines[1:]:
                 _print(f"  {'':<16} {line}")
     return Refused.exit_code if failed else EXIT_DONE
+
+
+def _verdict(audit: Audit) -> str:
+    if audit.violations:
+        return "not an integer network"
+    count = len(audit.kept_float)
+    return f"integer network, {count} layer{'s' if count > 1 else ''} kept in float on request" if count else "integer network"
 
 
 def _print(line: str) -> None:

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from squeeze_export.cli import visible
 from squeeze_export.cli.console import note, print_json, shown_progress, warn
+from squeeze_export.cli.keeping import keep_float_option
 from squeeze_export.cli.options import (
     FILE,
     calibration_options,
@@ -24,6 +25,7 @@ from squeeze_export.cli.training import training_choice, training_options
 from squeeze_export.errors import BadInput
 from squeeze_export.files import make_folder, write_bytes
 from squeeze_export.pipeline import calibrate, write_table
+from squeeze_export.pipeline.calibration import KEPT_FLOAT
 from squeeze_export.pipeline.curve import Curve, calibration_curve
 from squeeze_export.pipeline.training import QAT, TRAINING
 from squeeze_export.quant.recipes import RECIPES
@@ -37,6 +39,7 @@ def command(name: str) -> click.Command:
 @click.command("calibrate")
 @calibration_options([*RECIPES, QAT])
 @training_options
+@keep_float_option("A layer that stays in float among the integers; again for more. `analyze` tells which.")
 @option("--curve", is_flag=True, help="Also on 16, 32, 64 ... of the images, to see whether there are enough.")
 @option("--eval", "evaluation", type=FILE, metavar="DIR|CSV", help="Images to compare on: folders by class, a CSV, or plain.")
 @network_options
@@ -59,14 +62,16 @@ def _calibrate(**values: Any) -> None:
     training = training_choice(values)
     if values["curve"] and values["recipe"] == QAT:
         raise BadInput(f"the curve is of calibration alone; the recipe `{QAT}` trains", hint="--recipe fast, or leave out --curve")
+    if values["curve"] and values["keep_float"]:
+        raise BadInput("the curve is of integers alone, without layers in float", hint="leave out --keep-float, or --curve")
     with shown_progress() as progress:
         network = chosen_network(values, progress)
         make_folder(values["out"])
-        settings = {name: values[name] for name in ("recipe", "seed", "skip_broken")} | {"progress": progress}
+        settings = {name: values[name] for name in ("recipe", "effort", "seed", "skip_broken")} | {"progress": progress}
         if values["curve"]:
             calibration, curve = calibration_curve(network, values["calib"], values["evaluation"], **settings)
         else:
-            calibration = calibrate(network, values["calib"], training=training, **settings)
+            calibration = calibrate(network, values["calib"], training=training, keep_float=values["keep_float"], **settings)
     stem = f"{network.name}.{calibration.quantized.scheme.name}"
     path = values["out"] / f"{stem}.table"
     write_table(calibration, path)
@@ -79,6 +84,8 @@ def _calibrate(**values: Any) -> None:
     else:
         made = f"{path}  {facts['image_count']} images, recipe {facts['recipe']}, sha256 {facts['table_sha256'][:12]}"
         click.echo(visible(made))
+        if KEPT_FLOAT in facts:
+            click.echo(visible(f"in float: {', '.join(facts[KEPT_FLOAT])}"))
         if training is not None:
             _print_training(calibration.quantized.provenance[TRAINING])
         if curve is not None:

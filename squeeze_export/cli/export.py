@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
+from squeeze_export.cli.keeping import keep_float_option
 from squeeze_export.cli.options import (
     DEMO_NOTE,
     FILE,
@@ -27,6 +28,7 @@ from squeeze_export.cli.options import (
 from squeeze_export.cli.training import training_choice, training_options
 from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.graph.quantized import SCHEMES
+from squeeze_export.pipeline.calibration import KEPT_FLOAT
 from squeeze_export.pipeline.job import Job, run
 from squeeze_export.pipeline.training import QAT
 from squeeze_export.pipeline.vendor import vendor_recipes
@@ -49,6 +51,7 @@ def command(name: str) -> click.Command:
     @calibration_options([*RECIPES, QAT, *vendor_recipes(targets)])
     @training_options
     @option("--table", type=FILE, metavar="FILE", help="Integers from `calibrate` instead of --calib.")
+    @keep_float_option("A layer that stays in float among the integers; again for more. `analyze` tells which.")
     @option("--eval", "evaluation", type=FILE, metavar="DIR|CSV", help="Images to compare on: folders by class, a CSV, or plain.")
     @network_options
     @option("--batch", type=Batch(), default="1", show_default=True, metavar="N|dynamic", help="Images per inference.")
@@ -79,7 +82,9 @@ def command(name: str) -> click.Command:
             bypass=values["bypass"],
             recipe=values["recipe"],
             training=training_choice(values),
+            effort=values["effort"],
             seed=values["seed"],
+            keep_float=values["keep_float"],
             out=values["out"],
             options=emit_choice(values),
             run=run_choice(values),
@@ -124,6 +129,9 @@ def show(report: Report, job: Job, *, as_json: bool) -> int:
             note(emulated_note(report.measurements))
         if report.evaluation.get("note"):
             note(f"compared on {report.evaluation['image_count']} images: {report.evaluation['note']}")
+    kept = report.calibration.get(KEPT_FLOAT)
+    if kept:
+        note(f"in float on request: {', '.join(kept)}")
     for name in dict.fromkeys(row.artifact for row in report.measurements if row.artifact and row.scheme == job.scheme):
         note(f"wrote {out / name}")
     note(f"report {out / 'report.json'} and {out / 'report.html'}")

@@ -18,6 +18,7 @@ from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.pipeline.calibration_images import MAX_WEIGHT, CalibrationFolder, CalibrationSource
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.sessions import RunOptions
+from squeeze_export.quant.recipes import EFFORTS, NORMAL
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,7 +106,7 @@ def _calibration_source(ctx: click.Context, param: click.Parameter, paths: tuple
     """
     weights: tuple[int, ...] = ctx.meta.get(_WEIGHTS, ())
     sources = [ctx.get_parameter_source(name) for name in ("calib", "calib_weight")]
-    ranks = [_SOURCES.index(source) if source in _SOURCES else len(_SOURCES) for source in sources]
+    ranks = [SOURCES.index(source) if source in SOURCES else len(SOURCES) for source in sources]
     if ranks[0] < ranks[1]:
         weights = ()
     if weights and len(weights) != len(paths):
@@ -118,7 +119,8 @@ def _calibration_source(ctx: click.Context, param: click.Parameter, paths: tuple
 
 
 _WEIGHTS = "squeeze_export.calib_weight"
-_SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
+SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
+"""Where an option may be set: the first beats the others."""
 
 
 def network_options(function: F) -> F:
@@ -169,6 +171,9 @@ def calibration_options(recipes: Sequence[str]) -> Callable[[F], F]:
                     help="How often each image of a folder counts; one for each --calib, in their order.",
                 ),
                 option("--recipe", type=click.Choice(recipes), default="fast", show_default=True, help="How to quantize."),
+                option(
+                    "--effort", type=click.Choice([*EFFORTS]), default=NORMAL, show_default=True, help="Of best: max takes minutes."
+                ),
                 option("--seed", default=0, show_default=True, help="The same seed and images give the same integers."),
                 option("--skip-broken", is_flag=True, help="Leave out images that cannot be read."),
             )
@@ -288,7 +293,7 @@ def scheme_choice(values: dict[str, Any]) -> str:
     """
     ctx = click.get_current_context()
     spelt = {"int8": "int8", "fp16": "fp16", "scheme": values["scheme"]}
-    for source in _SOURCES:
+    for source in SOURCES:
         asked = {spelt[name] for name in spelt if values[name] and ctx.get_parameter_source(name) is source}
         if len(asked) > 1:
             raise BadInput(f"one scheme at a time, not `{'` and `'.join(sorted(asked))}`", hint=f"one of: {', '.join(SCHEMES)}")

@@ -10,22 +10,28 @@ from pathlib import Path
 
 import numpy as np
 
-from squeeze_export.core import ByteArray, Progress, silent
+from squeeze_export.core import ByteArray, FloatArray, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.run import one_blas_thread
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.manifest import UNKNOWN
 from squeeze_export.images.stream import Batch, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
-from squeeze_export.pipeline.calibration import Calibration, calibrate, likeness_warnings, read_calibration
+from squeeze_export.pipeline.calibration import Calibration, calibrate, likeness_warnings, read_calibration, write_table
 from squeeze_export.pipeline.calibration_images import CalibrationSource, evaluation_or_calibration
+from squeeze_export.pipeline.float_cost import cost_of
+from squeeze_export.pipeline.keeping import Trial, Wish, check_image_count, keep, wish_of
 from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.pipeline.validation import Evaluation, spread_evenly
 from squeeze_export.quant.advice import advice_for
 from squeeze_export.quant.analysis import Subject, shares_of, subject_of
 from squeeze_export.quant.census import Counter, ImageCount, TensorCount, tensor_uses
 from squeeze_export.quant.flips import flip_of
-from squeeze_export.results_analysis import Analysis, Effect, Flip
+from squeeze_export.quant.mixed import check_mixed_scheme
+from squeeze_export.quant.ranking import ranking
+from squeeze_export.quant.recipes import NORMAL
+from squeeze_export.results_analysis import Analysis, Effect, Flip, Kept, Ranked
 
 PART_COUNT = 32
 """Images on which every layer is tried."""
@@ -37,6 +43,7 @@ class _Counted:
 
     Attributes:
         sums: of the exact integer run against the reference.
+        reference: the float network's logits, (n, classes) float32, of each batch in turn.
         tensors: layer -> its output.
         flips: in the images' order; files are whole paths.
         part: (P, H, W, 3) uint8, those images that the layers are tried on.
@@ -44,6 +51,7 @@ class _Counted:
     """
 
     sums: Tally
+    reference: tuple[FloatArray, ...]
     tensors: Mapping[str, TensorCount]
     flips: tuple[Flip, ...]
     part: ByteArray
@@ -57,8 +65,13 @@ def analyze(
     *,
     table: Path | None = None,
     recipe: str = "fast",
+    effort: str = NORMAL,
     seed: int = 0,
     images: int = PART_COUNT,
+    keep_float: Sequence[str] | int = (),
+    max_drop_pp: float | None = None,
+    out: Path | None = None,
+    rounds: int | None = RunOptions.rounds,
     threads: int | None = None,
     skip_broken: bool = False,
     progress: Progress = silent,
@@ -74,28 +87,48 @@ def analyze(
         eval_path: images to analyse on.
         table: a table file instead of calibrating; of a scheme with 8-bit activations.
         recipe: as of `calibrate`; of no use with a table.
+        effort: likewise.
         seed: likewise.
         images: how many of them the layers are tried on.
+        keep_float: layers to put back to float, by name or the first so many of `quant.ranking`.
+        max_drop_pp: puts back the fewest of the ranking with which the upper 95% bound of the drop is at most this, percentage
+            points: of top-1 where images are labelled, else of the agreement with the reference.
+        out: an existing folder for the table with these layers in float; None writes none.
+        rounds: timed inferences of the files that show what layers in float cost; None times nothing. Where no layer is put back,
+            nothing is exported or timed.
         threads: images in flight; None takes every usable core.
         skip_broken: leaves unreadable images out.
         progress: told of the steps.
 
     Raises:
         BadInput: what `calibrate` raises; a table of other weights, other preprocessing, another scheme or an older version; no
-            images, or one of them is a calibration image.
+            images, or one of them is a calibration image; layers that are none, or cannot be in float.
+        GateUndecided: too few images to show a drop of at most `max_drop_pp`.
     """
     if images < 1:
         raise BadInput(f"`{images}` images are none to try the layers on", hint="--images 32")
+    if rounds is not None and rounds < 1:
+        raise BadInput(f"--rounds `{rounds}` is below 1", hint=f"--rounds {RunOptions.rounds}")
+    wish = wish_of(network.graph, keep_float, max_drop_pp)
     cores = threads or usable_cores()
+    evaluation = evaluation_or_calibration(network, eval_path, calib, skip_broken=skip_broken, progress=progress)
+    if evaluation is not None:
+        check_image_count(int(evaluation.found["image_count"]), wish)
     if table is not None:
         calibration = _read(table, network)
     else:
-        calibration = calibrate(network, calib, recipe=recipe, seed=seed, threads=cores, skip_broken=skip_broken, progress=progress)
+        calibration = calibrate(
+            network, calib, recipe=recipe, effort=effort, seed=seed, threads=cores, skip_broken=skip_broken, progress=progress
+        )
+    if wish:
+        check_mixed_scheme(calibration.quantized.scheme)
+    path = _table_path(out, network, calibration, table) if wish and out is not None else None
     subject = subject_of(network.graph, calibration.quantized)
-    evaluation = evaluation_or_calibration(network, eval_path, calib, skip_broken=skip_broken, progress=progress)
     if evaluation is None:
         raise BadInput("there are no images to analyse on", hint="--eval DIR")
     counted = _count(subject, calibration, evaluation, images, cores)
+    accuracy = accuracy_of(counted.sums)
+    check_image_count(accuracy.labelled_count or accuracy.count, wish)
     shares = shares_of(subject, counted.part, threads=cores, progress=progress)
     advice = advice_for(
         subject,
@@ -106,7 +139,13 @@ def analyze(
         threads=cores,
         progress=progress,
     )
-    accuracy = accuracy_of(counted.sums)
+    kept: Kept | None = None
+    if wish:
+        ranked: tuple[Ranked, ...] = ()
+        if wish.needs_ranking(accuracy):
+            ranked = ranking(subject, shares, counted.part, threads=cores, progress=progress)
+        trial = Trial(network.graph, calibration.quantized, evaluation, counted.reference, accuracy, cores, progress)
+        kept = _kept(trial, wish, ranked, calibration, rounds, path)
     uses = tensor_uses(subject, counted.tensors)
     return Analysis(
         network=network.facts(),
@@ -130,6 +169,7 @@ def analyze(
         ),
         labels=network.graph.labels,
         warnings=(*calibration.warnings, *_warnings(calibration, evaluation)),
+        kept=kept,
     )
 
 
@@ -143,10 +183,33 @@ def _read(table: Path, network: Network) -> Calibration:
     return calibration
 
 
+def _table_path(out: Path, network: Network, calibration: Calibration, table: Path | None) -> Path:
+    """Where the table with layers in float goes: under the name that `calibrate` would give it."""
+    path = out / f"{network.name}.{calibration.quantized.scheme.name}.table"
+    if table is not None and path.exists() and path.samefile(table):
+        raise BadInput(f"the table with layers in float would overwrite `{table}`", hint="another folder with --out")
+    return path
+
+
+def _kept(
+    trial: Trial, wish: Wish, ranked: Sequence[Ranked], calibration: Calibration, rounds: int | None, path: Path | None
+) -> Kept:
+    """What is kept in float, with its cost; its table is written unless the bound is not reached."""
+    kept, mixed = keep(trial, wish, ranked)
+    if not kept.layers:
+        return kept
+    cost = cost_of(trial.graph, trial.quantized, mixed, rounds=rounds, progress=trial.progress)
+    if path is None or kept.reached is False:
+        return replace(kept, cost=cost)
+    write_table(replace(calibration, quantized=mixed), path)
+    return replace(kept, cost=cost, table=path.name)
+
+
 def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, limit: int, cores: int) -> _Counted:
     total, done = int(evaluation.found["image_count"]), 0
     counter = Counter(subject)
     sums, part, folder = Tally(), [], ""
+    reference: list[FloatArray] = []
     tensors: dict[str, TensorCount] = {}
     flips: list[Flip] = []
     with one_blas_thread(), ThreadPoolExecutor(cores) as pool:
@@ -157,7 +220,8 @@ def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, l
             part.append(batch.pixels[spread_evenly(done, len(files), total, limit)])
             done += len(files)
             counts = list(pool.map(counter, batch.pixels, files))
-            sums = tally(sums, np.stack([c.reference for c in counts]), np.stack([c.logits for c in counts]))
+            reference.append(np.stack([count.reference for count in counts]))
+            sums = tally(sums, reference[-1], np.stack([count.logits for count in counts]), batch.labels)
             flips += _flips(batch, counts)
             for name in counts[0].tensors:
                 for count in counts:
@@ -166,7 +230,7 @@ def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, l
     pixels = np.concatenate(part)
     if not len(pixels):  # those of the part were broken
         raise BadInput("none of the images that the layers are tried on can be read", hint="more --images")
-    return _Counted(sums, tensors, tuple(flips), pixels, folder)
+    return _Counted(sums, tuple(reference), tensors, tuple(flips), pixels, folder)
 
 
 def _flips(batch: Batch, counts: Sequence[ImageCount]) -> Iterator[Flip]:

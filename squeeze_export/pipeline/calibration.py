@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +25,9 @@ from squeeze_export.pipeline.calibration_images import CalibrationImages, Calibr
 from squeeze_export.pipeline.calibration_images import calibration_images as calibration_images
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.training import START, TRAINING_HASHES, Training, check_training, read_training, train, training_facts
+from squeeze_export.quant import mixed
 from squeeze_export.quant.observations import TappedRun, observed_tensors
-from squeeze_export.quant.recipes import quantize
+from squeeze_export.quant.recipes import NORMAL, check_recipe, quantize
 from squeeze_export.runtimes.onnxruntime import tapped_run
 from squeeze_export.targets.onnx import emit_with_taps
 
@@ -33,6 +35,8 @@ APPEARANCE = "appearance"
 """Key of the images' summary in a table's provenance."""
 FOLDERS = "folders"
 """Key of the folders' names, image counts and weights."""
+KEPT_FLOAT = "kept_float"
+"""Key of a report's calibration: the convolutions that compute in float; a table's provenance has the layers that were named."""
 _FOLDER = {"name", "image_count", "weight"}
 
 
@@ -79,6 +83,7 @@ class Calibration:
             "seed": made_by.get("seed", 0),
             **training_facts(made_by),
             "scheme": self.quantized.scheme.name,
+            **({KEPT_FLOAT: list(self.quantized.kept_float)} if self.quantized.kept_float else {}),
             "table_sha256": self.quantized.sha256,
         }
 
@@ -90,7 +95,9 @@ def calibrate(
     scheme: Scheme = INT8,
     recipe: str = "fast",
     training: Training | None = None,
+    effort: str = NORMAL,
     seed: int = 0,
+    keep_float: Sequence[str] = (),
     threads: int | None = None,
     skip_broken: bool = False,
     progress: Progress = silent,
@@ -103,17 +110,25 @@ def calibrate(
         scheme: an integer scheme.
         recipe: how: a key of `quant.recipes.RECIPES`, or `qat`.
         training: of `qat`: on what images, and how.
+        effort: of `best`, and of `qat`, which starts from it: a key of `quant.recipes.EFFORTS`.
         seed: of the sampled positions, and of the training.
+        keep_float: layers to put back to float when all is done: their weights are the checkpoint's.
         threads: images in flight; None takes every usable core.
         skip_broken: leaves unreadable images out.
         progress: told of reading, calibrating and training.
 
     Raises:
-        BadInput: too few, duplicate, constant, unreadable or noise images, or none at all; training images without labels.
-        Unavailable: `qat` without torch.
+        BadInput: too few, duplicate, constant, unreadable or noise images, or none at all; training images without labels;
+            layers that cannot be kept in float.
+        Unavailable: `best` or `qat` without torch.
     """
     check_scheme(scheme)
     check_training(recipe, training, scheme)
+    start = recipe if training is None else START
+    check_recipe(start, effort)
+    if keep_float:
+        mixed.check_mixed_scheme(scheme)
+        mixed.check_keepable(network.graph, keep_float)
     cores = threads or usable_cores()
     images = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
     lessons, warnings = None, images.warnings
@@ -127,7 +142,8 @@ def calibrate(
         images.batch.pixels,
         run,
         scheme,
-        recipe=recipe if training is None else START,
+        recipe=start,
+        effort=effort,
         seed=seed,
         threads=cores,
         weights=images.weights if images.weighted else None,
@@ -138,7 +154,7 @@ def calibrate(
     if training is not None and lessons is not None:
         quantized, found = train(quantized, network, training, lessons, seed=seed, threads=cores, progress=progress)
         warnings, hashes = warnings + found, hashes + lessons.hashes
-    return Calibration(quantized, hashes, images.source, warnings)
+    return Calibration(mixed.keep_float(network.graph, quantized, keep_float), hashes, images.source, warnings)
 
 
 def check_scheme(scheme: Scheme) -> None:

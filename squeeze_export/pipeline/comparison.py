@@ -18,13 +18,19 @@ from squeeze_export.results import Difference
 from squeeze_export.runtimes import runtime_named
 
 INTEGER_RUN = "integer run"
+NO_STEPS = "the files are not compared with each other: with the last convolution in float their logits have no steps to count in"
+
+
+def has_steps(quantized: QuantizedGraph) -> bool:
+    """Whether the logits are made of integers, so that differences can be counted in their steps."""
+    return quantized.nodes[-1].inputs[0] in quantized.tensors
 
 
 class Comparison:
     """Collects, batch by batch, how far the integer files of a job are apart.
 
     Args:
-        quantized: the table that all were written from.
+        quantized: the table that all were written from, one that `has_steps`.
         entries: those of the job that were; the others are not compared.
     """
 

@@ -211,5 +211,6 @@ def _spec(values: dict[str, Any]) -> TensorSpec:
 
 
 def _audit(values: dict[str, Any]) -> Audit:
+    values = {"kept_float": [], **values}  # files of earlier versions have none
     lists = {name: tuple(values[name]) for name in ("float_operators", "float_tensors", "violations", "kept_float")}
     return Audit(**{**values, **lists})

@@ -15,7 +15,7 @@ from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
 from squeeze_export.pipeline.calibration import Calibration, calibrate, likeness_warnings, read_calibration
 from squeeze_export.pipeline.calibration_images import CalibrationSource, evaluation_or_calibration, only_folder
-from squeeze_export.pipeline.comparison import Comparison
+from squeeze_export.pipeline.comparison import NO_STEPS, Comparison, has_steps
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.products import Plan, Product, make_products
 from squeeze_export.pipeline.sessions import Key, RunOptions, check_device, entries_of, opened, runtime_for
@@ -24,7 +24,8 @@ from squeeze_export.pipeline.timing import time_sessions
 from squeeze_export.pipeline.training import QAT, Training, check_apart, check_training
 from squeeze_export.pipeline.validation import Evaluation, evaluation_images, validate
 from squeeze_export.pipeline.vendor import Vendor, check_vendor, needs_labels, vendor_images
-from squeeze_export.quant.recipes import RECIPES
+from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme, keep_float
+from squeeze_export.quant.recipes import BEST, NORMAL, RECIPES, check_recipe
 from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report
 from squeeze_export.targets import target_named
 
@@ -46,7 +47,9 @@ class Job:
         bypass: needed for simple bypass checkpoints.
         recipe: how to quantize.
         training: of the recipe `qat`: on what images, and how.
+        effort: of the recipe `best`, and of `qat`: a key of `quant.recipes.EFFORTS`.
         seed: of the sampled positions, and of the training.
+        keep_float: layers to put back to float, of the schemes `MIXED_SCHEMES`; with a table it takes its checkpoint's weights.
         out: folder of the products; created.
         options: the files' outer form.
         run: runtime, device, threads, rounds.
@@ -66,7 +69,9 @@ class Job:
     bypass: Bypass | None = None
     recipe: str = "fast"
     training: Training | None = None
+    effort: str = NORMAL
     seed: int = 0
+    keep_float: tuple[str, ...] = ()
     out: Path = Path("squeeze-export-out")
     options: EmitOptions = field(default_factory=EmitOptions)
     run: RunOptions = field(default_factory=RunOptions)
@@ -94,12 +99,19 @@ def run(job: Job, progress: Progress = silent) -> Report:
     if job.vendor:
         check_vendor(job.targets, job.recipe, job.scheme, job.options)
         only_folder(job.calib, f"the recipe `{job.recipe}`")
+        if job.effort != NORMAL:
+            raise BadInput(f"`--effort {job.effort}` is of the recipe `{BEST}`, not of `{job.recipe}`", hint=f"--recipe {BEST}")
+    elif job.recipe != QAT:
+        check_recipe(job.recipe, job.effort)
     check_training(job.recipe, job.training, scheme)
+    _check_kept(job, scheme)
     if job.table is not None and (job.vendor or job.training is not None):
         raise BadInput(f"a table holds our integers; the recipe `{job.recipe}` makes its own", hint="leave out --table")
     with pinned(job.run.cpus):
         pass  # CPUs that are not there are refused before any work is done
     network = open_network(job.weights, preprocess=job.preprocess, labels=job.labels, bypass=job.bypass, progress=progress)
+    if job.table is None:
+        check_keepable(network.graph, job.keep_float)
     if job.training is not None and job.eval is not None and job.validate:
         check_apart(network, job.training.images, job.eval)
     make_folder(job.out)
@@ -153,7 +165,9 @@ def _integers(
         scheme=scheme,
         recipe=job.recipe,
         training=job.training,
+        effort=job.effort,
         seed=job.seed,
+        keep_float=job.keep_float,
         skip_broken=job.skip_broken,
         progress=progress,
     )
@@ -175,15 +189,18 @@ def _measured(
     entries = entries_of(made, job.run.runtime)
     integer_entries = [entry for entry in entries if entry.artifact.scheme == job.scheme]
     comparison: Comparison | None = None
-    if isinstance(integers, Calibration) and len(integer_entries) > 1 and not job.options.softmax:
-        comparison = Comparison(integers.quantized, integer_entries)
     accuracies: Mapping[Key, Accuracy] = {}
     latencies: Mapping[Key, Latency] = {}
     warnings: tuple[str, ...] = ()
+    if isinstance(integers, Calibration) and len(integer_entries) > 1 and not job.options.softmax:
+        if has_steps(integers.quantized):
+            comparison = Comparison(integers.quantized, integer_entries)
+        elif evaluation is not None:
+            warnings = (NO_STEPS,)
     kept = failures if len(job.targets) > 1 else None
     with opened(entries, job.run, kept) as sessions:
         if evaluation is not None:
-            accuracies, warnings = validate(
+            accuracies, found = validate(
                 network,
                 sessions,
                 evaluation,
@@ -193,6 +210,7 @@ def _measured(
                 comparison=comparison,
                 failures=kept,
             )
+            warnings += found
         if job.bench:
             baselines = {p.artifact.path: p.baseline.path for p in products if p.artifact and p.baseline}
             sound = [entry for entry in entries if entry.key not in failures]
@@ -221,6 +239,11 @@ def _from_table(table: Path, job: Job, network: Network) -> tuple[Calibration, b
             hint=f"--scheme {quantized.scheme.name}, or leave out --table",
         )
     same = quantized.checkpoint_sha256 == network.graph.checkpoint_sha256
+    if not same and job.keep_float and job.weights is None:
+        raise BadInput(
+            f"a layer in float has its checkpoint's weights, which the table `{table}` was not made from",
+            hint="name it with --weights",
+        )
     if not same and job.weights is not None:
         raise BadInput(
             f"the table `{table}` was not made from `{network.source}`", hint="calibrate again, or name the right --weights"
@@ -229,7 +252,19 @@ def _from_table(table: Path, job: Job, network: Network) -> tuple[Calibration, b
         raise BadInput(f"the table `{table}` was made with other preprocessing than was asked for", hint="calibrate again")
     if same and network.graph.labels and network.graph.labels != quantized.labels:
         calibration = replace(calibration, quantized=replace(quantized, labels=network.graph.labels))
+    if job.keep_float:
+        check_keepable(network.graph, job.keep_float)
+        calibration = replace(calibration, quantized=keep_float(network.graph, calibration.quantized, job.keep_float))
     return calibration, same
+
+
+def _check_kept(job: Job, scheme: Scheme) -> None:
+    """Refuses layers in float where there are none, before any work is done."""
+    if not job.keep_float:
+        return
+    check_mixed_scheme(scheme)
+    if job.vendor:
+        raise BadInput(f"layers are kept in float in our integers; the recipe `{job.recipe}` makes its own", hint="--recipe fast")
 
 
 def _rows(

@@ -22,7 +22,7 @@ from squeeze_export.images.stream import usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.measure.difference import Gap, widened
 from squeeze_export.pipeline.calibration import Calibration, read_calibration
-from squeeze_export.pipeline.comparison import INTEGER_RUN
+from squeeze_export.pipeline.comparison import INTEGER_RUN, has_steps
 from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.forced_avx2 import can_be_forced, run_on_avx2
 from squeeze_export.pipeline.network import Network
@@ -94,6 +94,11 @@ def validate_portability(
     calibration = read_calibration(table)
     integer = [artifact for artifact in map(read_artifact, files) if artifact.scheme == calibration.quantized.scheme.name]
     _check(integer, calibration, table, network)
+    if not has_steps(calibration.quantized):
+        raise BadInput(
+            f"the table `{table}` keeps the last convolution in float: its logits have no steps to compare",
+            hint="--table of integers alone",
+        )
     evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
     if evaluation is None:
         raise BadInput("there are no images to validate on", hint="--eval DIR")

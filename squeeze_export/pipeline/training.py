@@ -170,7 +170,7 @@ def train(
     """
     schedule = training.schedule(seed, threads)
     found = train_integers(
-        start, network.graph, images.pixels, images.labels, schedule, limits=weight_limits(start), progress=progress
+        start, network.graph, images.pixels, images.labels, schedule, limits=recipes.weight_limits(start), progress=progress
     )
     provenance = {
         **start.provenance,
@@ -185,13 +185,6 @@ def train(
     if missing:
         warnings.append(f"the training images show nothing of `{missing}` of the network's classes, which may lose by it")
     return replace(found.quantized, provenance=provenance), tuple(warnings)
-
-
-def weight_limits(quantized: QuantizedGraph) -> dict[str, int]:
-    """Convolution -> the largest magnitude of its integer weights, as calibration limits it."""
-    return {
-        c.name: recipes.FIRST_WEIGHT_LIMIT if c.input == quantized.input.name else recipes.WEIGHT_LIMIT for c in quantized.convs
-    }
 
 
 def training_facts(provenance: Mapping[str, Any]) -> dict[str, Any]:

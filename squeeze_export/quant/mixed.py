@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Add, Conv, Graph, QuantizedNode
-from squeeze_export.graph.quantized import MIXED_SCHEMES, QuantizedGraph
+from squeeze_export.graph.quantized import MIXED_SCHEMES, QuantizedGraph, Scheme
 from squeeze_export.quant.equalize import twin
 from squeeze_export.quant.ranges import scale_groups
 
@@ -38,8 +39,7 @@ def keep_float(graph: Graph, quantized: QuantizedGraph, layers: Collection[str])
     """
     if not layers:
         return quantized
-    if quantized.scheme.name not in MIXED_SCHEMES:
-        raise BadInput(f"in the scheme `{quantized.scheme.name}` no layer is kept in float", hint=f"--scheme {MIXED_SCHEMES[0]}")
+    check_mixed_scheme(quantized.scheme)
     floats = twin(graph, quantized)
     convs, tensors = float_parts(floats, layers)
     of_name = {conv.name: conv for conv in floats.convs}
@@ -48,8 +48,30 @@ def keep_float(graph: Graph, quantized: QuantizedGraph, layers: Collection[str])
         quantized,
         nodes=tuple(nodes),
         tensors={name: q for name, q in quantized.tensors.items() if name not in tensors},
-        provenance={**quantized.provenance, KEEP_FLOAT: sorted(layers)},
+        provenance={**quantized.provenance, KEEP_FLOAT: sorted(set(layers))},
     )
+
+
+def check_keepable(graph: Graph, layers: Collection[str]) -> None:
+    """Refuses what cannot be kept in float, before any work is done for it.
+
+    Raises:
+        BadInput: no such layer, or no convolution would be left in integers.
+    """
+    if layers and len(float_parts(graph, layers)[0]) == len(graph.convs):
+        raise BadInput("with these layers in float nothing is left in integers", hint="name fewer, or export with --scheme fp32")
+
+
+def check_mixed_scheme(scheme: Scheme) -> None:
+    """Refuses a scheme in which no layer can be kept in float.
+
+    Raises:
+        BadInput: it is one of floats, or for hardware that has none.
+    """
+    if not scheme.integer:
+        raise BadInput(f"layers are kept in float among integers, which the scheme `{scheme.name}` has not", hint="--int8")
+    if scheme.name not in MIXED_SCHEMES:
+        raise BadInput(f"in the scheme `{scheme.name}` no layer is kept in float", hint=f"--scheme {MIXED_SCHEMES[0]}")
 
 
 def float_parts(graph: Graph, layers: Collection[str]) -> tuple[frozenset[str], frozenset[str]]:
@@ -68,7 +90,10 @@ def float_parts(graph: Graph, layers: Collection[str]) -> tuple[frozenset[str], 
     known = [node.name for node in graph.nodes if isinstance(node, Conv | Add)]
     for name in layers:
         if name not in known:
-            raise BadInput(f"no layer is called `{name}`", hint=f"one of: {', '.join(known)}")
+            near = get_close_matches(name, known, n=1)
+            raise BadInput(
+                f"no layer is called `{name}`", hint=f"did you mean `{near[0]}`?" if near else f"one of: {', '.join(known)}"
+            )
     groups = scale_groups(graph)
     touching = _touching(graph, groups)
     named = {groups[name] for name in layers}

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 
 from squeeze_export import __version__
-from squeeze_export.core import ByteArray, FloatArray, Progress, silent
+from squeeze_export.core import ByteArray, FloatArray, Progress, require, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Conv, Graph, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph, Scheme
 from squeeze_export.graph.run import one_blas_thread
 from squeeze_export.quant.correction import corrected_bias
+from squeeze_export.quant.distill import distill
 from squeeze_export.quant.equalize import channel_factors, equalize
 from squeeze_export.quant.observations import Observation, TappedRun, observe
 from squeeze_export.quant.ranges import fake_quantize, search_ranges
 from squeeze_export.quant.refit import refit
 from squeeze_export.quant.rounding import Inputs, compensated, weight_rows, weight_scales
 
+NORMAL = "normal"
 WEIGHT_LIMIT = 127
 FIRST_WEIGHT_LIMIT = 64
 """conv1 alone sees pixels up to 255 in every position: with 7 bits its u8 x s8 pair sums fit int16 on CPUs without VNNI."""
@@ -40,6 +42,7 @@ class Material:
         threads: cores to use.
         progress: told of the steps.
         scheme: how the integers are to be carried; `quantize_observed` sets it.
+        effort: a key of `EFFORTS`, of the recipe `best`.
     """
 
     graph: Graph
@@ -50,9 +53,10 @@ class Material:
     threads: int
     progress: Progress = silent
     scheme: Scheme = INT8
+    effort: str = NORMAL
 
 
-Recipe = Callable[[Material], tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]]
+Recipe = Callable[[Material], QuantizedGraph]
 
 
 def quantize(
@@ -65,6 +69,7 @@ def quantize(
     seed: int = 0,
     threads: int = 1,
     weights: Sequence[int] | None = None,
+    effort: str = NORMAL,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> QuantizedGraph:
@@ -79,16 +84,18 @@ def quantize(
         seed: of everything random; the same seed and images give the same integers.
         threads: calibration images in flight.
         weights: N, how often each image counts; None for once each.
+        effort: a key of `EFFORTS`, of the recipe `best`.
         provenance: added to the table's own.
         progress: told of the images and steps.
 
     Raises:
-        BadInput: no such recipe.
+        BadInput: no such recipe or effort.
+        Unavailable: `best` without torch.
     """
-    check_recipe(recipe)
+    check_recipe(recipe, effort)
     counts = tuple(weights) if weights is not None else (1,) * len(pixels)
     seen = observe(graph, run, pixels, seed=seed, threads=threads, weights=weights, progress=progress)
-    material = Material(graph, seen, pixels, counts, seed, threads, progress)
+    material = Material(graph, seen, pixels, counts, seed, threads, progress, effort=effort)
     return quantize_observed(material, scheme, recipe=recipe, provenance=provenance)
 
 
@@ -98,33 +105,47 @@ def quantize_observed(
     """As `quantize`, from observations that are there already.
 
     Raises:
-        BadInput: no such recipe.
+        BadInput: no such recipe or effort.
+        Unavailable: `best` without torch.
     """
-    check_recipe(recipe)
+    check_recipe(recipe, material.effort)
     graph = material.graph
-    nodes, tensors = RECIPES[recipe](replace(material, scheme=scheme))
+    made = RECIPES[recipe](replace(material, scheme=scheme))
     made_by = {
         "recipe": recipe,
+        **({"effort": material.effort} if recipe == BEST else {}),
         "seed": material.seed,
         "image_count": len(material.pixels),
         "checkpoint_sha256": graph.checkpoint_sha256,
         "squeeze_export": __version__,
     }
-    header = (graph.name, nodes, graph.input, graph.output, tensors, scheme, graph.preprocess, graph.labels)
-    return QuantizedGraph(*header, made_by | dict(provenance or {}))
+    return replace(made, provenance=made_by | dict(provenance or {}))
 
 
-def check_recipe(recipe: str) -> None:
-    """Refuses a recipe that there is not.
+def check_recipe(recipe: str, effort: str = NORMAL) -> None:
+    """Refuses what there is not, and what cannot run here.
 
     Raises:
-        BadInput: no such recipe.
+        BadInput: no such recipe or effort.
+        Unavailable: `best` without torch.
     """
     if recipe not in RECIPES:
         raise BadInput(f"no recipe is called `{recipe}`", hint=f"one of: {', '.join(RECIPES)}")
+    if effort not in EFFORTS:
+        raise BadInput(f"no effort is called `{effort}`", hint=f"one of: {', '.join(EFFORTS)}")
+    if recipe == BEST:
+        require("torch", "torch")
+    elif effort != NORMAL:
+        raise BadInput(f"`--effort {effort}` is of the recipe `{BEST}`, not of `{recipe}`", hint=f"--recipe {BEST}")
 
 
-def fast(material: Material) -> tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]:
+def weight_limits(quantized: QuantizedGraph) -> dict[str, int]:
+    """Convolution -> the largest magnitude of its integer weights."""
+    first = FIRST_WEIGHT_LIMIT if quantized.scheme.activation_bits == 8 else WEIGHT_LIMIT
+    return {conv.name: first if conv.input == quantized.input.name else WEIGHT_LIMIT for conv in quantized.convs}
+
+
+def fast(material: Material) -> QuantizedGraph:
     """Equalization, MSE ranges, rounding with error compensation and bias correction, from one pass over the images."""
     equalized, seen, tensors = _ranged(material)
 
@@ -136,11 +157,13 @@ def fast(material: Material) -> tuple[tuple[QuantizedNode, ...], dict[str, Quant
     with one_blas_thread(), ThreadPoolExecutor(material.threads) as pool:
         largest_first = sorted(equalized.convs, key=lambda conv: -conv.weight.size)  # so that no core waits for conv10
         convs = dict(zip(largest_first, pool.map(quantized, largest_first), strict=True))
-    return _with({conv.name: made for conv, made in convs.items()}, equalized, material), tensors
+    return _table({conv.name: made for conv, made in convs.items()}, equalized, tensors, material)
 
 
-def best(material: Material) -> tuple[tuple[QuantizedNode, ...], dict[str, Quantization]]:
-    """As `fast`, but layer by layer: each layer's weights are refitted to what the integers before it really give."""
+def best(material: Material) -> QuantizedGraph:
+    """As `fast`, but layer by layer: each layer's weights are refitted to what the integers before it really give; then biases
+    and ranges are trained together on the error of the logits. With 16-bit activations, whose ranges clip nothing, they are not.
+    """
     equalized, _, tensors = _ranged(material)
 
     def rounded(conv: Conv, wanted: FloatArray, inputs: Inputs) -> QuantizedConv:
@@ -157,10 +180,25 @@ def best(material: Material) -> tuple[tuple[QuantizedNode, ...], dict[str, Quant
         threads=material.threads,
         progress=material.progress,
     )
-    return _with(convs, equalized, material), tensors
+    refitted = _table(convs, equalized, tensors, material)
+    if material.scheme.activation_bits != 8:
+        return refitted
+    return distill(
+        refitted,
+        material.graph,
+        material.pixels,
+        updates=EFFORTS[material.effort],
+        weights=material.weights,
+        seed=material.seed,
+        threads=material.threads,
+        progress=material.progress,
+    )
 
 
-RECIPES: Mapping[str, Recipe] = {"fast": fast, "best": best}
+BEST = "best"
+RECIPES: Mapping[str, Recipe] = {"fast": fast, BEST: best}
+EFFORTS: Mapping[str, int] = {NORMAL: 100, "max": 1000}
+"""Updates of the distillation."""
 
 
 def _ranged(material: Material) -> tuple[Graph, dict[str, Observation], dict[str, Quantization]]:
@@ -168,9 +206,11 @@ def _ranged(material: Material) -> tuple[Graph, dict[str, Observation], dict[str
     return equalized, seen, search_ranges(equalized, seen, material.scheme)
 
 
-def _with(convs: Mapping[str, QuantizedConv], equalized: Graph, material: Material) -> tuple[QuantizedNode, ...]:
-    """The nodes, each convolution with its factors."""
-    factors = channel_factors(material.graph, material.seen, material.scheme)
+def _table(
+    convs: Mapping[str, QuantizedConv], equalized: Graph, tensors: Mapping[str, Quantization], material: Material
+) -> QuantizedGraph:
+    """The integers together, each convolution with its factors."""
+    graph, factors = material.graph, channel_factors(material.graph, material.seen, material.scheme)
     nodes: list[QuantizedNode] = []
     for node in equalized.nodes:
         if isinstance(node, Conv):
@@ -178,7 +218,9 @@ def _with(convs: Mapping[str, QuantizedConv], equalized: Graph, material: Materi
             nodes.append(replace(convs[node.name], factor=factors.get(node.name, ones)))
         else:
             nodes.append(node)
-    return tuple(nodes)
+    return QuantizedGraph(
+        graph.name, tuple(nodes), graph.input, graph.output, tensors, material.scheme, graph.preprocess, graph.labels, {}
+    )
 
 
 def _rounded(conv: Conv, wanted: FloatArray, inputs: Inputs, source: Quantization, material: Material) -> QuantizedConv:

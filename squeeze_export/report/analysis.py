@@ -37,9 +37,11 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
     for flip in values["flips"]:
         for key in ("label", "reference_class", "int8_class"):
             flip[f"{key}_name"] = labels[flip[key]] if labels and flip[key] is not None else None
+    timed = analysis.kept is not None and analysis.kept.cost is not None and analysis.kept.cost.runtime
     evidence = (
-        "counts, flips and `int8`: the exact integer run (graph/integer.py) and the float network; effects, shares, gains: "
-        "simulated (quant/simulation.py); no runtime took part"
+        "counts, flips, `int8` and the effects of `kept`: the exact integer run (graph/integer.py) and the float network; other "
+        "effects, shares, gains: simulated (quant/simulation.py); "
+        f"{'latencies: measured, as `kept.cost` says' if timed else 'no runtime took part'}"
     )
     return {**values, "evidence": evidence}
 

@@ -18,21 +18,23 @@ from squeeze_export.report.analysis import (
     summary_lines,
     worst_lines,
 )
+from squeeze_export.report.analysis_kept import KEPT, KEPT_HEADER, kept_lines, kept_note, kept_rows
 from squeeze_export.report.charts import ticks_over
 from squeeze_export.report.page import facts_of, lines_of, page, text
 from squeeze_export.report.wording import facts_line
-from squeeze_export.results_analysis import Analysis, LayerError
+from squeeze_export.results_analysis import Analysis, Kept, LayerError
 
 _WIDTH_PX = 1000
 _LABEL_PX = 170
 _VALUE_PX = 150
 _ROW_PX = 22
 _AXIS_PX = 26
-_WORDS = {"layer", "file", "reference", "int8"}
+_WORDS = {"layer", "file", "reference", "int8", "network"}
 
 
 def analysis_html(analysis: Analysis) -> str:
-    """The page: the summary, each layer's part of the error drawn and in figures, what would mend it, and the flips."""
+    """The page: the summary, each layer's part of the error drawn and in figures, what would mend it, the flips, and
+    what layers in float win and cost."""
     name = str(analysis.network.get("name", "squeeze-export"))
     network = {key: value for key, value in analysis.network.items() if key != "name"}
     body = [
@@ -47,6 +49,7 @@ def analysis_html(analysis: Analysis) -> str:
         f"<h2>{ADVICE}</h2>" if analysis.worst else "",
         *(f"<h3>{text(head)}</h3>{lines_of(lines, 'verdicts')}" for head, lines in worst_lines(analysis)),
         _flips(analysis),
+        _kept(analysis.kept),
         '<div class="columns">',
         facts_of("Images", analysis.evaluation),
         facts_of("Calibration", analysis.calibration),
@@ -86,6 +89,13 @@ def _flips(analysis: Analysis) -> str:
     if not analysis.flips:
         return ""
     return f'<h2>{FLIPS}</h2>{_table(FLIP_HEADER, flip_rows(analysis))}<p class="soft">{text(flip_note(analysis))}</p>'
+
+
+def _kept(kept: Kept | None) -> str:
+    if kept is None:
+        return ""
+    lines = lines_of(kept_lines(kept), "verdicts")
+    return f'<h2>{KEPT}</h2>{lines}{_table(KEPT_HEADER, kept_rows(kept))}<p class="soft">{text(kept_note(kept))}</p>'
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -18,14 +18,16 @@ from squeeze_export.report.analysis import (
     summary_lines,
     worst_lines,
 )
+from squeeze_export.report.analysis_kept import KEPT, KEPT_HEADER, kept_lines, kept_note, kept_rows
 from squeeze_export.results_analysis import Analysis
 
-_WORDS = {"layer", "file", "reference", "int8"}
+_WORDS = {"layer", "file", "reference", "int8", "network"}
 """Columns set to the left; the others are figures."""
 
 
 def print_analysis(analysis: Analysis, console: Console) -> None:
-    """Prints the summary, one row a layer (the worst in bold), what would mend the worst, and the images that flip."""
+    """Prints the summary, one row a layer (the worst in bold), what would mend the worst, the images that flip, and what layers in
+    float win and cost."""
     for line in summary_lines(analysis):
         _print(console, line)
     _print(console, "")
@@ -40,6 +42,13 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
         _print(console, "")
         _print_rows(console, FLIP_HEADER, flip_rows(analysis), set())
         _print(console, flip_note(analysis), "dim")
+    if analysis.kept is not None:
+        _print(console, "")
+        _print(console, KEPT, "bold")
+        for line in kept_lines(analysis.kept):
+            _print(console, line, indent="  ")
+        _print_rows(console, KEPT_HEADER, kept_rows(analysis.kept), set())
+        _print(console, kept_note(analysis.kept), "dim")
 
 
 def _print_rows(console: Console, header: tuple[str, ...], rows: Sequence[tuple[str, ...]], marked: set[str]) -> None:

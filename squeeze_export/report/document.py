@@ -20,10 +20,11 @@ from squeeze_export.errors import BadInput
 from squeeze_export.files import write_text
 from squeeze_export.results import Report
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda document: document,  # 2 added `measurements[].recipe` and `differences`, which may be missing
     2: lambda document: document,  # 3 added `measurements[].checkpoint_sha256` and `verdicts`, which may be missing
+    3: lambda document: document,  # 4 added `measurements[].audit.kept_float`, which may be missing
 }
 """Version -> what turns a document of that version into one of the next. A change of `results.Report` adds one, and its test."""
 

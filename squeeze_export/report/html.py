@@ -204,6 +204,8 @@ def _audit(audit: Audit) -> list[tuple[str, str]]:
     operators = ", ".join(f"{count} {name}" for name, count in audit.operators.items())
     weights = ", ".join(f"{dtype} {size(size_bytes)}" for dtype, size_bytes in audit.weight_bytes.items())
     entries = [("operators", text(operators)), ("in float", _names(audit.float_operators, "no operator"))]
+    if audit.kept_float:
+        entries.append(("kept in float", f"{_names(audit.kept_float, '')}, on request"))
     if audit.float_tensors:
         entries.append(("float tensors", _names(audit.float_tensors, "")))
     entries.append(("constants", text(weights) or NOTHING))

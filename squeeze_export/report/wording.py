@@ -90,9 +90,10 @@ def _file(measurement: Measurement) -> tuple[str, str, str]:
 
 
 def scheme(measurement: Measurement) -> str:
-    """`int8`; of a vendor's own quantization `int8 vendor`."""
-    recipe = measurement.recipe
-    return f"{measurement.scheme} {recipe}" if recipe.startswith("vendor") else measurement.scheme
+    """`int8`; of a vendor's own quantization `int8 vendor`; with layers kept in float `int8 with 3 float`."""
+    recipe, kept = measurement.recipe, measurement.audit.kept_float if measurement.audit is not None else ()
+    name = f"{measurement.scheme} {recipe}" if recipe.startswith("vendor") else measurement.scheme
+    return f"{name} with {len(kept)} float" if kept else name
 
 
 def evidence(measurement: Measurement) -> str:

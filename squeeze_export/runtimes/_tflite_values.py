@@ -24,7 +24,7 @@ def inner_values(
     """See `Runtime.inner_values`; the further arguments are those of `interpreting`.
 
     Raises:
-        Refused: the file has no such quantized tensors, or cannot be run with them as outputs.
+        Refused: the file has no such tensors, or cannot be run with them as outputs.
         Unavailable: a package is missing.
     """
     content = _with_outputs(artifact, names)
@@ -39,8 +39,9 @@ def inner_values(
         found = {}
         for name in names:
             scale, zero_point = details[name]["quantization"]
-            integers = interpreter.get_tensor(details[name]["index"])[:1]
-            found[name] = (integers.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+            made = interpreter.get_tensor(details[name]["index"])[:1]
+            real = made.astype(np.float32)
+            found[name] = real if made.dtype == np.float32 else (real - np.float32(zero_point)) * np.float32(scale)
     return found
 
 
@@ -50,10 +51,14 @@ def _with_outputs(artifact: Artifact, names: Sequence[str]) -> bytes:
     builder = require("flatbuffers", "tflite").Builder(1024)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(artifact.path.read_bytes(), 0))
     graph = model.subgraphs[0]
-    numbers = {tensor.name.decode(): number for number, tensor in enumerate(graph.tensors) if tensor.quantization is not None}
+    numbers = {
+        tensor.name.decode(): number
+        for number, tensor in enumerate(graph.tensors)
+        if tensor.quantization is not None or tensor.type == schema.TensorType.FLOAT32
+    }
     missing = [name for name in names if name not in numbers]
     if missing:
-        raise Refused(f"`{artifact.path}` has no quantized tensor `{missing[0]}`")
+        raise Refused(f"`{artifact.path}` has no tensor `{missing[0]}`")
     # A signature names its own outputs, which would no longer be all.
     graph.outputs, model.signatureDefs = [*graph.outputs, *(numbers[name] for name in names)], []
     builder.Finish(model.Pack(builder), b"TFL3")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, require
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.runtimes._onnxruntime_records import Record, placement, read_records
 
 NAME = "onnxruntime"
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider"}
@@ -25,8 +24,7 @@ KERNELS: Mapping[str, str] = {"CPUExecutionProvider": "MLAS"}
 
 _SILENT = 4  # fatal only: what goes wrong is raised, and is not to be printed as well
 _DTYPES: Mapping[str, str] = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
-_KERNEL_SUFFIX = "_kernel_time"
-_MAC_OPERATORS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
+_FLOAT_MAKERS = ("Add", "Concat", "Conv", "MaxPool", "Relu")
 
 
 def devices() -> tuple[str, ...]:
@@ -124,17 +122,14 @@ class OnnxSession:
 
     @cached_property
     def placement(self) -> Placement:
-        """Which operators run, and in what numbers: read once, from a profiled inference of a second session."""
-        records = self._records
-        floats = [record for record in records if not record.integer]
-        macs = sum(record.macs for record in records)
-        return Placement(
-            len(records),
-            len(records) - len(floats),
-            sum(record.macs for record in records if record.integer) / macs if macs else 0.0,
-            tuple(f"{record.operator} {record.name}" for record in floats),
-            "ONNX Runtime's profiler, one inference",
-        )
+        """Which operators run, and in what numbers: read once, from a profiled inference of a second session; where some
+        convolutions run in integers and some in floats, the multiply-accumulates are counted in a third.
+        """
+        counted = self._records
+        if len({record.integer for record in counted if record.macs}) > 1:
+            # Its float kernels fill up the channels; without its optimizations the convolutions are those of the file.
+            counted = self._profiled(optimized=False)
+        return placement(self._records, sum(record.macs for record in counted))
 
     @cached_property
     def operators(self) -> Mapping[str, int]:
@@ -142,7 +137,10 @@ class OnnxSession:
         return dict(sorted(Counter(record.operator for record in self._records).items()))
 
     @cached_property
-    def _records(self) -> tuple[_Record, ...]:
+    def _records(self) -> tuple[Record, ...]:
+        return self._profiled(optimized=True)
+
+    def _profiled(self, *, optimized: bool) -> tuple[Record, ...]:
         shape = (self._shape[0] if isinstance(self._shape[0], int) else 1, *self._shape[1:])
         with tempfile.TemporaryDirectory() as folder:
             options = _options(self.threads)
@@ -150,14 +148,11 @@ class OnnxSession:
             options.profile_file_prefix = str(Path(folder) / "profile")
             # Prepacked weights vanish from the record; their shapes are what the multiply-accumulates are counted from.
             options.add_session_config_entry("session.disable_prepacking", "1")
+            if not optimized:
+                options.graph_optimization_level = _onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
             session = _open(self._model, self._path, PROVIDERS[self.device], options)
             session.run(None, {self._input: np.zeros(shape, self._dtype)})
-            events = json.loads(Path(session.end_profiling()).read_text())
-        return tuple(
-            _record(event["name"].removesuffix(_KERNEL_SUFFIX), event["args"])
-            for event in events
-            if event["cat"] == "Node" and event["name"].endswith(_KERNEL_SUFFIX)
-        )
+            return read_records(json.loads(Path(session.end_profiling()).read_text()))
 
 
 def tapped_run(model: bytes, names: Sequence[str]) -> Callable[[ByteArray, Callable[[str, FloatArray], None] | None], FloatArray]:
@@ -193,21 +188,27 @@ def tapped_run(model: bytes, names: Sequence[str]) -> Callable[[ByteArray, Calla
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-    """What the file's operators make of one image: its own quantized tensors made outputs; see `Runtime.inner_values`.
+    """What the file's operators make of one image: its own tensors made outputs; see `Runtime.inner_values`.
 
     Raises:
-        Refused: the file has no such quantized tensors.
+        Refused: the file has no such tensors.
         Unavailable: `onnx` or `onnxruntime` is not installed.
     """
     onnx = require("onnx", "onnx")
     model = onnx.load(artifact.path)
     constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in model.graph.initializer}
-    quantizers = {node.output[0]: node for node in model.graph.node if node.op_type == "QuantizeLinear"}
-    missing = [name for name in names if name not in quantizers]
+    makers = {node.output[0]: node for node in model.graph.node if node.op_type in ("QuantizeLinear", *_FLOAT_MAKERS)}
+    missing = [name for name in names if name not in makers]
     if missing:
-        raise Refused(f"`{artifact.path}` has no quantized tensor `{missing[0]}`")
+        raise Refused(f"`{artifact.path}` has no tensor `{missing[0]}`")
+    steps = {
+        name: tuple(constants[operand] for operand in makers[name].input[1:])
+        for name in names
+        if makers[name].op_type == "QuantizeLinear"
+    }
     for name in names:
-        dtype = onnx.helper.np_dtype_to_tensor_dtype(constants[quantizers[name].input[2]].dtype)
+        carrier = steps[name][1].dtype if name in steps else np.dtype(np.float32)
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(carrier)
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, dtype, None))
     session = _open(model.SerializeToString(), artifact.path, PROVIDERS["cpu"], _options(1))
     source = session.get_inputs()[0]
@@ -216,41 +217,12 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) ->
     batch[:1] = pixels
     found = _answered(session, artifact.path, list(names), {source.name: batch})
     result = {}
-    for name, integers in zip(names, (value[:1] for value in found), strict=True):  # (1, C, H, W)
-        scale, zero_point = (constants[operand] for operand in quantizers[name].input[1:])
-        real = (integers.astype(np.float32) - np.float32(zero_point)) * scale
+    for name, real in zip(names, (value[:1].astype(np.float32) for value in found), strict=True):  # (1, C, H, W)
+        if name in steps:
+            scale, zero_point = steps[name]
+            real = (real - np.float32(zero_point)) * scale
         result[name] = np.ascontiguousarray(real.transpose(0, 2, 3, 1))
     return result
-
-
-@dataclass(frozen=True)
-class _Record:
-    """One executed operator.
-
-    Attributes:
-        name: of its node.
-        operator: its type.
-        integer: whether its data, in and out, are integers.
-        macs: multiply-accumulates of a convolution; 0 of anything else.
-    """
-
-    name: str
-    operator: str
-    integer: bool
-    macs: int
-
-
-def _record(name: str, args: Mapping[str, Any]) -> _Record:
-    """Reads a profiler event: shapes come as `[{"uint8": [1, 55, 55, 64]}, ...]`, in the operator's own order of operands."""
-    operator = args["op_name"]
-    sources, results = ([next(iter(entry.items())) for entry in args[f"{side}_type_shape"]] for side in ("input", "output"))
-    # A QLinear operator has float scales among its operands; they are scalars or vectors, its data are not.
-    data = [*(entry for entry in sources if len(entry[1]) > 1), *results]
-    macs = 0
-    if operator in _MAC_OPERATORS:
-        weight = next(shape for _, shape in sources[1:] if len(shape) == 4)  # (O, I, k, k)
-        macs = math.prod(results[0][1]) * math.prod(weight[1:])
-    return _Record(name, operator, all(dtype.startswith(("int", "uint", "bool")) for dtype, _ in data), macs)
 
 
 def _onnxruntime() -> Any:

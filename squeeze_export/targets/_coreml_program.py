@@ -4,7 +4,8 @@
     others   pixels -> conv, relu ... reduce_mean -> logits
 
 Core ML has no integer convolution to write down: it recognises an operator between dequantize and quantize. The table's zero points
-are 0 almost everywhere, and left out then, which Core ML likes best.
+are 0 almost everywhere, and left out then, which Core ML likes best. A tensor that the table has no integers for, because layers
+were kept in float, has no such pair behind it.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ class _Lowering:
         made = {network.input.name: self._pixels(source)}
         for node in network.nodes:
             sources, name = [made[i] for i in node.inputs], identifier(node.name)
-            result = f"{name}_float" if self.scheme.integer else name
+            q = network.tensors.get(node.name) if isinstance(network, QuantizedGraph) else None
+            result = name if q is None else f"{name}_float"
             if isinstance(node, GlobalAveragePool):
                 made[node.name] = self._mean(sources[0], name)
                 continue
@@ -113,9 +115,7 @@ class _Lowering:
                 value = self.mb.concat(values=sources, **self._parameters(axis=1, interleave=False), name=result)
             else:
                 value = self.mb.add(x=sources[0], y=sources[1], name=result)
-            if isinstance(network, QuantizedGraph):
-                value = self._requantized(value, name, network.tensors[node.name], gain)
-            made[node.name] = value
+            made[node.name] = value if q is None else self._requantized(value, name, q, gain)
         logits = made[network.output.name]
         wanted = self.mb.softmax(x=logits, axis=1, name=PROBABILITIES) if self.options.softmax else logits
         # A program gives no tensor under two names, so the classifier has a softmax of its own.
@@ -139,7 +139,9 @@ class _Lowering:
         if self.dtype == np.float16:
             pixels = self.mb.cast(x=pixels, dtype="fp16", name="pixels_fp16")
             pixels = self.mb.mul(x=pixels, **self._parameters(y=np.float16(self.pixel)), name="pixels_scaled")
-        return self._requantized(pixels, "pixels", Quantization(self.pixel, 0)) if self.scheme.integer else pixels
+        if not self.scheme.integer or all(isinstance(node, Conv) for node in self.network.consumers[self.network.input.name]):
+            return pixels
+        return self._requantized(pixels, "pixels", Quantization(self.pixel, 0))
 
     def _requantized(self, value: Any, name: str, q: Quantization, gain: float = 1.0) -> Any:
         """To the table's integers and back to real values, of which there are 256 now; `value` is `gain` times the real one."""
@@ -183,7 +185,7 @@ class _Lowering:
         return self._linear(node.weight, held, name), node.bias * products * gain, gain
 
     def _constants(self, node: Conv, name: str) -> tuple[Any, NDArray[np.float64]]:
-        """The weights as the scheme holds them, and the bias.
+        """The weights as the scheme holds them, of a layer kept in float as what the program computes in; and the bias.
 
         The first convolution reads raw pixels, far from 0 on average, so what rounding takes off its weights would come back as an
         offset: its bias makes up for that at the mean pixel.
@@ -195,7 +197,7 @@ class _Lowering:
         if self.scheme.palette:
             indices, palette = palette_of(weight, self.scheme.weight_bits)
             constant, held = self._palette(indices, palette, name), palette[indices]
-        elif self.scheme.weight_bits:
+        elif self.scheme.weight_bits and not self.scheme.integer:
             steps, scale = symmetric(weight)
             constant, held = self._linear(steps, scale, name), (steps * scale[:, None, None, None]).astype(np.float16)
         else:

@@ -3,26 +3,25 @@
 In QDQ form every operator is written on floats. It computes in integers where a runtime can fuse it with the pairs around it:
 all its operands come from DequantizeLinear and all its results go to QuantizeLinear alone, a ReLU between included. Such a
 group counts as integer here; the notional floats inside it do not count as float tensors, nor do the scales. Everything else
-that touches a float is listed.
+that touches a float is listed. What a file says was kept in float on request is listed too, and is no violation.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from squeeze_export.core import Audit, require
 from squeeze_export.errors import BadInput
-from squeeze_export.graph.quantized import INT8_NPU
+from squeeze_export.graph.quantized import INT8_NPU, MIXED_SCHEMES
+from squeeze_export.targets._kept_float import KEPT_FLOAT_KEY, declared_float
+from squeeze_export.targets._onnx_view import MULTIPLYING, View, node_name
 
 MAX_BYTES = 256 << 20
-_MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_FUSED: tuple[str, ...] = (*_MULTIPLYING, "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Add", "Mul", "Relu")
-_FUSED += ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Softmax")
+_STANDARD = ("", "ai.onnx")
 _DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 _CONVERTING = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Reshape")
 """May stand in float before the first convolution: they bring a float32 input to integers."""
@@ -49,6 +48,10 @@ def read_model(onnx: Any, path: Path) -> Any:
         raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
     except (require("google.protobuf.message", "onnx").DecodeError, onnx.checker.ValidationError) as err:
         raise BadInput(f"`{path}` is not a sound ONNX file: {' '.join(str(err).split())}") from err
+    for node in model.graph.node:  # the checker knows the operands of the standard's operators alone
+        fewest = 2 if node.op_type in (*MULTIPLYING, "QuantizeLinear", "DequantizeLinear") else 0
+        if node.domain not in _STANDARD and (len(node.input) < fewest or not node.output):
+            raise BadInput(f"`{path}` is not a sound ONNX file: {node.op_type} `{node_name(node)}` lacks operands or results")
     return model
 
 
@@ -63,8 +66,11 @@ def audit_model(onnx: Any, model: Any) -> Audit:
         The audit. `violations` name each convolution or product that computes in float and why, each constant stored in float,
         each operator of a dynamic-range file, each float operator before the last convolution, and what cannot be seen through;
         in a file that says it is `int8-npu`, every float operator but what turns the input to integers and the logits back.
+        Convolutions that the file says were kept in float are no violations, nor are their constants, nor the operators that
+        multiply nothing and are float only because of them; a name among them that is no float convolution is one.
     """
-    view = _View(onnx, model)
+    view = View(onnx, model)
+    kept = _kept_float(view, model)
     floating = [node for node in model.graph.node if view.is_float(node)]
     computed = [f"{name} {view.described(name)}" for node in floating for name in node.output if view.holds_float(name)]
     stored = [f"{name} {view.described(name)}" for name in view.float_constants]
@@ -74,198 +80,59 @@ def audit_model(onnx: Any, model: Any) -> Audit:
         weight_bytes[dtype] += math.prod(shape) * size_bytes
     return Audit(
         dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
-        tuple(f"{node.op_type} {_name(node)}" for node in floating),
+        tuple(f"{node.op_type} {node_name(node)}" for node in floating),
         (*inputs, *stored, *computed),
-        tuple(_violations(view, model)),
+        tuple(_violations(view, model, kept)),
         dict(sorted(weight_bytes.items())),
+        tuple(name for name, node in kept.items() if node is not None),
     )
 
 
-def _violations(view: _View, model: Any) -> Iterator[str]:
-    products = [node for node in model.graph.node if node.op_type in (*_MULTIPLYING, "QLinearConv", "QLinearMatMul")]
+def _kept_float(view: View, model: Any) -> dict[str, Any]:
+    """Name of each convolution of which the file says that it was kept in float -> its node, None where that is not so: there is
+    no such convolution, or several, or it computes in integers, or the file's scheme has no layers in float.
+    """
+    if _entry(model, SCHEME_KEY) not in (None, *MIXED_SCHEMES):
+        return dict.fromkeys(declared_float(_entry(model, KEPT_FLOAT_KEY)))
+    named: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.domain in _STANDARD:
+            named.setdefault(node.name, []).append(node)
+    single = {name: nodes[0] for name, nodes in named.items() if len(nodes) == 1 and view.is_float(nodes[0])}
+    return {name: single.get(name) for name in declared_float(_entry(model, KEPT_FLOAT_KEY))}
+
+
+def _entry(model: Any, key: str) -> str | None:
+    """What the file says of itself under a key; None where it says nothing, or more than one thing."""
+    found = [str(entry.value) for entry in model.metadata_props if entry.key == key]
+    return found[0] if len(found) == 1 else None
+
+
+def _violations(view: View, model: Any, kept: Mapping[str, Any]) -> Iterator[str]:
+    products = [node for node in model.graph.node if node.op_type in (*MULTIPLYING, "QLinearConv", "QLinearMatMul")]
     if not products:
         yield "the file holds no convolution"
     before = view.ancestors(products)
+    for name, conv in kept.items():
+        if conv is None:
+            yield f"the file says that `{name}` was kept in float, which is no convolution in float here"
+    excused = view.beside([conv for conv in kept.values() if conv is not None])
     promised = any(entry.key == SCHEME_KEY and entry.value == INT8_NPU.name for entry in model.metadata_props)
     for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx") or any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
-            yield f"{node.op_type} `{_name(node)}` cannot be seen through: a foreign operator or one with a graph inside"
+        if node.domain not in _STANDARD or any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
+            yield f"{node.op_type} `{node_name(node)}` cannot be seen through: a foreign operator or one with a graph inside"
         elif node.op_type in _DYNAMIC:
-            yield f"{node.op_type} `{_name(node)}`: a dynamic-range file, its activations are quantized while it runs"
-        elif node.op_type in _MULTIPLYING and view.is_float(node):
-            yield f"{node.op_type} `{_name(node)}` computes in float: {', '.join(view.reasons(node))}"
-        elif not view.is_float(node):
+            yield f"{node.op_type} `{node_name(node)}`: a dynamic-range file, its activations are quantized while it runs"
+        elif not view.is_float(node) or not excused.isdisjoint(node.output):
             continue
-        elif _name(node) in before and node.op_type not in _CONVERTING and not view.shifts_pixels(node):
-            yield f"{node.op_type} `{_name(node)}` computes in float before the last convolution"
-        elif promised and not (_name(node) in before or view.gives_logits(node)):
-            yield f"{node.op_type} `{_name(node)}` computes in float, in a file of the scheme `{INT8_NPU.name}`"
+        elif node.op_type in MULTIPLYING:
+            yield f"{node.op_type} `{node_name(node)}` computes in float: {', '.join(view.reasons(node))}"
+        elif node_name(node) in before and node.op_type not in _CONVERTING and not view.shifts_pixels(node):
+            yield f"{node.op_type} `{node_name(node)}` computes in float before the last convolution"
+        elif promised and not (node_name(node) in before or view.gives_logits(node)):
+            yield f"{node.op_type} `{node_name(node)}` computes in float, in a file of the scheme `{INT8_NPU.name}`"
     for name in view.float_constants:
-        if not view.is_shift(name):
+        if not (view.is_shift(name) or view.belongs_to(name, excused)):
             yield f"the constant `{name}` is stored as {view.described(name)}"
     if model.functions:
         yield "the file defines functions of its own, which cannot be seen through"
-
-
-class _View:
-    """A model, asked by tensor name.
-
-    Attributes:
-        constants: name -> (dtype, bytes of an element, shape) of every initializer and Constant.
-    """
-
-    def __init__(self, onnx: Any, model: Any) -> None:
-        self._onnx, self._graph = onnx, model.graph
-        self._makers = {name: node for node in model.graph.node for name in node.output}
-        self._readers: dict[str, list[Any]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self._readers.setdefault(name, []).append(node)
-        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        for node in model.graph.node:
-            if node.op_type == "Constant":
-                tensors.update((node.output[0], a.t) for a in node.attribute if a.type == a.TENSOR)
-        self.constants = {name: (*self._numpy_type(t.data_type), tuple(t.dims)) for name, t in tensors.items()}
-        self._types = self._inferred(model)
-
-    def _inferred(self, model: Any) -> dict[str, tuple[str, tuple[int | str, ...]]]:
-        try:
-            graph = self._onnx.shape_inference.infer_shapes(model).graph
-        except self._onnx.shape_inference.InferenceError:
-            graph = model.graph  # what stays unknown counts as float
-        types = {}
-        for entry in (*graph.input, *graph.value_info, *graph.output):
-            tensor = entry.type.tensor_type
-            shape = tuple(dim.dim_param or int(dim.dim_value) for dim in tensor.shape.dim)
-            types[entry.name] = (self._numpy_type(tensor.elem_type)[0], shape)
-        return types
-
-    def _numpy_type(self, elem_type: int) -> tuple[str, int]:
-        """Name and bytes of an element type; float32 where it is unknown: what cannot be shown to be an integer is not one."""
-        try:
-            dtype = self._onnx.helper.tensor_dtype_to_np_dtype(elem_type)
-        except KeyError:
-            return "float32", 4
-        return str(dtype.name), int(dtype.itemsize)
-
-    def _type(self, name: str) -> tuple[str, tuple[int | str, ...]]:
-        if name in self.constants:
-            dtype, _, shape = self.constants[name]
-            return dtype, shape
-        return self._types.get(name, ("float32", ("?",)))
-
-    def holds_float(self, name: str) -> bool:
-        """Whether a tensor's elements are floating-point numbers."""
-        return _is_float(self._type(name)[0])
-
-    def described(self, name: str) -> str:
-        """`dtype[shape]`."""
-        dtype, shape = self._type(name)
-        return f"{dtype}[{','.join(str(size) for size in shape)}]"
-
-    @cached_property
-    def float_constants(self) -> list[str]:
-        """Names of the constants in float that are no quantization's scale."""
-        return [name for name, (dtype, *_) in self.constants.items() if _is_float(dtype) and not self._is_scale(name)]
-
-    def _is_scale(self, name: str) -> bool:
-        readers = self._readers.get(name, [])
-        return bool(readers) and all(
-            (node.op_type in ("QuantizeLinear", "DequantizeLinear") and name == node.input[1] and name != node.input[0])
-            or node.op_type.startswith("QLinear")
-            for node in readers
-        )
-
-    def shifts_pixels(self, node: Any) -> bool:
-        """Whether a node takes one number off the input, ahead of every product."""
-        ahead = self.ancestors([node])
-        products = {_name(other) for other in self._graph.node if other.op_type in _MULTIPLYING}
-        one = len(node.input) == 2 and node.input[1] in self.constants and math.prod(self.constants[node.input[1]][2]) == 1
-        return node.op_type == "Sub" and one and not ahead & products
-
-    def is_shift(self, name: str) -> bool:
-        """Whether a constant is nothing but what such a node takes off."""
-        readers = self._readers.get(name, [])
-        return bool(readers) and all(self.shifts_pixels(node) for node in readers)
-
-    def gives_logits(self, node: Any) -> bool:
-        """Whether a node turns integers into the file's output and does nothing else."""
-        return node.op_type == "DequantizeLinear" and self._is_output(node)
-
-    def is_float(self, node: Any) -> bool:
-        """Whether a node computes in floating point."""
-        if node.op_type == "Constant" or node.op_type.startswith("QLinear"):
-            return False
-        if node.op_type == "DequantizeLinear":  # a part of the groups that read it, and of nothing else
-            readers = self._readers.get(node.output[0], [])
-            return self._is_output(node) or not all(self._in_group(reader) for reader in readers)
-        if node.op_type == "QuantizeLinear":
-            maker = self._makers.get(node.input[0])
-            return maker is None or not (maker.op_type == "DequantizeLinear" or self._in_group(maker))
-        touches_float = any(self.holds_float(name) for name in (*node.input, *node.output) if name)
-        return touches_float and not self._in_group(node)
-
-    def _in_group(self, node: Any) -> bool:
-        if node.op_type == "QuantizeLinear":
-            return True
-        return node.op_type in _FUSED and not self.reasons(node)
-
-    def reasons(self, node: Any) -> list[str]:
-        """Why a runtime cannot run a node in integers; empty where it can."""
-        found = []
-        for name in node.input:
-            maker = self._makers.get(name)
-            if not name or not self.holds_float(name) or (maker is not None and maker.op_type == "DequantizeLinear"):
-                continue
-            if name in self.constants:
-                found.append(f"its operand `{name}` is stored as {self.described(name)}")
-            elif not (node.op_type == "Relu" and maker is not None and self._is_before_relu(maker)):
-                found.append(f"its input `{name}` is not quantized")
-                if node.op_type in _MULTIPLYING and self._is_integer_constant(node.input[1]):
-                    found.append("its weights are integers turned back into floats, as in a dynamic-range file")
-        if not self._quantized_next(node, through_relu=node.op_type != "Relu"):
-            found.append(f"its result `{node.output[0]}` is not quantized")
-        return found
-
-    def _is_before_relu(self, node: Any) -> bool:
-        return node.op_type in _FUSED and node.op_type != "Relu" and not self.reasons(node)
-
-    def _quantized_next(self, node: Any, *, through_relu: bool) -> bool:
-        """Whether QuantizeLinear is all that reads a node's result, or a ReLU of which the same is true."""
-        readers = self._readers.get(node.output[0], [])
-        return (
-            bool(readers)
-            and not self._is_output(node)
-            and all(
-                reader.op_type == "QuantizeLinear"
-                or (through_relu and reader.op_type == "Relu" and self._quantized_next(reader, through_relu=False))
-                for reader in readers
-            )
-        )
-
-    def _is_integer_constant(self, name: str) -> bool:
-        maker = self._makers.get(name)
-        return maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in self.constants
-
-    def _is_output(self, node: Any) -> bool:
-        return any(entry.name in node.output for entry in self._graph.output)
-
-    def ancestors(self, nodes: list[Any]) -> frozenset[str]:
-        """Names of the nodes whose results reach one of `nodes`."""
-        found: dict[str, None] = {}
-        waiting = [name for node in nodes for name in node.input]
-        while waiting:
-            maker = self._makers.get(waiting.pop())
-            if maker is not None and _name(maker) not in found:
-                found[_name(maker)] = None
-                waiting += maker.input
-        return frozenset(found)
-
-
-def _is_float(dtype: str) -> bool:
-    return dtype.startswith(("float", "bfloat", "complex"))
-
-
-def _name(node: Any) -> str:
-    """A node's name, or its first result's: names are optional in ONNX."""
-    return str(node.name or (node.output[0] if node.output else node.op_type))

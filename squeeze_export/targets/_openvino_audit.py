@@ -4,36 +4,28 @@ An integer network is written on floats. A FakeQuantize says that a tensor takes
 in integers where its operand comes out of such a FakeQuantize, with nothing between that makes other values, and its weights are
 stored as integers. The sum with the bias and the ReLU behind it belong to it as far as the next FakeQuantize. Such a group counts
 as integer here; the notional floats inside it do not count as float tensors. Scales, bounds and biases are floats in this format:
-they are allowed, as nothing else is.
+they are allowed, as nothing else is but what a file says was kept in float on request: that is listed, and is no violation.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 
 from squeeze_export.core import Audit
+from squeeze_export.graph.quantized import MIXED_SCHEMES
+from squeeze_export.targets._kept_float import KEPT_FLOAT_KEY, declared_float
 from squeeze_export.targets._openvino_file import Layer, Network, read_network
+from squeeze_export.targets._openvino_info import PRODUCT_SUFFIX
+from squeeze_export.targets._openvino_view import PRODUCTS, View
 
-MOST_LEVELS = 256
+SCHEME_KEY = "squeeze_export.scheme"
+"""What a file of ours says of itself."""
 
-_PRODUCTS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul")
-_MOVING = ("Concat", "MaxPool", "ReLU", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze")
-"""Give no value that they did not read, or 0."""
-_BELONGING = ("Add", "ReLU")
-"""Belong to the product or the quantized tensors that they read, where a FakeQuantize comes behind."""
-_WEIGHTS = ("int8", "uint8", "int4", "uint4")
-_UNPACKING = ("Convert", "Divide", "Multiply", "Reshape", "Subtract", "Transpose", "Unsqueeze")
-"""What may lie between stored weights and a product: it is computed once, when the file is opened."""
 _STEPPING = ("Convert", "FakeQuantize", "Reshape", "Transpose")
 """May stand in float before the first product: they bring the input's floats to integers."""
-_ROUNDING_IN_FLOAT = "ceil_torch"
-"""The `rounding_type` of a max-pool that OpenVINO computes in float, and the product behind it too. A converted torch network has
-it; the other types stay in integers."""
 
 
 def audit_network(path: Path) -> Audit:
@@ -44,13 +36,15 @@ def audit_network(path: Path) -> Audit:
 
     Returns:
         The audit. `violations` name each product that computes in float and why, each constant stored in float that is no scale,
-        bound or bias, each float operator before the last product, and what cannot be seen through.
+        bound or bias, each float operator before the last product, and what cannot be seen through. Convolutions that the file
+        says were kept in float are no violations, nor are their constants, nor the operators that multiply nothing and are float
+        only because of them; a name among them that is no float convolution is one.
 
     Raises:
         BadInput: there is no sound OpenVINO network.
     """
     network = read_network(path)
-    view = _View(network)
+    view = View(network)
     operators = [layer for layer in network.layers.values() if layer.kind not in ("Const", "Parameter", "Result")]
     floating = [layer for number, layer in network.layers.items() if view.is_float(number)]
     inputs = [layer for layer in network.layers.values() if layer.kind == "Parameter" and layer.outputs[0].floating]
@@ -63,25 +57,48 @@ def audit_network(path: Path) -> Audit:
     weight_bytes: Counter[str] = Counter()
     for (_, size), dtype in constants.items():
         weight_bytes[dtype] += int(size)
+    kept = _kept_float(network, view)
     return Audit(
         operators=dict(sorted(Counter(layer.kind for layer in operators).items())),
         float_operators=tuple(f"{layer.kind} {layer.name}" for layer in floating),
         float_tensors=tuple(
             f"{layer.name} {output}" for layer in (*inputs, *stored, *floating) for output in layer.outputs if output.floating
         ),
-        violations=tuple(_violations(view, network.layers)),
+        violations=tuple(_violations(view, network.layers, kept)),
         weight_bytes=dict(sorted(weight_bytes.items())),
+        kept_float=tuple(name for name, number in kept.items() if number is not None),
     )
 
 
-def _violations(view: _View, layers: Mapping[int, Layer]) -> Iterator[str]:
-    products = {number for number, layer in layers.items() if layer.kind in _PRODUCTS}
+def _kept_float(network: Network, view: View) -> dict[str, int | None]:
+    """Name of each convolution of which the file says that it was kept in float -> its layer, None where that is not so: there
+    is no such convolution, or several, or it computes in integers, or the file's scheme has no layers in float.
+    """
+    declared = declared_float(network.metadata.get(KEPT_FLOAT_KEY))
+    if network.metadata.get(SCHEME_KEY, MIXED_SCHEMES[0]) not in MIXED_SCHEMES:
+        return dict.fromkeys(declared)
+    named: dict[str, list[int]] = {}
+    for number, layer in network.layers.items():
+        if layer.kind == "Convolution" and not _is_opaque(layer):
+            named.setdefault(layer.name.removesuffix(PRODUCT_SUFFIX), []).append(number)
+    single = {name: numbers[0] for name, numbers in named.items() if len(numbers) == 1 and view.reasons(numbers[0])}
+    return {name: single.get(name) for name in declared}
+
+
+def _violations(view: View, layers: Mapping[int, Layer], kept: Mapping[str, int | None]) -> Iterator[str]:
+    products = {number for number, layer in layers.items() if layer.kind in PRODUCTS}
     if not products:
         yield "the file holds no convolution"
+    for name, conv in kept.items():
+        if conv is None:
+            yield f"the file says that `{name}` was kept in float, which is no convolution in float here"
+    excused = view.beside([conv for conv in kept.values() if conv is not None])
     before, behind = _ahead_of(layers, products), _following(layers, products)
     for number, layer in layers.items():
-        if layer.nested or not re.fullmatch(r"opset\d+", layer.opset):
+        if _is_opaque(layer):
             yield f"{layer.kind} `{layer.name}` cannot be seen through: a foreign operator or one with a network inside"
+        elif number in excused:
+            continue
         elif number in products:
             reasons = view.reasons(number)
             if reasons:
@@ -89,7 +106,12 @@ def _violations(view: _View, layers: Mapping[int, Layer]) -> Iterator[str]:
         elif number in before and view.is_float(number) and (layer.kind not in _STEPPING or number in behind):
             yield f"{layer.kind} `{layer.name}` computes in float before the last convolution"
     for number in view.float_constants:
-        yield f"the constant `{layers[number].name}` is stored as {layers[number].outputs[0]}"
+        if not view.belongs_to(number, excused):
+            yield f"the constant `{layers[number].name}` is stored as {layers[number].outputs[0]}"
+
+
+def _is_opaque(layer: Layer) -> bool:
+    return layer.nested or not re.fullmatch(r"opset\d+", layer.opset)
 
 
 def _ahead_of(layers: Mapping[int, Layer], numbers: set[int]) -> set[int]:
@@ -108,131 +130,3 @@ def _following(layers: Mapping[int, Layer], numbers: set[int]) -> set[int]:
         if any(source in found or source in numbers for source, _ in layer.sources):
             found.add(number)
     return found
-
-
-class _View:
-    """A network, asked by layer number. Every question about all layers is answered in one walk along them or back."""
-
-    def __init__(self, network: Network) -> None:
-        self._network, self._layers = network, network.layers
-
-    @cached_property
-    def _constant(self) -> frozenset[int]:
-        """Layers that give the same for every image."""
-        found: set[int] = set()
-        for number, layer in self._layers.items():
-            if layer.kind == "Const" or (layer.sources and all(source in found for source, _ in layer.sources)):
-                found.add(number)
-        return frozenset(found)
-
-    def _inputs(self, number: int) -> list[int]:
-        """The layers that a layer reads, without the constant ones."""
-        return [source for source, _ in self._layers[number].sources if source not in self._constant]
-
-    @cached_property
-    def _quantized(self) -> frozenset[int]:
-        """Layers whose result takes at most 256 values, by a FakeQuantize and what only moves values behind it."""
-        found: set[int] = set()
-        for number, layer in self._layers.items():
-            inputs = self._inputs(number)
-            if layer.kind == "FakeQuantize":
-                bounds = [source for source, _ in layer.sources[1:]]
-                steady = all(source in self._constant and self._count(source) == 1 for source in bounds)
-                if inputs and steady and int(layer.attributes["levels"]) <= MOST_LEVELS:
-                    found.add(number)
-            elif layer.kind in _MOVING and inputs and found.issuperset(inputs):
-                found |= {number} if layer.attributes.get("rounding_type") != _ROUNDING_IN_FLOAT else set()
-        return frozenset(found)
-
-    def reasons(self, number: int) -> list[str]:
-        """Why a runtime cannot compute a product in integers; empty where it can."""
-        layers, found = self._layers, list[str]()
-        for source, _ in layers[number].sources:
-            if source not in self._constant:
-                if source not in self._quantized:
-                    found.append(f"its input `{layers[source].name}` is not quantized to {MOST_LEVELS} steps")
-            elif source not in self._packed:
-                found.append(f"its weights `{layers[source].name}` are not stored as integers")
-        return found
-
-    @cached_property
-    def _packed(self) -> frozenset[int]:
-        """Constants that are integers of at most 8 bits, behind scales and conversions: the largest operand counts."""
-        found: set[int] = set()
-        for number, layer in self._layers.items():
-            if layer.kind == "Const" and layer.outputs[0].dtype in _WEIGHTS:
-                found.add(number)
-            elif layer.kind in _UNPACKING and number in self._constant:
-                found |= {number} if max((source for source, _ in layer.sources), key=self._count) in found else set()
-        return frozenset(found)
-
-    def _count(self, number: int) -> int:
-        return math.prod(self._layers[number].outputs[0].shape)
-
-    @cached_property
-    def _quantized_next(self) -> frozenset[int]:
-        """Layers whose result nothing reads but FakeQuantize, or sums and ReLUs of which the same is true."""
-        found: set[int] = set()
-        for number in reversed(list(self._layers)):
-            readers = self._network.readers[number]
-            if readers and all(
-                reader in found if self._layers[reader].kind in _BELONGING else reader in self._quantized and operand == 0
-                for reader, operand in readers
-            ):
-                found.add(number)
-        return frozenset(found)
-
-    @cached_property
-    def _integer(self) -> frozenset[int]:
-        """Layers that compute in integers: products, what belongs to them as far as a FakeQuantize, and what only moves."""
-        found: set[int] = set()
-        for number, layer in self._layers.items():
-            inputs = self._inputs(number)
-            grouped = bool(inputs) and all(source in found or source in self._quantized for source in inputs)
-            if layer.kind in _PRODUCTS:
-                fits = not self.reasons(number)
-            elif layer.kind == "Convert":
-                fits = not self._network.source(layer).floating and number in self._quantized_next
-            elif layer.kind in _BELONGING and number not in self._quantized:
-                fits = grouped and number in self._quantized_next
-            else:
-                fits = grouped and number in self._quantized
-            if fits:
-                found.add(number)
-        return frozenset(found)
-
-    def is_float(self, number: int) -> bool:
-        """Whether a layer computes in floating point for every image."""
-        layer = self._layers[number]
-        if layer.kind in ("Parameter", "Result") or number in self._constant or number in self._integer:
-            return False
-        touched = [*layer.outputs, *(self._network.source(layer, operand) for operand in range(len(layer.sources)))]
-        return any(tensor.floating for tensor in touched)
-
-    @cached_property
-    def float_constants(self) -> list[int]:
-        """The constants in float that are more than a scale, bound or bias: those have one number, or one a channel."""
-        constants = {number: layer.outputs[0] for number, layer in self._layers.items() if layer.kind == "Const"}
-        return [
-            number
-            for number, tensor in constants.items()
-            if tensor.floating and (number not in self._parameters or sum(side > 1 for side in tensor.shape) > 1)
-        ]
-
-    @cached_property
-    def _parameters(self) -> frozenset[int]:
-        """Constants that nothing reads but as a FakeQuantize's bound, an integer product's bias or the scale of integers."""
-        found: set[int] = set()
-        for number in reversed(list(self._layers)):
-            readers = self._network.readers[number] if number in self._constant else []
-            if readers and all(reader in found or self._takes_parameters(reader, operand) for reader, operand in readers):
-                found.add(number)
-        return frozenset(found)
-
-    def _takes_parameters(self, number: int, operand: int) -> bool:
-        layer = self._layers[number]
-        if layer.kind == "FakeQuantize":
-            return operand > 0
-        if layer.kind == "Add":
-            return any(source in self._integer for source in self._inputs(number))
-        return number in self._packed

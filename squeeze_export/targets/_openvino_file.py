@@ -17,6 +17,7 @@ from xml.parsers import expat
 
 from squeeze_export.core import Dimension, TensorSpec
 from squeeze_export.errors import BadInput
+from squeeze_export.targets._openvino_info import SECTION
 
 MAX_XML_BYTES = 64 << 20
 MAX_WEIGHT_BYTES = 1 << 30
@@ -85,9 +86,11 @@ class Network:
 
     Attributes:
         layers: number in the file -> layer, every layer behind those that it reads.
+        metadata: what this tool wrote into `rt_info`: `squeeze_export.<key>` -> text; without keys that are there twice.
     """
 
     layers: Mapping[int, Layer]
+    metadata: Mapping[str, str]
 
     @cached_property
     def readers(self) -> Mapping[int, list[tuple[int, int]]]:
@@ -139,7 +142,8 @@ def read_network(path: Path) -> Network:
     except OSError as err:
         raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror or err}") from err
     try:
-        return Network(_layers(_parsed(text), weight_bytes))
+        root = _parsed(text)
+        return Network(_layers(root, weight_bytes), _metadata(root))
     except (expat.ExpatError, ParseError, LookupError, TypeError, ValueError) as err:
         raise BadInput(f"`{xml}` is not a sound OpenVINO network: {' '.join(str(err).split())}") from err
 
@@ -184,6 +188,13 @@ def _parsed(text: bytes) -> Element:
     parser.CharacterDataHandler = builder.data
     parser.Parse(text, True)
     return builder.close()
+
+
+def _metadata(root: Element) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for entry in root.iterfind(f"rt_info/{SECTION}/*"):
+        found.setdefault(f"{SECTION}.{entry.tag}", []).append(entry.attrib.get("value", ""))
+    return {key: texts[0] for key, texts in found.items() if len(texts) == 1}
 
 
 def _layers(root: Element, weight_bytes: int) -> dict[int, Layer]:

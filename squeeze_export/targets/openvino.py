@@ -6,8 +6,10 @@
     w8     the same; weights are int8 times a scale per output channel, which the runtime folds into floats when it opens the file
 
 An integer network is written on floats: FakeQuantize says which 256 values a tensor may take, the weights are int8 times a scale.
-The runtime turns both into integers. Without the FakeQuantize on the pixels it leaves the first convolution in float. Max-pools are
-of version 8 with explicit pads: those with the rounding mode of torch, which only version 14 has, it computes in float.
+The runtime turns both into integers. Without the FakeQuantize on the pixels it leaves the first convolution in float. A layer kept
+in float has float weights, and no FakeQuantize where the table has no integers for its output: the runtime then runs that layer
+in float and those around it in integers. Max-pools are of version 8 with explicit pads: those with the rounding mode of torch,
+which only version 14 has, it computes in float.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme,
 from squeeze_export.graph.weights import real_weights, symmetric_weights
 from squeeze_export.targets._openvino_audit import audit_network
 from squeeze_export.targets._openvino_file import describe_network
-from squeeze_export.targets._openvino_info import labels_file, runtime_info
+from squeeze_export.targets._openvino_info import PRODUCT_SUFFIX, labels_file, runtime_info
 
 NAME = "openvino"
 SUFFIX = ".openvino"
@@ -151,13 +153,13 @@ class _Lowering:
         return self._openvino.Model([output], [source], self._network.name)
 
     def _pixels(self, source: Any) -> Any:
-        """The parameter's pixels, (N, 3, H, W) float32; in an integer network one of 256 steps."""
+        """The parameter's pixels, (N, 3, H, W) float32; for a convolution in integers one of 256 steps."""
         name = self._network.input.name
         order = self._constant(f"{name}/order", np.array(_CHANNELS_FIRST, np.int64))
         result = self._op.transpose(source, order, name=f"{name}/nchw")
         if self._options.input_dtype != "float32":
             result = self._op.convert(result, "f32", name=f"{name}/float")
-        if not self._steps:
+        if not any(isinstance(node, QuantizedConv) for node in self._network.consumers[name]):
             return result
         return self._quantized(result, name, f"{name}/steps")
 
@@ -165,11 +167,11 @@ class _Lowering:
         return self._op.constant(values, name=name)
 
     def _quantized(self, source: Any, tensor: str, name: str = "") -> Any:
-        """A float tensor on the steps that the table gives `tensor`; unchanged in a float network."""
-        if not self._steps:
+        """A float tensor on the steps that the table gives `tensor`; unchanged where it gives none, as in a float network."""
+        q = self._steps.get(tensor)
+        if q is None:
             return source
         name = name or tensor
-        q = self._steps[tensor]
         low = self._constant(f"{name}/low", np.array(-q.zero_point * q.scale, np.float32))
         high = self._constant(f"{name}/high", np.array((LEVELS - 1 - q.zero_point) * q.scale, np.float32))
         return self._op.fake_quantize(source, low, high, low, high, LEVELS, name=name)
@@ -178,7 +180,7 @@ class _Lowering:
         name, op = node.name, self._op
         weight, bias = self._constants(node)
         strides, pads = [node.stride] * 2, (list(node.pads[:2]), list(node.pads[2:]))
-        product = op.convolution(source, weight, strides, *pads, [1, 1], name=f"{name}/product")
+        product = op.convolution(source, weight, strides, *pads, [1, 1], name=f"{name}{PRODUCT_SUFFIX}")
         result = op.add(product, self._constant(f"{name}/bias", bias[None, :, None, None]), name=f"{name}/sum")
         if node.relu:
             result = op.relu(result, name=f"{name}/relu")
@@ -192,6 +194,8 @@ class _Lowering:
             bias = node.bias * (np.float64(self._steps[node.input].scale) * node.weight_scale.astype(np.float64))
             scale = node.weight_scale[:1] if self._scheme.per_tensor else node.weight_scale
             return self._scaled(name, node.weight, scale), bias.astype(np.float32)
+        if isinstance(self._network, QuantizedGraph):  # a layer kept in float
+            return self._constant(name, node.weight), node.bias
         if self._scheme.weight_bits:
             steps, scale = symmetric_weights(node.weight)
             return self._scaled(name, steps, scale), self._recentred(node, real_weights(steps, scale))

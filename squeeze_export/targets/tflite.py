@@ -5,6 +5,7 @@ steps under another name. The input stays uint8, the output is float: MediaPipe 
 int8 logits, which leaves no float in the file.
 
     int8       uint8 -> QUANTIZE -> int8 network -> DEQUANTIZE -> MEAN -> float32 logits; `int8-per-tensor` too
+               a layer kept in float: DEQUANTIZE -> float32 -> QUANTIZE, where its neighbours are in integers
     int8-npu   uint8 -> QUANTIZE -> int8 network -> MEAN -> int8 logits
     int16x8    uint8 -> CAST -> int16 network, int8 weights, int64 biases -> DEQUANTIZE -> MEAN -> float32 logits
     fp32       uint8 -> DEQUANTIZE (scale 1) -> float32 network -> MEAN -> float32 logits
@@ -20,15 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
-from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv
+from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme, check_written_as
-from squeeze_export.graph.weights import real_weights, symmetric_weights
 from squeeze_export.targets._tflite_audit import audit_file, describe_file
 from squeeze_export.targets._tflite_metadata import LABELS_FILE, METADATA_NAME, model_metadata, with_files
+from squeeze_export.targets._tflite_weights import write_floats, write_integers
 from squeeze_export.targets._tflite_writer import Steps, Writer, padding_word
 
 NAME = "tflite"
@@ -107,25 +107,29 @@ def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions
 class _Lowering:
     """Turns nodes into operators, one method a kind.
 
+    A tensor that the table has integers for is written in integers, every other one in float. Who computes in float takes the real
+    values of integers from one DEQUANTIZE, which all such readers share, and its result is rounded where the table has integers for
+    it.
+
     Attributes:
         writer: the file under construction.
         output_name: `logits`, or `probabilities` after a softmax.
+        integers: tensor name -> the file's tensor of the network's own integers.
+        reals: tensor name -> the file's tensor of its real values.
     """
 
     def __init__(self, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
         self.network = network
         self.options = options
         self.scheme = scheme
-        self.half = scheme.float_dtype == "float16" and not scheme.weight_bits
         self.steps: Mapping[str, Quantization] = network.tensors if isinstance(network, QuantizedGraph) else {}
-        self.integer = scheme.integer
         self.wide = scheme.activation_bits == 16
-        self.dtype = f"int{scheme.activation_bits}" if scheme.integer else "float32"
-        self.version = 1 + scheme.integer + self.wide  # of every operator that moves or pools: 2 added int8, 3 int16
+        self.version = 2 + self.wide  # of every operator that moves or pools integers: 2 added int8, 3 int16
         self.batch = -1 if options.batch == "dynamic" else options.batch
         self.output_name = "probabilities" if options.softmax else network.output.name
         self.writer = Writer(f"{network.name}, {scheme.name}")
-        self.indices: dict[str, int] = {}
+        self.integers: dict[str, int] = {}
+        self.reals: dict[str, int] = {}
 
     def run(self) -> tuple[int, int]:
         """Writes every node; (input tensor, output tensor)."""
@@ -137,123 +141,114 @@ class _Lowering:
                 self._max_pool(node)
             elif isinstance(node, Concat):
                 fields = {"axis": 3, "fusedActivationFunction": 0}
-                self._operator("CONCATENATION", node.name, node.inputs, ("ConcatenationOptions", fields))
+                self._operator("CONCATENATION", node, self._sources(node), ("ConcatenationOptions", fields))
             elif isinstance(node, Add):
                 fields = {"fusedActivationFunction": 0}
                 fields |= {"potScaleInt16": False} if self.wide else {}  # its scales are no powers of two
-                self._operator("ADD", node.name, node.inputs, ("AddOptions", fields))
+                self._operator("ADD", node, self._sources(node), ("AddOptions", fields))
             elif isinstance(node, GlobalAveragePool):
                 self._mean(node)
-        result = self.indices[self.network.output.name]
+        output = self.network.output.name
+        result = self.integers[output] if self.scheme.integer_output else self.reals[output]
         return source, self._softmax(result) if self.options.softmax else result
 
-    def _activation(self, name: str, *, like: str | None = None, shape: tuple[int, int, int] | None = None) -> int:
-        """A tensor of the network's own dtype; `like` names the table's entry where it is not `name`."""
-        size = shape or self.network.sizes[name]
-        found = self.steps.get(like or name)
-        return self.writer.tensor(name, (self.batch, *size), self.dtype, self._steps(found) if found is not None else None)
+    def _computes_integers(self, node: QuantizedNode) -> bool:
+        if isinstance(node, GlobalAveragePool):
+            return self.scheme.integer_output
+        return not isinstance(node, Conv) and all(name in self.steps for name in (*node.inputs, node.name))
 
-    def _steps(self, q: Quantization) -> Steps:
+    def _sources(self, node: QuantizedNode) -> list[int]:
+        return [self.integers[name] if self._computes_integers(node) else self._real(name) for name in node.inputs]
+
+    def _real(self, name: str) -> int:
+        """The tensor of real values, of which there is one."""
+        if name not in self.reals:
+            self.reals[name] = self._floats(f"{name}/float", self.network.sizes[name])
+            source = [self.integers[name]]
+            self.writer.operator("DEQUANTIZE", self.version, source, self.reals[name], ("DequantizeOptions", {}))
+        return self.reals[name]
+
+    def _floats(self, name: str, size: tuple[int, int, int]) -> int:
+        return self.writer.tensor(name, (self.batch, *size), "float32")
+
+    def _integers(self, name: str, *, like: str | None = None, shape: tuple[int, int, int] | None = None) -> int:
+        """A tensor of the network's own integers; `like` names the table's entry where it is not `name`."""
+        size = shape or self.network.sizes[name]
+        return self.writer.tensor(name, (self.batch, *size), f"int{self.scheme.activation_bits}", self._steps(like or name))
+
+    def _steps(self, name: str) -> Steps:
+        q = self.steps[name]
         return Steps((q.scale,), (q.zero_point - self.scheme.middle,))
 
-    def _operator(self, kind: str, name: str, inputs: tuple[str, ...], options: tuple[str, Mapping[str, Any]]) -> None:
-        output = self.indices[name] = self._activation(name)
-        self.writer.operator(kind, self.version, [self.indices[i] for i in inputs], output, options)
+    def _operator(
+        self, kind: str, node: QuantizedNode, inputs: list[int], options: tuple[str, Mapping[str, Any]], version: int | None = None
+    ) -> None:
+        """Adds a node's operator; `version` is that of its integer kernel, where it is not that of most."""
+        name, rounded = node.name, node.name in self.steps
+        if self._computes_integers(node):
+            self.integers[name] = self._integers(name)
+            self.writer.operator(kind, version or self.version, inputs, self.integers[name], options)
+            return
+        output = self._floats(f"{name}/unrounded" if rounded else name, self.network.sizes[name])
+        self.writer.operator(kind, 1, inputs, output, options)
+        if rounded:
+            self.integers[name] = self._integers(name)
+            self.writer.operator("QUANTIZE", 1, [output], self.integers[name], ("QuantizeOptions", {}))
+        else:
+            self.reals[name] = output
 
     def _input(self) -> int:
-        """The input tensor and what brings it to the network's dtype, without changing a value."""
+        """The input tensor and what brings it to its readers' dtype, without changing a value."""
         name = self.network.input.name
         size = (self.batch, *self.network.sizes[name])
         floats = self.options.input_dtype == "float32"
         source = self.writer.tensor(name, size, self.options.input_dtype, None if floats else _PIXELS)
-        if self.wide:
-            moved = self.writer.tensor(f"{name}/int16", size, "int16", _PIXELS)
+        readers = {self._computes_integers(node) for node in self.network.consumers[name]}
+        if True in readers and self.wide:
+            moved = self.integers[name] = self.writer.tensor(f"{name}/int16", size, "int16", _PIXELS)
             if floats:
                 self.writer.operator("QUANTIZE", 2, [source], moved, ("QuantizeOptions", {}))  # version 2 added int16
             else:  # from uint8 to int16 there is no QUANTIZE
                 self.writer.operator("CAST", 1, [source], moved, ("CastOptions", {}))
-        elif self.integer:
-            moved = self.writer.tensor(f"{name}/int8", size, "int8", Steps((1.0,), (-self.scheme.middle,)))
+        elif True in readers:
+            moved = self.integers[name] = self.writer.tensor(f"{name}/int8", size, "int8", self._steps(name))
             self.writer.operator("QUANTIZE", 1, [source], moved, ("QuantizeOptions", {}))
-        elif floats:
-            moved = source
-        else:
-            moved = self.writer.tensor(f"{name}/float", size, "float32")
-            self.writer.operator("DEQUANTIZE", 1, [source], moved, ("DequantizeOptions", {}))
-        self.indices[name] = moved
+        if floats:
+            self.reals[name] = source
+        elif False in readers:
+            self.reals[name] = self._floats(f"{name}/float", self.network.sizes[name])
+            self.writer.operator("DEQUANTIZE", 1, [source], self.reals[name], ("DequantizeOptions", {}))
         return source
 
     def _conv(self, node: Conv | QuantizedConv) -> None:
         size = self.network.sizes[node.input]
-        source = self.indices[node.input]
+        (source,) = self._sources(node)
         padding = padding_word(size, node.kernel, node.stride, node.pads)
         if padding is None:
-            source, padding = self._padded(node, size), "VALID"
-        weight, bias = self._constants(node)
-        output = self.indices[node.name] = self._activation(node.name)
+            source, padding = self._padded(node, size, source), "VALID"
+        if isinstance(node, QuantizedConv):
+            weight, bias = write_integers(self.writer, node, self.steps[node.input], self.scheme)
+        else:
+            pixels = self.network.preprocess if node.input == self.network.input.name else None
+            weight, bias = write_floats(self.writer, node, self.scheme, pixels)
         fields = {
             "padding": _PADDING[padding],
             "strideW": node.stride,
             "strideH": node.stride,
             "fusedActivationFunction": _RELU[node.relu],
         }
-        version = (4 if self.wide else 3) if self.integer else 1  # 3 is int8, with a weight scale per output channel; 4 added int16
-        self.writer.operator("CONV_2D", version, [source, weight, bias], output, ("Conv2DOptions", fields))
+        version = 4 if self.wide else 3  # 3 is int8, with a weight scale per output channel; 4 added int16
+        self._operator("CONV_2D", node, [source, weight, bias], ("Conv2DOptions", fields), version)
 
-    def _constants(self, node: Conv | QuantizedConv) -> tuple[int, int]:
-        """The weights, OHWI, and the bias."""
-        writer, names = self.writer, (f"{node.name}/weight", f"{node.name}/bias")
-        weight, first = node.weight.transpose(0, 2, 3, 1), node.input == self.network.input.name
-        if isinstance(node, QuantizedConv):
-            # In float32, as the runtimes check it: bias scale = input scale * weight scale.
-            scales = node.weight_scale[:1] if self.scheme.per_tensor else node.weight_scale
-            products = np.float32(self.steps[node.input].scale) * scales
-            zeros = (0,) * len(scales)
-            return (
-                writer.constant(names[0], weight, Steps(tuple(scales.tolist()), zeros)),
-                writer.constant(
-                    names[1], node.bias.astype(np.int64 if self.wide else np.int32), Steps(tuple(products.tolist()), zeros)
-                ),
-            )
-        if self.scheme.weight_bits:
-            steps, scale = symmetric_weights(node.weight)
-            ohwi = steps.transpose(0, 2, 3, 1)
-            stored = writer.constant(f"{names[0]}/int8", ohwi, Steps(tuple(scale.tolist()), (0,) * len(scale)))
-            widened = writer.tensor(names[0], weight.shape, "float32")
-            writer.operator("DEQUANTIZE", 5, [stored], widened, ("DequantizeOptions", {}))  # version 5: a scale per channel
-            held = real_weights(steps, scale).transpose(0, 2, 3, 1)
-            return widened, writer.constant(names[1], self._recentred(node, held) if first else node.bias)
-        if not self.half:
-            return writer.constant(names[0], weight), writer.constant(names[1], node.bias)
-        if np.abs(weight).max() > np.finfo(np.float16).max:
-            raise Refused(f"`{node.name}` has weights beyond float16's largest, 65504", hint="export it with --scheme fp32")
-        half = weight.astype(np.float16)
-        bias = self._recentred(node, half) if first else node.bias
-        widened = writer.tensor(names[0], weight.shape, "float32")
-        stored = writer.constant(f"{names[0]}/half", half)
-        writer.operator("DEQUANTIZE", 3, [stored], widened, ("DequantizeOptions", {}))  # version 3 added float16
-        return widened, writer.constant(names[1], bias)
-
-    def _recentred(self, conv: Conv, held: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """The bias of the first convolution with the mean folded in by its *rounded* weights (OHWI), as in the integer table.
-
-        Pixels lie around the mean, not around 0, so rounding the weights shifts every output: 2.6 (v1.0) to 4 dB (v1.1) of the
-        logits' SQNR.
-        """
-        preprocess = self.network.preprocess
-        mean = np.array(preprocess.mean if preprocess.channel_order == "rgb" else preprocess.mean[::-1], np.float64)
-        lost = conv.weight.transpose(0, 2, 3, 1).astype(np.float64) - held
-        bias: NDArray[np.float32] = (conv.bias + (lost * mean).sum(axis=(1, 2, 3))).astype(np.float32)
-        return bias
-
-    def _padded(self, node: Conv | QuantizedConv, size: tuple[int, int, int]) -> int:
-        """Real zeros around a convolution's input: the integer of the tensor's own zero point."""
+    def _padded(self, node: Conv | QuantizedConv, size: tuple[int, int, int], source: int) -> int:
+        """Real zeros around a convolution's input: of integers, that of the tensor's own zero point."""
         top, left, bottom, right = node.pads
         amounts = np.array([(0, 0), (top, bottom), (left, right), (0, 0)], np.int32)
-        shape = (size[0] + top + bottom, size[1] + left + right, size[2])
-        output = self._activation(f"{node.name}/padded", like=node.input, shape=shape)
-        inputs = [self.indices[node.input], self.writer.constant(f"{node.name}/pads", amounts)]
-        self.writer.operator("PAD", self.version, inputs, output, ("PadOptions", {}))
+        name, shape = f"{node.name}/padded", (size[0] + top + bottom, size[1] + left + right, size[2])
+        integer = self._computes_integers(node)
+        output = self._integers(name, like=node.input, shape=shape) if integer else self._floats(name, shape)
+        inputs = [source, self.writer.constant(f"{node.name}/pads", amounts)]
+        self.writer.operator("PAD", self.version if integer else 1, inputs, output, ("PadOptions", {}))
         return output
 
     def _max_pool(self, node: MaxPool) -> None:
@@ -269,23 +264,18 @@ class _Lowering:
             "filterHeight": node.kernel,
             "fusedActivationFunction": 0,
         }
-        self._operator("MAX_POOL_2D", node.name, (node.input,), ("Pool2DOptions", fields))
+        self._operator("MAX_POOL_2D", node, self._sources(node), ("Pool2DOptions", fields))
 
     def _mean(self, node: GlobalAveragePool) -> None:
         """In float, unless the scheme wants integers: logits of 8 bits tie for the best class."""
-        source = self.indices[node.input]
-        size = self.network.sizes[node.input]
-        dtype, version, steps = "float32", 1, None
-        if self.scheme.integer_output:
-            dtype, version, steps = self.dtype, self.version, self._steps(self.steps[node.name])
-        elif self.integer:
-            widened = self.writer.tensor(f"{node.input}/float", (self.batch, *size), "float32")
-            self.writer.operator("DEQUANTIZE", self.version, [source], widened, ("DequantizeOptions", {}))
-            source = widened
-        axes = self.writer.constant(f"{node.name}/axes", np.array([1, 2], np.int32))
-        output = self.writer.tensor(node.name, (self.batch, size[2]), dtype, steps)
-        self.writer.operator("MEAN", version, [source, axes], output, ("ReducerOptions", {"keepDims": False}))
-        self.indices[node.name] = output
+        (source,) = self._sources(node)
+        shape = (self.batch, self.network.sizes[node.input][2])
+        integer = self.scheme.integer_output
+        dtype, steps = (f"int{self.scheme.activation_bits}", self._steps(node.name)) if integer else ("float32", None)
+        inputs = [source, self.writer.constant(f"{node.name}/axes", np.array([1, 2], np.int32))]
+        output = self.writer.tensor(node.name, shape, dtype, steps)
+        (self.integers if integer else self.reals)[node.name] = output
+        self.writer.operator("MEAN", self.version if integer else 1, inputs, output, ("ReducerOptions", {"keepDims": False}))
 
     def _softmax(self, logits: int) -> int:
         classes = self.network.sizes[self.network.output.name][2]

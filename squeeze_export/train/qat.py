@@ -1,6 +1,6 @@
 """Quantization-aware training: the integers of a table, trained on labelled images against the labels and the fp32 reference.
 
-The network runs forward in the table's own integers (`_fake_quant`), so what is trained is what ships. The loss is
+The network runs forward in the table's own integers (`graph.trainable`), so what is trained is what ships. The loss is
 
     (1 - d) * cross_entropy(integers, labels) + d * KL(reference, integers)
 
@@ -12,8 +12,7 @@ layers and any number of updates: how far a weight may go in all.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +21,16 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray, Progress, require, silent
 from squeeze_export.errors import BadInput
+from squeeze_export.graph.descent import Descent
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8, QuantizedGraph
-from squeeze_export.train._descent import Descent
-from squeeze_export.train._fake_quant import (
+from squeeze_export.graph.trainable import (
     Shadow,
     float_logits,
     float_tensors,
     integer_logits,
     integers_of,
+    reproducible,
     shadows_of,
     to_tensor,
 )
@@ -139,7 +139,7 @@ def train_integers(
     draw = np.random.default_rng(schedule.seed)
     order = draw.permutation(len(images))
     held, kept = np.sort(order[: len(order) // HELD_OUT_SHARE]), np.sort(order[len(order) // HELD_OUT_SHARE :])
-    with _reproducible(schedule):
+    with reproducible(schedule.threads):
         shadows = shadows_of(start, limits)
         parameters = float_tensors(reference)
         updates = math.ceil(len(kept) / schedule.batch)
@@ -249,17 +249,3 @@ def _measure(
             same += int((logits.argmax(1) == expected.argmax(1)).sum())
             right += int((logits.argmax(1) == classes).sum())
     return HeldOut(float(losses.mean()), same / len(images), right / len(images)), losses
-
-
-@contextmanager
-def _reproducible(schedule: Schedule) -> Iterator[None]:
-    """Sets what decides torch's last bits, and puts it back."""
-    torch = require("torch", "torch")
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(schedule.threads)
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(strict)
-        torch.set_num_threads(threads)

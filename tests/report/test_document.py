@@ -90,7 +90,7 @@ verdicts = st.builds(
 )
 reports = st.builds(
     Report,
-    schema_version=st.just(3),
+    schema_version=st.just(4),
     created=words,
     tool_versions=st.dictionaries(words, words, max_size=2),
     host=facts,
@@ -178,7 +178,7 @@ DELETED = object()
         (("schema_version",), DELETED, "`schema_version` is missing"),
         (("schema_version",), True, "`schema_version` is missing or no integer"),
         (("schema_version",), 0, "`0`, which no release has written"),
-        (("schema_version",), 4, "schema version `4`, this program knows up to 3"),
+        (("schema_version",), 5, "schema version `5`, this program knows up to 4"),
     ],
 )
 def test_what_does_not_fit_is_named(report, path, value, message):
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_named(report, path, value, message):
 
 def test_a_newer_report_says_what_to_type(report):
     with pytest.raises(BadInput) as error:
-        from_json(change(report, ("schema_version",), 4))
+        from_json(change(report, ("schema_version",), 5))
     assert error.value.hint == "pip install --upgrade squeeze-export"
 
 

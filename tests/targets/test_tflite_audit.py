@@ -120,6 +120,15 @@ def test_a_float_pool_fails(tmp_path: Path) -> None:
     assert found.violations == ("float operator: `MAX_POOL_2D pool`",)
 
 
+def test_a_detour_under_the_inputs_name_fails(tmp_path: Path) -> None:
+    writer = Writer("an inner tensor that is called as the input is")
+    source = writer.tensor("input", SIZE, "float32")
+    middle = dequantize(writer, conv(writer, quantize(writer, source, "moved"), "conv1"), "input")
+    result = conv(writer, quantize(writer, middle, "back"), "conv2")
+    found = audit_file(saved(writer, source, result, tmp_path / "a.tflite"))
+    assert found.violations == ("a float detour inside the network: `QUANTIZE back`",)
+
+
 def test_a_float_tail_breaks_the_promise_of_int8_npu(tmp_path: Path) -> None:
     for scheme, expected in (("int8", ()), ("int8-npu", ("float operator: `DEQUANTIZE logits`",))):
         writer = Writer("says what it is")
@@ -130,7 +139,7 @@ def test_a_float_tail_breaks_the_promise_of_int8_npu(tmp_path: Path) -> None:
         assert audit_file(tmp_path / "a.tflite").violations == expected
 
 
-@pytest.mark.parametrize("metadata", [b"no JSON", b"[]", b"\xff"])
+@pytest.mark.parametrize("metadata", [b"no JSON", b"[]", b"\xff", b"[" * 100_000], ids=["text", "list", "bytes", "deep"])
 def test_damaged_metadata_is_refused(metadata: bytes, tmp_path: Path) -> None:
     writer = Writer("says nothing")
     source = writer.tensor("input", SIZE, "int8", STEPS)

@@ -18,7 +18,7 @@ from squeeze_export.train.qat import Schedule, augmented, is_better, train_integ
 
 torch = pytest.importorskip("torch")
 
-from squeeze_export.train import _fake_quant as fake  # noqa: E402  (after the skip)
+from squeeze_export.graph import trainable as fake  # noqa: E402  (after the skip)
 
 PREPROCESS = Preprocess(32, 32, "bilinear", "rgb", (127.5, 127.5, 127.5), (64.0, 64.0, 64.0))
 CLASS_COUNT = 3

@@ -1,18 +1,19 @@
-"""A quantized graph in torch: forward the integers of `graph.integer`, backward as if nothing were rounded.
+"""The run with gradients: a quantized graph in torch, forward the integers of `integer`, backward as if nothing were rounded.
 
 Integers are carried as float32, which holds them, and sums of products up to 2^24, exactly. Where a value is rounded the gradient
 passes unchanged, where it is clamped the gradient is 0: the straight-through estimator (Bengio, Leonard, Courville,
 arXiv:1308.3432) as Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-CVPR 2018, section 3, use it.
-Only weights and biases are trained; every scale stays what the table says.
+CVPR 2018, section 3, use it. Weights and biases can be trained, and so can scales of activations (Esser et al., "Learned Step Size
+Quantization", ICLR 2020: the gradient is what the same estimator gives); scales of weights stay what the table says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -22,6 +23,10 @@ from squeeze_export.graph.quantized import QuantizedGraph, requantization
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Growths: TypeAlias = "Mapping[str, Tensor]"
+"""Tensor name -> a 0-d tensor, trained: the natural logarithm of what its scale is multiplied by. The tensors of a scale group have
+one in common; a tensor without one keeps its scale."""
 
 LARGEST_INTEGER = 255
 LARGEST_BIAS = 2**30
@@ -49,12 +54,13 @@ class Shadow:
     limit: int
 
 
-def shadows_of(quantized: QuantizedGraph, limits: Mapping[str, int]) -> dict[str, Shadow]:
+def shadows_of(quantized: QuantizedGraph, limits: Mapping[str, int] | None = None) -> dict[str, Shadow]:
     """The trainable copy of every convolution, by its name; it starts at the table's integers.
 
     Args:
-        quantized: scheme int8.
+        quantized: of a scheme with 8-bit activations, no layer kept in float.
         limits: convolution -> the largest magnitude of its integer weights, 1 to 127; what the table has beyond it, it may keep.
+            Not needed where weights are not trained.
 
     Raises:
         Unavailable: torch is not installed.
@@ -68,23 +74,46 @@ def shadows_of(quantized: QuantizedGraph, limits: Mapping[str, int]) -> dict[str
             torch.zeros(len(conv.bias)).requires_grad_(),
             torch.from_numpy(conv.bias.astype(np.float64)),
             torch.from_numpy(requantization(conv, quantized.tensors)),
-            max(limits[conv.name], int(np.abs(conv.weight.astype(np.int16)).max())),
+            max(limits[conv.name] if limits else 0, int(np.abs(conv.weight.astype(np.int16)).max())),
         )
     return found
 
 
-def integers_of(quantized: QuantizedGraph, shadows: Mapping[str, Shadow]) -> QuantizedGraph:
-    """The quantized graph with the trained integers; its scales, and all else, stay."""
+def integers_of(quantized: QuantizedGraph, shadows: Mapping[str, Shadow], growths: Growths | None = None) -> QuantizedGraph:
+    """The quantized graph with the trained integers and scales; all else stays."""
+    growths = growths or {}
     nodes: list[QuantizedNode] = []
     for node in quantized.nodes:
         if isinstance(node, QuantizedConv):
             shadow = shadows[node.name]
             weight = _weight(shadow).detach().numpy().astype(np.int8)
-            bias = _bias(shadow).detach().numpy().astype(np.int32)
+            bias = _bias(shadow, growths.get(node.input)).detach().numpy().astype(np.int32)
             nodes.append(replace(node, weight=weight, bias=bias))
         else:
             nodes.append(node)
-    return replace(quantized, nodes=tuple(nodes))
+    scales = {
+        name: float(np.float32(quantized.tensors[name].scale * float(growth.detach().exp()))) for name, growth in growths.items()
+    }
+    tensors = {name: replace(q, scale=scales.get(name, q.scale)) for name, q in quantized.tensors.items()}
+    return replace(quantized, nodes=tuple(nodes), tensors=tensors)
+
+
+@contextmanager
+def reproducible(threads: int) -> Iterator[None]:
+    """While open, torch gives the same bits for the same arguments; what was set before is put back.
+
+    Args:
+        threads: torch's intra-op threads; sums depend on them in their last bits.
+    """
+    torch = require("torch", "torch")
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict)
+        torch.set_num_threads(before)
 
 
 def to_tensor(pixels: ByteArray) -> Tensor:
@@ -94,34 +123,44 @@ def to_tensor(pixels: ByteArray) -> Tensor:
     return values
 
 
-def integer_logits(quantized: QuantizedGraph, shadows: Mapping[str, Shadow], pixels: Tensor) -> Tensor:
+def integer_logits(
+    quantized: QuantizedGraph, shadows: Mapping[str, Shadow], pixels: Tensor, growths: Growths | None = None
+) -> Tensor:
     """Runs the integers with gradients.
 
     Args:
         quantized: what the shadows were made from.
         shadows: by convolution.
         pixels: (N, 3, H, W) float32, 0 to 255.
+        growths: of the scales that are trained.
 
     Returns:
-        logits (N, classes) float32: those of `graph.integer.IntegerRunner`, to the rounding of the average pool.
+        logits (N, classes) float32: those of `graph.integer.IntegerRunner`, to the rounding of the average pool, which has no
+        integers here.
     """
     from torch.nn import functional
 
-    tensors = quantized.tensors
+    growths = growths or {}
     values = {quantized.input.name: pixels}
+
+    def scale(name: str) -> Any:
+        held = quantized.tensors[name].scale
+        return held * growths[name].exp() if name in growths else held
+
     for node in quantized.nodes:
         source = values[node.inputs[0]]
         if isinstance(node, QuantizedConv):
-            values[node.name] = _conv(shadows[node.name], source - _zero(quantized, node.input), _zero(quantized, node.name))
+            centred = source - _zero(quantized, node.input)
+            values[node.name] = _conv(shadows[node.name], centred, _zero(quantized, node.name), growths)
         elif isinstance(node, MaxPool):
             values[node.name] = functional.max_pool2d(_padded(source, node.pads), node.kernel, node.stride)
         elif isinstance(node, Concat):
             values[node.name] = _concat(node, values)
         elif isinstance(node, Add):
-            real = [(values[name] - _zero(quantized, name)) * tensors[name].scale for name in node.inputs]
-            values[node.name] = _rescale()((real[0] + real[1]) / tensors[node.name].scale, _zero(quantized, node.name), 0)
+            real = [(values[name] - _zero(quantized, name)) * scale(name) for name in node.inputs]
+            values[node.name] = _rescale()((real[0] + real[1]) / scale(node.name), _zero(quantized, node.name), 0)
         else:
-            values[node.name] = (source.mean(dim=(2, 3)) - _zero(quantized, node.input)) * tensors[node.input].scale
+            values[node.name] = (source.mean(dim=(2, 3)) - _zero(quantized, node.input)) * scale(node.input)
     return values[quantized.output.name]
 
 
@@ -139,7 +178,7 @@ def float_logits(graph: Graph, parameters: Mapping[str, tuple[Tensor, Tensor]], 
     for node in graph.nodes:
         source = values[node.inputs[0]]
         if isinstance(node, Conv):
-            result = functional.conv2d(_padded(source, node.pads), *parameters[node.name], stride=node.stride)
+            result = _convolved(source, node, *parameters[node.name])
             values[node.name] = result.relu_() if node.relu else result
         elif isinstance(node, MaxPool):
             values[node.name] = functional.max_pool2d(_padded(source, node.pads, -np.inf), node.kernel, node.stride)
@@ -153,13 +192,26 @@ def float_logits(graph: Graph, parameters: Mapping[str, tuple[Tensor, Tensor]], 
     return values[graph.output.name]
 
 
-def _conv(shadow: Shadow, centred: Tensor, zero: float) -> Tensor:
+def _conv(shadow: Shadow, centred: Tensor, zero: float, growths: Growths) -> Tensor:
+
+    conv, multiplier = shadow.conv, shadow.multiplier
+    acc = _convolved(centred, conv, _weight(shadow))
+    acc = acc + _bias(shadow, growths.get(conv.input)).float()[:, None, None]
+    if conv.input in growths:
+        multiplier = multiplier * growths[conv.input].exp()
+    if conv.name in growths:
+        multiplier = multiplier / growths[conv.name].exp()
+    result: Tensor = _rescale()(acc * multiplier[:, None, None], zero, zero if conv.relu else 0.0)
+    return result
+
+
+def _convolved(values: Tensor, conv: Conv | QuantizedConv, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     from torch.nn import functional
 
-    acc = functional.conv2d(_padded(centred, shadow.conv.pads), _weight(shadow), stride=shadow.conv.stride)
-    acc = acc + _bias(shadow).float()[:, None, None]
-    result: Tensor = _rescale()(acc * shadow.multiplier[:, None, None], zero, zero if shadow.conv.relu else 0.0)
-    return result
+    top, left, bottom, right = conv.pads
+    if (top, left) == (bottom, right):  # saves a copy
+        return functional.conv2d(values, weight, bias, conv.stride, (top, left))
+    return functional.conv2d(_padded(values, conv.pads), weight, bias, conv.stride)
 
 
 def _weight(shadow: Shadow) -> Tensor:
@@ -168,9 +220,11 @@ def _weight(shadow: Shadow) -> Tensor:
     return integers
 
 
-def _bias(shadow: Shadow) -> Tensor:
-    """The integers, as float64: float32 does not hold every int32."""
+def _bias(shadow: Shadow, growth: Tensor | None) -> Tensor:
+    """The integers, as float64: float32 does not hold every int32. Where the input's scale grows, fewer steps are as much."""
     moved = shadow.bias + shadow.shift.double() / shadow.multiplier.double()
+    if growth is not None:
+        moved = moved / growth.double().exp()
     integers: Tensor = _round()(moved.clamp(-LARGEST_BIAS, LARGEST_BIAS))
     return integers
 

@@ -1,0 +1,153 @@
+"""Distillation: biases and ranges trained together until the logits are the float network's, on the calibration images alone.
+
+No label is needed: the float network says what every image's logits should be, also of one that is mirrored and moved. Calibration
+chose each range for its own tensor's error, and each bias for its own layer's mean; here the error of the logits decides, with all
+the other layers' rounding present (Esser et al., "Learned Step Size Quantization", ICLR 2020, for the ranges' gradient). The
+weights' integers stay: there are enough of them to learn the calibration images by heart, and trained as well they gained nothing
+more on others (docs/quantization.md has the figures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import ByteArray, Progress, require, silent
+from squeeze_export.graph.nodes import Add, Graph, QuantizedConv
+from squeeze_export.graph.quantized import QuantizedGraph
+from squeeze_export.graph.trainable import (
+    Growths,
+    Shadow,
+    float_logits,
+    float_tensors,
+    integer_logits,
+    integers_of,
+    reproducible,
+    shadows_of,
+    to_tensor,
+)
+from squeeze_export.quant.ranges import scale_groups
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH = 8
+"""Images an update."""
+SHIFT_RATE = 0.006
+"""Of Adam for a bias, in steps of its layer's output an update; it falls to 0 along a cosine, as the other does."""
+SCALE_RATE = 0.0025
+"""Of Adam for a range, in its logarithm an update."""
+DECAYS = (0.9, 0.99)
+SHIFT_PX = 8
+"""How far an image is moved at most: what leaves on one side comes back on the other."""
+HELD_OUT = 16
+"""Of so many images one is not trained on: those decide whether the result is better than the start."""
+FEWEST_IMAGES = 2 * HELD_OUT
+
+
+def distill(
+    start: QuantizedGraph,
+    reference: Graph,
+    pixels: ByteArray,
+    *,
+    updates: int,
+    weights: tuple[int, ...],
+    seed: int,
+    threads: int,
+    progress: Progress = silent,
+) -> QuantizedGraph:
+    """Trains a table against the float network.
+
+    On one machine the same arguments give the same integers.
+
+    Args:
+        start: of a scheme with 8-bit activations.
+        reference: the float graph that it was made from.
+        pixels: (N, H, W, 3) uint8, the calibration images.
+        updates: how many, of `BATCH` images each.
+        weights: N, how often each image counts.
+        seed: of order and augmentation.
+        threads: torch's.
+        progress: told of the updates.
+
+    Returns:
+        the trained table; `start` itself where there are fewer than `FEWEST_IMAGES` images, or where the images held out are no
+        better for it.
+
+    Raises:
+        Unavailable: torch is not installed.
+    """
+    torch = require("torch", "torch")
+    if len(pixels) < FEWEST_IMAGES:
+        return start
+    draw = np.random.default_rng([seed, len(pixels)])
+    held = np.arange(len(pixels)) % HELD_OUT == HELD_OUT - 1
+    rows = np.repeat(np.flatnonzero(~held), np.array(weights)[~held])
+    with reproducible(threads):
+        shadows, growths, parameters = shadows_of(start), growths_of(start, reference), float_tensors(reference)
+        for shadow in shadows.values():
+            shadow.weight.requires_grad_(False)
+        shifts, scales = [shadow.shift for shadow in shadows.values()], list(dict.fromkeys(growths.values()))
+        adam = torch.optim.Adam([{"params": shifts, "lr": SHIFT_RATE}, {"params": scales, "lr": SCALE_RATE}], betas=DECAYS)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, updates)
+        before = _errors(start, shadows, growths, reference, parameters, pixels[held])
+        waiting: list[int] = []
+        for done in range(updates):
+            if len(waiting) < BATCH:
+                waiting += draw.permutation(rows).tolist()
+            batch, waiting = waiting[:BATCH], waiting[BATCH:]
+            images = to_tensor(_augmented(pixels[batch], draw))
+            with torch.no_grad():
+                expected = float_logits(reference, parameters, images)
+            difference = integer_logits(start, shadows, images, growths) - expected
+            adam.zero_grad()
+            (difference.square().sum() / expected.square().sum()).backward()  # type: ignore[no-untyped-call]
+            adam.step()
+            decay.step()
+            progress("distilling", done + 1, updates)
+        after = _errors(start, shadows, growths, reference, parameters, pixels[held])
+        return integers_of(start, shadows, growths) if after.sum() < before.sum() else start
+
+
+def growths_of(quantized: QuantizedGraph, graph: Graph) -> Growths:
+    """What is trained of the scales: one number a scale group, 0 to begin with.
+
+    The input's scale is 1, and that of conv10's output has few bits so that sums are exact (`ranges.summable`): both stay.
+    """
+    torch = require("torch", "torch")
+    groups = scale_groups(graph)
+    fixed = {groups[graph.input.name], groups[graph.nodes[-1].inputs[0]]}
+    free = {groups[node.name] for node in quantized.nodes if isinstance(node, QuantizedConv | Add)} - fixed
+    made: dict[str, Tensor] = {group: torch.zeros((), requires_grad=True) for group in sorted(free)}
+    return {name: made[groups[name]] for name in quantized.tensors if groups[name] in made}
+
+
+def _augmented(images: ByteArray, draw: np.random.Generator) -> ByteArray:
+    """Every other image mirrored, each moved."""
+    moves = draw.integers(-SHIFT_PX, SHIFT_PX + 1, (len(images), 2))
+    mirrored = draw.random(len(images)) < 0.5
+    return np.stack(
+        [np.roll(image[:, ::-1] if m else image, move, (0, 1)) for image, m, move in zip(images, mirrored, moves, strict=True)]
+    )
+
+
+def _errors(
+    quantized: QuantizedGraph,
+    shadows: Mapping[str, Shadow],
+    growths: Growths,
+    reference: Graph,
+    parameters: Mapping[str, Any],
+    pixels: ByteArray,
+) -> NDArray[np.float64]:
+    """(N,) the squared error of each image's logits."""
+    torch = require("torch", "torch")
+    found = []
+    with torch.no_grad():
+        for image in pixels:
+            x = to_tensor(image[None])
+            difference = integer_logits(quantized, shadows, x, growths) - float_logits(reference, parameters, x)
+            found.append(float(difference.square().sum()))
+    return np.array(found)

@@ -1,0 +1,71 @@
+"""What ONNX Runtime's profiler says of one inference: the operators that ran, and in what numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from squeeze_export.core import Placement
+
+_KERNEL_SUFFIX = "_kernel_time"
+_MAC_OPERATORS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One executed operator.
+
+    Attributes:
+        name: of its node.
+        operator: its type.
+        integer: whether its data, in and out, are integers.
+        macs: multiply-accumulates of a convolution; 0 of anything else.
+    """
+
+    name: str
+    operator: str
+    integer: bool
+    macs: int
+
+
+def read_records(events: Sequence[Mapping[str, Any]]) -> tuple[Record, ...]:
+    """The operators that ran, from a profile's events."""
+    return tuple(_records(events))
+
+
+def placement(records: Sequence[Record], macs: int) -> Placement:
+    """How much of it runs in integers.
+
+    Args:
+        records: what ran.
+        macs: multiply-accumulates of the file.
+    """
+    floats = [record for record in records if not record.integer]
+    return Placement(
+        len(records),
+        len(records) - len(floats),
+        sum(record.macs for record in records if record.integer) / macs if macs else 0.0,
+        tuple(f"{record.operator} {record.name}" for record in floats),
+        "ONNX Runtime's profiler, one inference",
+    )
+
+
+def _records(events: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
+            yield _record(event["name"].removesuffix(_KERNEL_SUFFIX), event["args"])
+
+
+def _record(name: str, args: Mapping[str, Any]) -> Record:
+    """Reads a profiler event: shapes come as `[{"uint8": [1, 55, 55, 64]}, ...]`, in the operator's own order of operands."""
+    operator = args["op_name"]
+    sources, results = ([next(iter(entry.items())) for entry in args[f"{side}_type_shape"]] for side in ("input", "output"))
+    # A QLinear operator has float scales among its operands; they are scalars or vectors, its data are not.
+    data = [*(entry for entry in sources if len(entry[1]) > 1), *results]
+    macs = 0
+    if operator in _MAC_OPERATORS:
+        weight = next(shape for _, shape in sources[1:] if len(shape) == 4)  # (O, I, k, k)
+        macs = math.prod(results[0][1]) * math.prod(weight[1:])
+    return Record(name, operator, all(dtype.startswith(("int", "uint", "bool")) for dtype, _ in data), macs)
