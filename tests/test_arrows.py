@@ -65,7 +65,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     # A script that trains the demo network; nothing imports it.
     "demo/train.py": {"images", "train", "measure.statistics", "measure.host"},
     # The choices of options: names out of the registries.
-    "cli/options.py": {"graph.quantized", "quant.recipes"},
+    "cli/options.py": {"graph.quantized"},
     "cli/export.py": {"graph.quantized", "quant.recipes", "targets"},
     "cli/calibrate.py": {"quant.recipes"},
     "cli/analyze.py": {"quant.recipes"},

@@ -52,7 +52,7 @@ def _analyze(**values: Any) -> int:
         network = chosen_network(values, progress)
         if values["out"] is not None:
             make_folder(values["out"])
-        names = ("table", "recipe", "effort", "seed", "images", "skip_broken")
+        names = ("table", "recipe", "seed", "images", "skip_broken")
         settings = {name: values[name] for name in names}
         settings |= {"keep_float": layers, "max_drop_pp": max_drop_pp, "out": values["out"], "progress": progress}
         settings["rounds"] = None if values["no_bench"] else values["rounds"]

@@ -67,7 +67,7 @@ def _calibrate(**values: Any) -> None:
     with shown_progress() as progress:
         network = chosen_network(values, progress)
         make_folder(values["out"])
-        settings = {name: values[name] for name in ("recipe", "effort", "seed", "skip_broken")} | {"progress": progress}
+        settings = {name: values[name] for name in ("recipe", "seed", "skip_broken")} | {"progress": progress}
         if values["curve"]:
             calibration, curve = calibration_curve(network, values["calib"], values["evaluation"], **settings)
         else:

@@ -82,7 +82,6 @@ def command(name: str) -> click.Command:
             bypass=values["bypass"],
             recipe=values["recipe"],
             training=training_choice(values),
-            effort=values["effort"],
             seed=values["seed"],
             keep_float=values["keep_float"],
             out=values["out"],

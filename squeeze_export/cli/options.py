@@ -18,7 +18,6 @@ from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.pipeline.calibration_images import MAX_WEIGHT, CalibrationFolder, CalibrationSource
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.sessions import RunOptions
-from squeeze_export.quant.recipes import EFFORTS, NORMAL
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -171,9 +170,6 @@ def calibration_options(recipes: Sequence[str]) -> Callable[[F], F]:
                     help="How often each image of a folder counts; one for each --calib, in their order.",
                 ),
                 option("--recipe", type=click.Choice(recipes), default="fast", show_default=True, help="How to quantize."),
-                option(
-                    "--effort", type=click.Choice([*EFFORTS]), default=NORMAL, show_default=True, help="Of best: max takes minutes."
-                ),
                 option("--seed", default=0, show_default=True, help="The same seed and images give the same integers."),
                 option("--skip-broken", is_flag=True, help="Leave out images that cannot be read."),
             )

@@ -14,8 +14,8 @@ from squeeze_export.graph.quantized import Quantization, Scheme
 
 ROUNDING_STEPS = 1
 """Two runtimes that round a half, or a product in another order, differently are one step apart; two steps are an error."""
-FLOAT_TOLERANCE = 1e-4
-"""Of a layer kept in float, as a share of its largest value: runtimes add in orders of their own."""
+FLOAT_TOLERANCE = 5e-3
+"""Of a layer kept in float, as a share of its largest value: a runtime may compute it in bfloat16, whose values are 2^-8 apart."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ from squeeze_export.quant.census import Counter, ImageCount, TensorCount, tensor
 from squeeze_export.quant.flips import flip_of
 from squeeze_export.quant.mixed import check_mixed_scheme
 from squeeze_export.quant.ranking import ranking
-from squeeze_export.quant.recipes import NORMAL
 from squeeze_export.results_analysis import Analysis, Effect, Flip, Kept, Ranked
 
 PART_COUNT = 32
@@ -65,7 +64,6 @@ def analyze(
     *,
     table: Path | None = None,
     recipe: str = "fast",
-    effort: str = NORMAL,
     seed: int = 0,
     images: int = PART_COUNT,
     keep_float: Sequence[str] | int = (),
@@ -87,7 +85,6 @@ def analyze(
         eval_path: images to analyse on.
         table: a table file instead of calibrating; of a scheme with 8-bit activations.
         recipe: as of `calibrate`; of no use with a table.
-        effort: likewise.
         seed: likewise.
         images: how many of them the layers are tried on.
         keep_float: layers to put back to float, by name or the first so many of `quant.ranking`.
@@ -117,9 +114,7 @@ def analyze(
     if table is not None:
         calibration = _read(table, network)
     else:
-        calibration = calibrate(
-            network, calib, recipe=recipe, effort=effort, seed=seed, threads=cores, skip_broken=skip_broken, progress=progress
-        )
+        calibration = calibrate(network, calib, recipe=recipe, seed=seed, threads=cores, skip_broken=skip_broken, progress=progress)
     if wish:
         check_mixed_scheme(calibration.quantized.scheme)
     path = _table_path(out, network, calibration, table) if wish and out is not None else None

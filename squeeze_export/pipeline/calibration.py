@@ -27,7 +27,7 @@ from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.training import START, TRAINING_HASHES, Training, check_training, read_training, train, training_facts
 from squeeze_export.quant import mixed
 from squeeze_export.quant.observations import TappedRun, observed_tensors
-from squeeze_export.quant.recipes import NORMAL, check_recipe, quantize
+from squeeze_export.quant.recipes import check_recipe, quantize
 from squeeze_export.runtimes.onnxruntime import tapped_run
 from squeeze_export.targets.onnx import emit_with_taps
 
@@ -95,7 +95,6 @@ def calibrate(
     scheme: Scheme = INT8,
     recipe: str = "fast",
     training: Training | None = None,
-    effort: str = NORMAL,
     seed: int = 0,
     keep_float: Sequence[str] = (),
     threads: int | None = None,
@@ -110,7 +109,6 @@ def calibrate(
         scheme: an integer scheme.
         recipe: how: a key of `quant.recipes.RECIPES`, or `qat`.
         training: of `qat`: on what images, and how.
-        effort: of `best`, and of `qat`, which starts from it: a key of `quant.recipes.EFFORTS`.
         seed: of the sampled positions, and of the training.
         keep_float: layers to put back to float when all is done: their weights are the checkpoint's.
         threads: images in flight; None takes every usable core.
@@ -125,7 +123,7 @@ def calibrate(
     check_scheme(scheme)
     check_training(recipe, training, scheme)
     start = recipe if training is None else START
-    check_recipe(start, effort)
+    check_recipe(start)
     if keep_float:
         mixed.check_mixed_scheme(scheme)
         mixed.check_keepable(network.graph, keep_float)
@@ -143,7 +141,6 @@ def calibrate(
         run,
         scheme,
         recipe=start,
-        effort=effort,
         seed=seed,
         threads=cores,
         weights=images.weights if images.weighted else None,

@@ -32,7 +32,7 @@ from squeeze_export.pipeline.calibration_images import CalibrationSource, read_i
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.validation import BATCH, Evaluation, evaluation_images
 from squeeze_export.quant.observations import keep_statistics
-from squeeze_export.quant.recipes import NORMAL, Material, check_recipe, quantize_observed
+from squeeze_export.quant.recipes import Material, check_recipe, quantize_observed
 from squeeze_export.results import Interval
 
 HELD_OUT_SHARE = 4
@@ -100,7 +100,6 @@ def calibration_curve(
     *,
     scheme: Scheme = INT8,
     recipe: str = "fast",
-    effort: str = NORMAL,
     seed: int = 0,
     threads: int | None = None,
     skip_broken: bool = False,
@@ -121,7 +120,6 @@ def calibration_curve(
         eval_path: images to compare on.
         scheme: an integer scheme.
         recipe: a key of `quant.recipes.RECIPES`.
-        effort: of `best`.
         seed: of the order, and of the sampled positions.
         threads: images in flight; None takes every usable core.
         skip_broken: leaves unreadable images out.
@@ -131,7 +129,7 @@ def calibration_curve(
         BadInput: what `calibrate` raises; too few images for two parts; an evaluation image is a calibration image.
     """
     check_scheme(scheme)
-    check_recipe(recipe, effort)
+    check_recipe(recipe)
     cores = threads or usable_cores()
     evaluation = None
     if eval_path is not None or (network.is_demo and not calib):
@@ -158,7 +156,7 @@ def calibration_curve(
         else:
             provenance = {} if done else provenance_of(images, network, runtime)  # the parts' integers are never written
             counted = tuple(weights[index] for index in part)
-            material = Material(network.graph, kept.of(part, weights), pixels[part], counted, seed, cores, effort=effort)
+            material = Material(network.graph, kept.of(part, weights), pixels[part], counted, seed, cores)
             quantized.append(quantize_observed(material, scheme, recipe=recipe, provenance=provenance))
         progress("quantizing", done + 1, len(parts) + 1)
     calibration = Calibration(quantized[0], images.batch.hashes, images.source, images.warnings)

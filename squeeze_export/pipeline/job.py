@@ -25,7 +25,7 @@ from squeeze_export.pipeline.training import QAT, Training, check_apart, check_t
 from squeeze_export.pipeline.validation import Evaluation, evaluation_images, validate
 from squeeze_export.pipeline.vendor import Vendor, check_vendor, needs_labels, vendor_images
 from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme, keep_float
-from squeeze_export.quant.recipes import BEST, NORMAL, RECIPES, check_recipe
+from squeeze_export.quant.recipes import RECIPES, check_recipe
 from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report
 from squeeze_export.targets import target_named
 
@@ -47,7 +47,6 @@ class Job:
         bypass: needed for simple bypass checkpoints.
         recipe: how to quantize.
         training: of the recipe `qat`: on what images, and how.
-        effort: of the recipe `best`, and of `qat`: a key of `quant.recipes.EFFORTS`.
         seed: of the sampled positions, and of the training.
         keep_float: layers to put back to float, of the schemes `MIXED_SCHEMES`; with a table it takes its checkpoint's weights.
         out: folder of the products; created.
@@ -69,7 +68,6 @@ class Job:
     bypass: Bypass | None = None
     recipe: str = "fast"
     training: Training | None = None
-    effort: str = NORMAL
     seed: int = 0
     keep_float: tuple[str, ...] = ()
     out: Path = Path("squeeze-export-out")
@@ -99,10 +97,8 @@ def run(job: Job, progress: Progress = silent) -> Report:
     if job.vendor:
         check_vendor(job.targets, job.recipe, job.scheme, job.options)
         only_folder(job.calib, f"the recipe `{job.recipe}`")
-        if job.effort != NORMAL:
-            raise BadInput(f"`--effort {job.effort}` is of the recipe `{BEST}`, not of `{job.recipe}`", hint=f"--recipe {BEST}")
     elif job.recipe != QAT:
-        check_recipe(job.recipe, job.effort)
+        check_recipe(job.recipe)
     check_training(job.recipe, job.training, scheme)
     _check_kept(job, scheme)
     if job.table is not None and (job.vendor or job.training is not None):
@@ -165,7 +161,6 @@ def _integers(
         scheme=scheme,
         recipe=job.recipe,
         training=job.training,
-        effort=job.effort,
         seed=job.seed,
         keep_float=job.keep_float,
         skip_broken=job.skip_broken,

@@ -96,8 +96,7 @@ def validate_portability(
     _check(integer, calibration, table, network)
     if not has_steps(calibration.quantized):
         raise BadInput(
-            f"the table `{table}` keeps the last convolution in float: its logits have no steps to compare",
-            hint="--table of integers alone",
+            f"the table `{table}` keeps the last convolution in float", hint="a table whose logits have steps to count in"
         )
     evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
     if evaluation is None:

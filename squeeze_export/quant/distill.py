@@ -34,6 +34,7 @@ from squeeze_export.quant.ranges import scale_groups
 if TYPE_CHECKING:
     from torch import Tensor
 
+UPDATES = 100
 BATCH = 8
 """Images an update."""
 SHIFT_RATE = 0.006
@@ -53,7 +54,6 @@ def distill(
     reference: Graph,
     pixels: ByteArray,
     *,
-    updates: int,
     weights: tuple[int, ...],
     seed: int,
     threads: int,
@@ -67,7 +67,6 @@ def distill(
         start: of a scheme with 8-bit activations.
         reference: the float graph that it was made from.
         pixels: (N, H, W, 3) uint8, the calibration images.
-        updates: how many, of `BATCH` images each.
         weights: N, how often each image counts.
         seed: of order and augmentation.
         threads: torch's.
@@ -92,10 +91,10 @@ def distill(
             shadow.weight.requires_grad_(False)
         shifts, scales = [shadow.shift for shadow in shadows.values()], list(dict.fromkeys(growths.values()))
         adam = torch.optim.Adam([{"params": shifts, "lr": SHIFT_RATE}, {"params": scales, "lr": SCALE_RATE}], betas=DECAYS)
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, updates)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, UPDATES)
         before = _errors(start, shadows, growths, reference, parameters, pixels[held])
         waiting: list[int] = []
-        for done in range(updates):
+        for done in range(UPDATES):
             if len(waiting) < BATCH:
                 waiting += draw.permutation(rows).tolist()
             batch, waiting = waiting[:BATCH], waiting[BATCH:]
@@ -107,7 +106,7 @@ def distill(
             (difference.square().sum() / expected.square().sum()).backward()  # type: ignore[no-untyped-call]
             adam.step()
             decay.step()
-            progress("distilling", done + 1, updates)
+            progress("distilling", done + 1, UPDATES)
         after = _errors(start, shadows, growths, reference, parameters, pixels[held])
         return integers_of(start, shadows, growths) if after.sum() < before.sum() else start
 

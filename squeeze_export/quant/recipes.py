@@ -23,7 +23,6 @@ from squeeze_export.quant.ranges import fake_quantize, search_ranges
 from squeeze_export.quant.refit import refit
 from squeeze_export.quant.rounding import Inputs, compensated, weight_rows, weight_scales
 
-NORMAL = "normal"
 WEIGHT_LIMIT = 127
 FIRST_WEIGHT_LIMIT = 64
 """conv1 alone sees pixels up to 255 in every position: with 7 bits its u8 x s8 pair sums fit int16 on CPUs without VNNI."""
@@ -42,7 +41,6 @@ class Material:
         threads: cores to use.
         progress: told of the steps.
         scheme: how the integers are to be carried; `quantize_observed` sets it.
-        effort: a key of `EFFORTS`, of the recipe `best`.
     """
 
     graph: Graph
@@ -53,7 +51,6 @@ class Material:
     threads: int
     progress: Progress = silent
     scheme: Scheme = INT8
-    effort: str = NORMAL
 
 
 Recipe = Callable[[Material], QuantizedGraph]
@@ -69,7 +66,6 @@ def quantize(
     seed: int = 0,
     threads: int = 1,
     weights: Sequence[int] | None = None,
-    effort: str = NORMAL,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> QuantizedGraph:
@@ -84,18 +80,17 @@ def quantize(
         seed: of everything random; the same seed and images give the same integers.
         threads: calibration images in flight.
         weights: N, how often each image counts; None for once each.
-        effort: a key of `EFFORTS`, of the recipe `best`.
         provenance: added to the table's own.
         progress: told of the images and steps.
 
     Raises:
-        BadInput: no such recipe or effort.
+        BadInput: no such recipe.
         Unavailable: `best` without torch.
     """
-    check_recipe(recipe, effort)
+    check_recipe(recipe)
     counts = tuple(weights) if weights is not None else (1,) * len(pixels)
     seen = observe(graph, run, pixels, seed=seed, threads=threads, weights=weights, progress=progress)
-    material = Material(graph, seen, pixels, counts, seed, threads, progress, effort=effort)
+    material = Material(graph, seen, pixels, counts, seed, threads, progress)
     return quantize_observed(material, scheme, recipe=recipe, provenance=provenance)
 
 
@@ -105,15 +100,14 @@ def quantize_observed(
     """As `quantize`, from observations that are there already.
 
     Raises:
-        BadInput: no such recipe or effort.
+        BadInput: no such recipe.
         Unavailable: `best` without torch.
     """
-    check_recipe(recipe, material.effort)
+    check_recipe(recipe)
     graph = material.graph
     made = RECIPES[recipe](replace(material, scheme=scheme))
     made_by = {
         "recipe": recipe,
-        **({"effort": material.effort} if recipe == BEST else {}),
         "seed": material.seed,
         "image_count": len(material.pixels),
         "checkpoint_sha256": graph.checkpoint_sha256,
@@ -122,21 +116,17 @@ def quantize_observed(
     return replace(made, provenance=made_by | dict(provenance or {}))
 
 
-def check_recipe(recipe: str, effort: str = NORMAL) -> None:
+def check_recipe(recipe: str) -> None:
     """Refuses what there is not, and what cannot run here.
 
     Raises:
-        BadInput: no such recipe or effort.
+        BadInput: no such recipe.
         Unavailable: `best` without torch.
     """
     if recipe not in RECIPES:
         raise BadInput(f"no recipe is called `{recipe}`", hint=f"one of: {', '.join(RECIPES)}")
-    if effort not in EFFORTS:
-        raise BadInput(f"no effort is called `{effort}`", hint=f"one of: {', '.join(EFFORTS)}")
     if recipe == BEST:
         require("torch", "torch")
-    elif effort != NORMAL:
-        raise BadInput(f"`--effort {effort}` is of the recipe `{BEST}`, not of `{recipe}`", hint=f"--recipe {BEST}")
 
 
 def weight_limits(quantized: QuantizedGraph) -> dict[str, int]:
@@ -187,7 +177,6 @@ def best(material: Material) -> QuantizedGraph:
         refitted,
         material.graph,
         material.pixels,
-        updates=EFFORTS[material.effort],
         weights=material.weights,
         seed=material.seed,
         threads=material.threads,
@@ -197,8 +186,6 @@ def best(material: Material) -> QuantizedGraph:
 
 BEST = "best"
 RECIPES: Mapping[str, Recipe] = {"fast": fast, BEST: best}
-EFFORTS: Mapping[str, int] = {NORMAL: 100, "max": 1000}
-"""Updates of the distillation."""
 
 
 def _ranged(material: Material) -> tuple[Graph, dict[str, Observation], dict[str, Quantization]]:

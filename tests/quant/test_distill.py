@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_twin import changed, images, net, sqnr_db
 
-from squeeze_export.errors import BadInput, Unavailable
+from squeeze_export.errors import Unavailable
 from squeeze_export.graph import trainable
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
@@ -17,11 +17,16 @@ from squeeze_export.graph.quantized import Quantization, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.quant import distill as module
 from squeeze_export.quant.distill import distill, growths_of
-from squeeze_export.quant.recipes import EFFORTS, check_recipe, quantize
+from squeeze_export.quant.recipes import check_recipe
 
 torch = pytest.importorskip("torch")
 
 COUNT = 32
+
+
+@pytest.fixture(autouse=True)
+def few_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UPDATES", 12)
 
 
 def many() -> Any:
@@ -29,7 +34,7 @@ def many() -> Any:
 
 
 def distilled(start: QuantizedGraph, graph: Graph, **changes: Any) -> QuantizedGraph:
-    settings = {"updates": 12, "weights": (1,) * COUNT, "seed": 0, "threads": 1} | changes
+    settings = {"weights": (1,) * COUNT, "seed": 0, "threads": 1} | changes
     return distill(start, graph, many(), **settings)
 
 
@@ -95,7 +100,7 @@ def test_what_does_harm_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_few_images_to_hold_any_out() -> None:
     graph, start = net("bypass")
     few = module.FEWEST_IMAGES - 1
-    settings: Any = {"updates": 1, "weights": (1,) * few, "seed": 0, "threads": 1}
+    settings: Any = {"weights": (1,) * few, "seed": 0, "threads": 1}
     assert distill(start, graph, many()[:few], **settings) is start
 
 
@@ -116,15 +121,6 @@ def test_weights_stay_and_progress_hears_of_every_update() -> None:
     for before, after in zip(tight.convs, made.convs, strict=True):
         np.testing.assert_array_equal(after.weight, before.weight)
         np.testing.assert_array_equal(after.weight_scale, before.weight_scale)
-
-
-def test_effort_is_more_updates_and_is_told() -> None:
-    graph, _ = net("bypass")
-    assert EFFORTS["max"] > EFFORTS["normal"]
-    table = quantize(graph, images(), FloatRunner(graph), net("bypass")[1].scheme, recipe="best")
-    assert table.provenance["effort"] == "normal"
-    with pytest.raises(BadInput, match="no effort is called `huge`"):
-        check_recipe("best", "huge")
 
 
 def test_without_torch_there_is_no_best(monkeypatch: pytest.MonkeyPatch) -> None:
