@@ -48,6 +48,8 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.same_integers
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.recipe_ablation
+	$(BIN)/python -m benchmarks.best_ablation
+	$(BIN)/python -m benchmarks.recipe_time
 	$(BIN)/python -m benchmarks.int8_speedup
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.portability

@@ -56,7 +56,7 @@ VARIANTS: Mapping[str, tuple[tuple[Any, str, Any], ...]] = {
 
 
 @contextmanager
-def _patched(changes: tuple[tuple[Any, str, Any], ...]) -> Iterator[None]:
+def patched(changes: tuple[tuple[Any, str, Any], ...]) -> Iterator[None]:
     before = [(module, name, getattr(module, name)) for module, name, _ in changes]
     for module, name, value in changes:
         setattr(module, name, value)
@@ -67,7 +67,7 @@ def _patched(changes: tuple[tuple[Any, str, Any], ...]) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def _parallel(run: FloatRunner | IntegerRunner, pixels: ByteArray) -> FloatArray:
+def parallel(run: FloatRunner | IntegerRunner, pixels: ByteArray) -> FloatArray:
     with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
         return np.concatenate(list(pool.map(run, np.split(pixels, len(pixels)))))
 
@@ -81,11 +81,11 @@ def main() -> None:
         graph, preprocess = network.graph, network.graph.preprocess
         calibration = load_all(open_calibration(assets() / "images" / "calib"), preprocess)[0].pixels
         evaluation = load_all(open_calibration(assets() / "images" / "eval"), preprocess)[0].pixels
-        expected = _parallel(FloatRunner(graph), evaluation)
+        expected = parallel(FloatRunner(graph), evaluation)
         for variant, changes in VARIANTS.items():
-            with _patched(changes):
+            with patched(changes):
                 quantized = recipes.quantize(graph, calibration, FloatRunner(graph), INT8, threads=usable_cores())
-            found: Accuracy = compare(expected, _parallel(IntegerRunner(quantized), evaluation))
+            found: Accuracy = compare(expected, parallel(IntegerRunner(quantized), evaluation))
             agreement = f"{percent(found.top1_agreement.value)} {percent_range(found.top1_agreement)}"
             rows[variant] += [decibel(found.sqnr_db), agreement]
             raw.append({"network": name, "variant": variant, "sqnr_db": found.sqnr_db, "agreement": found.top1_agreement.value})

@@ -11,7 +11,7 @@ import numpy as np
 from squeeze_export.core import Artifact, ByteArray, Progress, Session, silent
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.measure.latency import latency_of, measure_latency
-from squeeze_export.pipeline.export import read_artifact
+from squeeze_export.pipeline.export import read_exported
 from squeeze_export.pipeline.sessions import BESIDE, Entry, Key, RunOptions, entries_of, opened
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.results import Latency, Report
@@ -91,13 +91,23 @@ def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, pro
         BadInput: a file without its sidecar.
     """
     chosen = options or RunOptions()
-    artifacts = [read_artifact(file) for file in files]
+    exported = [read_exported(file) for file in files]
+    artifacts, audits = [artifact for artifact, _ in exported], {artifact.path: audit for artifact, audit in exported}
     entries = entries_of(artifacts, chosen.runtime)
     plain = {_network(artifact): artifact.path for artifact in artifacts if artifact.scheme == "fp32"}
     baselines = {a.path: plain[_network(a)] for a in artifacts if _network(a) in plain and a.scheme != "fp32"}
     with opened(entries, chosen) as sessions:
         found = time_sessions(entries, sessions, baselines, chosen, progress)
-        rows = [measurement(e, device_asked=chosen.device, session=sessions[e.key], latency=found.get(e.key)) for e in entries]
+        rows = [
+            measurement(
+                entry,
+                device_asked=chosen.device,
+                session=sessions[entry.key],
+                latency=found.get(entry.key),
+                audit=audits[entry.artifact.path],
+            )
+            for entry in entries
+        ]
     return report_of(rows)
 
 

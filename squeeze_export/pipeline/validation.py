@@ -21,7 +21,7 @@ from squeeze_export.images.likeness import Summary, unlike_warning
 from squeeze_export.images.stream import ImageStream, batches, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
 from squeeze_export.pipeline.comparison import Comparison
-from squeeze_export.pipeline.export import read_artifact
+from squeeze_export.pipeline.export import read_exported
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import Key, RunOptions, entries_of, opened
 from squeeze_export.pipeline.summary import measurement, report_of
@@ -203,7 +203,8 @@ def validate_files(
         BadInput: a file that was not made from this checkpoint; no images; one of them is a calibration image.
     """
     chosen = options or RunOptions()
-    artifacts = [read_artifact(file) for file in files]
+    exported = [read_exported(file) for file in files]
+    artifacts, audits = [artifact for artifact, _ in exported], {artifact.path: audit for artifact, audit in exported}
     for artifact in artifacts:
         if artifact.provenance.get("checkpoint_sha256") != network.graph.checkpoint_sha256:
             raise BadInput(
@@ -225,7 +226,16 @@ def validate_files(
             probabilities=softmax == {True},
             emulated_images=chosen.emulated_images,
         )
-        rows = [measurement(e, device_asked=chosen.device, session=sessions[e.key], accuracy=found.get(e.key)) for e in entries]
+        rows = [
+            measurement(
+                entry,
+                device_asked=chosen.device,
+                session=sessions[entry.key],
+                accuracy=found.get(entry.key),
+                audit=audits[entry.artifact.path],
+            )
+            for entry in entries
+        ]
     if summary is not None:
         warnings += unlike_warning(summary, evaluation.stream.figures)
     return report_of(rows, network=network.facts(), evaluation=evaluation.facts, warnings=warnings)

@@ -36,6 +36,8 @@ def test_analyze_writes_a_table_and_says_how_to_export_it(net, tiny, squeeze):
     # What it tells to type works.
     arguments = told.removeprefix("export it: squeeze-export ").split()
     assert squeeze(*arguments, "--no-bench", "--eval", tiny / "eval").code == 0
+    timed = squeeze("bench", "squeeze-export-out/squeezenet_custom.int8.tflite", "--rounds", 1)
+    assert "int8 with 3 float" in timed.out
     page = Path("found/analysis.html").read_text(encoding="utf-8")
     assert "<h2>Layers kept in float</h2>" in page
     assert "int8, these in float</td>" in page
