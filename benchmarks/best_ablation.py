@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.contestants import ALL_NETWORKS
+from benchmarks.contestants import NETWORKS
 from benchmarks.recipe_ablation import parallel, patched
 from benchmarks.recording import assets, write
 from squeeze_export.core import ByteArray
@@ -22,15 +23,32 @@ from squeeze_export.pipeline.calibration import fastest_run
 from squeeze_export.quant import distill, recipes
 from squeeze_export.report.wording import decibel, percent, percent_range
 
-VARIANTS: Mapping[str, tuple[tuple[Any, str, Any], ...]] = {
-    "`best`: the refit, then 100 updates of distillation": (),
-    "the same with another seed of the distillation": (),
-    "distillation after `fast`, without the refit": (),
-    "ranges alone distilled": ((distill, "SHIFT_RATE", 0.0),),
-    "biases alone distilled": ((distill, "SCALE_RATE", 0.0),),
-    "400 updates": ((distill, "UPDATES", 400),),
-}
-SEEDS = {"the same with another seed of the distillation": 1}
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to distill.
+
+    Attributes:
+        name: of its row.
+        changes: modules' values, changed while it runs.
+        refitted: whether it starts from the refit, or from `fast`.
+        seed: of the distillation.
+    """
+
+    name: str
+    changes: tuple[tuple[Any, str, Any], ...] = ()
+    refitted: bool = True
+    seed: int = 0
+
+
+VARIANTS = (
+    Variant("`best`: the refit, then 100 updates of distillation"),
+    Variant("the same with another seed of the distillation", seed=1),
+    Variant("distillation after `fast`, without the refit", refitted=False),
+    Variant("ranges alone distilled", ((distill, "SHIFT_RATE", 0.0),)),
+    Variant("biases alone distilled", ((distill, "SCALE_RATE", 0.0),)),
+    Variant("400 updates", ((distill, "UPDATES", 400),)),
+)
 
 
 def _tables(graph: Graph, pixels: ByteArray) -> Iterator[tuple[str, QuantizedGraph]]:
@@ -39,22 +57,21 @@ def _tables(graph: Graph, pixels: ByteArray) -> Iterator[tuple[str, QuantizedGra
     cores = usable_cores()
     fast = recipes.quantize(graph, pixels, run, INT8, threads=cores)
     yield "`fast`", fast
-    with patched(((recipes, "distill", lambda start, *_, **__: start),)):
+    with patched(((recipes, "distill", lambda start, *_, **__: distill.Distilled(start)),)):
         refitted = recipes.quantize(graph, pixels, run, INT8, recipe="best", threads=cores)
     yield "the refit alone", refitted
-    for name, changes in VARIANTS.items():
-        start = fast if "without the refit" in name else refitted
-        with patched(changes):
-            weights, seed = (1,) * len(pixels), SEEDS.get(name, 0)
-            yield name, distill.distill(start, graph, pixels, weights=weights, seed=seed, threads=cores)
+    for variant in VARIANTS:
+        start = refitted if variant.refitted else fast
+        with patched(variant.changes):
+            made = distill.distill(start, graph, pixels, weights=(1,) * len(pixels), seed=variant.seed)
+        yield variant.name, made.quantized
 
 
 def main() -> None:
     """Runs the benchmark and writes its results."""
     rows: dict[str, list[str]] = {}
     raw: list[dict[str, Any]] = []
-    networks = {name: file for name, file in ALL_NETWORKS.items() if "Caffe" not in name}
-    for network_name, file in networks.items():
+    for network_name, file in NETWORKS.items():
         graph = open_network(assets() / "weights" / file).graph
         calibration, evaluation = (
             load_all(open_calibration(assets() / "images" / part), graph.preprocess)[0].pixels for part in ("calib", "eval")
@@ -82,7 +99,7 @@ def main() -> None:
             "The exact integer run against fp32 on 472 photographs; calibration on 128 others. In brackets 95% intervals; the last"
             " column of each network is the agreement less that of `fast`, in points, paired."
         ],
-        ("", *(f"{network} {what}" for network in networks for what in ("SQNR", "agreement", "against `fast`"))),
+        ("", *(f"{network} {what}" for network in NETWORKS for what in ("SQNR", "agreement", "against `fast`"))),
         [(variant, *figures) for variant, figures in rows.items()],
         raw,
     )

@@ -19,6 +19,9 @@ from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.quant.recipes import RECIPES
 from squeeze_export.results_analysis import Analysis, Kept
 
+_NETWORK = ("weights", "labels", "bypass", "mean", "std", "channel_order", "resize", "crop", "interpolation")
+"""The options of `network_options`."""
+
 
 def command(name: str) -> click.Command:
     """Makes the command."""
@@ -74,16 +77,19 @@ def _analyze(**values: Any) -> int:
     if analysis.kept is None:
         return EXIT_DONE
     if analysis.kept.table:
-        _tell_export(values["out"] / analysis.kept.table, str(analysis.calibration["scheme"]), values["weights"])
+        _tell_export(values["out"] / analysis.kept.table, str(analysis.calibration["scheme"]), values)
     return _exit_code(analysis.kept)
 
 
-def _tell_export(table: Path, scheme: str, weights: str | None) -> None:
-    """What to type next."""
-    named = ["--weights", str(weights)] if weights is not None else []
+def _tell_export(table: Path, scheme: str, values: dict[str, Any]) -> None:
+    """What to type next: the network as it was named here."""
     how = ["--int8"] if scheme == "int8" else ["--scheme", scheme]
+    for name in _NETWORK:
+        if values[name] is not None:
+            value = values[name]
+            how += [f"--{name.replace('_', '-')}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     note(f"wrote {table}")
-    note(f"export it: {shlex.join(['squeeze-export', 'tflite', *how, '--table', str(table), *named])}")
+    note(f"export it: {shlex.join(['squeeze-export', 'tflite', *how, '--table', str(table)])}")
 
 
 def _exit_code(kept: Kept) -> int:

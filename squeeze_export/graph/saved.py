@@ -239,6 +239,8 @@ def _check_shapes(graph: Graph | QuantizedGraph) -> None:
             channels = sizes[node.input][2]
             if node.weight.shape[1:] != (channels, node.kernel, node.kernel):
                 raise ValueError(f"{node.name} has weights {node.weight.shape} for {channels} input channels")
+            if isinstance(node, Conv) and not (np.isfinite(node.weight).all() and np.isfinite(node.bias).all()):
+                raise ValueError(f"a weight or bias of {node.name} is no number")
             if node.bias.shape != node.weight.shape[:1]:
                 raise ValueError(f"bias of {node.name}")
         if isinstance(node, Conv | QuantizedConv | MaxPool) and (node.stride < 1 or node.kernel < 1 or min(node.pads) < 0):

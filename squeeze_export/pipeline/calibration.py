@@ -26,8 +26,9 @@ from squeeze_export.pipeline.calibration_images import calibration_images as cal
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.training import START, TRAINING_HASHES, Training, check_training, read_training, train, training_facts
 from squeeze_export.quant import mixed
+from squeeze_export.quant.distill import FEWEST_IMAGES
 from squeeze_export.quant.observations import TappedRun, observed_tensors
-from squeeze_export.quant.recipes import check_recipe, quantize
+from squeeze_export.quant.recipes import BEST, DISTILLATION, check_recipe, quantize
 from squeeze_export.runtimes.onnxruntime import tapped_run
 from squeeze_export.targets.onnx import emit_with_taps
 
@@ -123,7 +124,7 @@ def calibrate(
     check_scheme(scheme)
     check_training(recipe, training, scheme)
     start = recipe if training is None else START
-    check_recipe(start)
+    check_recipe(start, scheme)
     if keep_float:
         mixed.check_mixed_scheme(scheme)
         mixed.check_keepable(network.graph, keep_float)
@@ -148,10 +149,21 @@ def calibrate(
         progress=progress,
     )
     hashes = images.batch.hashes
+    warnings += _not_distilled(quantized)
     if training is not None and lessons is not None:
         quantized, found = train(quantized, network, training, lessons, seed=seed, threads=cores, progress=progress)
         warnings, hashes = warnings + found, hashes + lessons.hashes
     return Calibration(mixed.keep_float(network.graph, quantized, keep_float), hashes, images.source, warnings)
+
+
+def _not_distilled(quantized: QuantizedGraph) -> tuple[str, ...]:
+    """A warning where `best` left its second step out."""
+    told = quantized.provenance.get(DISTILLATION)
+    if told is None or told["kept"]:
+        return ()
+    if not told["held_out_count"]:
+        return (f"with fewer than `{FEWEST_IMAGES}` calibration images `{BEST}` refits and does not distill",)
+    return (f"the `{told['held_out_count']}` images held out are no better for the distillation: these are the refitted integers",)
 
 
 def check_scheme(scheme: Scheme) -> None:

@@ -129,7 +129,7 @@ def calibration_curve(
         BadInput: what `calibrate` raises; too few images for two parts; an evaluation image is a calibration image.
     """
     check_scheme(scheme)
-    check_recipe(recipe)
+    check_recipe(recipe, scheme)
     cores = threads or usable_cores()
     evaluation = None
     if eval_path is not None or (network.is_demo and not calib):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,12 @@ def read_exported(path: Path) -> tuple[Artifact, Audit]:
         return artifact, _audit(values["audit"])
     except (KeyError, TypeError, ValueError) as err:
         raise BadInput(f"the sidecar `{sidecar}` is damaged: {err!r}", hint=hint) from err
+
+
+def read_all_exported(paths: Sequence[Path]) -> tuple[list[Artifact], dict[Path, Audit]]:
+    """The artifacts in the order of their paths, and each path's audit from the day of the export."""
+    found = [read_exported(path) for path in paths]
+    return [artifact for artifact, _ in found], {artifact.path: audit for artifact, audit in found}
 
 
 def metadata_of(provenance: Mapping[str, Any]) -> dict[str, str]:

@@ -98,7 +98,7 @@ def run(job: Job, progress: Progress = silent) -> Report:
         check_vendor(job.targets, job.recipe, job.scheme, job.options)
         only_folder(job.calib, f"the recipe `{job.recipe}`")
     elif job.recipe != QAT:
-        check_recipe(job.recipe)
+        check_recipe(job.recipe, scheme)
     check_training(job.recipe, job.training, scheme)
     _check_kept(job, scheme)
     if job.table is not None and (job.vendor or job.training is not None):
@@ -243,6 +243,8 @@ def _from_table(table: Path, job: Job, network: Network) -> tuple[Calibration, b
         raise BadInput(
             f"the table `{table}` was not made from `{network.source}`", hint="calibrate again, or name the right --weights"
         )
+    if same and [node.name for node in quantized.nodes] != [node.name for node in network.graph.nodes]:
+        raise BadInput(f"the table `{table}` is of a network with other layers", hint="--bypass as when it was calibrated")
     if same and quantized.preprocess != network.graph.preprocess:
         raise BadInput(f"the table `{table}` was made with other preprocessing than was asked for", hint="calibrate again")
     if same and network.graph.labels and network.graph.labels != quantized.labels:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import Artifact, ByteArray, FloatArray, Progress, silent
+from squeeze_export.core import Artifact, Audit, ByteArray, FloatArray, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import QuantizedGraph
@@ -23,7 +23,7 @@ from squeeze_export.measure.accuracy import compare
 from squeeze_export.measure.difference import Gap, widened
 from squeeze_export.pipeline.calibration import Calibration, read_calibration
 from squeeze_export.pipeline.comparison import INTEGER_RUN, has_steps
-from squeeze_export.pipeline.export import read_artifact
+from squeeze_export.pipeline.export import read_all_exported, read_artifact
 from squeeze_export.pipeline.forced_avx2 import can_be_forced, run_on_avx2
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import Entry, RunOptions
@@ -92,12 +92,13 @@ def validate_portability(
     """
     chosen = options or RunOptions()
     calibration = read_calibration(table)
-    integer = [artifact for artifact in map(read_artifact, files) if artifact.scheme == calibration.quantized.scheme.name]
+    artifacts, audits = read_all_exported(files)
+    integer = [artifact for artifact in artifacts if artifact.scheme == calibration.quantized.scheme.name]
     _check(integer, calibration, table, network)
     if not has_steps(calibration.quantized):
-        raise BadInput(
-            f"the table `{table}` keeps the last convolution in float", hint="a table whose logits have steps to count in"
-        )
+        last = calibration.quantized.kept_float[-1]
+        hint = f"calibrate without --keep-float {last}, or leave out --portability"
+        raise BadInput(f"the table `{table}` keeps `{last}` in float, so its logits have no steps to compare", hint=hint)
     evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
     if evaluation is None:
         raise BadInput("there are no images to validate on", hint="--eval DIR")
@@ -115,12 +116,12 @@ def validate_portability(
     quantized = calibration.quantized
     found = compare(runs.reference, runs.saturated, runs.labels)
     from_exact = compare(runs.exact, runs.saturated)
-    rows = [_emulated(artifact, found) for artifact in integer]
+    rows = [_emulated(artifact, found, audits[artifact.path]) for artifact in integer]
     differences = [_difference(quantized, INTEGER_RUN, runs.exact, _NAME, runs.saturated)]
     for artifact in integer:
         if artifact.target == "openvino" and chosen.device == "cpu":
             row, logits = _forced(artifact, runs, chosen.threads)
-            rows.append(row)
+            rows.append(replace(row, audit=audits[artifact.path]))
             if logits is not None:
                 name = f"{artifact.target} on {FORCED}"
                 differences.append(_difference(quantized, INTEGER_RUN, runs.exact, name, logits))
@@ -208,8 +209,8 @@ def _runs(network: Network, calibration: Calibration, evaluation: Evaluation, li
     return _Runs(np.concatenate(pixels), np.concatenate(labels), reference, exact, saturated, products.saturated)
 
 
-def _emulated(artifact: Artifact, accuracy: Accuracy) -> Measurement:
-    row = measurement(Entry(artifact, RUNTIME), device_asked="cpu", accuracy=accuracy)
+def _emulated(artifact: Artifact, accuracy: Accuracy, audit: Audit) -> Measurement:
+    row = measurement(Entry(artifact, RUNTIME), device_asked="cpu", accuracy=accuracy, audit=audit)
     return replace(row, runtime=RUNTIME, device="cpu", kernels=KERNELS, evidence="emulated")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from squeeze_export.core import Artifact, ByteArray, Progress, Session, silent
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.measure.latency import latency_of, measure_latency
-from squeeze_export.pipeline.export import read_exported
+from squeeze_export.pipeline.export import read_all_exported
 from squeeze_export.pipeline.sessions import BESIDE, Entry, Key, RunOptions, entries_of, opened
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.results import Latency, Report
@@ -91,8 +91,7 @@ def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, pro
         BadInput: a file without its sidecar.
     """
     chosen = options or RunOptions()
-    exported = [read_exported(file) for file in files]
-    artifacts, audits = [artifact for artifact, _ in exported], {artifact.path: audit for artifact, audit in exported}
+    artifacts, audits = read_all_exported(files)
     entries = entries_of(artifacts, chosen.runtime)
     plain = {_network(artifact): artifact.path for artifact in artifacts if artifact.scheme == "fp32"}
     baselines = {a.path: plain[_network(a)] for a in artifacts if _network(a) in plain and a.scheme != "fp32"}

@@ -21,7 +21,7 @@ from squeeze_export.images.likeness import Summary, unlike_warning
 from squeeze_export.images.stream import ImageStream, batches, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
 from squeeze_export.pipeline.comparison import Comparison
-from squeeze_export.pipeline.export import read_exported
+from squeeze_export.pipeline.export import read_all_exported
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import Key, RunOptions, entries_of, opened
 from squeeze_export.pipeline.summary import measurement, report_of
@@ -203,8 +203,7 @@ def validate_files(
         BadInput: a file that was not made from this checkpoint; no images; one of them is a calibration image.
     """
     chosen = options or RunOptions()
-    exported = [read_exported(file) for file in files]
-    artifacts, audits = [artifact for artifact, _ in exported], {artifact.path: audit for artifact, audit in exported}
+    artifacts, audits = read_all_exported(files)
     for artifact in artifacts:
         if artifact.provenance.get("checkpoint_sha256") != network.graph.checkpoint_sha256:
             raise BadInput(

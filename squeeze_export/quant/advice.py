@@ -19,8 +19,8 @@ WORTH_SHARE = 0.1
 otherwise, and so gains or loses a little by chance."""
 FEW_IMAGES = 64
 """With fewer calibration images the ranges of all layers are suspected together."""
-_FINER = "finer rounding of its weights (--recipe best), or --keep-float"
-_WIDER = "16-bit activations (--scheme int16x8), or --keep-float"
+_FINER = "finer rounding of its weights: at most this"
+_WIDER = "16-bit activations (--scheme int16x8): at most this"
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def _trials(subject: Subject, layer: LayerError, counted: Mapping[str, TensorCou
         outputs = {**full.outputs, **dict.fromkeys(layer.scale_group, after)}
         found.append(_Trial(name, cause, mend, tried, replace(full, outputs=outputs)))
     if layer.weights_share > layer.output_share:
-        found.append(_Trial(name, "weights", f"{_FINER} {name}", "its weights in float", spared(full, weights=[name])))
+        found.append(_Trial(name, "weights", _FINER, "its weights in float", spared(full, weights=[name])))
     else:
-        found.append(_Trial(name, "activations", f"{_WIDER} {name}", "its output in float", spared(full, outputs=[name])))
+        found.append(_Trial(name, "activations", _WIDER, "its output in float", spared(full, outputs=[name])))
     return found
 
 

@@ -3,13 +3,14 @@
 No label is needed: the float network says what every image's logits should be, also of one that is mirrored and moved. Calibration
 chose each range for its own tensor's error, and each bias for its own layer's mean; here the error of the logits decides, with all
 the other layers' rounding present (Esser et al., "Learned Step Size Quantization", ICLR 2020, for the ranges' gradient). The
-weights' integers stay: there are enough of them to learn the calibration images by heart, and trained as well they gained nothing
-more on others (docs/quantization.md has the figures).
+weights' integers stay: there are enough of them to learn the calibration images by heart. docs/quantization.md has figures, and
+docs/decisions/quantization.md what else was tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,9 +45,30 @@ SCALE_RATE = 0.0025
 DECAYS = (0.9, 0.99)
 SHIFT_PX = 8
 """How far an image is moved at most: what leaves on one side comes back on the other."""
+THREADS = 2
+"""Of torch: the bits of a sum depend on how many there are, and the table is to be the same on any number of cores."""
 HELD_OUT = 16
 """Of so many images one is not trained on: those decide whether the result is better than the start."""
 FEWEST_IMAGES = 2 * HELD_OUT
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """What distillation gives.
+
+    Attributes:
+        quantized: the trained table, or the start.
+        kept: whether it is the trained one.
+        held_out_count: images that decided; 0 where there were too few to train.
+        error_before: power of the logits' error on them over the logits' own, each image as often as it counts; of the start.
+        error_after: likewise of the trained table.
+    """
+
+    quantized: QuantizedGraph
+    kept: bool = False
+    held_out_count: int = 0
+    error_before: float = 0.0
+    error_after: float = 0.0
 
 
 def distill(
@@ -56,9 +78,8 @@ def distill(
     *,
     weights: tuple[int, ...],
     seed: int,
-    threads: int,
     progress: Progress = silent,
-) -> QuantizedGraph:
+) -> Distilled:
     """Trains a table against the float network.
 
     On one machine the same arguments give the same integers.
@@ -69,30 +90,29 @@ def distill(
         pixels: (N, H, W, 3) uint8, the calibration images.
         weights: N, how often each image counts.
         seed: of order and augmentation.
-        threads: torch's.
         progress: told of the updates.
 
     Returns:
-        the trained table; `start` itself where there are fewer than `FEWEST_IMAGES` images, or where the images held out are no
-        better for it.
+        the trained table, or the start where there are fewer than `FEWEST_IMAGES` images, or where those held out are no better.
 
     Raises:
         Unavailable: torch is not installed.
     """
     torch = require("torch", "torch")
     if len(pixels) < FEWEST_IMAGES:
-        return start
+        return Distilled(start)
     draw = np.random.default_rng([seed, len(pixels)])
     held = np.arange(len(pixels)) % HELD_OUT == HELD_OUT - 1
-    rows = np.repeat(np.flatnonzero(~held), np.array(weights)[~held])
-    with reproducible(threads):
+    counts = np.array(weights)
+    rows = np.repeat(np.flatnonzero(~held), counts[~held])
+    with reproducible(THREADS):
         shadows, growths, parameters = shadows_of(start), growths_of(start, reference), float_tensors(reference)
         for shadow in shadows.values():
             shadow.weight.requires_grad_(False)
         shifts, scales = [shadow.shift for shadow in shadows.values()], list(dict.fromkeys(growths.values()))
         adam = torch.optim.Adam([{"params": shifts, "lr": SHIFT_RATE}, {"params": scales, "lr": SCALE_RATE}], betas=DECAYS)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, UPDATES)
-        before = _errors(start, shadows, growths, reference, parameters, pixels[held])
+        before = _error(start, shadows, growths, reference, parameters, pixels[held], counts[held])
         waiting: list[int] = []
         for done in range(UPDATES):
             if len(waiting) < BATCH:
@@ -107,14 +127,17 @@ def distill(
             adam.step()
             decay.step()
             progress("distilling", done + 1, UPDATES)
-        after = _errors(start, shadows, growths, reference, parameters, pixels[held])
-        return integers_of(start, shadows, growths) if after.sum() < before.sum() else start
+        after = _error(start, shadows, growths, reference, parameters, pixels[held], counts[held])
+        kept = after < before
+        made = integers_of(start, shadows, growths) if kept else start
+        return Distilled(made, kept, int(held.sum()), before, after)
 
 
 def growths_of(quantized: QuantizedGraph, graph: Graph) -> Growths:
     """What is trained of the scales: one number a scale group, 0 to begin with.
 
-    The input's scale is 1, and that of conv10's output has few bits so that sums are exact (`ranges.summable`): both stay.
+    The input's scale is 1, and that of conv10's output is chosen for the average pool (`ranges.summable`): both stay. Where the
+    scheme has logits in integers, their rounding is not part of the training.
     """
     torch = require("torch", "torch")
     groups = scale_groups(graph)
@@ -125,7 +148,7 @@ def growths_of(quantized: QuantizedGraph, graph: Graph) -> Growths:
 
 
 def _augmented(images: ByteArray, draw: np.random.Generator) -> ByteArray:
-    """Every other image mirrored, each moved."""
+    """Each image moved, and mirrored or not, at random."""
     moves = draw.integers(-SHIFT_PX, SHIFT_PX + 1, (len(images), 2))
     mirrored = draw.random(len(images)) < 0.5
     return np.stack(
@@ -133,20 +156,23 @@ def _augmented(images: ByteArray, draw: np.random.Generator) -> ByteArray:
     )
 
 
-def _errors(
+def _error(
     quantized: QuantizedGraph,
     shadows: Mapping[str, Shadow],
     growths: Growths,
     reference: Graph,
     parameters: Mapping[str, Any],
     pixels: ByteArray,
-) -> NDArray[np.float64]:
-    """(N,) the squared error of each image's logits."""
+    counts: NDArray[np.int64],
+) -> float:
+    """Power of the logits' error over the logits' own, each of the (N, H, W, 3) images as often as it counts."""
     torch = require("torch", "torch")
-    found = []
+    noise, signal = 0.0, 0.0
     with torch.no_grad():
-        for image in pixels:
+        for image, count in zip(pixels, counts, strict=True):
             x = to_tensor(image[None])
-            difference = integer_logits(quantized, shadows, x, growths) - float_logits(reference, parameters, x)
-            found.append(float(difference.square().sum()))
-    return np.array(found)
+            expected = float_logits(reference, parameters, x)
+            difference = integer_logits(quantized, shadows, x, growths) - expected
+            noise += int(count) * float(difference.square().sum())
+            signal += int(count) * float(expected.square().sum())
+    return noise / signal if signal > 0 else noise

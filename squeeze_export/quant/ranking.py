@@ -25,8 +25,7 @@ def ranking(
     Each layer is tried with whatever then computes in float beside it. The first is the one that takes the largest share of the
     error's power away for each convolution in float; then, in turn, the one that does so for each further one, because a layer
     whose neighbours are in float already is cheap. Whenever the chosen ones have taken most of the error away, the others are
-    tried again beside them. On SqueezeNet 1.1 with 19 of 26 convolutions in float and 24 other images that gave 47.7 dB, the order
-    by the gain alone 46.8, and trying all again after each 47.5 in twice the time.
+    tried again beside them.
 
     Args:
         subject: from `analysis.subject_of`.

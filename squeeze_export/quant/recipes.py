@@ -23,6 +23,8 @@ from squeeze_export.quant.ranges import fake_quantize, search_ranges
 from squeeze_export.quant.refit import refit
 from squeeze_export.quant.rounding import Inputs, compensated, weight_rows, weight_scales
 
+DISTILLATION = "distillation"
+"""Key of a table's provenance: what became of the distillation."""
 WEIGHT_LIMIT = 127
 FIRST_WEIGHT_LIMIT = 64
 """conv1 alone sees pixels up to 255 in every position: with 7 bits its u8 x s8 pair sums fit int16 on CPUs without VNNI."""
@@ -87,7 +89,7 @@ def quantize(
         BadInput: no such recipe.
         Unavailable: `best` without torch.
     """
-    check_recipe(recipe)
+    check_recipe(recipe, scheme)
     counts = tuple(weights) if weights is not None else (1,) * len(pixels)
     seen = observe(graph, run, pixels, seed=seed, threads=threads, weights=weights, progress=progress)
     material = Material(graph, seen, pixels, counts, seed, threads, progress)
@@ -103,7 +105,7 @@ def quantize_observed(
         BadInput: no such recipe.
         Unavailable: `best` without torch.
     """
-    check_recipe(recipe)
+    check_recipe(recipe, scheme)
     graph = material.graph
     made = RECIPES[recipe](replace(material, scheme=scheme))
     made_by = {
@@ -113,10 +115,10 @@ def quantize_observed(
         "checkpoint_sha256": graph.checkpoint_sha256,
         "squeeze_export": __version__,
     }
-    return replace(made, provenance=made_by | dict(provenance or {}))
+    return replace(made, provenance={**made.provenance, **made_by, **dict(provenance or {})})
 
 
-def check_recipe(recipe: str) -> None:
+def check_recipe(recipe: str, scheme: Scheme = INT8) -> None:
     """Refuses what there is not, and what cannot run here.
 
     Raises:
@@ -125,14 +127,14 @@ def check_recipe(recipe: str) -> None:
     """
     if recipe not in RECIPES:
         raise BadInput(f"no recipe is called `{recipe}`", hint=f"one of: {', '.join(RECIPES)}")
-    if recipe == BEST:
+    if recipe == BEST and scheme.activation_bits == 8:
         require("torch", "torch")
 
 
-def weight_limits(quantized: QuantizedGraph) -> dict[str, int]:
+def weight_limits(graph: Graph | QuantizedGraph, scheme: Scheme = INT8) -> dict[str, int]:
     """Convolution -> the largest magnitude of its integer weights."""
-    first = FIRST_WEIGHT_LIMIT if quantized.scheme.activation_bits == 8 else WEIGHT_LIMIT
-    return {conv.name: first if conv.input == quantized.input.name else WEIGHT_LIMIT for conv in quantized.convs}
+    first = FIRST_WEIGHT_LIMIT if scheme.activation_bits == 8 else WEIGHT_LIMIT
+    return {conv.name: first if conv.input == graph.input.name else WEIGHT_LIMIT for conv in graph.convs}
 
 
 def fast(material: Material) -> QuantizedGraph:
@@ -173,15 +175,21 @@ def best(material: Material) -> QuantizedGraph:
     refitted = _table(convs, equalized, tensors, material)
     if material.scheme.activation_bits != 8:
         return refitted
-    return distill(
+    distilled = distill(
         refitted,
         material.graph,
         material.pixels,
         weights=material.weights,
         seed=material.seed,
-        threads=material.threads,
         progress=material.progress,
     )
+    told = {
+        "kept": distilled.kept,
+        "held_out_count": distilled.held_out_count,
+        "error_before": round(distilled.error_before, 9),
+        "error_after": round(distilled.error_after, 9),
+    }
+    return replace(distilled.quantized, provenance={DISTILLATION: told})
 
 
 BEST = "best"
@@ -213,8 +221,7 @@ def _table(
 def _rounded(conv: Conv, wanted: FloatArray, inputs: Inputs, source: Quantization, material: Material) -> QuantizedConv:
     """Integers of one layer: `wanted` (O, K) rounded; the bias makes up for the mean difference to the float layer."""
     scheme = material.scheme
-    saturating = conv.input == material.graph.input.name and scheme.activation_bits == 8
-    limit = FIRST_WEIGHT_LIMIT if saturating else WEIGHT_LIMIT
+    limit = weight_limits(material.graph, scheme)[conv.name]
     scale = weight_scales(wanted, conv.bias, inputs.power, source.scale, limit, shared=scheme.per_tensor)
     integers = compensated(wanted, scale, limit, inputs.moment)
     weight = weight_rows(conv.weight)

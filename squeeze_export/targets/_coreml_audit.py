@@ -103,6 +103,8 @@ def _violations(view: View, program: Program, kept: Kept) -> Iterator[str]:
     before, after = view.ancestors(products), view.descendants(products)
     preparing = {o.name for o in program.operators if o.kind in _PREPARING and o.name not in after}
     yield from kept.violations
+    if kept.names and all(view.is_float(operator) for operator in products):
+        yield "no convolution computes in integers"
     for place, operator in enumerate(program.operators):
         if not operator.plain:
             yield f"{operator.kind} `{operator.name}` cannot be seen through: it has operators inside"

@@ -116,6 +116,8 @@ def _violations(view: View, model: Any, kept: Mapping[str, Any]) -> Iterator[str
     for name, conv in kept.items():
         if conv is None:
             yield f"the file says that `{name}` was kept in float, which is no convolution in float here"
+    if kept and all(view.is_float(node) for node in products):
+        yield "no convolution computes in integers"
     excused = view.beside([conv for conv in kept.values() if conv is not None])
     promised = any(entry.key == SCHEME_KEY and entry.value == INT8_NPU.name for entry in model.metadata_props)
     for node in model.graph.node:

@@ -35,7 +35,7 @@ def integer_body(sheet: Sheet, network: QuantizedGraph, scheme: Scheme, input_dt
             result = _integer_conv(sheet, node, sources[0], network, scheme)
         elif isinstance(node, Conv):
             if q is not None and node.input in network.tensors:
-                hint = "calibrate again, with its output kept in float too"
+                hint = f"calibrate again with --keep-float {node.name}"
                 raise Refused(f"`{node.name}` is in float between integers: ONNX Runtime would round its weights", hint=hint)
             held = [sheet.constant(f"{node.name}/weight", node.weight), sheet.constant(f"{node.name}/bias", node.bias)]
             _float_conv(sheet, node, [sources[0], *held], result)

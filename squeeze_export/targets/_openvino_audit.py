@@ -92,6 +92,8 @@ def _violations(view: View, layers: Mapping[int, Layer], kept: Mapping[str, int 
     for name, conv in kept.items():
         if conv is None:
             yield f"the file says that `{name}` was kept in float, which is no convolution in float here"
+    if kept and products <= set(kept.values()):
+        yield "no convolution computes in integers"
     excused = view.beside([conv for conv in kept.values() if conv is not None])
     before, behind = _ahead_of(layers, products), _following(layers, products)
     for number, layer in layers.items():

@@ -137,7 +137,7 @@ def audit_file(path: Path) -> Audit:
     floating = [tensor for tensor in tensors if tensor.constant_bytes and tensor.floating]
     violations += [f"float constant: `{tensor}`" for tensor in floating if tensor.place not in constants_kept]
     violations += kept.violations
-    if not kept.names and not any(operator.kind in _WEIGHTED and not operator.floating for operator in operators):
+    if not any(operator.kind in _WEIGHTED and not operator.floating for operator in operators):
         violations.append("no convolution computes in integers")
     return Audit(
         operators=dict(sorted(Counter(operator.kind for operator in operators).items())),

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray, Progress, require, silent
 from squeeze_export.errors import BadInput
-from squeeze_export.graph.descent import Descent
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8, QuantizedGraph
 from squeeze_export.graph.trainable import (
@@ -34,6 +33,7 @@ from squeeze_export.graph.trainable import (
     shadows_of,
     to_tensor,
 )
+from squeeze_export.train._descent import Descent
 
 MIN_COUNT = 100
 """Training images: of fewer, the held-out tenth is too small to tell one epoch from another."""

@@ -31,7 +31,7 @@ def test_analyze_writes_a_table_and_says_how_to_export_it(net, tiny, squeeze):
     assert "onnx files, onnxruntime on cpu, 1 thread, 2 interleaved rounds" in note
     table = Path("found/squeezenet_custom.int8.table")
     assert table.exists()
-    told = f"export it: squeeze-export tflite --int8 --table {table} --weights {weights}"
+    told = f"export it: squeeze-export tflite --int8 --weights {weights} --table {table}"
     assert told in result.err.splitlines()
     # What it tells to type works.
     arguments = told.removeprefix("export it: squeeze-export ").split()

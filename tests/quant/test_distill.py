@@ -13,11 +13,11 @@ from squeeze_export.errors import Unavailable
 from squeeze_export.graph import trainable
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import Quantization, QuantizedGraph
+from squeeze_export.graph.quantized import INT16X8, SCHEMES, Quantization, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.quant import distill as module
 from squeeze_export.quant.distill import distill, growths_of
-from squeeze_export.quant.recipes import check_recipe
+from squeeze_export.quant.recipes import DISTILLATION, check_recipe, quantize
 
 torch = pytest.importorskip("torch")
 
@@ -34,8 +34,8 @@ def many() -> Any:
 
 
 def distilled(start: QuantizedGraph, graph: Graph, **changes: Any) -> QuantizedGraph:
-    settings = {"weights": (1,) * COUNT, "seed": 0, "threads": 1} | changes
-    return distill(start, graph, many(), **settings)
+    settings = {"weights": (1,) * COUNT, "seed": 0} | changes
+    return distill(start, graph, many(), **settings).quantized
 
 
 def squeezed(start: QuantizedGraph, graph: Graph, name: str, by: float) -> QuantizedGraph:
@@ -94,14 +94,39 @@ def test_a_range_that_is_too_small_is_mended(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_does_harm_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHIFT_RATE", 1000.0)
     graph, start = net("bypass")
-    assert distilled(start, graph) is start
+    found = distill(start, graph, many(), weights=(1,) * COUNT, seed=0)
+    assert found.quantized is start
+    assert not found.kept
+    assert found.error_after > found.error_before > 0
+    assert found.held_out_count == COUNT // module.HELD_OUT
 
 
 def test_too_few_images_to_hold_any_out() -> None:
     graph, start = net("bypass")
     few = module.FEWEST_IMAGES - 1
-    settings: Any = {"weights": (1,) * few, "seed": 0, "threads": 1}
-    assert distill(start, graph, many()[:few], **settings) is start
+    found = distill(start, graph, many()[:few], weights=(1,) * few, seed=0)
+    assert (found.quantized, found.kept, found.held_out_count) == (start, False, 0)
+
+
+def test_an_image_that_counts_more_counts_in_the_updates_and_in_what_is_held_out() -> None:
+    graph, start = net("bypass")
+    tight = squeezed(start, graph, "fire2/squeeze1x1", 2)
+    plain, heavy = (distill(tight, graph, many(), weights=(1,) * 16 + (n,) * 16, seed=0) for n in (1, 5))
+    assert plain.quantized.sha256 != heavy.quantized.sha256
+    assert plain.error_before != heavy.error_before
+
+
+@pytest.mark.parametrize(("scheme", "distills"), [("int8", True), ("int8-npu", True), ("int16x8", False)])
+def test_the_recipe_distills_8_bit_activations(scheme: str, distills: bool) -> None:
+    graph, _ = net("bypass")
+    heard = set()
+    settings: Any = {"recipe": "best", "progress": lambda what, done, total: heard.add(what)}
+    table = quantize(graph, many(), FloatRunner(graph), SCHEMES[scheme], **settings)
+    assert ("distilling" in heard) == distills == (DISTILLATION in table.provenance)
+    if distills:
+        told = table.provenance[DISTILLATION]
+        assert told["held_out_count"] == 2
+        assert told["kept"] == (told["error_after"] < told["error_before"])
 
 
 def test_the_same_seed_gives_the_same_table() -> None:
@@ -127,4 +152,5 @@ def test_without_torch_there_is_no_best(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(Unavailable, match="torch"):
         check_recipe("best")
+    check_recipe("best", INT16X8)  # which is not distilled
     check_recipe("fast")

@@ -107,8 +107,11 @@ def test_a_table_that_contradicts_itself_is_refused(wrong: str, tmp_path: Path) 
         del tensors["fire2/expand1x1"]
     elif wrong == "a scale of nothing":
         tensors["nothing"] = tensors["fire2/concat"]
+    nodes = mixed.nodes
+    if wrong == "a weight that is none":
+        nodes = tuple(replace(n, bias=n.bias * np.float32(np.nan)) if isinstance(n, Conv) else n for n in nodes)
     scheme = INT8_NPU if wrong == "a scheme without floats" else mixed.scheme
-    (tmp_path / "wrong.table").write_bytes(table_bytes(replace(mixed, tensors=tensors, scheme=scheme)))
+    (tmp_path / "wrong.table").write_bytes(table_bytes(replace(mixed, nodes=nodes, tensors=tensors, scheme=scheme)))
     with pytest.raises(BadInput, match="damaged"):
         read_table(tmp_path / "wrong.table")
 

@@ -71,7 +71,7 @@ def test_an_addition_may_be_ranked_too() -> None:
     pixels = images()[:1]
     found = ranking(subject, shares_of(subject, pixels, threads=1), pixels, threads=1)
     names = [one.layer for one in found]
-    assert set(names) <= set(subject.layers)
+    assert "fire2/add" in names
     assert len(float_parts(subject.graph, names)[0]) < len(subject.graph.convs)
 
 
