@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -169,15 +169,35 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class PlacedOperator:
+    """An operator that a runtime executes, after its own fusions.
+
+    Attributes:
+        name: `type name`.
+        integer: whether it computes in integers.
+        macs: its multiply-accumulates; 0 of what multiplies nothing.
+        elsewhere: the device that it runs on where that is not the one that was asked for; else empty.
+    """
+
+    name: str
+    integer: bool
+    macs: int = 0
+    elsewhere: str = ""
+
+
+@dataclass(frozen=True)
 class Placement:
-    """Where the operators ran, from the runtime's own records.
+    """Where the operators ran, and in what numbers, from the runtime's own records.
 
     Attributes:
         operator_count: operators the runtime executes after its own fusions.
-        integer_count: those that compute in integers.
-        integer_mac_share: share (0 to 1) of multiply-accumulates done in integers.
+        integer_count: those that compute in integers, on the device that was asked for.
+        integer_mac_share: share (0 to 1) of multiply-accumulates done in integers, on that device.
         float_operators: the names of those that compute in floating point.
         source: which record of the runtime this was read from.
+        device_count: those on the device that was asked for; None in reports from before it was counted.
+        elsewhere: `type name on device` of the others.
+        fallbacks: operators that the file means to run on that device in integers, and that do not.
     """
 
     operator_count: int
@@ -185,6 +205,43 @@ class Placement:
     integer_mac_share: float
     float_operators: tuple[str, ...]
     source: str
+    device_count: int | None = None
+    elsewhere: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
+
+
+FloatPart = Literal["all", "around the convolutions", "none"]
+"""Which operators a file means to compute in floating point: a float file all, an `int8` one what stands before its first and
+behind its last convolution, the average pool above all.
+"""
+
+
+def place(operators: Sequence[PlacedOperator], *, floats: FloatPart, source: str, mac_count: int | None = None) -> Placement:
+    """Sums up where operators ran.
+
+    Args:
+        operators: in the order in which they run.
+        floats: what the file means to compute in floating point; a float operator elsewhere in it is a fall-back.
+        source: the record that they were read from.
+        mac_count: multiply-accumulates of the file, where its operators do not add up to them.
+    """
+    whole = sum(operator.macs for operator in operators) if mac_count is None else mac_count
+    convolutions = [index for index, operator in enumerate(operators) if operator.macs]
+    inner = range(min(convolutions, default=0), max(convolutions, default=-1))
+    meant = {"all": range(0), "around the convolutions": range(inner.start, inner.stop + 1), "none": range(len(operators))}[floats]
+    placed = [operator for operator in operators if operator.integer and not operator.elsewhere]
+    elsewhere = [operator for operator in operators if operator.elsewhere]
+    fallen = [o for index, o in enumerate(operators) if o.elsewhere or (index in meant and not o.integer)]
+    return Placement(
+        operator_count=len(operators),
+        integer_count=len(placed),
+        integer_mac_share=sum(operator.macs for operator in placed) / whole if whole else 0.0,
+        float_operators=tuple(operator.name for operator in operators if not operator.integer),
+        source=source,
+        device_count=len(operators) - len(elsewhere),
+        elsewhere=tuple(f"{operator.name} on {operator.elsewhere}" for operator in elsewhere),
+        fallbacks=tuple(o.name + (f" on {o.elsewhere}" if o.elsewhere else " in floating point") for o in fallen),
+    )
 
 
 class Session(Protocol):
@@ -197,6 +254,7 @@ class Session(Protocol):
         kernels: the kernel family that the runtime says it uses, such as `XNNPACK`.
         placement: where the operators run.
         evidence: `measured`, or `emulated` where the device is not the one that the file is for.
+        facts: what else the runtime tells of the device and of this file on it, as a report shows it: `arena_bytes` ...
     """
 
     runtime: str
@@ -205,6 +263,7 @@ class Session(Protocol):
     kernels: str
     placement: Placement
     evidence: Evidence
+    facts: Mapping[str, Any]
 
     def infer(self, batch: ByteArray) -> FloatArray:
         """Runs a batch.

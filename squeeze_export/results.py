@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from squeeze_export.core import Audit, Evidence, Placement
@@ -85,6 +85,54 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class LayerCycles:
+    """What a compiler expects of one operator.
+
+    Attributes:
+        operator: of the file, by its type.
+        name: of what it makes.
+        device: that it would run on.
+        cycles: of the accelerator's clock.
+        macs: multiply-accumulates as the accelerator carries them out.
+        mac_use: share (0 to 1) of the accelerator's multipliers that would be busy.
+    """
+
+    operator: str
+    name: str
+    device: str
+    cycles: int
+    macs: int
+    mac_use: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a compiler expects of a chip that is not here. Never a measurement.
+
+    Attributes:
+        tool: name and version.
+        settings: what the chip is taken to be: accelerator, system configuration, memory mode.
+        clock_mhz: the stated clock.
+        cycles: of that clock, of one inference.
+        inference_ms: the same in milliseconds.
+        used_bytes: memory -> bytes that the network takes of it: `sram`, `off chip flash` ...
+        moved_bytes: memory -> bytes read and written by one inference.
+        moved_gb_s: memory -> 10^9 bytes a second that this is at the estimated speed.
+        layers: each operator's part.
+    """
+
+    tool: str
+    settings: Mapping[str, str]
+    clock_mhz: float
+    cycles: int
+    inference_ms: float
+    used_bytes: Mapping[str, int]
+    moved_bytes: Mapping[str, int]
+    moved_gb_s: Mapping[str, float]
+    layers: tuple[LayerCycles, ...] = ()
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One row of the report.
 
@@ -107,6 +155,8 @@ class Measurement:
         audit: what is inside the file.
         recipe: how its integers came about; empty where it has none.
         checkpoint_sha256: of the checkpoint that it was made from; empty where that is not known.
+        estimate: what a compiler expects of a chip that is not here.
+        facts: what else the runtime told of the device and of this file on it: `arena_bytes`, `governor` ...
     """
 
     target: str
@@ -127,6 +177,8 @@ class Measurement:
     audit: Audit | None = None
     recipe: str = ""
     checkpoint_sha256: str = ""
+    estimate: Estimate | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import squeeze_export
+from squeeze_export.compilers import COMPILERS
 from squeeze_export.peers import PEERS
 from squeeze_export.runtimes import RUNTIMES
 from squeeze_export.targets import TARGETS
@@ -32,6 +33,9 @@ FRAMEWORKS = {
     "nncf",
     "coremltools",
     "mediapipe",
+    "onnxruntime_qnn",
+    "ethosu",
+    "tflite_micro",
     "flatbuffers",
     "matplotlib",
     "scipy",
@@ -163,7 +167,7 @@ def crossings(folder: str, file: str, source: str) -> list[str]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("folder", ["targets", "runtimes", "peers"])
+@pytest.mark.parametrize("folder", ["targets", "compilers", "runtimes", "peers"])
 def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> None:
     """What several runtimes share lies in modules that begin with an underscore; targets share how a file says what it keeps in
     float, `_kept_*`, and nothing else.
@@ -191,7 +195,9 @@ def test_a_crossing_is_found(folder: str, file: str, line: str, found: list[str]
     assert crossings(folder, file, line) == found
 
 
-@pytest.mark.parametrize(("folder", "registry"), [("targets", TARGETS), ("runtimes", RUNTIMES), ("peers", PEERS)])
+@pytest.mark.parametrize(
+    ("folder", "registry"), [("targets", TARGETS), ("compilers", COMPILERS), ("runtimes", RUNTIMES), ("peers", PEERS)]
+)
 def test_the_folder_equals_the_registry(folder: str, registry: dict[str, str]) -> None:
     modules = {f"squeeze_export.{folder}.{path.stem}" for path in (PACKAGE / folder).glob("[!_]*.py")}
     assert set(registry.values()) == modules

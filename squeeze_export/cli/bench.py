@@ -9,7 +9,7 @@ import click
 
 from squeeze_export.cli.console import print_json, shown_progress, stdout_console
 from squeeze_export.cli.options import FILE, output_options, run_choice, run_options
-from squeeze_export.pipeline import bench_files
+from squeeze_export.pipeline import bench_files, check_full_placement
 
 
 def command(name: str) -> click.Command:
@@ -33,7 +33,9 @@ def _bench(files: tuple[Path, ...], **values: Any) -> None:
         from squeeze_export.report.document import to_json
 
         print_json(to_json(report))
-        return
-    from squeeze_export.report.table import print_table
+    else:
+        from squeeze_export.report.table import print_table
 
-    print_table(report, stdout_console())
+        print_table(report, stdout_console())
+    if values["require_full_placement"]:
+        check_full_placement(report.measurements)

@@ -28,6 +28,7 @@ from squeeze_export.cli.options import (
 from squeeze_export.cli.training import training_choice, training_options
 from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.graph.quantized import SCHEMES
+from squeeze_export.pipeline import check_full_placement
 from squeeze_export.pipeline.calibration import KEPT_FLOAT
 from squeeze_export.pipeline.job import Job, run
 from squeeze_export.pipeline.training import QAT
@@ -95,7 +96,10 @@ def command(name: str) -> click.Command:
             note(DEMO_NOTE)
         with shown_progress() as progress:
             report = run(job, progress)
-        return show(report, job, as_json=values["as_json"])
+        code = show(report, job, as_json=values["as_json"])
+        if values["require_full_placement"] and code == EXIT_DONE:
+            check_full_placement([row for row in report.measurements if row.scheme == job.scheme])
+        return code
 
     return export
 

@@ -208,6 +208,7 @@ def run_options(function: F) -> F:
             option("--cpus", type=Cpus(), help="Pin to these logical CPUs."),
             option("--rounds", default=50, show_default=True, help="Timed inferences of each file."),
             option("--emulated-images", default=100, show_default=True, metavar="N", help="Images for an emulated device."),
+            option("--require-full-placement", is_flag=True, help="Exit code 5 where an operator falls back."),
         )
     ):
         function = add(function)

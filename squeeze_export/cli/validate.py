@@ -18,7 +18,7 @@ from squeeze_export.cli.options import (
     run_options,
 )
 from squeeze_export.errors import BadInput
-from squeeze_export.pipeline import validate_files, validate_portability
+from squeeze_export.pipeline import check_full_placement, validate_files, validate_portability
 from squeeze_export.pipeline.portability import FACTS, table_behind
 from squeeze_export.results import Report
 
@@ -65,7 +65,13 @@ def _validate(files: tuple[Path, ...], **values: Any) -> None:
         from squeeze_export.report.document import to_json
 
         print_json(to_json(report))
-        return
+    else:
+        _print(report)
+    if values["require_full_placement"]:
+        check_full_placement(report.measurements)
+
+
+def _print(report: Report) -> None:
     from squeeze_export.report.table import print_table
     from squeeze_export.report.wording import emulated_note
 

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from squeeze_export.core import Preprocess, TensorSpec
+from squeeze_export.core import FloatPart, Preprocess, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Conv, MaxPool, Node, QuantizedConv, QuantizedNode, consumers_of, tensor_sizes
 
@@ -55,6 +55,13 @@ class Scheme:
     symmetric: bool = False
     integer_output: bool = False
     per_tensor: bool = False
+
+    @property
+    def floats(self) -> FloatPart:
+        """What a file of this scheme means to compute in floating point."""
+        if not self.integer:
+            return "all"
+        return "none" if self.integer_output else "around the convolutions"
 
     @property
     def levels(self) -> int:

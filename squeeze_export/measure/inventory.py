@@ -67,8 +67,9 @@ PACKAGES = (
     Package("torch", "torch", "train, .pth checkpoints"),
     Package("tensorflow-cpu", "peers", "comparing with TFLite's own quantizer"),
     Package("nncf", "peers", "comparing with OpenVINO's own quantizer"),
-    Package("ethos-u-vela", "npu", "compiling for Arm Ethos-U"),
-    Package("onnxruntime-qnn", "", "Qualcomm Hexagon: emulator, device"),
+    Package("ethos-u-vela", "ethosu", "compiling for Arm Ethos-U"),
+    Package("onnxruntime-qnn", "qnn", "Qualcomm Hexagon: emulator, device"),
+    Package("tflite-micro", "micro", "running tflite with the kernels of microcontrollers"),
     Package("ray", "ray", "explore on several machines"),
     Package("matplotlib", "report", "plots of explore and benchmarks"),
 )

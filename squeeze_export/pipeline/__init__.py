@@ -11,6 +11,7 @@ from squeeze_export.pipeline.curve import calibration_curve
 from squeeze_export.pipeline.export import audit_file, export, read_artifact
 from squeeze_export.pipeline.job import Job, run
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
+from squeeze_export.pipeline.placement import check_full_placement
 from squeeze_export.pipeline.portability import validate_portability
 from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.pipeline.timing import bench_files
@@ -28,6 +29,7 @@ __all__ = [
     "bench_files",
     "calibrate",
     "calibration_curve",
+    "check_full_placement",
     "export",
     "open_network",
     "read_artifact",

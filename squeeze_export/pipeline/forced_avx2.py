@@ -73,7 +73,8 @@ def run_on_avx2(path: Path, pixels: ByteArray, *, threads: int = 1) -> ForcedRun
         answer = _answer(folder, limit_s=STARTING_S + IMAGE_S * len(pixels))
         logits: FloatArray = safetensors.numpy.load((folder / LOGITS).read_bytes())["logits"]
     found = answer["placement"]
-    placement = Placement(**{**found, "float_operators": tuple(found["float_operators"])})
+    lists: dict[str, Any] = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+    placement = Placement(**{**found, **lists})
     if "avx2" not in answer["kernels"] or any(word in answer["kernels"] for word in ("avx512", "vnni", "amx")):
         raise Refused(f"OpenVINO ran `{answer['kernels']}`, though it was held to AVX2", hint="this CPU may have no AVX2")
     return ForcedRun(logits, answer["device"], answer["kernels"], placement)

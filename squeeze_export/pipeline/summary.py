@@ -59,6 +59,7 @@ def measurement(
         latency=latency,
         placement=session.placement if session else None,
         audit=audit,
+        facts=dict(session.facts) if session else {},
         recipe=str(artifact.provenance.get("recipe", "")),
         checkpoint_sha256=str(artifact.provenance.get("checkpoint_sha256", "")),
     )

@@ -20,11 +20,12 @@ from squeeze_export.errors import BadInput
 from squeeze_export.files import write_text
 from squeeze_export.results import Report
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda document: document,  # 2 added `measurements[].recipe` and `differences`, which may be missing
     2: lambda document: document,  # 3 added `measurements[].checkpoint_sha256` and `verdicts`, which may be missing
     3: lambda document: document,  # 4 added `measurements[].audit.kept_float`, which may be missing
+    4: lambda document: document,  # 5 added `estimate` and `facts` of measurements, and to placements where operators ran
 }
 """Version -> what turns a document of that version into one of the next. A change of `results.Report` adds one, and its test."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from squeeze_export.core import Placement
+from squeeze_export.core import FloatPart, PlacedOperator, Placement, place
 from squeeze_export.runtimes._coreml_program import Operation, Program
 from squeeze_export.runtimes._coreml_values import Constant
 
@@ -19,7 +19,7 @@ _ACTIVATIONS = ("relu", "clip")
 _INTEGER_DATA = {"constexpr_affine_dequantize": "quantized_data", "constexpr_blockwise_shift_scale": "data"}
 
 
-def read_placement(program: Program, running: Sequence[Operation]) -> Placement:
+def read_placement(program: Program, running: Sequence[Operation], floats: FloatPart) -> Placement:
     """Counts the operators that run, and which of them Core ML may run in integers.
 
     Core ML has no integer convolution: one between `dequantize` and `quantize` is how a package asks for it (A17 Pro, M4 and later
@@ -28,6 +28,7 @@ def read_placement(program: Program, running: Sequence[Operation]) -> Placement:
     Args:
         program: the whole program.
         running: its operations that do not only work on constants, in order.
+        floats: what the package means to compute in floating point.
     """
     makers = {output.name: operation for operation in program.operations for output in operation.outputs}
     alive = {program.input, *(operation.name for operation in running)}
@@ -46,16 +47,12 @@ def read_placement(program: Program, running: Sequence[Operation]) -> Placement:
         )
         if operation.name in fed and readers and leaves:
             integer.add(operation.name)
-    counted = [operation for operation in running if operation.operator not in _BORDERS]
-    macs = {operation.name: _macs(operation, makers) for operation in counted}
-    total = sum(macs.values())
-    return Placement(
-        operator_count=len(counted),
-        integer_count=sum(operation.name in integer for operation in counted),
-        integer_mac_share=sum(count for name, count in macs.items() if name in integer) / total if total else 0.0,
-        float_operators=tuple(f"{operation.operator} {operation.name}" for operation in counted if operation.name not in integer),
-        source=SOURCE,
-    )
+    counted = [
+        PlacedOperator(f"{operation.operator} {operation.name}", operation.name in integer, _macs(operation, makers))
+        for operation in running
+        if operation.operator not in _BORDERS
+    ]
+    return place(counted, floats=floats, source=SOURCE)
 
 
 def _names(operation: Operation) -> list[str]:

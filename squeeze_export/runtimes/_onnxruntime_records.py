@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from squeeze_export.core import Placement
+from squeeze_export.core import FloatPart, PlacedOperator, Placement, place
 
 _KERNEL_SUFFIX = "_kernel_time"
 _MAC_OPERATORS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
@@ -35,21 +35,16 @@ def read_records(events: Sequence[Mapping[str, Any]]) -> tuple[Record, ...]:
     return tuple(_records(events))
 
 
-def placement(records: Sequence[Record], macs: int) -> Placement:
+def placement(records: Sequence[Record], mac_count: int, floats: FloatPart) -> Placement:
     """How much of it runs in integers.
 
     Args:
         records: what ran.
-        macs: multiply-accumulates of the file.
+        mac_count: multiply-accumulates of the file.
+        floats: what it means to compute in floating point.
     """
-    floats = [record for record in records if not record.integer]
-    return Placement(
-        len(records),
-        len(records) - len(floats),
-        sum(record.macs for record in records if record.integer) / macs if macs else 0.0,
-        tuple(f"{record.operator} {record.name}" for record in floats),
-        "ONNX Runtime's profiler, one inference",
-    )
+    operators = [PlacedOperator(f"{record.operator} {record.name}", record.integer, record.macs) for record in records]
+    return place(operators, floats=floats, source="ONNX Runtime's profiler, one inference", mac_count=mac_count)
 
 
 def _records(events: Sequence[Mapping[str, Any]]) -> Iterator[Record]:

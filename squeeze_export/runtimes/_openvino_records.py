@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from squeeze_export.core import Placement
+from squeeze_export.core import FloatPart, PlacedOperator, Placement, place
 
 _NOT_EXECUTED = ("Const", "Input", "Output")
 _CONVOLUTION = "Convolution"
@@ -49,17 +49,16 @@ def read_records(compiled: Any) -> tuple[Executed, ...]:
     return tuple(_executed(compiled.get_runtime_model()))
 
 
-def placement(records: Sequence[Executed]) -> Placement:
-    """How much of it runs in integers."""
-    floats = [record for record in records if not record.integer]
-    macs = sum(record.macs for record in records)
-    return Placement(
-        operator_count=len(records),
-        integer_count=len(records) - len(floats),
-        integer_mac_share=sum(record.macs for record in records if record.integer) / macs if macs else 0.0,
-        float_operators=tuple(f"{record.operator} {record.name}" for record in floats),
-        source="OpenVINO's runtime model: primitiveType, runtimePrecision and outputPrecisions of each operator",
-    )
+def placement(records: Sequence[Executed], floats: FloatPart) -> Placement:
+    """How much of it runs in integers.
+
+    Args:
+        records: what is executed.
+        floats: what the file means to compute in floating point.
+    """
+    operators = [PlacedOperator(f"{record.operator} {record.name}", record.integer, record.macs) for record in records]
+    source = "OpenVINO's runtime model: primitiveType, runtimePrecision and outputPrecisions of each operator"
+    return place(operators, floats=floats, source=source)
 
 
 def kernel_families(records: Sequence[Executed]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, require
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes._openvino_records import Executed, kernel_families, placement, read_records
 from squeeze_export.runtimes._quiet import quiet
 
@@ -64,6 +66,7 @@ class OpenvinoSession:
     """
 
     evidence: Evidence = "measured"
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, artifact: Artifact, *, runtime: str, precision: str, device: str, threads: int) -> None:
         if threads < 1:
@@ -72,6 +75,7 @@ class OpenvinoSession:
         if device not in present:
             raise Unavailable(f"`{runtime}` has no device `{device}` here", hint=f"it has: {', '.join(present)}")
         self.runtime = runtime
+        self._floats = scheme_named(artifact.scheme).floats
         compiled = _compiled(_read(artifact.path), artifact.path, PLUGINS[device], precision, threads)
         told = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if told != precision:
@@ -88,7 +92,7 @@ class OpenvinoSession:
     @cached_property
     def placement(self) -> Placement:
         """Which operators run in integers, from `executed`."""
-        return placement(self.executed)
+        return placement(self.executed, self._floats)
 
     def infer(self, batch: ByteArray) -> FloatArray:
         """Runs a batch, in pieces where the file's own batch size is fixed; the last piece is filled up with zeros.

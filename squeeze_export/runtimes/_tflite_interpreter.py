@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement
+from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes._quiet import lower_log_levels, quiet
+from squeeze_export.runtimes._tflite_records import read_records
 
 DEVICES = ("cpu",)
 MAX_DYNAMIC_BATCH = 32
 """Images at once where the file leaves the batch free: the arena grows with it, the speed no longer does."""
-
-_WEIGHTED = ("CONV_2D", "FULLY_CONNECTED")
 
 
 class InterpreterSession:
@@ -34,8 +34,9 @@ class InterpreterSession:
     """
 
     evidence: Evidence = "measured"
+    facts: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, interpreter: Any, runtime: str, threads: int) -> None:
+    def __init__(self, interpreter: Any, runtime: str, threads: int, scheme: str) -> None:
         self._interpreter: Any = interpreter
         self._input, self._output = _interface(interpreter)
         self._batch = int(self._input["shape"][0])
@@ -43,7 +44,12 @@ class InterpreterSession:
         self.runtime = runtime
         self.device = "cpu"
         self.threads = threads
-        self.kernels, self.placement = _read_records(interpreter)
+        self.kernels, self.placement = read_records(
+            interpreter._get_ops_details(),
+            interpreter.get_tensor_details(),
+            [int(self._input["index"])],
+            floats=scheme_named(scheme).floats,
+        )
 
     def infer(self, batch: ByteArray) -> FloatArray:
         """Runs a batch in pieces of the file's own batch size; the last piece is filled up with zeros and cut.
@@ -137,7 +143,7 @@ def open_interpreter(
     if not content:
         raise Refused(f"`{runtime}` cannot open `{artifact.path}`: the file is empty")
     with interpreting(content, artifact.path, runtime=runtime, threads=threads, load=load, delegates=delegates) as interpreter:
-        return InterpreterSession(interpreter, runtime, threads)
+        return InterpreterSession(interpreter, runtime, threads, artifact.scheme)
 
 
 @contextmanager
@@ -212,63 +218,3 @@ def _real(values: Any, details: Mapping[str, Any]) -> FloatArray:
 def _signature(details: Mapping[str, Any]) -> Any:
     signature = details.get("shape_signature", ())
     return signature if len(signature) else details["shape"]
-
-
-def _read_records(interpreter: Any) -> tuple[str, Placement]:
-    """Kernels and placement from the interpreter's node list.
-
-    The list keeps the nodes that a delegate took over and adds one `DELEGATE` node for each part it runs. That node names the
-    tensors it takes and gives; walking back from the latter to the former finds exactly the nodes it replaced. The list does
-    not say which delegate it is, but the interpreter adds none but XNNPACK on its own. A node's dtypes say what it computes in.
-    """
-    nodes = interpreter._get_ops_details()
-    tensors = {int(tensor["index"]): tensor for tensor in interpreter.get_tensor_details()}
-    delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
-    operators = [node for node in nodes if node["op_name"] != "DELEGATE"]
-    computed = {index for node in operators for index in _indices(node["outputs"])}
-    computed |= {int(tensor["index"]) for tensor in interpreter.get_input_details()}
-    # fp16 weights are widened once, when they are packed: what reads constants only is no part of an inference.
-    operators = [node for node in operators if computed & set(_indices(node["inputs"]))]
-    taken = _taken_over(operators, delegates)
-    floating = {index for index, tensor in tensors.items() if np.issubdtype(tensor["dtype"], np.floating)}
-    floats = [node for node in operators if floating & set(_indices([*node["inputs"], *node["outputs"]]))]
-    macs, float_macs, taken_macs = (sum(_macs(node, tensors) for node in group) for group in (operators, floats, taken))
-    source = f"interpreter's node list: {len(delegates)} delegate node(s) took over {len(taken)} of {len(operators)} operators"
-    # tflite_runtime's XNNPACK takes the mean of an integer network and leaves it the convolutions: these name the kernels.
-    kernels = "builtin" if not taken_macs else "XNNPACK" if taken_macs == macs else "XNNPACK, builtin"
-    placement = Placement(
-        operator_count=len(operators),
-        integer_count=len(operators) - len(floats),
-        integer_mac_share=(macs - float_macs) / macs if macs else 0.0,
-        float_operators=tuple(f"{node['op_name']} {tensors[_indices(node['outputs'])[0]]['name']}" for node in floats),
-        source=source,
-    )
-    return kernels, placement
-
-
-def _taken_over(operators: Sequence[Mapping[str, Any]], delegates: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The operators that the delegate nodes replaced."""
-    makers = {index: number for number, node in enumerate(operators) for index in _indices(node["outputs"])}
-    taken: set[int] = set()
-    for delegate in delegates:
-        given = set(_indices(delegate["inputs"]))
-        wanted = _indices(delegate["outputs"])
-        while wanted:
-            index = wanted.pop()
-            number = makers.get(index)
-            if index not in given and number is not None and number not in taken:
-                taken.add(number)
-                wanted.extend(_indices(operators[number]["inputs"]))
-    return [operators[number] for number in sorted(taken)]
-
-
-def _indices(values: Any) -> list[int]:
-    return [int(index) for index in values if index >= 0]  # -1: an optional input left out
-
-
-def _macs(node: Mapping[str, Any], tensors: Mapping[int, Mapping[str, Any]]) -> int:
-    """Multiply-accumulates of a node: its outputs times the weights (O, ...) behind one of them."""
-    if node["op_name"] not in _WEIGHTED:
-        return 0
-    result, weight = tensors[_indices(node["outputs"])[0]], tensors[_indices(node["inputs"])[1]]
-    return math.prod(int(size) for size in (*result["shape"], *weight["shape"][1:]))

@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, require
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes._coreml_package import Package, read_package
 from squeeze_export.runtimes._coreml_placement import read_placement
 from squeeze_export.runtimes._quiet import quiet
@@ -63,7 +65,7 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> CoremlSess
     present = devices()
     if device not in present:
         raise Unavailable(f"Core ML has no device `{device}` here", hint=f"it has: {', '.join(present)}")
-    return CoremlSession(read_package(artifact.path), artifact.path, device, threads)
+    return CoremlSession(read_package(artifact.path), artifact, device, threads)
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
@@ -93,8 +95,10 @@ class CoremlSession:
 
     runtime = NAME
     evidence: Evidence = "measured"
+    facts: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, package: Package, path: Path, device: str, threads: int) -> None:
+    def __init__(self, package: Package, artifact: Artifact, device: str, threads: int) -> None:
+        path = artifact.path
         self._package, self._path, self.device, self.threads = package, path, device, threads
         self._model: Any = _open(path, COMPUTE_UNITS[device])
         preferred = _preferred(self._model, path, COMPUTE_UNITS[device])
@@ -104,7 +108,7 @@ class CoremlSession:
         told = ", ".join(f"{count} on {name}" for name, count in preferred.items())
         self.kernels = f"Core ML ({told})"
         running = [entry for entry in package.program.operations if not entry.operator.startswith("const")]
-        placement = read_placement(package.program, running)
+        placement = read_placement(package.program, running, scheme_named(artifact.scheme).floats)
         self.placement = replace(placement, source=f"devices: Core ML's compute plan ({told}); integers: {placement.source}")
 
     def infer(self, batch: ByteArray) -> FloatArray:

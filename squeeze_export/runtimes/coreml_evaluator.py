@@ -11,13 +11,14 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes._coreml_arguments import HINT
 from squeeze_export.runtimes._coreml_package import Package, read_package
 from squeeze_export.runtimes._coreml_placement import read_placement
@@ -52,7 +53,7 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> EvaluatorS
         raise Unavailable(f"the Core ML evaluator has no device `{device}`", hint=f"it runs on: {', '.join(DEVICES)}")
     if threads < 1:
         raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
-    return EvaluatorSession(read_package(artifact.path), artifact.path, threads)
+    return EvaluatorSession(read_package(artifact.path), artifact, threads)
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
@@ -99,13 +100,14 @@ class EvaluatorSession:
 
     runtime = NAME
     evidence: Evidence = "emulated"
+    facts: Mapping[str, Any] = MappingProxyType({})
     device = DEVICES[0]
     kernels = "numpy"
 
-    def __init__(self, package: Package, path: Path, threads: int) -> None:
-        self._package, self._path, self.threads = package, path, threads
+    def __init__(self, package: Package, artifact: Artifact, threads: int) -> None:
+        self._package, self._path, self.threads = package, artifact.path, threads
         self._plan: Plan | None = Plan(package.program, package.result)
-        self.placement = read_placement(package.program, self.plan.operations)
+        self.placement = read_placement(package.program, self.plan.operations, scheme_named(artifact.scheme).floats)
         self.evaluate(np.zeros((package.input.least, package.input.height, package.input.width, 3), np.uint8))
 
     @property

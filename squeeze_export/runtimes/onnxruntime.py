@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, require
+from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, FloatPart, Placement, require
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes._onnxruntime_records import Record, placement, read_records
 
 NAME = "onnxruntime"
@@ -59,7 +61,7 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> OnnxSessio
         model = artifact.path.read_bytes()
     except OSError as err:
         raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
-    return OnnxSession(model, artifact.path, device, threads)
+    return OnnxSession(model, artifact.path, device, threads, scheme_named(artifact.scheme).floats)
 
 
 class OnnxSession:
@@ -74,9 +76,10 @@ class OnnxSession:
 
     runtime = NAME
     evidence: Evidence = "measured"
+    facts: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, model: bytes, path: Path, device: str, threads: int) -> None:
-        self._model, self._path, self.threads = model, path, threads
+    def __init__(self, model: bytes, path: Path, device: str, threads: int, floats: FloatPart) -> None:
+        self._model, self._path, self.threads, self._floats = model, path, threads, floats
         self._session: Any = _open(model, path, PROVIDERS[device], _options(threads))
         provider = self._session.get_providers()[0]
         self.device = next(name for name, known in PROVIDERS.items() if known == provider)
@@ -129,7 +132,7 @@ class OnnxSession:
         if len({record.integer for record in counted if record.macs}) > 1:
             # Its float kernels fill up the channels; without its optimizations the convolutions are those of the file.
             counted = self._profiled(optimized=False)
-        return placement(self._records, sum(record.macs for record in counted))
+        return placement(self._records, sum(record.macs for record in counted), self._floats)
 
     @cached_property
     def operators(self) -> Mapping[str, int]:

@@ -17,7 +17,7 @@ from squeeze_export.core import Audit, Placement
 from squeeze_export.errors import BadInput
 from squeeze_export.report import document
 from squeeze_export.report.document import from_json, read_json, to_json, write_json
-from squeeze_export.results import Accuracy, Interval, Latency, Measurement, Report, Rival, RowName, Verdict
+from squeeze_export.results import Accuracy, Estimate, Interval, Latency, LayerCycles, Measurement, Report, Rival, RowName, Verdict
 
 numbers = st.floats(allow_nan=False)
 words = st.text(max_size=8)
@@ -59,6 +59,19 @@ names = st.lists(words, max_size=3).map(tuple)
 audits = st.builds(
     Audit, st.dictionaries(words, counts, max_size=3), names, names, names, st.dictionaries(words, counts, max_size=2)
 )
+memories = st.dictionaries(words, counts, max_size=2)
+estimates = st.builds(
+    Estimate,
+    words,
+    st.dictionaries(words, words, max_size=2),
+    numbers,
+    counts,
+    numbers,
+    memories,
+    memories,
+    st.dictionaries(words, numbers, max_size=2),
+    st.lists(st.builds(LayerCycles, words, words, words, counts, counts, numbers), max_size=2).map(tuple),
+)
 measurements = st.builds(
     Measurement,
     target=words,
@@ -71,7 +84,9 @@ measurements = st.builds(
     reason=words,
     accuracy=st.none() | accuracies,
     latency=st.none() | latencies,
-    placement=st.none() | st.builds(Placement, counts, counts, numbers, names, words),
+    placement=st.none() | st.builds(Placement, counts, counts, numbers, names, words, st.none() | counts, names, names),
+    estimate=st.none() | estimates,
+    facts=facts,
     audit=st.none() | audits,
 )
 row_names = st.builds(RowName, words, words, words, words)
@@ -90,7 +105,7 @@ verdicts = st.builds(
 )
 reports = st.builds(
     Report,
-    schema_version=st.just(4),
+    schema_version=st.just(5),
     created=words,
     tool_versions=st.dictionaries(words, words, max_size=2),
     host=facts,
@@ -178,7 +193,7 @@ DELETED = object()
         (("schema_version",), DELETED, "`schema_version` is missing"),
         (("schema_version",), True, "`schema_version` is missing or no integer"),
         (("schema_version",), 0, "`0`, which no release has written"),
-        (("schema_version",), 5, "schema version `5`, this program knows up to 4"),
+        (("schema_version",), 6, "schema version `6`, this program knows up to 5"),
     ],
 )
 def test_what_does_not_fit_is_named(report, path, value, message):
@@ -188,7 +203,7 @@ def test_what_does_not_fit_is_named(report, path, value, message):
 
 def test_a_newer_report_says_what_to_type(report):
     with pytest.raises(BadInput) as error:
-        from_json(change(report, ("schema_version",), 5))
+        from_json(change(report, ("schema_version",), 6))
     assert error.value.hint == "pip install --upgrade squeeze-export"
 
 

@@ -101,7 +101,7 @@ def written(
 
 def artifact(path: Path) -> Artifact:
     nothing = TensorSpec("", (), "", "")  # a session reads the package, not the artifact's description of it
-    return Artifact(path, "coreml", "", "", 0, nothing, nothing)
+    return Artifact(path, "coreml", "int8", "", 0, nothing, nothing)
 
 
 def program_in(path: Path) -> Program:

@@ -34,6 +34,7 @@ from squeeze_export.runtimes import (
     tensorflow_lite,
     tflite_runtime,
 )
+from squeeze_export.runtimes._tflite_records import read_records
 from squeeze_export.targets import tflite
 
 ANY = TensorSpec("", (), "", "")
@@ -114,10 +115,7 @@ def test_the_convolutions_name_the_kernels(delegated: tuple[int, ...], kernels: 
         {"op_name": "MEAN", "inputs": [2], "outputs": [3]},
     ]
     delegates = [{"op_name": "DELEGATE", "inputs": [min(delegated), 4], "outputs": [max(delegated) + 1]}] if delegated else []
-    stub = types.SimpleNamespace(
-        _get_ops_details=lambda: nodes + delegates, get_tensor_details=lambda: details, get_input_details=lambda: details[:1]
-    )
-    found, placement = _tflite_interpreter._read_records(stub)
+    found, placement = read_records(nodes + delegates, details, [0], floats="all")
     assert found == kernels
     assert f"took over {count} of 3 operators" in placement.source
     assert (placement.integer_count, placement.integer_mac_share) == (3, 1.0)

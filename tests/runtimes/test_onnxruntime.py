@@ -62,7 +62,7 @@ def stored(folder: Path, data: bytes) -> Artifact:
     path = folder / "a.onnx"
     path.write_bytes(data)
     nothing = TensorSpec("", (), "", "")  # a session reads the file, not the artifact's description of it
-    return Artifact(path, "onnx", "", "", len(data), nothing, nothing)
+    return Artifact(path, "onnx", "int8", "", len(data), nothing, nothing)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

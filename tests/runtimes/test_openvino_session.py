@@ -82,7 +82,7 @@ def stored(folder: Path, files: dict[str, bytes]) -> Artifact:
     for name, data in files.items():
         (folder / name).write_bytes(data)
     nothing = TensorSpec("", (), "", "")  # a session reads the files, not the artifact's description of them
-    return Artifact(folder, "openvino", "", "", 0, nothing, nothing)
+    return Artifact(folder, "openvino", "int8", "", 0, nothing, nothing)
 
 
 def edited(artifact: Artifact, edit: Callable[[Any, dict[str, Any]], None]) -> Artifact:
@@ -117,7 +117,7 @@ import numpy as np
 from squeeze_export.core import Artifact, TensorSpec
 from squeeze_export.runtimes import openvino
 nothing = TensorSpec("", (), "", "")
-artifact = Artifact(Path(sys.argv[1]), "openvino", "", "", 0, nothing, nothing)
+artifact = Artifact(Path(sys.argv[1]), "openvino", "int8", "", 0, nothing, nothing)
 sessions = [openvino.open_session(artifact, device="cpu", threads=1) for _ in range(4)]
 sys.setswitchinterval(1e-6)
 started = threading.Event()

@@ -128,7 +128,7 @@ def written(folder: Path, content: Mapping[str, bytes]) -> Path:
 
 def artifact_of(folder: Path, content: Mapping[str, bytes]) -> Artifact:
     path = written(folder, content)
-    return Artifact(path, "coreml", "", "", 0, *coreml.describe(path))
+    return Artifact(path, "coreml", "int8", "", 0, *coreml.describe(path))
 
 
 def answers(folder: Path, content: Mapping[str, bytes], batch: NDArray[np.uint8]) -> Any:

@@ -60,7 +60,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 def run(path: Path, pixels: Any) -> Any:
     source, result = tflite.describe(path)
-    session = litert.open_session(Artifact(path, "tflite", "", "", 0, source, result), device="cpu", threads=1)
+    session = litert.open_session(Artifact(path, "tflite", "int8", "", 0, source, result), device="cpu", threads=1)
     return session.infer(pixels)
 
 
