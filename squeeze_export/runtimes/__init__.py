@@ -58,6 +58,7 @@ RUNTIMES: Mapping[str, str] = {
     "litert-builtin": "squeeze_export.runtimes.litert_builtin",
     "tflite-runtime": "squeeze_export.runtimes.tflite_runtime",
     "tensorflow-lite": "squeeze_export.runtimes.tensorflow_lite",
+    "tflite-micro": "squeeze_export.runtimes.tflite_micro",
     "openvino": "squeeze_export.runtimes.openvino",
     "openvino-bf16": "squeeze_export.runtimes.openvino_bf16",
     "coreml": "squeeze_export.runtimes.coreml",

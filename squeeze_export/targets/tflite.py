@@ -34,7 +34,7 @@ from squeeze_export.targets._tflite_writer import Steps, Writer, padding_word
 NAME = "tflite"
 SUFFIX = ".tflite"
 SCHEMES = ("fp32", "fp16", "int8", "int8-npu", "int8-per-tensor", "int16x8", "w8")
-RUNTIMES = ("litert", "litert-builtin", "tflite-runtime", "tensorflow-lite")
+RUNTIMES = ("litert", "litert-builtin", "tflite-runtime", "tensorflow-lite", "tflite-micro")
 PACKAGES = ("ai-edge-litert", "flatbuffers")
 
 PROVENANCE_NAME = "squeeze_export"

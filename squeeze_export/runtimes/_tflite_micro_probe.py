@@ -1,0 +1,114 @@
+"""Finds the smallest arena that a file runs in: `python -m squeeze_export.runtimes._tflite_micro_probe FILE LIMIT`.
+
+TFLite Micro was made for firmware: where an arena is too small, or a file is damaged, it may follow a null pointer. So each attempt
+is a forked process, and this whole search is one that the caller can lose. Prints one JSON object: `arena_bytes`, or `reason`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STEP_BYTES = 16
+"""TFLite Micro's own alignment: nothing between two multiples makes a difference."""
+FIRST_BYTES = 1 << 20
+MAX_REASON_CHARACTERS = 300
+
+
+def smallest(fits: Callable[[int], bool], limit: int, guess: Callable[[], int] = lambda: 0) -> int | None:
+    """The smallest multiple of `STEP_BYTES` that fits; None where not even `limit` does.
+
+    Args:
+        fits: whether a file can be run in an arena of so many bytes; what fits a smaller one fits a larger one.
+        limit: bytes.
+        guess: what it may be, asked for once a size has been found that fits. A good one makes the search shorter, a bad one no
+            other.
+    """
+    low, high = 0, min(FIRST_BYTES, limit)
+    while not fits(high):
+        if high >= limit:
+            return None
+        low, high = high, min(2 * high, limit)
+    likely = -(-guess() // STEP_BYTES) * STEP_BYTES
+    for size in (likely, likely - STEP_BYTES):
+        if low < size < high:
+            low, high = (low, size) if fits(size) else (size, high)
+    while high - low > STEP_BYTES:
+        middle = (low + high) // 2 // STEP_BYTES * STEP_BYTES
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+def run_once(content: bytes, arena_bytes: int) -> None:
+    """Opens a file and runs it once on zeros."""
+    interpreter = _opened(content, arena_bytes)
+    source: Any = interpreter.get_input_details(0)
+    interpreter.set_input(np.zeros(source["shape"], source["dtype"]), 0)
+    interpreter.invoke()
+    interpreter.get_output(0)
+
+
+def allocate(content: bytes, arena_bytes: int) -> None:
+    """Opens a file, and prints what it takes of the arena."""
+    _opened(content, arena_bytes).print_allocations()
+
+
+def _opened(content: bytes, arena_bytes: int) -> Any:
+    from tflite_micro import runtime
+
+    return runtime.Interpreter.from_bytes(content, arena_size=arena_bytes)
+
+
+def survives(work: Callable[[], None], log: Path) -> bool:
+    """Whether a piece of work ends well in a forked process.
+
+    Args:
+        work: what to do there.
+        log: takes what it prints, and what it raises.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    code = 1
+    try:
+        with log.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+        work()
+        code = 0
+    except BaseException as err:  # noqa: BLE001 - the process ends here, whatever it was
+        os.write(2, f"{type(err).__name__}: {err}\n".encode())
+    finally:
+        os._exit(code)
+
+
+def main(path: Path, limit: int) -> None:
+    """Searches, and prints what was found."""
+    import tflite_micro  # noqa: F401 - once here, and not in every attempt
+
+    content = path.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        # Allocation alone decides the size; one inference then shows that nothing else is missing.
+        found = smallest(
+            lambda size: survives(lambda: allocate(content, size), log),
+            limit,
+            lambda: max(map(int, re.findall(r"Arena allocation total (\d+) bytes", log.read_text("utf-8", "replace"))), default=0),
+        )
+        if found is not None and survives(lambda: run_once(content, found), log):
+            print(json.dumps({"arena_bytes": found}))  # noqa: T201 - this is its answer
+            return
+        lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        reason = " ".join(lines) or f"no arena of up to {limit} bytes is enough"
+        print(json.dumps({"reason": reason[:MAX_REASON_CHARACTERS]}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
