@@ -10,6 +10,7 @@ from squeeze_export.pipeline.calibration import Calibration, CalibrationFolder, 
 from squeeze_export.pipeline.curve import calibration_curve
 from squeeze_export.pipeline.export import audit_file, export, read_artifact
 from squeeze_export.pipeline.job import Job, run
+from squeeze_export.pipeline.linting import lint_file
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.placement import check_full_placement
 from squeeze_export.pipeline.portability import validate_portability
@@ -31,6 +32,7 @@ __all__ = [
     "calibration_curve",
     "check_full_placement",
     "export",
+    "lint_file",
     "open_network",
     "read_artifact",
     "read_calibration",

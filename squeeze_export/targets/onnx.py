@@ -16,6 +16,8 @@ from squeeze_export.core import Audit, EmitOptions, TensorSpec, require
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import FP32, QuantizedGraph, Scheme, check_written_as
+from squeeze_export.operators import Contents
+from squeeze_export.targets import _onnx_file
 from squeeze_export.targets._onnx_body import float_body, integer_body
 from squeeze_export.targets._onnx_sheet import Sheet
 
@@ -114,3 +116,8 @@ def audit(path: Path) -> Audit:
 
     onnx = require("onnx", "onnx")
     return audit_model(onnx, read_model(onnx, path))
+
+
+def contents(path: Path) -> Contents:
+    """The file's operators; see `_onnx_file.contents`."""
+    return _onnx_file.contents(path)

@@ -26,6 +26,8 @@ from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme, check_written_as
+from squeeze_export.operators import Contents
+from squeeze_export.targets import _tflite_file
 from squeeze_export.targets._tflite_audit import audit_file, describe_file
 from squeeze_export.targets._tflite_metadata import LABELS_FILE, METADATA_NAME, model_metadata, with_files
 from squeeze_export.targets._tflite_weights import write_floats, write_integers
@@ -282,3 +284,8 @@ class _Lowering:
         output = self.writer.tensor(self.output_name, (self.batch, classes), "float32")
         self.writer.operator("SOFTMAX", 1, [logits], output, ("SoftmaxOptions", {"beta": 1.0}))
         return output
+
+
+def contents(path: Path) -> Contents:
+    """The file's operators; see `_tflite_file.contents`."""
+    return _tflite_file.contents(path)

@@ -198,7 +198,7 @@ def test_bad_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.write_bytes(packed(model))
     with pytest.raises(BadInput, match="without a graph"):
         audit_file(path)
-    monkeypatch.setattr("squeeze_export.targets._tflite_audit.MAX_MODEL_BYTES", 10)
+    monkeypatch.setattr("squeeze_export.targets._tflite_file.MAX_MODEL_BYTES", 10)
     with pytest.raises(BadInput, match="larger than 0 MiB"):
         audit_file(path)
 

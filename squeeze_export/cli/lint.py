@@ -1,0 +1,59 @@
+"""`squeeze-export lint FILE... --for CHIP`: will the chip take it, and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from squeeze_export.cli import visible
+from squeeze_export.cli.console import print_json
+from squeeze_export.cli.options import FILE, option, output_options
+from squeeze_export.errors import EXIT_DONE, Refused
+from squeeze_export.lint import RULEBOOKS, Finding
+from squeeze_export.pipeline import lint_file
+
+
+def command(name: str) -> click.Command:
+    """Makes the command."""
+    return _lint
+
+
+@click.command("lint")
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@option("--for", "chip", type=click.Choice(list(RULEBOOKS)), required=True, help="Whose documented rules.")
+@output_options
+def _lint(files: tuple[Path, ...], chip: str, **values: Any) -> int:
+    """Hold a file's operators against a chip's documented rules. Exit code 4 where one of them will fall back.
+
+    \b
+    squeeze-export lint squeezenet1_1.int8-npu.tflite --for ethosu
+    """
+    found = {str(file): lint_file(file, chip) for file in files}
+    if values["as_json"]:
+        print_json({file: [asdict(finding) for finding in findings] for file, findings in found.items()})
+    else:
+        for file, findings in found.items():
+            _show(file, chip, findings)
+    falls = any(finding.severity == "fall-back" for findings in found.values() for finding in findings)
+    return Refused.exit_code if falls else EXIT_DONE
+
+
+def _show(file: str, chip: str, findings: Sequence[Finding]) -> None:
+    falls = sum(finding.severity == "fall-back" for finding in findings)
+    verdict = f"{falls} operator{'s' if falls > 1 else ''} will fall back" if falls else "no operator breaks a rule"
+    if findings and not falls:
+        verdict = "no operator will fall back"
+    _print(f"{file} for {chip}: {verdict}")
+    for finding in findings:
+        _print(f"  {finding.severity:<9}  {finding.operator}: {finding.problem}")
+        _print(f"  {'':<9}  change: {finding.change}")
+    for source in dict.fromkeys(finding.source for finding in findings):
+        _print(f"  {'':<9}  rule: {source}")
+
+
+def _print(line: str) -> None:
+    click.echo(visible(line))  # names in a stranger's file are a stranger's text

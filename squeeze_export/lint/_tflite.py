@@ -1,0 +1,144 @@
+"""Rules that several readers of TFLite files share."""
+
+from __future__ import annotations
+
+from squeeze_export.lint import Rule, Severity
+from squeeze_export.operators import FREE, FileOperator, FileTensor
+
+SPECIFICATION = "TensorFlow Lite 8-bit quantization specification, https://ai.google.dev/edge/litert/models/quantization_spec"
+WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
+SAME_STEPS = frozenset({"CONCATENATION", "MAX_POOL_2D", "PAD", "RESHAPE"})
+"""Of these the specification wants one scale and zero point for all that they read and make."""
+NPU_SCHEME = "export with `--scheme int8-npu`, which has no float operator"
+INTEGERS = "quantize it: export with `--int8` or `--scheme int8-npu`"
+
+
+def one_batch(source: str, *, batch_may_be_free: bool = False) -> Rule:
+    """No side of a shape is left open."""
+
+    def broken(operator: FileOperator) -> str | None:
+        for tensor in operator.data:
+            sides = tensor.shape[1:] if batch_may_be_free else tensor.shape
+            if FREE in sides:
+                return f"`{tensor.name}` has no fixed shape: {tensor}"
+        return None
+
+    return Rule(broken, "export with `--batch 1`", source)
+
+
+def integers(dtypes: tuple[str, ...], source: str, change: str = INTEGERS) -> Rule:
+    """All that flows through an operator is of one of the dtypes."""
+
+    def broken(operator: FileOperator) -> str | None:
+        other = next((tensor for tensor in operator.data if tensor.dtype not in dtypes), None)
+        return f"`{other.name}` is {other.dtype}" if other is not None else None
+
+    return Rule(broken, change, source)
+
+
+def known(kinds: frozenset[str], chip: str, source: str, change: str = NPU_SCHEME) -> Rule:
+    """The operator is one that the chip has."""
+    return Rule(lambda operator: f"{chip} has no {operator.kind}" if operator.kind not in kinds else None, change, source)
+
+
+def quantized(source: str, exceptions: frozenset[str] = frozenset()) -> Rule:
+    """Every tensor that flows, and every weight, has a positive scale."""
+
+    def broken(operator: FileOperator) -> str | None:
+        weights = operator.inputs[1:2] if operator.kind in WEIGHTED else ()
+        for tensor in (*operator.data, *weights):
+            if operator.kind not in exceptions and not (tensor.scales and min(tensor.scales) > 0):
+                return f"`{tensor.name}` has no positive scale"
+        return None
+
+    return Rule(broken, INTEGERS, source)
+
+
+def per_channel_weights_alone(source: str) -> Rule:
+    """One scale a channel is for weights."""
+
+    def broken(operator: FileOperator) -> str | None:
+        found = next((tensor for tensor in operator.data if len(tensor.scales) > 1), None)
+        return f"`{found.name}` has {len(found.scales)} scales" if found is not None else None
+
+    return Rule(broken, "give activations one scale", source)
+
+
+def same_steps(source: str = SPECIFICATION, severity: Severity = "fall-back") -> Rule:
+    """What only moves numbers has them on one scale."""
+
+    def broken(operator: FileOperator) -> str | None:
+        steps = {(tensor.scales[:1], tensor.zero_points[:1]) for tensor in operator.data if tensor.scales}
+        return f"it reads and makes {len(steps)} scales" if len(steps) > 1 else None
+
+    return Rule(broken, "put its operands and its result on one scale: exports of this tool are", source, SAME_STEPS, severity)
+
+
+def convolutions(source: str = SPECIFICATION) -> Rule:
+    """Weights and bias are constants: int8 around zero, and int32 on the scale of the products (int64 beside 16 bits)."""
+    return Rule(_convolution, INTEGERS, source, WEIGHTED)
+
+
+def _convolution(operator: FileOperator) -> str | None:
+    if len(operator.inputs) < 2:
+        return "it has no weights"
+    weight = operator.inputs[1]
+    if not weight.constant:
+        return f"its weights `{weight.name}` are computed"
+    if weight.dtype != "int8":
+        return f"its weights `{weight.name}` are {weight.dtype}"
+    if any(weight.zero_points):
+        return f"the zero point of its weights `{weight.name}` is not 0"
+    return _bias(operator.inputs[0], weight, operator.inputs[2]) if len(operator.inputs) > 2 else None
+
+
+_SCALE_TOLERANCE = 1e-3
+"""Of the product of two float32, and what other writers round it to."""
+
+
+def _bias(source: FileTensor, weight: FileTensor, bias: FileTensor) -> str | None:
+    wanted = "int64" if source.dtype == "int16" else "int32"
+    if not bias.constant or bias.dtype not in ("int32", wanted):
+        return f"its bias `{bias.name}` is {'' if bias.constant else 'computed '}{bias.dtype}"
+    if not (source.scales and bias.scales):
+        return None
+    products = [source.scales[0] * scale for scale in weight.scales]
+    found = bias.scales if len(bias.scales) == len(products) else bias.scales[:1] * len(products)
+    apart = any(abs(a - b) > _SCALE_TOLERANCE * b for a, b in zip(found, products, strict=True))
+    return f"the scale of its bias `{bias.name}` is not the product of those of its input and weights" if apart else None
+
+
+def no_activation(kinds: frozenset[str], source: str) -> Rule:
+    """No activation is fused."""
+    return _activation(kinds, frozenset({"NONE"}), source)
+
+
+def plain_activation(kinds: frozenset[str], source: str) -> Rule:
+    """No activation but a ReLU is fused."""
+    return _activation(kinds, frozenset({"NONE", "RELU", "RELU_N1_TO_1", "RELU6"}), source)
+
+
+def _activation(kinds: frozenset[str], allowed: frozenset[str], source: str) -> Rule:
+    def broken(operator: FileOperator) -> str | None:
+        found = operator.attributes.get("fusedActivationFunction", "NONE")
+        return f"{found} is fused into it" if found not in allowed else None
+
+    return Rule(broken, "give the activation an operator of its own", source, kinds)
+
+
+def spatial_mean(source: str) -> Rule:
+    """A mean is one over height and width."""
+
+    def broken(operator: FileOperator) -> str | None:
+        axes = operator.inputs[1].values if len(operator.inputs) > 1 else ()
+        if len(operator.inputs) > 1 and not operator.inputs[1].constant:
+            return "its axes are computed"
+        return f"it is a mean over the axes {list(axes)}" if sorted(axes) not in ([1, 2], [2]) else None
+
+    return Rule(broken, "average over height and width", source, frozenset({"MEAN"}))
+
+
+def number(operator: FileOperator, name: str, default: int = 1) -> int:
+    """An attribute that is an integer."""
+    found = operator.attributes.get(name, default)
+    return found if isinstance(found, int) else default

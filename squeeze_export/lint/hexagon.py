@@ -1,0 +1,80 @@
+"""Qualcomm's Hexagon (HTP) by the documentation of ONNX Runtime's QNN execution provider."""
+
+from __future__ import annotations
+
+from squeeze_export.lint import Rule, Rulebook
+from squeeze_export.operators import FREE, FileOperator
+
+SOURCE = (
+    "ONNX Runtime documentation, QNN Execution Provider, https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"
+)
+_KINDS = frozenset({
+    "Abs", "Add", "And", "ArgMax", "ArgMin", "Asin", "Atan", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat",
+    "Conv", "ConvTranspose", "Cos", "DepthToSpace", "DequantizeLinear", "Div", "Elu", "Equal", "Exp", "Expand", "Flatten",
+    "Floor", "Gather", "Gelu", "Gemm", "GlobalAveragePool", "Greater", "GreaterOrEqual", "GridSample", "HardSwish",
+    "InstanceNormalization", "LRN", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax",
+    "LpNormalization", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow", "QuantizeLinear",
+    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Reshape", "Resize", "Round", "Sigmoid",
+    "Sign", "Sin", "Slice", "Softmax", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile", "TopK", "Transpose",
+    "Unsqueeze", "Where", "com.microsoft:DequantizeLinear", "com.microsoft:Gelu", "com.microsoft:QuantizeLinear",
+})  # fmt: skip
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_BORDERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_CARRIERS = ("uint8", "uint16")
+_INT8 = "export with `--int8`"
+
+
+def _known(operator: FileOperator) -> str | None:
+    return f"the QNN execution provider has no {operator.kind}" if operator.kind not in _KINDS else None
+
+
+def _shape(operator: FileOperator) -> str | None:
+    found = next((tensor for tensor in operator.data if FREE in tensor.shape), None)
+    return f"`{found.name}` has no fixed shape: {found}" if found is not None else None
+
+
+def _float_product(operator: FileOperator) -> str | None:
+    found = next((t for t in (*operator.inputs[:2], *operator.outputs[:1]) if t.floating), None)
+    return f"it computes in floats: `{found.name}` is {found.dtype}" if found is not None else None
+
+
+def _float(operator: FileOperator) -> str | None:
+    if operator.kind in _BORDERS:
+        return None
+    found = next((tensor for tensor in operator.data if tensor.floating), None)
+    return f"it computes in floats: `{found.name}` is {found.dtype}" if found is not None else None
+
+
+def _signed(operator: FileOperator) -> str | None:
+    found = next((tensor for tensor in operator.data if tensor.scales and tensor.dtype not in _CARRIERS), None)
+    return f"`{found.name}` is carried in {found.dtype}" if found is not None else None
+
+
+def _weights(operator: FileOperator) -> str | None:
+    weight = operator.inputs[1]
+    if not weight.constant or not weight.scales:
+        return f"its weights `{weight.name}` are no quantized constant"
+    if len(weight.scales) > 1 and any(weight.zero_points):
+        return f"the zero points of its weights `{weight.name}` are not 0, with one scale a channel"
+    if len(operator.inputs) > 2 and not (operator.inputs[2].constant and operator.inputs[2].dtype == "int32"):
+        return f"its bias `{operator.inputs[2].name}` is {operator.inputs[2].dtype}"
+    return None
+
+
+RULEBOOK = Rulebook(
+    "Qualcomm Hexagon",
+    ("onnx",),
+    (
+        Rule(_known, "replace the operator", f"{SOURCE}, Supported ONNX operators"),
+        Rule(_shape, "export with `--batch 1`", f"{SOURCE}, Model requirements"),
+        Rule(_float_product, _INT8, f"{SOURCE}: the HTP backend supports quantized models", _PRODUCTS),
+        Rule(_weights, _INT8, f"{SOURCE}; HTP operator supplement of the QNN SDK, Conv2d", frozenset({"Conv"})),
+        Rule(_signed, "carry activations in uint8: `--int8`, not `int8-symmetric`", f"{SOURCE}, Generating a quantized model"),
+        Rule(
+            _float,
+            "`--scheme int8-npu` keeps it in integers; otherwise it runs in 16-bit floats, where the chip has them",
+            f"{SOURCE}, enable_htp_fp16_precision",
+            severity="note",
+        ),
+    ),
+)

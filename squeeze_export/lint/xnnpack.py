@@ -1,0 +1,91 @@
+"""XNNPACK by the README of its TFLite delegate: what it does not take, TFLite's own kernels run on the same CPU."""
+
+from __future__ import annotations
+
+from squeeze_export.lint import Rule, Rulebook
+from squeeze_export.lint._tflite import convolutions, integers, number, plain_activation, quantized, same_steps, spatial_mean
+from squeeze_export.operators import FileOperator
+
+SOURCE = "README of LiteRT's XNNPACK delegate, tflite/delegates/xnnpack/README.md, Quantized Operators"
+_QUANTIZED = frozenset({
+    "ADD", "CONCATENATION", "CONV_2D", "DEPTH_TO_SPACE", "DEPTHWISE_CONV_2D", "DEQUANTIZE", "ELU", "FULLY_CONNECTED",
+    "LEAKY_RELU", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "QUANTIZE", "RESHAPE", "RESIZE_BILINEAR", "SLICE",
+    "SPACE_TO_DEPTH", "SPLIT", "SUB", "TANH", "TRANSPOSE", "TRANSPOSE_CONV",
+})  # fmt: skip
+_FLOAT_TAIL = frozenset({"MEAN", "SOFTMAX", "RESHAPE"})
+"""Operators of the README's list of float ones with which a classifier may end in floats, as an `int8` file does."""
+_BORDERS = frozenset({"QUANTIZE", "DEQUANTIZE"})
+_ACTIVATED = frozenset({"ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "MUL", "SUB"})
+_MOST_OPERANDS = 4
+_LEAST_RATIO, _LARGEST_RATIO = 2.0**-8, 2.0**7
+
+
+def _known(operator: FileOperator) -> str | None:
+    return f"XNNPACK has no quantized {operator.kind}" if operator.kind not in _QUANTIZED | _FLOAT_TAIL else None
+
+
+def _floats(operator: FileOperator) -> str | None:
+    if operator.kind in _BORDERS | _FLOAT_TAIL:
+        return None
+    found = next((tensor for tensor in operator.data if tensor.floating), None)
+    return f"it computes in floats: `{found.name}` is {found.dtype}" if found is not None else None
+
+
+def _quantize(operator: FileOperator) -> str | None:
+    source, result = operator.inputs[0], operator.outputs[0]
+    if source.floating:
+        return None
+    if source.dtype[0] != result.dtype[0]:
+        return f"it turns {source.dtype} into {result.dtype}; XNNPACK wants the same signedness"
+    ratio = source.scales[0] / result.scales[0] if source.scales and result.scales else 1.0
+    return None if _LEAST_RATIO <= ratio <= _LARGEST_RATIO else f"its scales are {ratio:.3g} apart"
+
+
+def _dequantize(operator: FileOperator) -> str | None:
+    source = operator.inputs[0]
+    return f"it reads {source.dtype}" if source.dtype not in ("int8", "uint8") else None
+
+
+def _concatenation(operator: FileOperator) -> str | None:
+    count = len(operator.inputs)
+    return None if 2 <= count <= _MOST_OPERANDS else f"it joins {count} operands"
+
+
+def _pool(operator: FileOperator) -> str | None:
+    window = (number(operator, "filterHeight"), number(operator, "filterWidth"))
+    moves = max(number(operator, "strideH"), number(operator, "strideW")) > 1
+    return "it is a 1 x 1 pool with a stride" if window == (1, 1) and moves else None
+
+
+def _bias(operator: FileOperator) -> str | None:
+    return "it has no bias" if len(operator.inputs) < 3 else None
+
+
+_CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
+_CARRIED = integers(("int8", "uint8"), SOURCE, "export with `--int8`")
+_SCALED = quantized(SOURCE, _BORDERS | _FLOAT_TAIL | {"PAD"})
+RULEBOOK = Rulebook(
+    "XNNPACK",
+    ("tflite",),
+    (
+        Rule(_known, "export with `--int8`; leave the operator to another delegate", SOURCE),
+        Rule(_floats, "export with `--int8`, without `--keep-float`", SOURCE),
+        convolutions(),
+        Rule(_dequantize, "export with `--int8`", SOURCE, frozenset({"DEQUANTIZE"})),
+        Rule(_CARRIED.broken, _CARRIED.change, SOURCE, _QUANTIZED - _BORDERS - _FLOAT_TAIL),
+        Rule(_SCALED.broken, _SCALED.change, SOURCE),
+        Rule(_bias, "give it a bias, of zeros if need be", SOURCE, _CONVOLUTIONS),
+        plain_activation(_ACTIVATED, SOURCE),
+        Rule(_concatenation, "join two to four operands at a time", SOURCE, frozenset({"CONCATENATION"})),
+        Rule(_pool, "drop the pool, or give the convolution before it the stride", SOURCE, frozenset({"MAX_POOL_2D"})),
+        spatial_mean(SOURCE),
+        same_steps(),
+        Rule(
+            _quantize,
+            "it is one pass over the pixels; `--input float32` lets XNNPACK do it",
+            SOURCE,
+            frozenset({"QUANTIZE"}),
+            "note",
+        ),
+    ),
+)

@@ -1,0 +1,37 @@
+"""The lint job: a file's operators against a chip's documented rules. No toolchain, and no runtime, is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from squeeze_export.errors import BadInput
+from squeeze_export.lint import Finding, lint, rulebook_named
+from squeeze_export.operators import Contents
+from squeeze_export.targets import LISTED, listing_named
+
+
+def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
+    """Says which operators of a file a chip will not take, why, and what to change.
+
+    Args:
+        path: a TFLite or ONNX file, of any tool.
+        chip: a key of `lint.RULEBOOKS`.
+
+    Returns:
+        One finding for each operator that breaks a rule, in the file's order; empty where all of it suits the chip.
+
+    Raises:
+        BadInput: no such file, or one of another format than the rules are about; no such chip.
+        Unavailable: the package that reads the format is not installed.
+    """
+    book = rulebook_named(chip)
+    return lint(_contents(path), book)
+
+
+def _contents(path: Path) -> Contents:
+    suffixes = {listing_named(name).SUFFIX: name for name in LISTED}
+    if path.suffix not in suffixes:
+        raise BadInput(f"`{path}` is no file that lint can read", hint=f"endings that are: {', '.join(suffixes)}")
+    if not path.is_file():
+        raise BadInput(f"`{path}` is not a file")
+    return listing_named(suffixes[path.suffix]).contents(path)
