@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 
 .DEFAULT_GOAL := check
-.PHONY: check demo test lint types format bench clean
+.PHONY: check demo test lint types format bench bench-gpu clean
 
 check: lint types test
 
@@ -57,6 +57,9 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.qat
 	$(BIN)/python -m benchmarks.side_by_side
 	$(BIN)/python -m benchmarks.embed
+
+bench-gpu: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) demo-out squeeze-export-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info

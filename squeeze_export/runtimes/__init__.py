@@ -59,6 +59,7 @@ RUNTIMES: Mapping[str, str] = {
     "tflite-runtime": "squeeze_export.runtimes.tflite_runtime",
     "tensorflow-lite": "squeeze_export.runtimes.tensorflow_lite",
     "tflite-micro": "squeeze_export.runtimes.tflite_micro",
+    "torch": "squeeze_export.runtimes.torch",
     "openvino": "squeeze_export.runtimes.openvino",
     "openvino-bf16": "squeeze_export.runtimes.openvino_bf16",
     "coreml": "squeeze_export.runtimes.coreml",

@@ -24,7 +24,7 @@ from squeeze_export.targets._onnx_sheet import Sheet
 NAME = "onnx"
 SUFFIX = ".onnx"
 SCHEMES = ("fp32", "fp16", "int8", "int8-npu", "int8-symmetric", "int8-per-tensor", "w8")
-RUNTIMES = ("onnxruntime",)
+RUNTIMES = ("onnxruntime", "torch")
 PACKAGES = ("onnx",)
 
 _DTYPES: Mapping[int, str] = {1: "float32", 2: "uint8"}  # TensorProto.FLOAT, TensorProto.UINT8

@@ -1,0 +1,201 @@
+"""The operators of a float ONNX file of ours, as torch functions on tensors in channels-last memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from squeeze_export.core import PlacedOperator, require
+from squeeze_export.errors import BadInput, Refused
+
+MAX_BYTES = 256 << 20
+_HINT = "torch runs float files: `--scheme fp32` or `fp16`"
+
+Run = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator.
+
+    Attributes:
+        name: `type name`.
+        inputs: names of the tensors that flow into it.
+        output: of what it makes.
+        run: takes the inputs.
+        products: multiply-accumulates for each element of the output.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    run: Run
+    products: int = 0
+
+
+@dataclass(frozen=True)
+class Network:
+    """A file, ready to run.
+
+    Attributes:
+        steps: in order.
+        input: name of the input.
+        output: name of the logits.
+        batch: images an inference; None where it is free.
+        sides: (H, W, 3).
+        dtype: of the input, as torch calls it.
+    """
+
+    steps: tuple[Step, ...]
+    input: str
+    output: str
+    batch: int | None
+    sides: tuple[int, ...]
+    dtype: str
+
+    def run(self, pixels: Any) -> Any:
+        """Logits (N, classes) float32 of a tensor (N, H, W, 3)."""
+        values = {self.input: pixels}
+        for step in self.steps:
+            values[step.output] = step.run(*(values[name] for name in step.inputs))
+        return values[self.output]
+
+
+def read_network(content: bytes, path: Path, device: str) -> Network:
+    """Reads a file and moves its weights to a device.
+
+    Args:
+        content: of an ONNX file.
+        path: for error messages.
+        device: torch's name of it.
+
+    Raises:
+        BadInput: the file is too large, or no ONNX model.
+        Refused: it has an operator that float files of ours do not have, or is no image classifier.
+        Unavailable: `onnx` or `torch` is not installed.
+    """
+    onnx, torch = require("onnx", "onnx"), require("torch", "torch")
+    if len(content) > MAX_BYTES:
+        raise BadInput(f"`{path}` is larger than {MAX_BYTES >> 20} MiB, the most that is read of an ONNX file")
+    try:
+        model = onnx.load_model_from_string(content)
+        onnx.checker.check_model(model)
+    except (require("google.protobuf.message", "onnx").DecodeError, onnx.checker.ValidationError) as err:
+        raise Refused(f"torch cannot open `{path}`: {' '.join(str(err).split())}", hint="export the file again") from err
+    constants = {c.name: torch.from_numpy(onnx.numpy_helper.to_array(c).copy()).to(device) for c in model.graph.initializer}
+    steps = tuple(_step(onnx, node, constants, path) for node in model.graph.node)
+    source = model.graph.input[0]
+    kind = source.type.tensor_type
+    sides = [int(dim.dim_value) if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+    dtypes = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}
+    if len(model.graph.input) != 1 or len(sides) != 4 or None in sides[1:] or sides[3] != 3 or kind.elem_type not in dtypes:
+        raise Refused(f"`{path}` does not take one NHWC tensor of uint8 or float32", hint="open files that this tool wrote")
+    inner = tuple(side for side in sides[1:] if side is not None)
+    return Network(steps, source.name, model.graph.output[0].name, sides[0], inner, dtypes[kind.elem_type])
+
+
+def placed(network: Network, made: Mapping[str, Any]) -> list[PlacedOperator]:
+    """The operators with their multiply-accumulates, from what one run made.
+
+    Args:
+        network: that ran.
+        made: tensor name -> what flowed through it.
+    """
+    return [PlacedOperator(step.name, False, math.prod(made[step.output].shape) * step.products) for step in network.steps]
+
+
+def _step(onnx: Any, node: Any, constants: Mapping[str, Any], path: Path) -> Step:
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    makers: Mapping[str, Callable[..., Run]] = {
+        "Transpose": _transpose,
+        "Cast": _cast,
+        "Conv": _conv,
+        "Relu": _relu,
+        "MaxPool": _max_pool,
+        "Concat": _concat,
+        "Add": _add,
+        "GlobalAveragePool": _average,
+        "Flatten": _flatten,
+        "Softmax": _softmax,
+    }
+    if node.op_type not in makers or node.domain not in ("", "ai.onnx"):
+        raise Refused(f"torch cannot open `{path}`: `{node.op_type}` is no operator of a float file", hint=_HINT)
+    fixed = [constants[name] for name in node.input if name in constants]
+    flowing = tuple(name for name in node.input if name not in constants)
+    run = makers[node.op_type](attributes, fixed)
+    products = math.prod(fixed[0].shape[1:]) if node.op_type == "Conv" else 0
+    return Step(f"{node.op_type} {node.name or node.output[0]}", flowing, node.output[0], run, products)
+
+
+def _transpose(attributes: Mapping[str, Any], fixed: list[Any]) -> Run:
+    order = tuple(attributes["perm"])
+    return lambda x: x.permute(order)  # NHWC seen as NCHW is channels-last memory already
+
+
+def _cast(attributes: Mapping[str, Any], fixed: list[Any]) -> Run:
+    torch = require("torch", "torch")
+    onnx = require("onnx", "onnx")
+    dtype = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: torch.float16}[attributes["to"]]
+    return lambda x: x.to(dtype)
+
+
+def _conv(attributes: Mapping[str, Any], fixed: list[Any]) -> Run:
+    torch = require("torch", "torch")
+    functional = torch.nn.functional
+    weight = fixed[0].contiguous(memory_format=torch.channels_last)
+    bias = fixed[1] if len(fixed) > 1 else None
+    stride, pads = tuple(attributes.get("strides", (1, 1))), tuple(attributes.get("pads", (0, 0, 0, 0)))
+    even = pads[:2] == pads[2:]
+
+    def run(x: Any) -> Any:
+        if not even:
+            x = functional.pad(x, _borders(pads))
+        return functional.conv2d(x, weight, bias, stride, pads[:2] if even else 0)
+
+    return run
+
+
+def _max_pool(attributes: Mapping[str, Any], fixed: list[Any]) -> Run:
+    functional = require("torch", "torch").nn.functional
+    kernel, stride = tuple(attributes["kernel_shape"]), tuple(attributes.get("strides", (1, 1)))
+    pads = tuple(attributes.get("pads", (0, 0, 0, 0)))
+
+    def run(x: Any) -> Any:
+        if any(pads):
+            x = functional.pad(x, _borders(pads), value=-math.inf)
+        return functional.max_pool2d(x, kernel, stride)
+
+    return run
+
+
+def _borders(pads: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """ONNX's (top, left, bottom, right) as torch's (left, right, top, bottom)."""
+    return pads[1], pads[3], pads[0], pads[2]
+
+
+def _relu(attributes: Mapping[str, Any], fixed: list[Any]) -> Run:
+    return lambda x: x.relu()
+
+
+def _concat(attributes: Mapping[str, Any], fixed: list[Any]) -> Run:
+    torch, axis = require("torch", "torch"), attributes["axis"]
+    return lambda *parts: torch.cat(parts, axis)
+
+
+def _add(attributes: Mapping[str, Any], fixed: list[Any]) -> Run:
+    return lambda x, y: x + y
+
+
+def _average(attributes: Mapping[str, Any], fixed: list[Any]) -> Run:
+    return lambda x: x.mean((2, 3), keepdim=True)
+
+
+def _flatten(attributes: Mapping[str, Any], fixed: list[Any]) -> Run:
+    return lambda x: x.flatten(attributes.get("axis", 1))
+
+
+def _softmax(attributes: Mapping[str, Any], fixed: list[Any]) -> Run:
+    return lambda x: x.softmax(attributes.get("axis", -1))
