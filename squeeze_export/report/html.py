@@ -10,6 +10,7 @@ from squeeze_export.core import Audit, Placement
 from squeeze_export.files import write_text
 from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart
 from squeeze_export.report.differences import HEADER, TITLE, difference_note, difference_rows
+from squeeze_export.report.estimates import estimate_entries, estimates_section, p50
 from squeeze_export.report.page import facts_of, lines_of, page, text
 from squeeze_export.report.verdicts import TITLE as VERDICTS
 from squeeze_export.report.verdicts import verdict_lines, verdict_note
@@ -50,6 +51,7 @@ def to_html(report: Report) -> str:
         lines_of(report.warnings, "warnings"),
         _summary(report),
         _verdicts(report),
+        estimates_section(report.measurements),
         _accuracy_drawing(report),
         _latency_drawing(report),
         _differences(report),
@@ -97,7 +99,7 @@ def _summary_row(measurement: Measurement, heading: str, among: Sequence[Measure
             size(measurement.size_bytes),
             _with_range(accuracy_parts(accuracy, heading)),
             decibel(accuracy.sqnr_db) if accuracy else NOTHING,
-            milliseconds(latency.p50_ms) if latency else NOTHING,
+            p50(measurement),
             _with_range(speedup_parts(latency)),
         )
         cells += "".join(f'<td class="figure">{figure}</td>' for figure in figures)
@@ -217,15 +219,24 @@ def _audit(audit: Audit) -> list[tuple[str, str]]:
 def _run(measurement: Measurement) -> list[tuple[str, str]]:
     """Name and value of each line on one run of the artifact; the first says where it ran."""
     where = ", ".join(part for part in (device(measurement), measurement.runtime, measurement.kernels) if part)
-    lines = [("ran on" if measurement.status == "ok" else "asked for", text(where) + _tag(measurement))]
+    verb = "asked for" if measurement.status != "ok" else "ran on" if measurement.estimate is None else "compiled for"
+    lines = [(verb, text(where) + _tag(measurement))]
     if measurement.status != "ok":
         lines.append((measurement.status, text(measurement.reason) or NOTHING))
     if measurement.placement is not None:
         lines.append(("placement", _placement(measurement.placement)))
+        if measurement.placement.fallbacks:
+            lines.append(("fell back", _names(measurement.placement.fallbacks, "")))
+        if measurement.placement.elsewhere != measurement.placement.fallbacks and measurement.placement.elsewhere:
+            lines.append(("elsewhere", _names(measurement.placement.elsewhere, "")))
     if measurement.accuracy is not None:
         lines += _accuracy(measurement.accuracy)
     if measurement.latency is not None:
         lines.append(("latency", _latency(measurement.latency)))
+    if measurement.estimate is not None:
+        lines += estimate_entries(measurement.estimate)
+    if measurement.facts:
+        lines.append(("runtime's facts", text(facts_line(measurement.facts))))
     return lines
 
 

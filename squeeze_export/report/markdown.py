@@ -8,6 +8,8 @@ from pathlib import Path
 
 from squeeze_export.files import write_text
 from squeeze_export.report.differences import HEADER, TITLE, difference_note, difference_rows
+from squeeze_export.report.estimates import HEADER as ESTIMATES
+from squeeze_export.report.estimates import WORD_COLUMNS, estimate_note, estimate_rows, estimate_title, left_lines, p50
 from squeeze_export.report.verdicts import TITLE as VERDICTS
 from squeeze_export.report.verdicts import verdict_lines, verdict_note
 from squeeze_export.report.wording import (
@@ -21,7 +23,6 @@ from squeeze_export.report.wording import (
     facts_line,
     host_line,
     joined,
-    milliseconds,
     one_line,
     outcome,
     scheme,
@@ -47,6 +48,7 @@ def to_markdown(report: Report) -> str:
         *(_row(measurement, heading, measurements) for measurement in measurements),
         "",
         *_verdicts(report),
+        *_estimates(report),
         *_differences(report),
         *(f"- **warning:** {_text(warning)}" for warning in report.warnings),
     ]
@@ -80,6 +82,27 @@ def _verdicts(report: Report) -> list[str]:
     return [f"**{VERDICTS}**", "", *lines, "", f"{verdict_note()}.", ""]
 
 
+def _estimates(report: Report) -> list[str]:
+    rows = estimate_rows(report.measurements)
+    if not rows:
+        return []
+    note = estimate_note()
+    left = [f"- {_text(line)}" for line in left_lines(report.measurements)]
+    rule = "|".join([":--"] * WORD_COLUMNS + ["--:"] * (len(ESTIMATES) - WORD_COLUMNS))
+    return [
+        f"**{_text(estimate_title(report.measurements))}**",
+        "",
+        f"| {' | '.join(ESTIMATES)} |",
+        f"|{rule}|",
+        *(f"| {' | '.join(_text(cell) for cell in row)} |" for row in rows),
+        "",
+        f"{note[0].upper()}{note[1:]}.",
+        "",
+        *left,
+        *([""] if left else []),
+    ]
+
+
 def _differences(report: Report) -> list[str]:
     if not report.differences:
         return []
@@ -110,7 +133,7 @@ def _row(measurement: Measurement, heading: str, among: Sequence[Measurement]) -
         cells += [
             joined(accuracy_parts(accuracy, heading)),
             decibel(accuracy.sqnr_db) if accuracy else NOTHING,
-            milliseconds(latency.p50_ms) if latency else NOTHING,
+            p50(measurement),
             joined(speedup_parts(latency)),
         ]
     else:

@@ -12,6 +12,16 @@ from rich.console import Console
 from rich.text import Text
 
 from squeeze_export.report.differences import HEADER, difference_rows
+from squeeze_export.report.estimates import HEADER as ESTIMATES
+from squeeze_export.report.estimates import (
+    LONG_COLUMNS,
+    WORD_COLUMNS,
+    estimate_note,
+    estimate_rows,
+    estimate_title,
+    left_lines,
+    p50,
+)
 from squeeze_export.report.verdicts import verdict_lines
 from squeeze_export.report.wording import (
     NOTHING,
@@ -20,7 +30,6 @@ from squeeze_export.report.wording import (
     decibel,
     device,
     evidence,
-    milliseconds,
     outcome,
     scheme,
     size,
@@ -65,6 +74,8 @@ def print_table(report: Report, console: Console) -> None:
         _print_lines(console, _lines(cells, widths, len(cells), gap), _STYLES[measurement.status])
     if report.verdicts:
         _print_verdicts(report, console)
+    if any(measurement.estimate is not None for measurement in report.measurements):
+        _print_estimates(report, console)
     if report.differences:
         _print_differences(report, console)
 
@@ -72,6 +83,26 @@ def print_table(report: Report, console: Console) -> None:
 def _print_verdicts(report: Report, console: Console) -> None:
     _print_lines(console, [""], "")
     for line in verdict_lines(report):
+        wrapped = textwrap.wrap(line, console.width, subsequent_indent="  ", break_on_hyphens=False)
+        _print_lines(console, wrapped if console.is_terminal else [line], "")
+
+
+def _print_estimates(report: Report, console: Console) -> None:
+    """Where a terminal is too narrow, what the chip is taken to be goes below its figures."""
+    header, *rows = ([(cell,) for cell in row] for row in (ESTIMATES, *estimate_rows(report.measurements)))
+    widths = [max(len(line) for cell in column for line in cell) for column in zip(header, *rows, strict=True)]
+    narrow = console.is_terminal and sum(widths) + 2 * (len(widths) - 1) > console.width
+    note = f"{estimate_title(report.measurements)}: {estimate_note()}."
+    _print_lines(console, ["", *(textwrap.wrap(note, console.width) if console.is_terminal else [note])], "bold")
+    for row in (header, *rows):
+        style = "bold" if row is header else ""
+        if not narrow:
+            _print_lines(console, _lines(tuple(row), widths, WORD_COLUMNS, "  "), style)
+            continue
+        short = [index for index in range(len(row)) if index not in LONG_COLUMNS]
+        _print_lines(console, _lines(tuple(row[index] for index in short), [widths[index] for index in short], 1, " "), style)
+        _print_lines(console, [f"  {', '.join(row[index][0] for index in LONG_COLUMNS)}"], style)
+    for line in left_lines(report.measurements):
         wrapped = textwrap.wrap(line, console.width, subsequent_indent="  ", break_on_hyphens=False)
         _print_lines(console, wrapped if console.is_terminal else [line], "")
 
@@ -99,7 +130,7 @@ def _row(measurement: Measurement, heading: str, among: Sequence[Measurement]) -
         (size(measurement.size_bytes),),
         tuple(part for part in accuracy_parts(accuracy, heading) if part),
         (decibel(accuracy.sqnr_db) if accuracy else NOTHING,),
-        (milliseconds(latency.p50_ms) if latency else NOTHING,),
+        (p50(measurement),),
         tuple(part for part in speedup_parts(latency) if part),
     )
 

@@ -1,0 +1,193 @@
+"""Arm Vela's estimates for every Ethos-U: our int8 file beside that of TensorFlow's converter, which is fully integer here too."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contestants import NETWORKS
+from benchmarks.recording import assets, write
+from squeeze_export.compilers import ethosu
+from squeeze_export.core import Artifact, ByteArray, FloatArray, TensorSpec, require
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.images.folders import open_calibration
+from squeeze_export.images.stream import load_all, usable_cores
+from squeeze_export.peers import Source
+from squeeze_export.peers import tensorflow as peer
+from squeeze_export.peers._network import with_mean_outside
+from squeeze_export.pipeline import Job, open_network, run
+from squeeze_export.report.wording import milliseconds, size
+from squeeze_export.results import Estimate
+
+OURS = "squeeze-export"
+FOLDED = "TensorFlow's converter, the mean folded as in ours"
+OUTSIDE = "TensorFlow's converter, the mean subtracted in the network"
+STRATEGIES = ("Performance", "Size")
+BOUND = 1.01
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What Vela says of one file on one accelerator.
+
+    Attributes:
+        estimate: its figures.
+        on_npu: operators of the file that run on the NPU.
+        operator_count: of the file.
+    """
+
+    estimate: Estimate
+    on_npu: int
+    operator_count: int
+
+
+def converted(graph: Graph, mean: FloatArray, pixels: ByteArray) -> bytes:
+    """The converter's full-integer quantization as in the peer, with int8 output as well, so that no float operator is left."""
+    tf: Any = require("tensorflow", "peers")
+    signature = tf.TensorSpec((1, *graph.input.shape[1:]), tf.float32, name=graph.input.name)
+    module = tf.Module()
+    module.network = tf.function(peer._network(tf, graph, mean), input_signature=[signature], autograph=False)
+
+    def images() -> Iterator[list[FloatArray]]:
+        for image in pixels:
+            yield [image[None].astype(np.float32)]
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.network.get_concrete_function()], module)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = images
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = tf.uint8
+    converter.inference_output_type = tf.int8
+    return bytes(converter.convert())
+
+
+def files(file: str, folder: Path) -> dict[str, Path]:
+    """Maker -> its file."""
+    weights, calib = assets() / "weights" / file, assets() / "images" / "calib"
+    (row,) = run(
+        Job(targets=("tflite",), scheme="int8-npu", weights=weights, calib=calib, out=folder, validate=False, bench=False)
+    ).measurements
+    network = open_network(weights)
+    images, _ = load_all(open_calibration(calib), network.graph.preprocess, workers=usable_cores())
+    graph, mean = with_mean_outside(Source(network.graph, folder, images.pixels))
+    made = {OURS: folder / row.artifact, FOLDED: folder / "folded.tflite", OUTSIDE: folder / "outside.tflite"}
+    made[FOLDED].write_bytes(converted(network.graph, np.zeros(3, np.float32), images.pixels))
+    made[OUTSIDE].write_bytes(converted(graph, mean, images.pixels))
+    return made
+
+
+def figures(path: Path, accelerator: str, optimise: str = "Performance") -> Figures:
+    """Compiles a file with the accelerator's default system configuration and memory mode."""
+    spec = TensorSpec("", (), "uint8", "NHWC")
+    artifact = Artifact(path, ethosu.TARGET, ethosu.SCHEMES[0], "", path.stat().st_size, spec, spec)
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = ethosu.compile_for(artifact, accelerator, {"optimise": optimise}, Path(folder))
+    assert compiled.estimate is not None
+    assert compiled.placement is not None
+    return Figures(compiled.estimate, compiled.placement.device_count or 0, compiled.placement.operator_count)
+
+
+def sram(estimate: Estimate) -> str:
+    """Bytes of SRAM, in words."""
+    return size(estimate.used_bytes.get("sram", 0))
+
+
+def main() -> None:
+    """Runs the benchmark and writes its results."""
+    rows: list[Sequence[str]] = []
+    raw: list[dict[str, Any]] = []
+    above: dict[str, list[str]] = {"the mean folded": [], "the mean inside": [], "the better strategy of both files": []}
+    left = 0
+    for network, file in NETWORKS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            made = files(file, Path(folder))
+            for accelerator in ethosu.CHIPS:
+                found = {(maker, aim): figures(path, accelerator, aim) for maker, path in made.items() for aim in STRATEGIES}
+                cycles = {key: entry.estimate.cycles for key, entry in found.items()}
+                fast, small = (found[OURS, aim].estimate for aim in STRATEGIES)
+                ratios = (
+                    fast.cycles / cycles[FOLDED, STRATEGIES[0]],
+                    fast.cycles / cycles[OUTSIDE, STRATEGIES[0]],
+                    min(fast.cycles, small.cycles) / min(count for (maker, _), count in cycles.items() if maker != OURS),
+                )
+                for beside, ratio in zip(above, ratios, strict=True):
+                    above[beside] += [f"{network} on {accelerator} {ratio:.2f}"] if ratio > BOUND else []
+                left += sum(entry.operator_count - entry.on_npu for (maker, _), entry in found.items() if maker != OURS)
+                print(f"{network} {accelerator}: {ratios}", file=sys.stderr)
+                ours, settings = found[OURS, STRATEGIES[0]], fast.settings
+                rows.append(
+                    (
+                        network,
+                        accelerator,
+                        f"{settings['system_config']}, {settings['memory_mode']}, {fast.clock_mhz:,.0f} MHz",
+                        f"{fast.cycles:,}",
+                        f"{cycles[FOLDED, STRATEGIES[0]]:,}",
+                        f"{ratios[0]:.4f}",
+                        f"{ratios[1]:.2f}",
+                        f"{ratios[2]:.4f}",
+                        milliseconds(fast.inference_ms),
+                        sram(fast),
+                        milliseconds(small.inference_ms),
+                        sram(small),
+                        f"{ours.on_npu} of {ours.operator_count}",
+                    )
+                )
+                raw += [_record(network, accelerator, maker, entry) for (maker, _), entry in found.items()]
+    counted = [(beside, f" ({', '.join(names)})" if names else "") for beside, names in above.items()]
+    bound = "; ".join(f"{beside}, {len(above[beside])} of {len(rows)}{named}" for beside, named in counted)
+    write(
+        "ethosu_cycles",
+        "Ethos-U: cycles that Vela estimates, ours beside TensorFlow's converter",
+        [
+            f"Estimated by {fast.tool} from its own model of the chip, not measured; Arm advises against comparing figures of "
+            "different settings. Theirs: TensorFlow's converter, full integer with int8 output, the same weights and photographs; "
+            "the mean is folded into the first convolution as in ours, or (mean inside) subtracted in the network. Ratios are ours "
+            "to theirs with Vela's default strategy; the last one of the better of its two strategies, and of the better of their "
+            f"files. Ratios above {BOUND}: {bound}. Operators of their files left to the CPU: {left}."
+        ],
+        (
+            "network",
+            "accelerator",
+            "system",
+            "cycles, ours",
+            "cycles, theirs",
+            "ratio",
+            "ratio, mean inside",
+            "ratio, better strategy",
+            "time, ours",
+            "SRAM",
+            "time, for size",
+            "SRAM, for size",
+            "on the NPU, ours",
+        ),
+        rows,
+        raw,
+    )
+
+
+def _record(network: str, accelerator: str, maker: str, found: Figures) -> dict[str, Any]:
+    estimate = found.estimate
+    return {
+        "network": network,
+        "accelerator": accelerator,
+        "maker": maker,
+        "tool": estimate.tool,
+        "settings": dict(estimate.settings),
+        "clock_mhz": estimate.clock_mhz,
+        "cycles": estimate.cycles,
+        "inference_ms": estimate.inference_ms,
+        "used_bytes": dict(estimate.used_bytes),
+        "moved_bytes": dict(estimate.moved_bytes),
+        "on_npu": found.on_npu,
+        "operator_count": found.operator_count,
+    }
+
+
+if __name__ == "__main__":
+    main()

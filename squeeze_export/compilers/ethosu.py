@@ -1,0 +1,46 @@
+"""Arm Ethos-U: Vela compiles an int8 TFLite file for a microcontroller's NPU, and estimates its cycles and memory.
+
+Nothing here runs the product: it needs a chip, or Arm's simulator of one. The figures are Vela's own model of the chip. Arm says of
+them that they serve the compiler's decisions, are no measurement, and are not to be compared between different settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from squeeze_export.compilers import Compiled
+from squeeze_export.compilers._ethosu_figures import estimate_of
+from squeeze_export.compilers._ethosu_operators import placement_of
+from squeeze_export.compilers._ethosu_process import run_vela
+from squeeze_export.compilers._ethosu_settings import DEFAULTS, PACKAGE, choice_of, installed_version
+from squeeze_export.core import Artifact, require
+from squeeze_export.errors import BadInput
+
+NAME = "ethosu"
+TARGET = "tflite"
+SCHEMES = ("int8-npu", "int8")
+"""`int8` has its average pool in float, which Vela leaves to the CPU: for those who want its logits, and to see what it costs."""
+SUFFIX = "_vela.tflite"
+RUNTIMES: tuple[str, ...] = ()
+PACKAGES = (PACKAGE,)
+CHIPS = tuple(DEFAULTS)
+
+
+def check(chip: str, settings: Mapping[str, str]) -> None:
+    """Refuses what can be known to fail; see `Compiler.check`."""
+    choice_of(chip, settings)
+    require("ai_edge_litert", "ethosu")
+
+
+def compile_for(artifact: Artifact, chip: str, settings: Mapping[str, str], folder: Path) -> Compiled:
+    """Compiles a TFLite file for one accelerator; see `Compiler.compile_for`."""
+    if artifact.target != TARGET or artifact.scheme not in SCHEMES:
+        given = f"{artifact.target} {artifact.scheme}"
+        raise BadInput(f"Vela does not take `{given}`", hint=f"it takes {TARGET} in: {', '.join(SCHEMES)}")
+    choice = choice_of(chip, settings)
+    network = artifact.path.read_bytes()
+    output = run_vela(network, choice, folder)
+    placement = placement_of(network, output.content, output.printed)
+    estimate = estimate_of(output.summary, output.layers, choice, version=installed_version())
+    return Compiled(output.content, choice.facts(), placement, estimate)
