@@ -1,0 +1,199 @@
+"""A program that is talked to over its stdin and stdout, in the frames of `runner`, with a time limit on everything."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, Any, cast
+
+from squeeze_export.core import Progress, silent
+from squeeze_export.errors import BadInput, Refused, SqueezeExportError, Unavailable
+from squeeze_export.remote.runner import MARK, frame
+
+MAX_NOISE_BYTES = 1 << 16
+"""What a login script may print before the first frame."""
+MAX_JSON_BYTES = 1 << 23
+KEPT_BYTES = 4096
+"""Of what the program prints on stderr: its end."""
+PATIENCE_S = 10
+"""For the program to clean up after itself."""
+KINDS: Mapping[str, type[SqueezeExportError]] = {"unavailable": Unavailable, "refused": Refused, "bad": BadInput}
+
+Explain = Callable[[int, str], SqueezeExportError]
+"""Exit code, and what was printed -> why the program ended."""
+
+
+class Link:
+    """A running program. One request at a time; several threads may ask.
+
+    Args:
+        command: the program and its arguments.
+        first: what it is sent before the first frame.
+        explain: why it has ended.
+        name: of what is at its other end, for messages.
+        limit_s: for the greeting.
+
+    Attributes:
+        greeting: its first frame.
+
+    Raises:
+        Unavailable: the program is not installed, or did not greet in time.
+        SqueezeExportError: of `explain`.
+    """
+
+    def __init__(self, command: Sequence[str], first: bytes, *, explain: Explain, name: str, limit_s: float) -> None:
+        self._explain, self._name, self._printed = explain, name, b""
+        self._lock, self._late = threading.Lock(), False
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # ^C reaches this process alone, which then ends that one in good order
+            )
+        except OSError as err:
+            raise Unavailable(f"`{command[0]}` cannot be started: {err.strerror}", hint=f"install {command[0]}") from err
+        self._source, self._sink = cast("IO[bytes]", self._process.stdout), cast("IO[bytes]", self._process.stdin)
+        self._drain = threading.Thread(target=self._keep_the_end, daemon=True)
+        self._drain.start()
+        try:
+            with self._limited(limit_s):
+                self._send(first)
+                self._find_mark()
+                self.greeting, _ = self._receive(0)
+            _raise_error(self.greeting)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(
+        self, request: Mapping[str, Any], blob: bytes = b"", *, limit_s: float, answer_bytes: int = 0, progress: Progress = silent
+    ) -> tuple[Mapping[str, Any], bytes]:
+        """Sends a request and waits for its answer.
+
+        Args:
+            request: what to do.
+            blob: bytes behind it.
+            limit_s: for each frame that comes back.
+            answer_bytes: the most that may be behind the answer.
+            progress: told of what `progress` frames say.
+
+        Raises:
+            Unavailable: the connection broke, or nothing came back in time.
+            Refused: the runner ended, or its answer makes no sense.
+            SqueezeExportError: what the other side raises.
+        """
+        with self._lock:
+            if self._process.poll() is not None:
+                raise self._end()
+            with self._limited(limit_s):
+                self._send(frame(dict(request), blob))
+            while True:
+                with self._limited(limit_s):
+                    answer, found = self._receive(answer_bytes)
+                if "progress" not in answer:
+                    break
+                with suppress(TypeError, ValueError):
+                    progress("timing on the board", int(answer["progress"]), int(answer["total"]))
+        _raise_error(answer)
+        return answer, found
+
+    def close(self) -> None:
+        """Lets the program end: the end of its stdin tells it, and it has `PATIENCE_S` to clean up. A second call does nothing."""
+        timer = threading.Timer(PATIENCE_S, self._process.kill)
+        timer.start()
+        try:
+            with suppress(OSError):
+                self._sink.close()  # waits for what is still to be written
+            self._process.wait()
+        finally:
+            timer.cancel()
+        self._drain.join(PATIENCE_S)
+        self._source.close()
+
+    @contextmanager
+    def _limited(self, limit_s: float) -> Iterator[None]:
+        """Ends the program where the block takes longer, so that whatever waits for it goes on."""
+
+        def end() -> None:
+            self._late = True
+            self._process.kill()
+
+        timer = threading.Timer(limit_s, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (OSError, EOFError):
+            failure = self._end(limit_s)
+        else:
+            return
+        finally:
+            timer.cancel()
+        raise failure
+
+    def _end(self, limit_s: float = 0) -> SqueezeExportError:
+        """Why the program has ended."""
+        if self._late:
+            return Unavailable(f"{self._name} gave no answer within `{limit_s:g}` s", hint="is it overloaded, or the network down?")
+        try:
+            code = self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return Refused(f"{self._name} stopped answering")
+        self._drain.join(PATIENCE_S)
+        return self._explain(code, self._printed.decode("utf-8", "replace"))
+
+    def _send(self, data: bytes) -> None:
+        self._sink.write(data)
+        self._sink.flush()
+
+    def _read(self, size: int) -> bytes:
+        data = self._source.read(size)
+        if len(data) < size:
+            raise EOFError
+        return data
+
+    def _find_mark(self) -> None:
+        seen = b""
+        while not seen.endswith(MARK):
+            if len(seen) > MAX_NOISE_BYTES:
+                self._process.kill()
+                raise Refused(f"{self._name} prints too much before the runner starts", hint="quieten its login scripts")
+            seen += self._read(1)
+
+    def _receive(self, most: int) -> tuple[Mapping[str, Any], bytes]:
+        sizes = struct.unpack(">II", self._read(8))
+        if sizes[0] > MAX_JSON_BYTES or sizes[1] > most:
+            self._process.kill()
+            raise Refused(f"{self._name} sent `{sizes[0]}` and `{sizes[1]}` bytes, more than the answer can have")
+        text, blob = self._read(sizes[0]), self._read(sizes[1])
+        try:
+            content = json.loads(text)
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            self._process.kill()
+            raise Refused(f"{self._name} sent an answer that cannot be read")
+        return content, blob
+
+    def _keep_the_end(self) -> None:
+        stream = cast("IO[bytes]", self._process.stderr)
+        with stream:
+            while data := stream.read1(KEPT_BYTES):  # type: ignore[attr-defined]
+                self._printed = (self._printed + data)[-KEPT_BYTES:]
+
+
+def _raise_error(answer: Mapping[str, Any]) -> None:
+    if "error" in answer:
+        kind = KINDS.get(str(answer["error"]), Refused)
+        hint = answer.get("hint")
+        message = " ".join(str(answer.get("message", "")).split())[:600]
+        raise kind(
+            f"the board's runtime failed: {message}" if kind is Refused else message, hint=None if hint is None else str(hint)[:300]
+        )

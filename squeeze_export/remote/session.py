@@ -1,0 +1,261 @@
+"""Artifacts that are open on a board. They are timed there, by its own clock: what a network adds is no part of an inference."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, Progress, silent
+from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.files import read_content
+from squeeze_export.remote.link import Link
+
+OPEN_S, INFER_S, SILENCE_S = 300, 900, 600
+"""Limits: to open a file, to run a batch, and between two rounds."""
+MAX_SAMPLE_NS = 3_600_000_000_000
+MAX_TEXT = 200
+_FACTS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(
+        ("board", "soc", "cpu", "cpu_implementer", "cpu_part", "architecture", "governor", "os", "kernel", "python"), str
+    ),
+    **dict.fromkeys(("logical_cores", "usable_cores", "memory_bytes", "throttle_count"), int),
+    **dict.fromkeys(("max_frequency_mhz", "frequency_mhz"), (int, float)),
+    "isa": list,
+    "temperatures_c": dict,
+    "raspberry_pi_throttled": str,
+}
+_OF_AN_EMULATED_BOARD = ("on", "cpu_implementer", "cpu_part", "architecture", "os", "python")
+
+ReadRecords = Callable[[str, Mapping[str, Any], str], tuple[str, Placement]]
+"""Target, a runtime's records as the runner gives them, scheme -> kernels and placement."""
+
+
+class SelfTimed(Protocol):
+    """Opens artifacts somewhere else and times them there."""
+
+    def time(
+        self, sessions: Sequence[tuple[Any, ByteArray]], *, warmup: int, rounds: int, progress: Progress = silent
+    ) -> list[tuple[int, ...]]:
+        """Samples in ns of each session on its batch, all in the same interleaved rounds."""
+
+
+class Board:
+    """A board with a runner on it.
+
+    Args:
+        link: to the runner.
+        read_records: makes kernels and placement of what a runtime tells.
+
+    Attributes:
+        facts: what the board tells of itself, and of its state while something was timed.
+        evidence: `emulated` where the board's processor is not the one that its programs are made for.
+    """
+
+    def __init__(self, link: Link, read_records: ReadRecords) -> None:
+        self._link, self._read_records, self._numbers = link, read_records, itertools.count()
+        emulated = link.greeting.get("emulated")
+        self.evidence: Evidence = "emulated" if emulated else "measured"
+        self.facts: dict[str, Any] = {"on": "ssh", **plain_facts(link.greeting.get("facts"))}
+        if emulated:  # what is left tells of the emulated processor; the rest would tell of the machine that emulates it
+            self.facts = {name: value for name, value in self.facts.items() if name in _OF_AN_EMULATED_BOARD}
+            self.facts["emulated"] = str(emulated)[:MAX_TEXT]
+
+    def open_session(self, artifact: Artifact, *, runtime: str | None, device: str, threads: int) -> RemoteSession:
+        """Opens an artifact on the board.
+
+        Args:
+            artifact: TFLite, ONNX or OpenVINO.
+            runtime: None takes the first that is installed there.
+            device: `cpu`.
+            threads: intra-op threads.
+
+        Raises:
+            BadInput: the file cannot be read.
+            Unavailable: another device, or the board lacks the runtime.
+            Refused: the board's runtime cannot open the file, or tells nothing that can be read.
+        """
+        if device != "cpu":
+            raise Unavailable(f"boards run files on their `cpu`, not on `{device}`", hint="leave out --device")
+        try:
+            content = read_content(artifact.path)
+        except OSError as err:
+            raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
+        files = {artifact.path.name: content} if isinstance(content, bytes) else content
+        number = next(self._numbers)
+        answer, _ = self._link.ask(
+            {
+                "do": "open",
+                "id": number,
+                "target": artifact.target,
+                "runtime": runtime,
+                "threads": threads,
+                "files": [[Path(name).name, len(data)] for name, data in files.items()],
+            },
+            b"".join(files.values()),
+            limit_s=OPEN_S,
+        )
+        try:
+            kernels, placement = self._read_records(artifact.target, answer["records"], artifact.scheme)
+            return RemoteSession(self, number, artifact, answer, kernels, placement)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
+            raise Refused(f"what the board tells of `{artifact.path.name}` cannot be read: {type(err).__name__} {err}") from err
+
+    def ask(self, request: Mapping[str, Any], blob: bytes = b"", **limits: Any) -> tuple[Mapping[str, Any], bytes]:
+        """See `Link.ask`."""
+        return self._link.ask(request, blob, **limits)
+
+    def time(
+        self, sessions: Sequence[tuple[RemoteSession, ByteArray]], *, warmup: int, rounds: int, progress: Progress = silent
+    ) -> list[tuple[int, ...]]:
+        """Times sessions of this board in one interleaved run, by the board's clock; its state goes to `facts`.
+
+        Args:
+            sessions: each with its batch.
+            warmup: inferences of each before the first sample.
+            rounds: samples of each.
+            progress: told after each round.
+
+        Raises:
+            Refused: the board's answer is not as many samples as were asked for.
+        """
+        if not sessions:
+            return []
+        listed = [[session.number, list(batch.shape)] for session, batch in sessions]
+        answer, _ = self._link.ask(
+            {"do": "time", "sessions": listed, "warmup": warmup, "rounds": rounds},
+            b"".join(batch.tobytes() for _, batch in sessions),
+            limit_s=SILENCE_S,
+            progress=progress,
+        )
+        samples = answer.get("samples_ns")
+        if not isinstance(samples, list) or [_count(row) for row in samples] != [rounds] * len(sessions):
+            raise Refused(f"the board did not give `{rounds}` samples of each of `{len(sessions)}` files")
+        self.facts |= state_facts(answer, self.facts.get("max_frequency_mhz"))
+        return [tuple(row) for row in samples]
+
+    def close(self) -> None:
+        """Ends the runner, which leaves nothing behind. A second call does nothing."""
+        self._link.close()
+
+
+class RemoteSession:
+    """An artifact on a board; satisfies `core.Session`.
+
+    Attributes:
+        number: that the board knows it by.
+        runtime: that opened it.
+        device: `cpu`.
+        threads: that it says it uses.
+        kernels: from the runtime's records.
+        placement: likewise.
+        evidence: of the board.
+        facts: the board's, which grow when it is timed, and the version of the runtime.
+        board: that it is on.
+    """
+
+    def __init__(
+        self, board: Board, number: int, artifact: Artifact, answer: Mapping[str, Any], kernels: str, placement: Placement
+    ) -> None:
+        self.board, self.number, self.evidence, self.device = board, number, board.evidence, "cpu"
+        self.runtime, self.threads = str(answer["runtime"])[:MAX_TEXT], int(answer["threads"])
+        self.kernels, self.placement = kernels, placement
+        self._sides, self._classes = artifact.input.shape[1:], artifact.output.shape[-1]
+        self.facts: Mapping[str, Any] = ChainMap({"runtime_version": str(answer["version"])[:MAX_TEXT]}, board.facts)
+
+    def infer(self, batch: ByteArray) -> FloatArray:
+        """Runs a batch on the board.
+
+        Args:
+            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
+
+        Returns:
+            (N, classes) float32, a fresh array.
+
+        Raises:
+            ValueError: a batch of another shape or dtype.
+            Unavailable: the connection broke.
+            Refused: the runtime failed, the runner ended, or it gave something else than logits.
+        """
+        if batch.dtype != np.uint8 or batch.shape[1:] != self._sides or not len(batch):
+            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *self._sides)}")
+        shape = [len(batch), self._classes]
+        size = 4 * len(batch) * int(self._classes)
+        answer, data = self.board.ask(
+            {"do": "infer", "id": self.number, "shape": list(batch.shape)}, batch.tobytes(), limit_s=INFER_S, answer_bytes=size
+        )
+        if answer.get("shape") != shape or len(data) != size:
+            raise Refused(f"the board gave `{answer.get('shape')}`, not logits of {shape}")
+        return np.frombuffer(data, "<f4").reshape(len(batch), -1).astype(np.float32)
+
+    def close(self) -> None:
+        """Does nothing: the board's runner ends with its connection."""
+
+
+def _count(row: Any) -> int:
+    """Of a list of samples; -1 where something else is among them."""
+    good = isinstance(row, list) and all(type(value) is int and 0 < value < MAX_SAMPLE_NS for value in row)
+    return len(row) if good else -1
+
+
+def plain_facts(told: Any) -> dict[str, Any]:
+    """What is understood of a board's facts: known names, values of their kind, texts of one bounded line."""
+    found: dict[str, Any] = {}
+    for name, kind in _FACTS.items():
+        value = told.get(name) if isinstance(told, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            continue
+        if isinstance(value, list):
+            found[name] = [_line(entry) for entry in value[:32]]
+        elif isinstance(value, dict):
+            found[name] = {_line(key): degrees for key, degrees in list(value.items())[:32] if _finite(degrees)}
+        elif not isinstance(value, float) or math.isfinite(value):
+            found[name] = _line(value) if isinstance(value, str) else value
+    return found
+
+
+def state_facts(answer: Mapping[str, Any], most_mhz: float | None) -> dict[str, Any]:
+    """What a board's state says of a timed run.
+
+    Args:
+        answer: `before` and `after` (see `board_facts.state`), `frequencies_mhz`: of the fastest core after each round.
+        most_mhz: that its fastest core can do; None where that is not known.
+
+    Returns:
+        Some of: temperatures_c_after, frequency_mhz_low and _high, below_max_frequency (share of rounds in which the fastest core
+        was more than 2% below its most), throttled (whether a counter of throttling went up, or the firmware says so).
+    """
+    before, after = plain_facts(answer.get("before")), plain_facts(answer.get("after"))
+    seen = answer.get("frequencies_mhz")
+    frequencies = [float(value) for value in seen if _finite(value)] if isinstance(seen, list) else []
+    found: dict[str, Any] = {}
+    if "temperatures_c" in before:
+        found["temperatures_c"] = before["temperatures_c"]
+    if "temperatures_c" in after:
+        found["temperatures_c_after"] = after["temperatures_c"]
+    if frequencies:
+        found |= {"frequency_mhz_low": min(frequencies), "frequency_mhz_high": max(frequencies)}
+        if most_mhz:
+            found["below_max_frequency"] = sum(value < 0.98 * most_mhz for value in frequencies) / len(frequencies)
+    if "throttle_count" in before and "throttle_count" in after:
+        found["throttled"] = after["throttle_count"] > before["throttle_count"]
+    if "raspberry_pi_throttled" in after:
+        bits = after["raspberry_pi_throttled"]
+        found["raspberry_pi_throttled"] = bits
+        with suppress(ValueError):
+            found["throttled"] = found.get("throttled", False) or bool(int(bits, 16) & 0xF)
+    return found
+
+
+def _line(value: Any) -> str:
+    return " ".join(str(value).split())[:MAX_TEXT]
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
