@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from squeeze_export.core import FloatPart, PlacedOperator, Placement, place
+from squeeze_export.runtimes._openvino_devices import device_of
+from squeeze_export.runtimes._quiet import quiet
 
 _NOT_EXECUTED = ("Const", "Input", "Output")
 _CONVOLUTION = "Convolution"
@@ -24,6 +27,7 @@ class Executed:
         precision: what it computes in, such as `u8`, `bf16`, `f32`.
         output_precisions: of what it gives.
         macs: multiply-accumulates of a convolution for one image; 0 of anything else.
+        elsewhere: the device that it is bound to where OpenVINO names another one for it than for the network; else empty.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Executed:
     precision: str
     output_precisions: tuple[str, ...]
     macs: int
+    elsewhere: str = ""
 
     @property
     def integer(self) -> bool:
@@ -40,13 +45,37 @@ class Executed:
         return all(precision.startswith(("i", "u", "boolean")) for precision in (self.precision, *given))
 
 
-def read_records(compiled: Any) -> tuple[Executed, ...]:
+def read_records(compiled: Any, macs: Mapping[str, int] = MappingProxyType({})) -> tuple[Executed, ...]:
     """The operators of a compiled model, in the order of execution; constants and what only depends on them are none.
 
     Args:
-        compiled: an `openvino.CompiledModel` for the CPU.
+        compiled: an `openvino.CompiledModel`.
+        macs: of the file's convolutions, for devices whose records leave out the weights.
+
+    Returns:
+        Nothing where the device keeps no such records, as an NPU's compiler may not.
     """
-    return tuple(_executed(compiled.get_runtime_model()))
+    with quiet():
+        try:
+            model = compiled.get_runtime_model()
+        except RuntimeError:
+            return ()
+    used = {device_of(name) for name in compiled.get_property("EXECUTION_DEVICES")}
+    return tuple(_executed(model, macs, used))
+
+
+def file_macs(model: Any) -> Mapping[str, int]:
+    """Multiply-accumulates of one image, by the names of a file's convolutions; those of an open height or width are left out.
+
+    Args:
+        model: an `openvino.Model`, as it was read.
+    """
+    found = [
+        node
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == _CONVOLUTION and all(dim.is_static for dim in list(node.get_output_partial_shape(0))[1:])
+    ]
+    return {node.get_friendly_name(): _macs(node, node.inputs()[1].get_source_output().get_node()) for node in found}
 
 
 def placement(records: Sequence[Executed], floats: FloatPart) -> Placement:
@@ -56,7 +85,9 @@ def placement(records: Sequence[Executed], floats: FloatPart) -> Placement:
         records: what is executed.
         floats: what the file means to compute in floating point.
     """
-    operators = [PlacedOperator(f"{record.operator} {record.name}", record.integer, record.macs) for record in records]
+    operators = [
+        PlacedOperator(f"{record.operator} {record.name}", record.integer, record.macs, record.elsewhere) for record in records
+    ]
     source = "OpenVINO's runtime model: primitiveType, runtimePrecision and outputPrecisions of each operator"
     return place(operators, floats=floats, source=source)
 
@@ -67,7 +98,7 @@ def kernel_families(records: Sequence[Executed]) -> str:
     return ", ".join(sorted(found)) or "no convolution"
 
 
-def _executed(model: Any) -> Iterator[Executed]:
+def _executed(model: Any, macs: Mapping[str, int], used: Collection[str]) -> Iterator[Executed]:
     constant: set[str] = set()
     for node in model.get_ordered_ops():
         told = {key: value.astype(str) for key, value in node.get_rt_info().items()}
@@ -76,14 +107,18 @@ def _executed(model: Any) -> Iterator[Executed]:
         if kind == "Const" or (sources and all(source.get_friendly_name() in constant for source in sources)):
             constant.add(node.get_friendly_name())
         elif kind not in _NOT_EXECUTED:
-            origin = told["originalLayersNames"].split(",")[-1]
+            origins = told["originalLayersNames"].split(",")
+            bound = device_of(told.get("affinity", ""))
+            known = [macs[name] for name in origins if name in macs]
+            weighted = kind == _CONVOLUTION and len(sources) > 1
             yield Executed(
-                name=origin or node.get_friendly_name(),
+                name=origins[-1] or node.get_friendly_name(),
                 operator=kind,
                 kernel=told["primitiveType"],
-                precision=told["runtimePrecision"],
-                output_precisions=tuple(told["outputPrecisions"].split(",")),
-                macs=_macs(node, sources[1]) if kind == _CONVOLUTION else 0,
+                precision=told["runtimePrecision"].lower(),
+                output_precisions=tuple(told["outputPrecisions"].lower().split(",")),
+                macs=_macs(node, sources[1]) if weighted else sum(known) if kind == _CONVOLUTION else 0,
+                elsewhere=bound if bound and bound not in used else "",
             )
 
 

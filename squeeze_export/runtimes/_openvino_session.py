@@ -10,14 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, require
-from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement
+from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes._openvino_records import Executed, kernel_families, placement, read_records
+from squeeze_export.runtimes._openvino_devices import (
+    AUTO,
+    executed_on,
+    float_precision,
+    installed_devices,
+    load,
+    plugin_of,
+    settings_of,
+)
+from squeeze_export.runtimes._openvino_records import Executed, file_macs, kernel_families, placement, read_records
 from squeeze_export.runtimes._quiet import quiet
 
-PLUGINS: Mapping[str, str] = {"cpu": "CPU"}
-"""Device -> what OpenVINO calls it."""
 MAX_DYNAMIC_BATCH = 32
 """Images at once where the file leaves the batch free: memory grows with it, the speed no longer does."""
 MAX_FILE_BYTES = 1 << 30
@@ -25,44 +32,22 @@ MAX_FILE_BYTES = 1 << 30
 _DTYPES: Mapping[str, str] = {"u8": "uint8", "f32": "float32"}
 
 
-def installed_devices(runtime: str, precision: str) -> tuple[str, ...]:
-    """The devices that OpenVINO has here and that compute in a precision without emulating it.
-
-    Args:
-        runtime: the registry's name.
-        precision: `f32` or `bf16`.
-
-    Raises:
-        Unavailable: `openvino` is not installed, or no device computes in it.
-    """
-    core = _openvino().Core()
-    with quiet():
-        present = {device: plugin for device, plugin in PLUGINS.items() if plugin in core.available_devices}
-        able = {device: core.get_property(plugin, "OPTIMIZATION_CAPABILITIES") for device, plugin in present.items()}
-    found = tuple(device for device, capabilities in able.items() if precision != "bf16" or "BF16" in capabilities)
-    if present and not found:
-        told = ", ".join(able[next(iter(able))])
-        raise Unavailable(
-            f"`{runtime}` needs a CPU that computes in bfloat16; OpenVINO says of this one: `{told}`", hint="--runtime openvino"
-        )
-    return found
-
-
 class OpenvinoSession:
     """An OpenVINO network compiled for a device; satisfies `core.Session`. Not to be used by two threads at once.
 
     Attributes:
         runtime: the registry's name.
-        device: the one that OpenVINO says it executes on.
-        threads: as OpenVINO says; no more than there are cores.
-        kernels: the primitives of the convolutions, such as `brgconv_avx512_I8`.
-        executed: every operator with its primitive and precision.
+        device: the one that OpenVINO says it executes on; never `auto`.
+        threads: as OpenVINO says, no more than there are cores; on another device than the CPU as they were asked for.
+        kernels: the primitives of the convolutions, such as `brgconv_avx512_I8`; `not told` where the device does not list them.
+        executed: every operator with its primitive and precision; empty where the device does not list them.
+        facts: unless `cpu` was asked for, `device_name` and `precision`, that of floats.
 
     Raises:
         BadInput: `threads` is below 1, or a file cannot be read.
         Unavailable: the device is not on this machine.
-        Refused: OpenVINO cannot open the folder, takes another precision than the one asked for, or the network is no image
-            classifier.
+        Refused: OpenVINO cannot open the folder, takes another precision or device than the one asked for, or the network is no
+            image classifier.
     """
 
     evidence: Evidence = "measured"
@@ -71,27 +56,33 @@ class OpenvinoSession:
     def __init__(self, artifact: Artifact, *, runtime: str, precision: str, device: str, threads: int) -> None:
         if threads < 1:
             raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
-        present = installed_devices(runtime, precision)
-        if device not in present:
-            raise Unavailable(f"`{runtime}` has no device `{device}` here", hint=f"it has: {', '.join(present)}")
         self.runtime = runtime
         self._floats = scheme_named(artifact.scheme).floats
-        compiled = _compiled(_read(artifact.path), artifact.path, PLUGINS[device], precision, threads)
-        told = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if told != precision:
-            raise Refused(f"OpenVINO computes in `{told}`, though `{precision}` was asked for")
-        self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
-        used = compiled.get_property("EXECUTION_DEVICES")
-        self.device = next(name for name, plugin in PLUGINS.items() if [plugin] == used)
+        plugin = plugin_of(device, installed_devices(runtime, precision), runtime)
+        model = _read(artifact.path)
+        if plugin.startswith("NPU"):
+            _fix_batch(model)
+        wanted, macs = float_precision(plugin, precision), file_macs(model)
+        compiled = _compiled(model, artifact.path, plugin, wanted, threads)
+        found = executed_on(compiled)
+        if found.precision != wanted:
+            raise Refused(f"OpenVINO computes in `{found.precision}`, though `{wanted}` was asked for")
+        if device not in (found.device, AUTO):
+            raise Refused(f"OpenVINO runs the network on `{found.device}`, though `{device}` was asked for")
+        self.device, self.threads = found.device, threads if found.threads is None else found.threads
+        if device != "cpu":
+            self.facts = {"device_name": found.full_name, "precision": found.precision}
         self._dtype, self._batch, self._sides = _interface(compiled, artifact.path)
-        self.executed: tuple[Executed, ...] = read_records(compiled)
-        self.kernels = kernel_families(self.executed)
+        self.executed: tuple[Executed, ...] = read_records(compiled, macs)
+        self.kernels = kernel_families(self.executed) if self.executed else "not told"
         self._request: Any = compiled.create_infer_request()
         self._tensor: Any = self._request.get_input_tensor() if self._batch else None
 
     @cached_property
     def placement(self) -> Placement:
-        """Which operators run in integers, from `executed`."""
+        """Which operators run in integers, from `executed`; None where the device does not list them."""
+        if not self.executed:
+            return None  # type: ignore[return-value]  # `core.Session` has no word for "not told"; reports have
         return placement(self.executed, self._floats)
 
     def infer(self, batch: ByteArray) -> FloatArray:
@@ -121,7 +112,7 @@ class OpenvinoSession:
 
     def _run(self, images: ByteArray) -> FloatArray:
         if self._tensor is None or not (self._batch or self._tensor.shape[0] == len(images)):
-            openvino = _openvino()
+            openvino = load()
             self._tensor = openvino.Tensor(openvino.Type(np.dtype(self._dtype)), openvino.Shape(images.shape))
             self._request.set_input_tensor(self._tensor)
         # OpenVINO's own tensor is aligned, and was a little faster than a borrowed array.
@@ -151,18 +142,13 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray, *,
         raise Refused(f"`{artifact.path}` has no tensor `{missing[0]}`")
     count = len(model.outputs)
     added = model.add_outputs([found[name].output(0) for name in names])
-    compiled = _compiled(model, artifact.path, PLUGINS["cpu"], precision, 1)
+    compiled = _compiled(model, artifact.path, "CPU", precision, 1)
     dtype, size, sides = _interface(compiled, artifact.path, count + len(added))
     batch = np.zeros((size or 1, *sides), dtype)
     batch[:1] = pixels
     results = compiled(batch)
     values = (results[index] for index in range(count, count + len(names)))  # (N, C, H, W)
     return {name: np.ascontiguousarray(value[:1].transpose(0, 2, 3, 1)) for name, value in zip(names, values, strict=True)}
-
-
-def _openvino() -> Any:
-    # Importing it reports the import to its maker, by this package; without it nothing else changes.
-    return require("openvino", "openvino", without=("openvino_telemetry",))
 
 
 def _read(path: Path) -> Any:
@@ -184,7 +170,7 @@ def _read(path: Path) -> Any:
         xml, weights = (file.read_bytes() for file in pair)
     except OSError as err:
         raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror or err}") from err
-    openvino = _openvino()
+    openvino = load()
     with quiet() as printed:
         try:
             return openvino.Core().read_model(xml, weights)
@@ -193,22 +179,21 @@ def _read(path: Path) -> Any:
     raise Refused(f"OpenVINO cannot open `{path}`: {printed.reason(failure)}", hint=hint) from failure
 
 
+def _fix_batch(model: Any) -> None:
+    """Gives a free batch one image: NPUs take networks of fixed shapes alone."""
+    if model.is_dynamic() and len(model.inputs) == 1:
+        shape = model.inputs[0].get_partial_shape()
+        model.reshape([1, *(shape[axis] for axis in range(1, len(shape)))])
+
+
 def _compiled(model: Any, path: Path, plugin: str, precision: str, threads: int) -> Any:
-    settings = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        # The caller's own choice of cores stays as it is. It made no difference in speed.
-        "ENABLE_CPU_PINNING": False,
-    }
-    openvino = _openvino()
+    openvino = load()
     # The bindings look numpy up when a tensor's data are first asked for. Two threads that do so at once wait for each other for
     # ever, one with the interpreter lock, one with the look-up's; so it is done here, before a session has threads.
     openvino.Tensor(openvino.Type.u8, openvino.Shape([1])).data  # noqa: B018
     with quiet() as printed:
         try:
-            return openvino.Core().compile_model(model, plugin, settings)
+            return openvino.Core().compile_model(model, plugin, settings_of(plugin, precision, threads))
         except RuntimeError as err:
             failure = err
     raise Refused(f"OpenVINO cannot compile `{path}`: {printed.reason(failure)}") from failure

@@ -38,7 +38,7 @@ class InterpreterSession:
 
     def __init__(self, interpreter: Any, runtime: str, threads: int, scheme: str) -> None:
         self._interpreter: Any = interpreter
-        self._input, self._output = _interface(interpreter)
+        self._input, self._output = classifier_interface(interpreter)
         self._batch = int(self._input["shape"][0])
         self._dynamic = int(_signature(self._input)[0]) == -1
         self.runtime = runtime
@@ -88,7 +88,7 @@ class InterpreterSession:
             result = self._interpreter.get_tensor(self._output["index"])  # a copy
         except (ValueError, RuntimeError) as err:
             raise Refused(f"`{self.runtime}` failed on a batch of `{size}` images: {err}") from err
-        return _real(result, self._output)
+        return real_values(result, self._output)
 
     def _resize(self, size: int) -> None:
         shape = [size, *(int(side) for side in self._input["shape"][1:])]
@@ -113,6 +113,20 @@ def installed_devices(load: Callable[[], Any]) -> tuple[str, ...]:
     return DEVICES
 
 
+def check_cpu(runtime: str, device: str) -> None:
+    """Refuses every device but the CPU.
+
+    Args:
+        runtime: the registry's name.
+        device: what was asked for.
+
+    Raises:
+        Unavailable: it is another.
+    """
+    if device not in DEVICES:
+        raise Unavailable(f"`{runtime}` has no device `{device}`", hint=f"it runs on: {', '.join(DEVICES)}")
+
+
 def open_interpreter(
     artifact: Artifact, *, runtime: str, device: str, threads: int, load: Callable[[], Any], delegates: bool = True
 ) -> InterpreterSession:
@@ -131,8 +145,7 @@ def open_interpreter(
         Unavailable: another device, or the package is not installed.
         Refused: the interpreter cannot open the file, or its input and output are not a classifier's.
     """
-    if device not in DEVICES:
-        raise Unavailable(f"`{runtime}` has no device `{device}`", hint=f"it runs on: {', '.join(DEVICES)}")
+    check_cpu(runtime, device)
     if threads < 1:
         raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
     lower_log_levels()
@@ -183,7 +196,7 @@ def interpreting(
     raise Refused(f"`{runtime}` cannot open `{path}`: {printed.reason(failure)}") from failure
 
 
-def _interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def classifier_interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The details of the one input and the one output.
 
     Raises:
@@ -208,7 +221,7 @@ def _interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     return inputs[0], outputs[0]
 
 
-def _real(values: Any, details: Mapping[str, Any]) -> FloatArray:
+def real_values(values: Any, details: Mapping[str, Any]) -> FloatArray:
     """The output's real values: those of int8 logits by their scale and zero point."""
     scale, zero_point = details["quantization"]
     steps: FloatArray = values.astype(np.float32, copy=False)

@@ -40,16 +40,16 @@ def read_records(
     by_index = {int(tensor["index"]): tensor for tensor in tensors}
     delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
     operators = [node for node in nodes if node["op_name"] != "DELEGATE"]
-    computed = {index for node in operators for index in _indices(node["outputs"])} | set(inputs)
+    computed = {index for node in operators for index in tensor_indices(node["outputs"])} | set(inputs)
     # fp16 weights are widened once, when they are packed: what reads constants only is no part of an inference.
-    operators = [node for node in operators if computed & set(_indices(node["inputs"]))]
+    operators = [node for node in operators if computed & set(tensor_indices(node["inputs"]))]
     taken = _taken_over(operators, delegates)
     floating = {index for index, tensor in by_index.items() if np.issubdtype(np.dtype(tensor["dtype"]), np.floating)}
     placed = [
         PlacedOperator(
-            f"{node['op_name']} {by_index[_indices(node['outputs'])[0]]['name']}",
-            not floating & set(_indices([*node["inputs"], *node["outputs"]])),
-            _macs(node, by_index),
+            f"{node['op_name']} {by_index[tensor_indices(node['outputs'])[0]]['name']}",
+            not floating & set(tensor_indices([*node["inputs"], *node["outputs"]])),
+            macs_of(node, by_index),
             "cpu" if device and number not in taken else "",
         )
         for number, node in enumerate(operators)
@@ -63,27 +63,27 @@ def read_records(
 
 def _taken_over(operators: Sequence[Node], delegates: Sequence[Node]) -> set[int]:
     """Places, in `operators`, of those that the delegate nodes replaced."""
-    makers = {index: number for number, node in enumerate(operators) for index in _indices(node["outputs"])}
+    makers = {index: number for number, node in enumerate(operators) for index in tensor_indices(node["outputs"])}
     taken: set[int] = set()
     for delegate in delegates:
-        given = set(_indices(delegate["inputs"]))
-        wanted = _indices(delegate["outputs"])
+        given = set(tensor_indices(delegate["inputs"]))
+        wanted = tensor_indices(delegate["outputs"])
         while wanted:
             index = wanted.pop()
             number = makers.get(index)
             if index not in given and number is not None and number not in taken:
                 taken.add(number)
-                wanted.extend(_indices(operators[number]["inputs"]))
+                wanted.extend(tensor_indices(operators[number]["inputs"]))
     return taken
 
 
-def _indices(values: Any) -> list[int]:
+def tensor_indices(values: Any) -> list[int]:
     return [int(index) for index in values if index >= 0]  # -1: an optional input left out
 
 
-def _macs(node: Node, tensors: Mapping[int, Tensor]) -> int:
+def macs_of(node: Node, tensors: Mapping[int, Tensor]) -> int:
     """Multiply-accumulates of a node: its outputs times the weights (O, ...) behind one of them."""
     if node["op_name"] not in _WEIGHTED:
         return 0
-    result, weight = tensors[_indices(node["outputs"])[0]], tensors[_indices(node["inputs"])[1]]
+    result, weight = tensors[tensor_indices(node["outputs"])[0]], tensors[tensor_indices(node["inputs"])[1]]
     return math.prod(int(size) for size in (*result["shape"], *weight["shape"][1:]))

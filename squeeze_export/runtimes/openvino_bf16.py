@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray
+from squeeze_export.runtimes import _openvino_devices
 from squeeze_export.runtimes import _openvino_session as shared
 
 NAME = "openvino-bf16"
@@ -20,7 +21,16 @@ def devices() -> tuple[str, ...]:
     Raises:
         Unavailable: `openvino` is not installed, or the CPU would have to emulate it.
     """
-    return shared.installed_devices(NAME, PRECISION)
+    return _openvino_devices.installed_devices(NAME, PRECISION)
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that this machine does not have, and tells what to install for it; `auto` is none and is let through.
+
+    Raises:
+        Unavailable: it has none, or `openvino` is not installed.
+    """
+    _openvino_devices.plugin_of(device, devices(), NAME)
 
 
 def open_session(artifact: Artifact, *, device: str, threads: int) -> shared.OpenvinoSession:

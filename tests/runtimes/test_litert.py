@@ -170,8 +170,8 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
         litert.open_session(item, device=device, threads=threads)
 
     good = int8_artifact(tmp_path)
-    with pytest.raises(Unavailable, match="`litert` has no device `npu`") as caught:
-        opened(good, device="npu")
+    with pytest.raises(Unavailable, match="`litert` has no device `tpu`") as caught:
+        opened(good, device="tpu")
     assert caught.value.hint == "it runs on: cpu"
     with pytest.raises(BadInput, match="`0` threads"):
         opened(good, threads=0)

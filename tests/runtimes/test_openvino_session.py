@@ -373,7 +373,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.devices() == ("cpu",)
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8", "BF16"])
     assert openvino_bf16.devices() == ("cpu",)
-    monkeypatch.setattr(openvino.Core, "available_devices", ["NPU"])
+    monkeypatch.setattr(openvino.Core, "available_devices", ["GNA"])
     assert runtime.devices() == openvino_bf16.devices() == ()
 
 

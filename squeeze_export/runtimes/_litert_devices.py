@@ -1,0 +1,128 @@
+"""Which of LiteRT's accelerators this machine has: asked of the drivers, in a process of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import glob
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from squeeze_export.errors import Unavailable
+from squeeze_export.runtimes._litert_process import child_environment, last_words
+
+DEVICES = ("gpu", "npu")
+PROBE_S = 60
+VULKAN = "libvulkan.so.1"
+NPU_NODES = ("/dev/accel/accel*", "/dev/fastrpc-*", "/dev/adsprpc-*", "/dev/apusys*", "/dev/edgetpu*")
+"""Linux's device files of NPUs: of Intel's and AMD's drivers, Qualcomm's, MediaTek's and Google's."""
+_HINTS: Mapping[str, str] = {
+    "gpu": "apt-get install libvulkan1 and the GPU's Vulkan driver; `mesa-vulkan-drivers` has those of AMD and Intel",
+    "npu": "pip install 'ai-edge-litert[npu-sdk]' on a machine with an NPU of Intel, Qualcomm or MediaTek, and its driver",
+}
+_RANKS: Mapping[str, int] = {"discrete": 0, "integrated": 1, "software": 2}
+_ENVIRONMENT = ("VK_ICD_FILENAMES", "VK_DRIVER_FILES", "VK_ADD_DRIVER_FILES", "LD_LIBRARY_PATH", "PATH", "HOME")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One that LiteRT opened a file on.
+
+    Attributes:
+        device: `gpu` or `npu`.
+        name: under which LiteRT registered it, such as `GPU WebGPU`.
+        driver: what the Vulkan driver calls its device; empty where no driver was asked.
+        kind: `discrete`, `integrated`, `software` ... likewise.
+    """
+
+    device: str
+    name: str
+    driver: str
+    kind: str
+
+    @property
+    def software(self) -> bool:
+        """Whether it is computed on the CPU after all."""
+        return self.kind == "software"
+
+
+def present() -> tuple[str, ...]:
+    """The accelerators that can be used here."""
+    return tuple(device for device in DEVICES if isinstance(_asked(device, _settings()), Accelerator))
+
+
+def accelerator_for(device: str) -> Accelerator:
+    """An accelerator of this machine.
+
+    Raises:
+        Unavailable: it has none, or its driver does not answer; the hint tells what to install.
+    """
+    found = _asked(device, _settings())
+    if isinstance(found, str):
+        raise Unavailable(f"LiteRT has no device `{device}` here: {found}", hint=_HINTS[device])
+    return found
+
+
+def chosen(drivers: list[tuple[str, str]]) -> tuple[str, str]:
+    """The device that LiteRT's WebGPU takes of several: Dawn's order for high performance (`SortAdapters` in its Adapter.cpp) is
+    discrete, integrated, software, others.
+
+    Args:
+        drivers: name and kind of each.
+    """
+    return min(drivers, key=lambda driver: _RANKS.get(driver[1], len(_RANKS)), default=("", ""))
+
+
+def _settings() -> tuple[str | None, ...]:
+    return tuple(os.environ.get(name) for name in _ENVIRONMENT)
+
+
+@functools.cache
+def _asked(device: str, settings: tuple[str | None, ...]) -> Accelerator | str:
+    """The accelerator, or why there is none. `settings`: of the environment that the answer depends on."""
+    reason = _why_none(device)
+    if reason:
+        return reason
+    answer = _probe(device)
+    if "reason" in answer:
+        return str(answer["reason"])
+    driver, kind = chosen([(name, kind) for name, kind in answer["drivers"]])
+    return Accelerator(device, str(answer["accelerator"]), driver, kind)
+
+
+def _why_none(device: str) -> str:
+    """What can be told without LiteRT and without a process of its own; empty where it has to be tried."""
+    if sys.platform not in ("linux", "darwin"):
+        return f"its driver cannot be asked on `{sys.platform}`"
+    if device == "npu":
+        found = sys.platform == "linux" and any(glob.glob(pattern) for pattern in NPU_NODES)
+        return "" if found else "no driver of an NPU has a device file"
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL(VULKAN)
+        except OSError:
+            return f"there is no Vulkan loader, `{VULKAN}`"
+    return ""
+
+
+def _probe(device: str) -> Mapping[str, Any]:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "squeeze_export.runtimes._litert_probe", device],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_S,
+            check=False,
+            env=child_environment(),
+        )
+    except subprocess.TimeoutExpired:
+        return {"reason": f"its driver did not answer within {PROBE_S} s"}
+    if done.returncode:
+        return {"reason": f"the process that asked its driver did not survive it: {last_words(done.returncode, done.stderr)}"}
+    answer: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer

@@ -1,0 +1,120 @@
+"""A TFLite file on one of LiteRT's accelerators; LiteRT itself runs in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.graph.quantized import scheme_named
+from squeeze_export.runtimes._litert_compiling import Division
+from squeeze_export.runtimes._litert_devices import Accelerator
+from squeeze_export.runtimes._litert_process import LitertProcess
+from squeeze_export.runtimes._litert_records import placement, taken_of
+from squeeze_export.runtimes._quiet import lower_log_levels
+from squeeze_export.runtimes._tflite_interpreter import classifier_interface, interpreting, real_values
+
+
+class AcceleratedSession:
+    """A TFLite file opened on a GPU or NPU. Satisfies `core.Session`; not to be used by two threads at once.
+
+    Attributes:
+        runtime: the registry's name.
+        device: `gpu` or `npu`: LiteRT says that at least a part of the file runs there, and `placement` which.
+        threads: of what runs on the CPU.
+        kernels: the accelerator as LiteRT registered it, such as `GPU WebGPU`, and whether its driver is a software one.
+        evidence: `emulated` where the driver of a GPU computes on the CPU.
+        placement: which operators run on the device, and which on the CPU.
+        facts: `accelerator`, `driver`, `driver_kind`, `fully_accelerated`.
+
+    Raises:
+        BadInput: the file cannot be read.
+        Refused: LiteRT cannot open it, runs nothing of it on the device, does not tell which part, or it is no image classifier.
+    """
+
+    def __init__(
+        self, artifact: Artifact, accelerator: Accelerator, *, runtime: str, threads: int, load: Callable[[], Any]
+    ) -> None:
+        self.runtime, self.device, self.threads = runtime, accelerator.device, threads
+        self.evidence: Evidence = "emulated" if accelerator.software else "measured"
+        self.kernels = accelerator.name + (", software driver" if accelerator.software else "")
+        lower_log_levels()
+        self._content = _read(artifact.path)
+        # The interpreter's list of the file's operators; it also finds a damaged file before a driver is given it.
+        with interpreting(self._content, artifact.path, runtime=runtime, threads=1, load=load, delegates=False) as interpreter:
+            source, self._output = classifier_interface(interpreter)
+            nodes, tensors = interpreter._get_ops_details(), interpreter.get_tensor_details()
+        self._shape = tuple(int(side) for side in source["shape"])
+        self._process = LitertProcess(self._content, self.device, threads, source=source, result=self._output)
+        try:
+            taken, account = self._taken(nodes, artifact.path)
+        except Refused:
+            self._process.close()
+            raise
+        floats = scheme_named(artifact.scheme).floats
+        self.placement = placement(nodes, tensors, [int(source["index"])], taken, device=self.device, floats=floats, source=account)
+        self.facts: Mapping[str, Any] = {
+            "accelerator": accelerator.name,
+            "driver": accelerator.driver,
+            "driver_kind": accelerator.kind,
+            "fully_accelerated": len(taken) == len(nodes),
+        }
+
+    def infer(self, batch: ByteArray) -> FloatArray:
+        """Runs a batch in pieces of the file's own size, one by one where it leaves it free; the last is filled up with zeros.
+
+        Args:
+            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
+
+        Returns:
+            (N, classes) float32, a fresh array.
+
+        Raises:
+            ValueError: a batch of another shape or dtype, or the session is closed.
+            Refused: LiteRT failed.
+        """
+        if self._process.closed:
+            raise ValueError("the session is closed")
+        if batch.dtype != np.uint8 or batch.shape[1:] != self._shape[1:] or not len(batch):
+            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *self._shape[1:])}")
+        pieces = [self._run(batch[start : start + self._shape[0]]) for start in range(0, len(batch), self._shape[0])]
+        return np.concatenate(pieces)[: len(batch)]
+
+    def close(self) -> None:
+        """Ends the process; a second call does nothing."""
+        self._process.close()
+
+    def _run(self, images: ByteArray) -> FloatArray:
+        self._process.pixels[: len(images)] = images
+        self._process.pixels[len(images) :] = 0
+        values = self._process.run()
+        return real_values(np.array(values), self._output)
+
+    def _taken(self, nodes: Any, path: Path) -> tuple[frozenset[int], str]:
+        """The operators that run on the device, and what says so."""
+        told = self._process.account["division"]
+        if told is None:
+            return frozenset(range(len(nodes))), f"LiteRT with its {self.device.upper()} accelerator alone: fully accelerated"
+        division = Division(frozenset(told["refused"]), told["gpu_count"], told["cpu_count"], tuple(told["lines"]))
+        counts = f"{division.gpu_count} on the GPU, {division.cpu_count} on the CPU"
+        taken = taken_of(nodes, division)
+        if taken is None:
+            raise Refused(
+                f"`{path}`: LiteRT divides its operators, {counts}, and does not tell which are where: {division.lines[0]}",
+                hint="--device cpu",
+            )
+        return taken, f"LiteRT's list of what its GPU accelerator does not take: {counts}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as err:
+        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
+    if not content:
+        raise Refused(f"LiteRT cannot open `{path}`: the file is empty")
+    return content
