@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from squeeze_export.core import FloatPart, PlacedOperator, Placement, place
 
+PROFILER = "ONNX Runtime's profiler, one inference"
 _KERNEL_SUFFIX = "_kernel_time"
 _MAC_OPERATORS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
 
@@ -22,12 +24,14 @@ class Record:
         operator: its type.
         integer: whether its data, in and out, are integers.
         macs: multiply-accumulates of a convolution; 0 of anything else.
+        provider: that ran it.
     """
 
     name: str
     operator: str
     integer: bool
     macs: int
+    provider: str = ""
 
 
 def read_records(events: Sequence[Mapping[str, Any]]) -> tuple[Record, ...]:
@@ -35,16 +39,32 @@ def read_records(events: Sequence[Mapping[str, Any]]) -> tuple[Record, ...]:
     return tuple(_records(events))
 
 
-def placement(records: Sequence[Record], mac_count: int, floats: FloatPart) -> Placement:
+def placement(
+    records: Sequence[Record],
+    mac_count: int,
+    floats: FloatPart,
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
+    source: str = PROFILER,
+) -> Placement:
     """How much of it runs in integers.
 
     Args:
         records: what ran.
         mac_count: multiply-accumulates of the file.
         floats: what it means to compute in floating point.
+        elsewhere: provider that was not asked for -> its device.
+        source: what the records were read from.
     """
-    operators = [PlacedOperator(f"{record.operator} {record.name}", record.integer, record.macs) for record in records]
-    return place(operators, floats=floats, source="ONNX Runtime's profiler, one inference", mac_count=mac_count)
+    operators = [
+        PlacedOperator(f"{record.operator} {record.name}", record.integer, record.macs, elsewhere.get(record.provider, ""))
+        for record in records
+    ]
+    return place(operators, floats=floats, source=source, mac_count=mac_count)
+
+
+def is_fused(record: Record) -> bool:
+    """Whether an event is of a subgraph that a provider compiled: it names those itself, and no operator's type has such signs."""
+    return any(sign in record.operator for sign in "_-")
 
 
 def _records(events: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
@@ -63,4 +83,5 @@ def _record(name: str, args: Mapping[str, Any]) -> Record:
     if operator in _MAC_OPERATORS:
         weight = next(shape for _, shape in sources[1:] if len(shape) == 4)  # (O, I, k, k)
         macs = math.prod(results[0][1]) * math.prod(weight[1:])
-    return Record(name, operator, all(dtype.startswith(("int", "uint", "bool")) for dtype, _ in data), macs)
+    integer = all(dtype.startswith(("int", "uint", "bool")) for dtype, _ in data)
+    return Record(name, operator, integer, macs, str(args.get("provider", "")))

@@ -1,0 +1,166 @@
+"""Qualcomm Hexagon: ONNX Runtime's plug-in `onnxruntime-qnn` compiles a QDQ file for the tensor processor (HTP) of one SoC.
+
+The product is an ONNX file of one node that holds QNN's context binary. It is loaded again and must answer as the session that it
+came from, bit for bit, before it gets its name; and the binary's own record must name the SoC that was asked for. The library takes
+a number that it does not know without a word, and compiles for something else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import squeeze_export
+from squeeze_export.compilers import Compiled
+from squeeze_export.core import Artifact, require
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.qnn_graph import GRAPH_KEY, binary_facts, graph_text, read_graph
+
+NAME = "qnn"
+TARGET = "onnx"
+SCHEMES = ("int8", "int8-npu")
+"""`int8` has its average pool in fp16, which the HTP of some smaller SoCs does not have; `int8-npu` runs on all."""
+SUFFIX = "_qnn.onnx"
+RUNTIMES = ("qnn",)
+PACKAGES = ("onnxruntime-qnn",)
+
+SOC_MODELS: Mapping[str, int] = {
+    "SM8650": 57,
+    "SM8850": 87,
+    "SM8750": 69,
+    "SM8550": 43,
+    "SM8475": 42,
+    "SM8450": 36,
+    "SM8350": 30,
+    "SM8845": 97,
+    "SM8735": 85,
+    "SM8635": 68,
+    "SM7675": 70,
+    "SM7550": 64,
+    "SM7450": 41,
+    "SM7325": 35,
+    "SC8480XP": 88,
+    "SC8380XP": 60,
+    "SC8280X": 37,
+    "QCS9100": 77,
+    "QCS8550": 66,
+    "QCS8300": 82,
+    "QCS6490": 93,
+    "SA8295": 39,
+    "SA8255": 52,
+}
+"""Name -> `soc_model`. The numbers are those of Qualcomm's QnnTypes.h, as ExecuTorch repeats some of them
+(backends/qualcomm/serialization/qc_schema.py); of each, the library itself tells the name in what it compiles, and that is checked.
+"""
+CHIPS = tuple(SOC_MODELS)
+
+OPTIMISE = ("0", "1", "2", "3")
+"""`htp_graph_finalization_optimization_mode`: the provider's documentation calls 3 the longest preparation, for the best graph."""
+TIMEOUT_S = 300.0
+"""A SqueezeNet takes one or two seconds."""
+MAX_MESSAGE_CHARACTERS = 300
+_NO_FLOATS = "was not selected by that EP"
+
+
+def check(chip: str, settings: Mapping[str, str]) -> None:
+    """Refuses what can be known to fail; see `Compiler.check`."""
+    if chip not in SOC_MODELS:
+        raise BadInput(f"no SoC is called `{chip}`", hint=f"one of: {', '.join(CHIPS)}")
+    unknown = set(settings) - {"optimise"}
+    if unknown:
+        raise BadInput(f"qnn has no setting `{min(unknown)}`", hint="it has: optimise")
+    if settings.get("optimise", OPTIMISE[-1]) not in OPTIMISE:
+        raise BadInput(f"--optimise `{settings['optimise']}`", hint=f"one of: {', '.join(OPTIMISE)}")
+    require("onnxruntime", "qnn")
+    require("onnxruntime_qnn", "qnn")
+
+
+def compile_for(artifact: Artifact, chip: str, settings: Mapping[str, str], folder: Path) -> Compiled:
+    """Compiles an ONNX file for one SoC; see `Compiler.compile_for`."""
+    check(chip, settings)
+    if artifact.target != TARGET or artifact.scheme not in SCHEMES:
+        given = f"{artifact.target} {artifact.scheme}"
+        raise BadInput(f"qnn does not take `{given}`", hint=f"it takes {TARGET} in: {', '.join(SCHEMES)}")
+    if not isinstance(artifact.input.shape[0], int):
+        raise BadInput("the HTP does not take an open batch", hint="--batch 1")
+    optimise = settings.get("optimise", OPTIMISE[-1])
+    options = {"soc_model": str(SOC_MODELS[chip]), "htp_graph_finalization_optimization_mode": optimise}
+    (folder / "source.onnx").write_bytes(artifact.path.read_bytes())
+    (folder / "options.json").write_text(json.dumps(options))
+    result = _run(folder, chip)
+    if result["failure"]:
+        words = _shortened(result["failure"])
+        if _NO_FLOATS in result["failure"] and artifact.scheme != SCHEMES[1]:
+            raise Refused(f"the HTP of `{chip}` does not take the floats of `{artifact.scheme}`: {words}", hint="--scheme int8-npu")
+        raise Refused(f"QNN does not compile `{artifact.path.name}` for `{chip}`: {words}")
+    if result["difference"] != 0:
+        raise Refused(
+            f"the file compiled for `{chip}` answers otherwise than the session that it came from: by {result['difference']:g}"
+        )
+    return _product(folder, chip, optimise)
+
+
+def _product(folder: Path, chip: str, optimise: str) -> Compiled:
+    """What was made, with the operators of QNN's graph in its metadata.
+
+    Raises:
+        Refused: it is for another SoC, or not the file that it should be.
+    """
+    onnx = require("onnx", "qnn")
+    content = (folder / "product.onnx").read_bytes()
+    facts = binary_facts(content)
+    if facts.get("soc") != chip:
+        raise Refused(f"QNN compiled for `{facts.get('soc', 'no SoC that it names')}` instead of `{chip}`")
+    model = onnx.load_model_from_string(content)
+    if [node.op_type for node in model.graph.node] != ["EPContext"]:
+        raise Refused(f"QNN compiled only a part of the network for `{chip}`")
+    sdk = {a.name: a.s.decode() for a in model.graph.node[0].attribute if a.name == "ep_sdk_version"}
+    entry = model.metadata_props.add()
+    entry.key, entry.value = GRAPH_KEY, graph_text(read_graph(folder))
+    settings = {"soc_model": str(SOC_MODELS[chip]), "htp_arch": facts["htp_arch"], "optimise": optimise}
+    return Compiled(model.SerializeToString(), {**settings, "qairt": sdk.get("ep_sdk_version", "").removeprefix("v")})
+
+
+def _run(folder: Path, chip: str) -> Any:
+    """The result of the compiler's own process.
+
+    Raises:
+        Refused: it ended without one, or took too long.
+    """
+    root = str(Path(squeeze_export.__file__).parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    log = folder / "output.txt"
+    with log.open("wb") as output:
+        try:
+            code = subprocess.run(
+                [sys.executable, "-W", "ignore", "-m", "squeeze_export.compilers._qnn_child", str(folder)],
+                cwd=folder,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([root, inherited] if inherited else [root]),
+                    "TMPDIR": str(folder),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                check=False,
+                timeout=TIMEOUT_S,
+            ).returncode
+        except subprocess.TimeoutExpired as err:
+            raise Refused(f"QNN did not finish within {TIMEOUT_S:g} s for `{chip}`") from err
+    result = folder / "result.json"
+    if code or not result.exists():
+        lines = log.read_bytes()[-MAX_MESSAGE_CHARACTERS:].decode("utf-8", "replace").split("\n")
+        last = " ".join(next((line for line in reversed(lines) if line.strip()), "").split())
+        raise Refused(f"QNN's compiler ended without a result for `{chip}`: exit code {code}, {last}")
+    return json.loads(result.read_text())
+
+
+def _shortened(words: str) -> str:
+    words = words.replace("`", "'")
+    return words if len(words) <= MAX_MESSAGE_CHARACTERS else f"{words[:MAX_MESSAGE_CHARACTERS]} ..."

@@ -1,0 +1,88 @@
+"""The graph that Qualcomm's provider makes of a network, and the SoC that a context binary is for.
+
+The compiler reads them, and keeps the graph's operators in its product; the runtime has those of a compiled file from there."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from squeeze_export.errors import Refused
+
+GRAPH_KEY = "squeeze_export.qnn_graph"
+"""In a compiled file's metadata: `graph_text` of the graph that was compiled."""
+VERSION_HINT = "pip install onnxruntime-qnn==2.7.0"
+
+_FLOATS = 0x0200  # high byte of the Qnn_DataType_t of floating point, QnnTypes.h
+_KIND_MASK = 0xFF00
+_SOC = re.compile(rb"soc_type=(\w{1,32});arch=(\d{1,3});")  # in the context binary's own record of how it was compiled
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator of QNN's graph.
+
+    Attributes:
+        name: of the ONNX node that it was made from, as QNN has it.
+        kind: its type in QNN: `Conv2d`.
+        integer: whether its data, in and out, are fixed-point or integers.
+        macs: multiply-accumulates of a convolution; 0 of anything else.
+    """
+
+    name: str
+    kind: str
+    integer: bool
+    macs: int
+
+
+def read_graph(folder: Path) -> tuple[Operator, ...]:
+    """The operators of the graph that a session wrote into a folder.
+
+    Raises:
+        Refused: there is not exactly one graph: the network was cut into several, or the provider writes another form.
+    """
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if "graph" in values and "nodes" in values["graph"]:
+            found.append(values["graph"])
+    if len(found) != 1:
+        raise Refused(f"QNN made {len(found)} graphs of the network instead of one", hint=VERSION_HINT)
+    tensors = found[0]["tensors"]
+    return tuple(_operator(name, node, tensors) for name, node in found[0]["nodes"].items())
+
+
+def _operator(name: str, node: Mapping[str, Any], tensors: Mapping[str, Any]) -> Operator:
+    data = [tensors[tensor] for tensor in (*node["input_names"], *node["output_names"])]
+    macs = 0
+    if node["type"] == "Conv2d":  # activations are NHWC, weights (k, k, I, O)
+        macs = math.prod(data[-1]["dims"]) * math.prod(data[1]["dims"][:3])
+    return Operator(name, node["type"], all(tensor["data_type"] & _KIND_MASK != _FLOATS for tensor in data), macs)
+
+
+def graph_text(operators: Sequence[Operator]) -> str:
+    """For a compiled file's metadata."""
+    return json.dumps([[o.name, o.kind, o.integer, o.macs] for o in operators], separators=(",", ":"))
+
+
+def graph_of_text(text: str) -> tuple[Operator, ...]:
+    """Reads what `graph_text` wrote.
+
+    Raises:
+        Refused: it is something else.
+    """
+    try:
+        return tuple(Operator(str(n), str(k), bool(i), int(m)) for n, k, i, m in json.loads(text))
+    except (TypeError, ValueError) as err:
+        raise Refused("the compiled file's own record of its operators is damaged", hint="compile it again") from err
+
+
+def binary_facts(content: bytes) -> dict[str, str]:
+    """The SoC that a context binary says it was compiled for, and the architecture of its HTP; empty where it says neither."""
+    found = sorted({(soc.decode(), f"v{arch.decode()}") for soc, arch in _SOC.findall(content)})
+    return {"soc": found[0][0], "htp_arch": found[0][1]} if len(found) == 1 else {}

@@ -1,0 +1,236 @@
+"""The devices of ONNX Runtime: which execution provider drives each, with which options, and what to install for it.
+
+Providers are part of the installed build, or plug-ins: libraries of their own that a package brings and that are registered once a
+process. Qualcomm's is left to the runtime `qnn`, which knows an emulator from a chip. Options are the documented ones
+(https://onnxruntime.ai/docs/execution-providers/), chosen for one image at a time and for the file's own precision.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import pkgutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeeze_export.core import Evidence, require
+from squeeze_export.errors import SqueezeExportError, Unavailable
+from squeeze_export.graph.quantized import FP32, Scheme
+from squeeze_export.runtimes._onnxruntime_calls import onnxruntime, opened, reason, refusals, session_options
+from squeeze_export.runtimes._quiet import quiet
+
+CPU = "CPUExecutionProvider"
+NVIDIA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+OTHER_RUNTIMES = ("QNNExecutionProvider", CPU)
+"""Providers that are no plug-in of this runtime, though ONNX Runtime may list them among its devices."""
+PLUGIN_PREFIX = "onnxruntime_ep_"
+"""How packages of plug-ins are named: `onnxruntime_ep_webgpu`, with `get_library_path()` and `get_ep_name()`."""
+_SUFFIX = "ExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Device:
+    """How a device is driven.
+
+    Attributes:
+        provider: ONNX Runtime's name.
+        kernels: the library behind it.
+        install: what to install where it is missing.
+        options: of the provider: names and values.
+    """
+
+    provider: str
+    kernels: str
+    install: str
+    options: tuple[tuple[str, str], ...] = ()
+
+
+_GPU = "pip install onnxruntime-gpu, in place of onnxruntime, on a machine with an NVIDIA GPU and its CUDA libraries"
+_INTEL = "pip install onnxruntime-openvino, in place of onnxruntime, in an environment of its own"
+
+DEVICES: Mapping[str, Device] = {
+    "cpu": Device(CPU, "MLAS", "pip install 'squeeze-export[onnx]'"),
+    # TensorFloat-32 would change the precision of float files.
+    "cuda": Device("CUDAExecutionProvider", "cuDNN", _GPU, (("use_tf32", "0"),)),
+    "tensorrt": Device("TensorrtExecutionProvider", "TensorRT", f"{_GPU} and TensorRT"),
+    "openvino": Device("OpenVINOExecutionProvider", "OpenVINO CPU", _INTEL, (("device_type", "CPU"),)),
+    "openvino-gpu": Device(
+        "OpenVINOExecutionProvider", "OpenVINO GPU", _INTEL, (("device_type", "GPU"), ("precision", "ACCURACY"))
+    ),
+    "openvino-npu": Device("OpenVINOExecutionProvider", "OpenVINO NPU", _INTEL, (("device_type", "NPU"),)),
+    "coreml": Device(
+        "CoreMLExecutionProvider",
+        "Core ML",
+        "pip install onnxruntime on a Mac",
+        (("ModelFormat", "MLProgram"), ("MLComputeUnits", "ALL")),
+    ),
+    "nnapi": Device("NnapiExecutionProvider", "NNAPI", "a build of ONNX Runtime for Android"),
+    "directml": Device(
+        "DmlExecutionProvider",
+        "DirectML",
+        "pip install onnxruntime-directml, in place of onnxruntime, on Windows",
+        (("device_id", "0"),),
+    ),
+    "webgpu": Device("WebGpuExecutionProvider", "WebGPU", "pip install onnxruntime-ep-webgpu"),
+    "xnnpack": Device("XnnpackExecutionProvider", "XNNPACK", "a build of ONNX Runtime with --use_xnnpack"),
+}
+"""Device -> how it is driven, and what it takes."""
+
+
+def provider_options(name: str, scheme: Scheme, threads: int) -> dict[str, str]:
+    """The options of a device's provider for a file.
+
+    TensorRT computes in the precisions that it is allowed, so it is allowed the file's own; its integers are those of symmetric
+    Q/DQ pairs (`int8-symmetric`). XNNPACK has threads of its own.
+    """
+    options = dict(DEVICES[name].options) if name in DEVICES else {}
+    if name == "tensorrt":
+        options |= {"trt_int8_enable": str(int(scheme.integer)), "trt_fp16_enable": str(int(scheme.float_dtype == "float16"))}
+    if name == "xnnpack":
+        options |= {"intra_op_num_threads": str(threads)}
+    return options
+
+
+def available() -> dict[str, Device]:
+    """The devices that ONNX Runtime has here, those of plug-ins included: name -> how it is driven.
+
+    Raises:
+        Unavailable: `onnxruntime` is not installed.
+    """
+    plugins = dict.fromkeys(entry.ep_name for entry in plugin_entries())
+    built_in = onnxruntime().get_available_providers()
+    found = {name: device for name, device in DEVICES.items() if device.provider in built_in}
+    for provider in plugins:
+        name = next((name for name, device in DEVICES.items() if device.provider == provider), "")
+        known = DEVICES.get(name) or Device(provider, provider.removesuffix(_SUFFIX), "")
+        found.setdefault(name or provider.removesuffix(_SUFFIX).lower(), known)
+    return {name: device for name, device in found.items() if name == "cpu" or not _problem(name, device)}
+
+
+@cache
+def _problem(name: str, device: Device) -> str:
+    """Why a provider that is installed does not run here, or nothing: it is given one operator, once a process.
+
+    A build for GPUs names its providers on machines without one as well, and its sessions then quietly have the CPU's alone. Those
+    of NVIDIA take seconds to start, so the driver is asked for a GPU instead; `open_on` notices what else they may lack.
+    """
+    if device.provider in NVIDIA:
+        return "" if nvidia_gpu_count() else "no NVIDIA GPU"
+    try:
+        session = open_on(name, device, _one_operator(), Path("probe.onnx"), session_options(1), FP32, 1)
+        session.run(None, {"x": np.zeros((1, 4), np.float32)})
+    except SqueezeExportError as err:
+        return err.message
+    except refusals() as err:
+        return reason(err)
+    return ""
+
+
+def nvidia_gpu_count() -> int:
+    """GPUs that NVIDIA's driver has; 0 without a driver. Asked through the driver's own library, cuInit and cuDeviceGetCount."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def _one_operator() -> bytes:
+    onnx = require("onnx", "onnx")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 4)) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "probe", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7)
+    return bytes(model.SerializeToString())
+
+
+def open_on(name: str, device: Device, model: bytes, path: Path, options: Any, scheme: Scheme, threads: int) -> Any:
+    """Opens a session on a device that is not `cpu`: its provider first, the CPU's for what that one does not take.
+
+    Args:
+        name: of the device.
+        device: how it is driven.
+        model: an ONNX file.
+        path: where it lies, for messages.
+        options: of the session.
+        scheme: of the file.
+        threads: intra-op threads.
+
+    Raises:
+        Unavailable: the provider is installed, and does not work on this machine.
+        Refused: the file cannot be opened on it.
+    """
+    entries = plugin_entries(device.provider)
+    chosen = provider_options(name, scheme, threads)
+    if device.provider == "DmlExecutionProvider":
+        options.enable_mem_pattern = False  # it does without, says its page
+    if entries:
+        options.add_provider_for_devices(entries[:1], chosen)
+    else:
+        load_libraries(name)
+    with quiet():
+        session = opened(model, path, options, None if entries else [(device.provider, chosen), CPU])
+    if device.provider not in session.get_providers():
+        raise Unavailable(f"ONNX Runtime cannot use `{device.provider}` on this machine", hint=device.install)
+    return session
+
+
+def plugin_entries(provider: str | None = None) -> list[Any]:
+    """ONNX Runtime's own entries of the devices that plug-ins drive; of one provider, or of all."""
+    runtime = onnxruntime()
+    if not hasattr(runtime, "get_ep_devices"):  # before 1.23
+        return []
+    for module in pkgutil.iter_modules():
+        if module.name.startswith(PLUGIN_PREFIX):
+            _register(module.name)
+    entries = [entry for entry in runtime.get_ep_devices() if entry.ep_name not in OTHER_RUNTIMES]
+    return [entry for entry in entries if provider in (None, entry.ep_name)]
+
+
+@cache
+def _register(module: str) -> str:
+    """Registers a plug-in's library, once a process; gives why it cannot be, or nothing."""
+    failures: tuple[type[Exception], ...] = (AttributeError, ImportError, OSError, *refusals())
+    try:
+        with quiet():
+            package = importlib.import_module(module)
+            name = package.get_ep_name() if hasattr(package, "get_ep_name") else module  # some are then called by this name
+            onnxruntime().register_execution_provider_library(name, str(package.get_library_path()))
+    except failures as err:  # its device is then not among those that are here
+        return reason(err)
+    return ""
+
+
+def evidence_of(entries: list[Any]) -> Evidence:
+    """`emulated` where a plug-in drives a GPU or NPU that is really the CPU, as WebGPU does on a software adapter."""
+    kinds = {str(entry.device.type).rsplit(".", 1)[-1] for entry in entries}
+    return "emulated" if kinds == {"CPU"} and entries[0].ep_name == DEVICES["webgpu"].provider else "measured"
+
+
+def facts_of(entries: list[Any]) -> dict[str, str]:
+    """What ONNX Runtime tells of the hardware that a plug-in drives."""
+    if not entries:
+        return {}
+    hardware = entries[0].device
+    kind = str(hardware.type).rsplit(".", 1)[-1]
+    return {"hardware": " ".join(filter(None, [kind, hardware.vendor, f"{hardware.vendor_id:04x}:{hardware.device_id:04x}"]))}
+
+
+def absent(name: str, present: Mapping[str, Device]) -> SqueezeExportError:
+    """Why a device cannot be used, and what to install for it."""
+    install = DEVICES[name].install if name in DEVICES else ""
+    has = f"it has: {', '.join(present)}"
+    return Unavailable(f"ONNX Runtime has no device `{name}` here", hint=f"{install}; {has}" if install else has)
+
+
+def load_libraries(name: str) -> None:
+    """Loads the CUDA libraries that lie in Python packages, where ONNX Runtime can."""
+    runtime = onnxruntime()
+    if DEVICES.get(name, DEVICES["cpu"]).provider in NVIDIA:
+        getattr(runtime, "preload_dlls", lambda: None)()

@@ -1,0 +1,60 @@
+"""An ONNX file's own inner tensors, made outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from squeeze_export.core import Artifact, ByteArray, FloatArray, require
+from squeeze_export.errors import Refused
+from squeeze_export.runtimes._onnxruntime_calls import answered
+
+_FLOAT_MAKERS = ("Add", "Concat", "Conv", "MaxPool", "Relu")
+
+
+def inner_values(
+    artifact: Artifact, names: Sequence[str], pixels: ByteArray, open_model: Callable[[bytes], Any]
+) -> Mapping[str, FloatArray]:
+    """What the file's operators make of one image; see `Runtime.inner_values`.
+
+    Args:
+        artifact: of the target `onnx`.
+        names: of nodes.
+        pixels: (1, H, W, 3) uint8.
+        open_model: gives a session of ONNX Runtime on the device in question.
+
+    Raises:
+        Refused: the file has no such tensors.
+        Unavailable: `onnx` or `onnxruntime` is not installed.
+    """
+    onnx = require("onnx", "onnx")
+    model = onnx.load(artifact.path)
+    constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node if node.op_type in ("QuantizeLinear", *_FLOAT_MAKERS)}
+    missing = [name for name in names if name not in makers]
+    if missing:
+        raise Refused(f"`{artifact.path}` has no tensor `{missing[0]}`")
+    steps = {
+        name: tuple(constants[operand] for operand in makers[name].input[1:])
+        for name in names
+        if makers[name].op_type == "QuantizeLinear"
+    }
+    for name in names:
+        carrier = steps[name][1].dtype if name in steps else np.dtype(np.float32)
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(carrier)
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, dtype, None))
+    session = open_model(model.SerializeToString())
+    source = session.get_inputs()[0]
+    size = source.shape[0] if isinstance(source.shape[0], int) else 1
+    batch = np.zeros((size, *pixels.shape[1:]), np.uint8 if source.type == "tensor(uint8)" else np.float32)
+    batch[:1] = pixels
+    found = answered(session, artifact.path, list(names), {source.name: batch})
+    result = {}
+    for name, real in zip(names, (value[:1].astype(np.float32) for value in found), strict=True):  # (1, C, H, W)
+        if name in steps:
+            scale, zero_point = steps[name]
+            real = (real - np.float32(zero_point)) * scale
+        result[name] = np.ascontiguousarray(real.transpose(0, 2, 3, 1))
+    return result

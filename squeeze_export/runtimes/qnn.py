@@ -1,0 +1,195 @@
+"""Qualcomm's Hexagon tensor processor (HTP) through ONNX Runtime's plug-in `onnxruntime-qnn`: the chip, or on x86-64 its emulator.
+
+The emulator tells what the chip's integers come out as and where the operators run: *emulated*. How long it takes says nothing.
+What a file has in floating point, the HTP computes in fp16. Nothing is left to the CPU: an operator that the HTP cannot run is
+refused.
+
+Takes ONNX files, which are compiled when they are opened, for no SoC in particular; and compiled ones (`squeeze-export qnn`), which
+hold the SoC that they are for.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, place, require
+from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.graph.quantized import scheme_named
+from squeeze_export.qnn_graph import GRAPH_KEY, Operator, binary_facts, graph_of_text, read_graph
+from squeeze_export.runtimes import _onnxruntime_values
+from squeeze_export.runtimes._onnxruntime_calls import answered, black_images, ends_of, logits_of
+from squeeze_export.runtimes._onnxruntime_records import read_records
+from squeeze_export.runtimes._qnn_library import EMULATOR, PROVIDER, entries, open_on
+from squeeze_export.runtimes._qnn_records import SOURCE, placed, read_profile
+
+NAME = "qnn"
+TARGETS = ("onnx", "qnn")
+MAX_FILE_BYTES = 512_000_000
+
+
+def devices() -> tuple[str, ...]:
+    """`htp` where there is one, `htp-emulator` on x86-64.
+
+    Raises:
+        Unavailable: `onnxruntime-qnn` or `onnxruntime` is not installed.
+    """
+    return tuple(entries())
+
+
+def open_session(artifact: Artifact, *, device: str, threads: int) -> QnnSession:
+    """Opens an ONNX file, or one compiled for a SoC.
+
+    Args:
+        artifact: of the target `onnx` or `qnn`, with a fixed batch.
+        device: `htp` or `htp-emulator`.
+        threads: at least 1; the HTP has its own.
+
+    Raises:
+        BadInput: `threads` is below 1, or the file cannot be read.
+        Unavailable: the device or a package is not on this machine.
+        Refused: the HTP cannot run an operator of the file, or it is none of ours.
+    """
+    if threads < 1:
+        raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+    check_device(device)
+    try:
+        if artifact.path.stat().st_size > MAX_FILE_BYTES:
+            raise Refused(f"`{artifact.path}` is too large for a SqueezeNet")
+        model = artifact.path.read_bytes()
+    except OSError as err:
+        raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
+    return QnnSession(model, artifact, device, threads)
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not here.
+
+    Raises:
+        Unavailable: with what there is.
+    """
+    present = devices()
+    if device not in present:
+        there = f"there is: {', '.join(present)}" if present else "run it on a board or phone with a Hexagon tensor processor"
+        raise Unavailable(f"Qualcomm's provider finds no device `{device}` here", hint=there)
+
+
+class QnnSession:
+    """An ONNX file on the HTP or its emulator; satisfies `core.Session`.
+
+    Attributes:
+        runtime: `qnn`.
+        device: `htp` or `htp-emulator`.
+        threads: as asked; the HTP schedules by itself.
+        kernels: `HTP`.
+        evidence: `emulated` on the emulator.
+        facts: of a compiled file: the SoC and the HTP's architecture, from the context binary.
+    """
+
+    runtime = NAME
+    kernels = "HTP"
+
+    def __init__(self, model: bytes, artifact: Artifact, device: str, threads: int) -> None:
+        self._model, self._path, self.device, self.threads = model, artifact.path, device, threads
+        self._scheme = scheme_named(artifact.scheme)
+        self.evidence: Evidence = "emulated" if device == EMULATOR else "measured"
+        self._record = compiled_record(model, artifact.path)
+        self.facts: Mapping[str, Any] = binary_facts(model) if self._record is not None else {}
+        self._session: Any = open_on(device, model, artifact.path, {}, {})
+        self._ends = ends_of(self._session, artifact.path)
+        if any(isinstance(side, str) for side in self._ends.shape):
+            raise Refused(f"`{artifact.path}` has an open batch, which the HTP does not take", hint="export it with --batch 1")
+
+    def infer(self, batch: ByteArray) -> FloatArray:
+        """Runs a batch, in pieces of the file's own batch size; the last piece is filled up with zeros.
+
+        Args:
+            batch: (N, H, W, 3) uint8, RGB pixels.
+
+        Returns:
+            (N, classes) float32, a fresh array.
+
+        Raises:
+            ValueError: a batch of another shape or dtype, or the session is closed.
+            Refused: QNN failed.
+        """
+        return logits_of(self._session, self._ends, self._path, batch)
+
+    def close(self) -> None:
+        """Frees the session. Calling it twice is allowed."""
+        self._session = None
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Which operators ran on the HTP, and in what numbers: read once, from one profiled inference of a second session.
+
+        A last Dequantize of integer logits is how the file gives their real values; it is counted, and is no fall-back.
+        """
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            options = {"profiling_level": "detailed", "profiling_file_path": str(folder / "profile.csv")}
+            if self._record is None:
+                options |= {"dump_json_qnn_graph": "1", "json_qnn_graph_dir": name}
+            session = open_on(self.device, self._model, self._path, options, {"profile": str(folder / "onnxruntime")})
+            answered(session, self._path, None, black_images(self._ends))
+            events = Path(session.end_profiling())
+            others = [r for r in read_records(json.loads(events.read_text())) if r.provider != PROVIDER]
+            events.unlink()
+            del session  # it writes the end of its profile then
+            graph = self._record if self._record is not None else read_graph(folder)
+            operators = placed(graph, read_profile(folder / "profile.csv"))
+        if others:
+            raise Refused(f"ONNX Runtime ran `{others[0].operator}` outside of QNN, which it was told not to")
+        found = place(operators, floats=self._scheme.floats, source=SOURCE)
+        return _without_last_dequantize(found) if self._scheme.integer_output else found
+
+
+def _without_last_dequantize(found: Placement) -> Placement:
+    return replace(found, fallbacks=tuple(name for name in found.fallbacks if not name.startswith("Dequantize ")))
+
+
+def compiled_record(model: bytes, path: Path) -> tuple[Operator, ...] | None:
+    """The operators of a compiled file, from its own record; None of an ONNX file that is not compiled.
+
+    Raises:
+        Refused: no ONNX file, a compiled file that is not whole in itself, or not one of ours.
+    """
+    onnx = require("onnx", "onnx")
+    try:
+        proto = onnx.load_model_from_string(model)
+    except Exception as err:  # protobuf's own error is of no public class
+        raise Refused(f"`{path}` is no ONNX file", hint="export it again") from err
+    contexts = [node for node in proto.graph.node if node.op_type == "EPContext"]
+    if not contexts:
+        if not proto.graph.node:
+            raise Refused(f"`{path}` is no ONNX file", hint="export it again")
+        return None
+    modes = {attribute.name: attribute.i for node in contexts for attribute in node.attribute if attribute.name == "embed_mode"}
+    if len(contexts) != 1 or len(proto.graph.node) != 1 or modes.get("embed_mode") != 1:
+        raise Refused(f"`{path}` does not hold its context binary itself, alone", hint="compile it with `squeeze-export qnn`")
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    if GRAPH_KEY not in metadata:
+        raise Refused(f"`{path}` was not compiled by this tool", hint="compile it with `squeeze-export qnn`")
+    return graph_of_text(metadata[GRAPH_KEY])
+
+
+def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
+    """What an ONNX file's operators make of one image on the HTP or its emulator; see `Runtime.inner_values`.
+
+    Raises:
+        Unavailable: no such device here; or a compiled file, whose tensors cannot be read.
+        Refused: the file has no such tensors.
+    """
+    present = devices()
+    if artifact.target != TARGETS[0]:
+        raise Unavailable("the inner tensors of a compiled file cannot be read", hint="open the ONNX file that it was made from")
+    if not present:
+        check_device(EMULATOR)
+    return _onnxruntime_values.inner_values(
+        artifact, names, pixels, lambda model: open_on(present[0], model, artifact.path, {}, {})
+    )
