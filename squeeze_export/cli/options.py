@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from squeeze_export.cli.console import note
+from squeeze_export.cli.values import Cpus, Triple
 from squeeze_export.core import EmitOptions, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import SCHEMES
@@ -27,34 +28,6 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     long = next(name for name in names if name.startswith("--")).split("/")[0]
     variable = "SQUEEZE_EXPORT_" + long.removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, **settings)
-
-
-class Triple(click.ParamType[tuple[float, float, float]]):
-    """Three numbers, one per channel: `123.7,116.3,103.5`."""
-
-    name = "A,B,C"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float, float]:
-        """Reads the text, or a list from the settings file."""
-        parts = value.split(",") if isinstance(value, str) else value
-        try:
-            first, second, third = (float(part) for part in parts)
-        except (TypeError, ValueError):
-            self.fail(f"`{value}` is not three numbers: one per channel, with commas between", param, ctx)
-        return (first, second, third)
-
-
-class Cpus(click.ParamType[tuple[int, ...]]):
-    """Logical CPUs: `0` or `0,2`."""
-
-    name = "N,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Reads the text, or a list from the settings file."""
-        try:
-            return tuple(int(part) for part in (value.split(",") if isinstance(value, str) else value))
-        except (TypeError, ValueError):
-            self.fail(f"`{value}` is not a list of CPU numbers", param, ctx)
 
 
 class Batch(click.ParamType[int | Literal["dynamic"]]):
@@ -208,6 +181,10 @@ def run_options(function: F) -> F:
             option("--cpus", type=Cpus(), help="Pin to these logical CPUs."),
             option("--rounds", default=50, show_default=True, help="Timed inferences of each file."),
             option("--emulated-images", default=100, show_default=True, metavar="N", help="Images for an emulated device."),
+            option("--on", metavar="URL", help="Run on a board: ssh://user@host[:port], or adb://SERIAL with --benchmark-binary."),
+            option("--benchmark-binary", type=FILE, metavar="FILE", help="Android: LiteRT's benchmark_model for the device."),
+            option("--ssh-config", type=FILE, metavar="FILE", help="An OpenSSH configuration instead of your own."),
+            option("--board-python", default="python3", show_default=True, metavar="NAME", help="The board's Python."),
             option("--require-full-placement", is_flag=True, help="Exit code 5 where an operator falls back."),
         )
     ):
@@ -270,8 +247,8 @@ def preprocess_choice(values: dict[str, Any]) -> PreprocessChoice:
 
 def run_choice(values: dict[str, Any]) -> RunOptions:
     """Takes the run options out of a command's values."""
-    names = ("runtime", "device", "threads", "cpus", "rounds", "emulated_images")
-    return RunOptions(*(values[name] for name in names))
+    names = ("runtime", "device", "threads", "cpus", "rounds", "emulated_images", "on", "benchmark_binary", "ssh_config")
+    return RunOptions(**{name: values[name] for name in (*names, "board_python")})
 
 
 def emit_choice(values: dict[str, Any]) -> EmitOptions:

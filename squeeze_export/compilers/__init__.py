@@ -75,7 +75,11 @@ class Compiler(Protocol):
         """
 
 
-COMPILERS: Mapping[str, str] = {}
+COMPILERS: Mapping[str, str] = {
+    "ethosu": "squeeze_export.compilers.ethosu",
+    "qnn": "squeeze_export.compilers.qnn",
+    "executorch": "squeeze_export.compilers.executorch",
+}
 
 
 def compiler_named(name: str) -> Compiler:

@@ -35,6 +35,13 @@ class Runtime(Protocol):
     def devices(self) -> tuple[str, ...]:
         """The devices that this runtime can use on this machine."""
 
+    def check_device(self, device: str) -> None:
+        """Refuses a device that a session could not be opened on, before any work is done for it.
+
+        Raises:
+            Unavailable: it is not on this machine, or the runtime is not; with what to install.
+        """
+
     def inner_values(self, artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
         """What the operators of an integer file make of one image, with the kernels that a session uses.
 
@@ -62,8 +69,10 @@ RUNTIMES: Mapping[str, str] = {
     "torch": "squeeze_export.runtimes.torch",
     "openvino": "squeeze_export.runtimes.openvino",
     "openvino-bf16": "squeeze_export.runtimes.openvino_bf16",
+    "qnn": "squeeze_export.runtimes.qnn",
     "coreml": "squeeze_export.runtimes.coreml",
     "coreml-evaluator": "squeeze_export.runtimes.coreml_evaluator",
+    "executorch": "squeeze_export.runtimes.executorch",
 }
 
 

@@ -62,10 +62,15 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> CoremlSess
     """
     if threads < 1:
         raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+    check_device(device)
+    return CoremlSession(read_package(artifact.path), artifact, device, threads)
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not here; see `Runtime.check_device`."""
     present = devices()
     if device not in present:
         raise Unavailable(f"Core ML has no device `{device}` here", hint=f"it has: {', '.join(present)}")
-    return CoremlSession(read_package(artifact.path), artifact, device, threads)
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:

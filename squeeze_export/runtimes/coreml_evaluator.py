@@ -49,11 +49,16 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> EvaluatorS
         Unavailable: another device.
         Refused: it is no package of one image classifier, it is damaged, or has an operator that the evaluator does not know.
     """
-    if device not in DEVICES:
-        raise Unavailable(f"the Core ML evaluator has no device `{device}`", hint=f"it runs on: {', '.join(DEVICES)}")
+    check_device(device)
     if threads < 1:
         raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
     return EvaluatorSession(read_package(artifact.path), artifact, threads)
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not here; see `Runtime.check_device`."""
+    if device not in DEVICES:
+        raise Unavailable(f"the Core ML evaluator has no device `{device}`", hint=f"it runs on: {', '.join(DEVICES)}")
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:

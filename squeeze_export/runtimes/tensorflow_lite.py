@@ -7,7 +7,7 @@ from typing import Any
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, Session, require
 from squeeze_export.runtimes import _tflite_values
-from squeeze_export.runtimes._tflite_interpreter import installed_devices, open_interpreter
+from squeeze_export.runtimes._tflite_interpreter import check_cpu, installed_devices, open_interpreter
 
 NAME = "tensorflow-lite"
 
@@ -15,6 +15,12 @@ NAME = "tensorflow-lite"
 def open_session(artifact: Artifact, *, device: str, threads: int) -> Session:
     """Opens a TFLite file; see `open_interpreter` for what is raised."""
     return open_interpreter(artifact, runtime=NAME, device=device, threads=threads, load=_load)
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not here; see `Runtime.check_device`."""
+    installed_devices(_load)
+    check_cpu(NAME, device)
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:

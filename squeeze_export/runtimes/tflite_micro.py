@@ -54,17 +54,21 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> MicroSessi
         Unavailable: another device, or `tflite-micro` is not installed.
         Refused: TFLite Micro cannot run the file, or it is no image classifier.
     """
-    if device not in DEVICES:
-        raise Unavailable(f"`{NAME}` has no device `{device}`", hint=f"it runs on: {', '.join(DEVICES)}")
+    check_device(device)
     if threads < 1:
         raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
-    _micro()
     try:
         content = artifact.path.read_bytes()
     except OSError as err:
         raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
     arena_bytes = arena_of(artifact.path)
     return MicroSession(content, read_file(content, artifact.path), artifact, arena_bytes)
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not here; see `Runtime.check_device`."""
+    if device not in devices():
+        raise Unavailable(f"`{NAME}` has no device `{device}`", hint=f"it runs on: {', '.join(DEVICES)}")
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:

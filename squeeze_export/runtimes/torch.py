@@ -49,15 +49,20 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> TorchSessi
     """
     if threads < 1:
         raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
-    present = devices()
-    if device not in present:
-        hint = _INSTALL if device == "cuda" else f"it has: {', '.join(present)}"
-        raise Unavailable(f"torch has no device `{device}` here", hint=hint)
+    check_device(device)
     try:
         content = artifact.path.read_bytes()
     except OSError as err:
         raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
     return TorchSession(read_network(content, artifact.path, device), artifact, device, threads)
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not here; see `Runtime.check_device`."""
+    present = devices()
+    if device not in present:
+        hint = _INSTALL if device == "cuda" else f"it has: {', '.join(present)}"
+        raise Unavailable(f"torch has no device `{device}` here", hint=hint)
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:

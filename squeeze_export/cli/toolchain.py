@@ -1,0 +1,87 @@
+"""`squeeze-export toolchain install | list | remove`: environments for toolchains that cannot share ours."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from squeeze_export.cli.console import note, print_json, shown_progress
+from squeeze_export.cli.options import option, output_options
+from squeeze_export.errors import BadInput
+from squeeze_export.toolchains import TOOLCHAINS, Toolchain, toolchain_named
+from squeeze_export.toolchains._environment import data_folder, install, installed, is_installed, remove
+
+_ACTIONS = ("install", "list", "remove")
+
+
+def command(name: str) -> click.Command:
+    """Makes the command."""
+    return _toolchain
+
+
+@click.command("toolchain")
+@click.argument("action", type=click.Choice(_ACTIONS))
+@click.argument("name", required=False, type=click.Choice(list(TOOLCHAINS)))
+@option("--accept-licence", is_flag=True, help="install: accept the toolchain's licence, as a prompt would ask for it.")
+@output_options
+def _toolchain(action: str, name: str | None, accept_licence: bool, **values: Any) -> None:
+    """Install a vendor's toolchain into an environment of its own, list what is installed, or remove it.
+
+    Nothing is downloaded before its licence is accepted, where there is something to accept. The package index is pip's own.
+
+    \b
+    squeeze-export toolchain install executorch
+    squeeze-export toolchain list
+    """
+    if (name is None) != (action == "list"):
+        hint = "squeeze-export toolchain list" if name is not None else f"one of: {', '.join(TOOLCHAINS)}"
+        raise BadInput(f"`{action}` takes {'no name' if name is not None else 'the name of a toolchain'}", hint=hint)
+    if name is None:
+        _list(as_json=values["as_json"])
+        return
+    if action == "remove":
+        paths = [str(path) for path in remove(name)]
+        if values["as_json"]:
+            print_json({"name": name, "removed": paths})
+            return
+        for path in paths:
+            click.echo(f"removed {path}")
+        return
+    toolchain = toolchain_named(name)
+    accepted = accept_licence or is_installed(toolchain) or _accepts(toolchain)
+    with shown_progress() as progress:
+        folder = install(toolchain, accepted=accepted, progress=progress)
+    if values["as_json"]:
+        print_json({"name": name, "version": toolchain.VERSION, "path": str(folder)})
+    else:
+        click.echo(str(folder))
+
+
+def _accepts(toolchain: Toolchain) -> bool:
+    """Shows what is to be accepted, and asks where there is somebody to ask."""
+    if not toolchain.NOTICE:
+        return True
+    note(f"licence: {toolchain.LICENCE}")
+    note(toolchain.NOTICE)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    return click.confirm("Download and install it?", default=False, err=True)
+
+
+def _list(*, as_json: bool) -> None:
+    found = installed()
+    if as_json:
+        listed = [
+            {"name": one.name, "version": one.version, "size_bytes": one.size_bytes, "licence": one.licence, "path": str(one.path)}
+            for one in found
+        ]
+        print_json({"folder": str(data_folder()), "installed": listed, "known": list(TOOLCHAINS)})
+        return
+    for one in found:
+        click.echo(f"{one.name}  {one.version}  {one.size_bytes / 1e6:,.0f} MB  licence: {one.licence}  {one.path}")
+    for name in TOOLCHAINS:
+        if name not in {one.name for one in found}:
+            toolchain = toolchain_named(name)
+            click.echo(f"{name}  {toolchain.VERSION}  not installed  licence: {toolchain.LICENCE}")

@@ -1,0 +1,49 @@
+"""An ONNX file in integers as plain values and arrays, for a worker that knows no ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from squeeze_export.core import require
+from squeeze_export.errors import Refused
+
+
+def read_network(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Reads operators and constants.
+
+    Args:
+        path: an ONNX file, as the target `onnx` writes it for one image.
+
+    Returns:
+        `input`, its `shape`, `output`, `nodes` (operator, name, inputs, output, attributes) in the order in which they run, and
+        `constants`: tensor -> name of its array; and those arrays.
+
+    Raises:
+        Refused: it is no such file.
+        Unavailable: `onnx` is not installed.
+    """
+    onnx = require("onnx", "onnx")
+    try:
+        graph = onnx.load_from_string(path.read_bytes()).graph
+        arrays = {f"c{index}": onnx.numpy_helper.to_array(tensor) for index, tensor in enumerate(graph.initializer)}
+        (source,), (result,) = graph.input, graph.output
+        shape = [int(side.dim_value) for side in source.type.tensor_type.shape.dim]
+        if len(shape) != 4 or shape[0] != 1 or source.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
+            raise ValueError("it does not take one image of bytes")
+        nodes = [
+            {
+                "operator": node.op_type,
+                "name": node.name,
+                "inputs": list(node.input),
+                "output": node.output[0],
+                "attributes": {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute},
+            }
+            for node in graph.node
+        ]
+    except (OSError, ValueError, IndexError) as err:
+        raise Refused(f"`{path}` cannot be lowered: {err}", hint="leave out --batch and --input") from err
+    constants = {tensor.name: f"c{index}" for index, tensor in enumerate(graph.initializer)}
+    return {"input": source.name, "shape": shape, "output": result.name, "nodes": nodes, "constants": constants}, arrays

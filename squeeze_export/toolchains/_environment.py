@@ -1,0 +1,267 @@
+"""The environments of toolchains: a folder each in the user's data folder, whole or not there at all, known by a marker."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from squeeze_export.core import Progress, silent
+from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.toolchains import TOOLCHAINS, Toolchain, toolchain_named
+from squeeze_export.toolchains._process import Worker, run_quietly
+
+DATA_VARIABLE = "SQUEEZE_EXPORT_DATA"
+MARKER = "squeeze-export-toolchain.json"
+MAX_MARKER_BYTES = 64_000
+VENV_LIMIT_S, PIP_LIMIT_S, CHECK_LIMIT_S = 300.0, 3600.0, 300.0
+ABANDONED_AFTER_S = 3 * PIP_LIMIT_S
+_DRAFT = ".draft-"
+_PIP_PLACES = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIREMENT", "PIP_CONSTRAINT")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment that is there.
+
+    Attributes:
+        name: of the toolchain.
+        version: likewise.
+        path: the folder.
+        size_bytes: of all its files.
+        licence: of the toolchain.
+    """
+
+    name: str
+    version: str
+    path: Path
+    size_bytes: int
+    licence: str
+
+
+def data_folder() -> Path:
+    """Where environments lie: in `$SQUEEZE_EXPORT_DATA`, else `squeeze-export` in $XDG_DATA_HOME, ~/.local/share,
+    ~/Library/Application Support or %LOCALAPPDATA%; there in `toolchains`.
+    """
+    home = Path.home()
+    if os.environ.get(DATA_VARIABLE):
+        root = Path(os.environ[DATA_VARIABLE]).absolute()
+    elif sys.platform == "win32":
+        root = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "squeeze-export"
+    elif sys.platform == "darwin":
+        root = home / "Library" / "Application Support" / "squeeze-export"
+    else:
+        root = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "squeeze-export"
+    return root / "toolchains"
+
+
+def folder_of(toolchain: Toolchain) -> Path:
+    """`<name>-<version>` in the data folder, whether it is there or not."""
+    return data_folder() / f"{toolchain.NAME}-{toolchain.VERSION}"
+
+
+def is_installed(toolchain: Toolchain) -> bool:
+    """Whether its environment, in this version, is there."""
+    return _is_ours(folder_of(toolchain), toolchain.NAME)
+
+
+def start(toolchain: Toolchain) -> Worker:
+    """Starts a toolchain's worker.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
+    if not is_installed(toolchain):
+        hint = f"squeeze-export toolchain install {toolchain.NAME}"
+        raise Unavailable(f"the toolchain `{toolchain.NAME}` {toolchain.VERSION} is not installed", hint=hint)
+    return _start(toolchain, folder_of(toolchain))
+
+
+def install(toolchain: Toolchain, *, accepted: bool, progress: Progress = silent) -> Path:
+    """Makes a toolchain's environment, under a temporary name until its worker has answered. One that is there already stays.
+
+    Args:
+        toolchain: what to install.
+        accepted: whether the user accepted its notice.
+        progress: told of the steps.
+
+    Raises:
+        BadInput: the notice is not accepted, or the data folder cannot be written.
+        Unavailable: it is for other systems or another Python, or pip cannot get it.
+        Refused: a download is not the pinned one, or what was installed does not work.
+    """
+    final = folder_of(toolchain)
+    if is_installed(toolchain):
+        return final
+    if final.exists() or final.is_symlink():
+        raise BadInput(f"`{final}` is there, and was not made by this command", hint="move it away")
+    if toolchain.NOTICE and not accepted:
+        raise BadInput(
+            f"the licence of `{toolchain.NAME}` is not accepted ({toolchain.LICENCE})",
+            hint=f"squeeze-export toolchain install {toolchain.NAME} --accept-licence",
+        )
+    _check_machine(toolchain)
+    draft = data_folder() / f"{_DRAFT}{final.name}-{secrets.token_hex(4)}"
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(draft.parent)
+        draft.mkdir()
+        _fill(toolchain, draft, progress)
+        marker = {"made_by": "squeeze-export", "name": toolchain.NAME, "version": toolchain.VERSION, "accepted": accepted}
+        (draft / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+        os.replace(draft, final)
+    except OSError as err:
+        raise BadInput(f"`{final}` cannot be made: {err.strerror or err}", hint=f"set {DATA_VARIABLE} to another folder") from err
+    finally:
+        if draft.exists():  # also on ^C
+            shutil.rmtree(draft, ignore_errors=True)
+    return final
+
+
+def installed() -> list[Installed]:
+    """Every environment that this command made and that is there, older versions among them."""
+    found = []
+    for name in TOOLCHAINS:
+        toolchain = toolchain_named(name)
+        for path in _environments(name):
+            version = path.name.removeprefix(f"{name}-")
+            found.append(Installed(name, version, path, _size_bytes(path), toolchain.LICENCE))
+    return found
+
+
+def remove(name: str) -> list[Path]:
+    """Removes a toolchain's environments, in all versions; what was not made by this command stays, and no link is followed.
+
+    Raises:
+        BadInput: there is no such toolchain, none of its environments is there, or one cannot be removed.
+    """
+    toolchain_named(name)
+    paths = list(_environments(name))
+    if not paths:
+        raise BadInput(f"the toolchain `{name}` is not installed", hint="squeeze-export toolchain list")
+    for path in paths:
+        doomed = path.with_name(f"{_DRAFT}{path.name}-{secrets.token_hex(4)}")
+        try:
+            os.replace(path, doomed)  # half of an environment would look like a whole one
+            shutil.rmtree(doomed)
+        except OSError as err:
+            raise BadInput(f"`{path}` cannot be removed: {err.strerror or err}") from err
+    return paths
+
+
+def _fill(toolchain: Toolchain, draft: Path, progress: Progress) -> None:
+    what = f"installing {toolchain.NAME}"
+    requirement = f"{toolchain.PACKAGE}=={toolchain.VERSION}"
+    lists = draft / "requirements"
+    lists.mkdir()
+    (lists / "pins.txt").write_text("".join(f"{line}\n" for line in toolchain.PINS), encoding="utf-8")
+    hashes = " ".join(f"--hash=sha256:{value}" for value in toolchain.WHEELS.values())
+    (lists / "package.txt").write_text(f"{requirement} {hashes}\n", encoding="utf-8")
+    progress(what, 0, 5)
+    code, lines = _run([sys.executable, "-m", "venv", str(draft / "env")], draft, VENV_LIMIT_S)
+    if code:
+        hint = "Python's venv module is needed; Debian and Ubuntu have it in python3-venv"
+        raise Unavailable(f"no environment could be made: {_last(lines)}", hint=hint)
+    # The package first: nothing else is downloaded where it is not the pinned one.
+    steps = [["--no-deps", "--require-hashes", "-r", str(lists / "package.txt")]]
+    steps += [["--no-deps", "-r", str(lists / "pins.txt")]] if toolchain.PINS else []
+    steps += [["-c", str(lists / "pins.txt"), *toolchain.WHOLE]] if toolchain.WHOLE else []
+    for done, arguments in enumerate(steps, start=1):
+        progress(what, done, 5)
+        _pip(toolchain, draft, arguments)
+    progress(what, 4, 5)
+    with _start(toolchain, draft) as worker:
+        values, _ = worker.ask("check", limit_s=CHECK_LIMIT_S)
+    if values.get("version") != toolchain.VERSION:
+        raise Refused(f"what was installed as `{requirement}` calls itself `{str(values.get('version'))[:40]}`")
+    progress(what, 5, 5)
+
+
+def _pip(toolchain: Toolchain, draft: Path, arguments: list[str]) -> None:
+    """pip as the user configured it: which index, which proxy, which cache."""
+    quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    command = [str(_python(draft)), "-I", "-m", "pip", "install", *quiet, "--only-binary", ":all:", *arguments]
+    code, lines = _run(command, draft, PIP_LIMIT_S)
+    if any("DO NOT MATCH THE HASHES" in line for line in lines):
+        raise Refused(
+            f"the download of `{toolchain.PACKAGE}` is not the file that is pinned (SHA-256 differs); nothing was installed"
+        )
+    if code:
+        reasons = [line for line in lines if line.startswith("ERROR:")] or lines
+        hint = "pip's own index and proxy are used: `pip config list` shows them"
+        raise Unavailable(f"pip cannot install `{toolchain.NAME}`: {_last(reasons)}", hint=hint)
+
+
+def _run(command: list[str], folder: Path, limit_s: float) -> tuple[int, list[str]]:
+    env = {name: value for name, value in os.environ.items() if name not in (*_PIP_PLACES, "PYTHONHOME", "PYTHONPATH")}
+    try:
+        return run_quietly(command, cwd=folder, env=env, limit_s=limit_s)
+    except subprocess.TimeoutExpired as err:
+        raise Unavailable(f"`{' '.join(command[1:4])}` did not finish within {limit_s:g} s, and was ended") from err
+
+
+def _check_machine(toolchain: Toolchain) -> None:
+    system, python = sysconfig.get_platform(), f"{sys.version_info.major}.{sys.version_info.minor}"
+    if system != toolchain.SYSTEM:
+        raise Unavailable(f"the toolchain `{toolchain.NAME}` is for {toolchain.SYSTEM}, and this is {system}")
+    if python not in toolchain.WHEELS:
+        known = ", ".join(toolchain.WHEELS)
+        raise Unavailable(
+            f"the toolchain `{toolchain.NAME}` has no wheel for Python `{python}`", hint=f"run squeeze-export with Python {known}"
+        )
+
+
+def _start(toolchain: Toolchain, folder: Path) -> Worker:
+    return Worker(_python(folder), _script(toolchain), tool=f"{toolchain.PACKAGE} {toolchain.VERSION}")
+
+
+def _script(toolchain: Toolchain) -> Path:
+    return Path(__file__).with_name(toolchain.WORKER)
+
+
+def _python(folder: Path) -> Path:
+    return folder / "env" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def _environments(name: str) -> Iterator[Path]:
+    with suppress(OSError):
+        yield from (path for path in sorted(data_folder().iterdir()) if _is_ours(path, name))
+
+
+def _is_ours(path: Path, name: str) -> bool:
+    """Whether a folder (no link) holds the marker (no link either) of the toolchain and version that the folder is called after."""
+    marker = path / MARKER
+    try:
+        if not stat.S_ISDIR(path.lstat().st_mode) or not stat.S_ISREG(marker.lstat().st_mode):
+            return False
+        if marker.lstat().st_size > MAX_MARKER_BYTES:
+            return False
+        values = json.loads(marker.read_text(encoding="utf-8"))
+        return values["made_by"] == "squeeze-export" and values["name"] == name and f"{name}-{values['version']}" == path.name
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What a killed process left, long ago: a younger one may be at work."""
+    for path in folder.glob(f"{_DRAFT}*"):
+        if not path.is_symlink() and path.is_dir() and time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(entry.lstat().st_size for entry in folder.rglob("*") if not entry.is_dir() or entry.is_symlink())
+
+
+def _last(lines: list[str]) -> str:
+    return lines[-1][:300] if lines else "nothing was printed"
