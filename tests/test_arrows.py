@@ -19,6 +19,7 @@ from squeeze_export.compilers import COMPILERS
 from squeeze_export.peers import PEERS
 from squeeze_export.runtimes import RUNTIMES
 from squeeze_export.targets import TARGETS
+from squeeze_export.toolchains import TOOLCHAINS
 
 PACKAGE = Path(squeeze_export.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -41,9 +42,10 @@ FRAMEWORKS = {
     "scipy",
 }
 
-CORE = {"core", "errors", "files", "results", "results_analysis"}
+CORE = {"core", "errors", "files", "operators", "qnn_graph", "results", "results_analysis"}
 LOW = CORE | {"graph", "images", "nets"}
-WORKSHOPS = {"report", "gate", "package", "measure", "train", "compress", "quant", "targets", "compilers", "runtimes", "peers"}
+WORKSHOPS = {"report", "lint", "gate", "package", "measure", "train", "compress", "quant", "targets", "compilers", "runtimes", "peers"}
+WORKSHOPS |= {"remote"}
 
 # What a room may import beside itself. A room is a folder of the package, or a module at its top.
 ROOMS: dict[str, set[str]] = {
@@ -52,10 +54,15 @@ ROOMS: dict[str, set[str]] = {
     "core": {"errors"},
     "results": {"core"},  # stands with core
     "results_analysis": set(),  # likewise
+    "operators": set(),  # likewise
+    "qnn_graph": {"errors"},  # likewise
+    "toolchains": CORE,  # below the workshops: compilers and runtimes drive them
     "nets": CORE,
     "images": CORE,
     "graph": CORE | {"nets"},  # build.py reads the architecture
     **dict.fromkeys(WORKSHOPS, LOW),
+    "compilers": LOW | {"toolchains"},
+    "runtimes": LOW | {"toolchains"},
     "demo": {"core", "nets"},  # data and where it lies
     "pipeline": LOW | WORKSHOPS | {"demo"},
     # The command line shows what rooms hold: reports, the registries' names, a network's layers, the machine's inventory.
@@ -71,8 +78,14 @@ EXCEPTIONS: dict[str, set[str]] = {
     # The choices of options: names out of the registries.
     "cli/options.py": {"graph.quantized"},
     "cli/export.py": {"graph.quantized", "quant.recipes", "targets"},
+    "cli/compiling.py": {"quant.recipes"},
+    "cli/qnn.py": {"compilers.qnn"},
+    "cli/ethosu.py": {"compilers.ethosu"},
     "cli/calibrate.py": {"quant.recipes"},
     "cli/analyze.py": {"quant.recipes"},
+    "cli/lint.py": {"lint"},
+    "cli/executorch.py": {"compilers.executorch"},
+    "cli/toolchain.py": {"toolchains"},
     # Three commands that have no job in the pipeline: they print what one function returns.
     "cli/inspect.py": {"nets.architecture", "nets.complexity"},
     "cli/weights.py": {"nets.download"},
@@ -161,13 +174,13 @@ def crossings(folder: str, file: str, source: str) -> list[str]:
             continue
         module, reader = rest.split(".")[0], Path(file).stem
         owner = reader.removeprefix("_").split("_")[0]
-        shared = module.startswith("_") if folder in ("runtimes", "peers") else module.startswith("_kept_")
+        shared = module.startswith("_") if folder in ("runtimes", "peers", "toolchains") else module.startswith("_kept_")
         if not (module.startswith(f"_{owner}") or shared):
             found.append(module)
     return sorted(found)
 
 
-@pytest.mark.parametrize("folder", ["targets", "compilers", "runtimes", "peers"])
+@pytest.mark.parametrize("folder", ["targets", "compilers", "runtimes", "peers", "toolchains"])
 def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> None:
     """What several runtimes share lies in modules that begin with an underscore; targets share how a file says what it keeps in
     float, `_kept_*`, and nothing else.
@@ -196,7 +209,7 @@ def test_a_crossing_is_found(folder: str, file: str, line: str, found: list[str]
 
 
 @pytest.mark.parametrize(
-    ("folder", "registry"), [("targets", TARGETS), ("compilers", COMPILERS), ("runtimes", RUNTIMES), ("peers", PEERS)]
+    ("folder", "registry"), [("targets", TARGETS), ("compilers", COMPILERS), ("runtimes", RUNTIMES), ("peers", PEERS), ("toolchains", TOOLCHAINS)]
 )
 def test_the_folder_equals_the_registry(folder: str, registry: dict[str, str]) -> None:
     modules = {f"squeeze_export.{folder}.{path.stem}" for path in (PACKAGE / folder).glob("[!_]*.py")}

@@ -68,7 +68,8 @@ PACKAGES = (
     Package("tensorflow-cpu", "peers", "comparing with TFLite's own quantizer"),
     Package("nncf", "peers", "comparing with OpenVINO's own quantizer"),
     Package("ethos-u-vela", "ethosu", "compiling for Arm Ethos-U"),
-    Package("onnxruntime-qnn", "qnn", "Qualcomm Hexagon: emulator, device"),
+    Package("onnxruntime-qnn", "qnn", "Qualcomm Hexagon: compiler, emulator, device"),
+    Package("onnxruntime-ep-webgpu", "", "onnx on a GPU through WebGPU"),
     Package("tflite-micro", "micro", "running tflite with the kernels of microcontrollers"),
     Package("ray", "ray", "explore on several machines"),
     Package("matplotlib", "report", "plots of explore and benchmarks"),
@@ -79,8 +80,10 @@ PROVIDERS = {
     "TensorrtExecutionProvider": "tensorrt",
     "CoreMLExecutionProvider": "coreml",
     "DmlExecutionProvider": "directml",
+    "NnapiExecutionProvider": "nnapi",
     "OpenVINOExecutionProvider": "openvino",
     "QNNExecutionProvider": "qnn",
+    "WebGpuExecutionProvider": "webgpu",
     "XnnpackExecutionProvider": "xnnpack",
 }
 """ONNX Runtime's name -> the device's name here."""

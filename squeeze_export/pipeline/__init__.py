@@ -7,6 +7,7 @@ report = run(Job(targets=("tflite",), scheme="int8", weights="squeezenet1_1.pth"
 
 from squeeze_export.pipeline.analysis import analyze
 from squeeze_export.pipeline.calibration import Calibration, CalibrationFolder, calibrate, read_calibration, write_table
+from squeeze_export.pipeline.compiling import run_compiled
 from squeeze_export.pipeline.curve import calibration_curve
 from squeeze_export.pipeline.export import audit_file, export, read_artifact
 from squeeze_export.pipeline.job import Job, run
@@ -37,6 +38,7 @@ __all__ = [
     "read_artifact",
     "read_calibration",
     "run",
+    "run_compiled",
     "validate_files",
     "validate_portability",
     "write_table",

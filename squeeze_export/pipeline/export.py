@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_export import __version__
+from squeeze_export.compilers import COMPILERS, compiler_named
 from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import Content, content_sha256, content_size, read_content, write_draft, write_files
@@ -20,6 +21,7 @@ from squeeze_export.measure.host import tool_versions
 from squeeze_export.targets import TARGETS, target_named
 
 MAX_SIDECAR_BYTES = 16_000_000
+_HINT = "export it again with this tool"
 
 
 def export(
@@ -92,21 +94,46 @@ def keep(
         more = f" (and `{len(audit.violations) - 1}` more)" if len(audit.violations) > 1 else ""
         raise Refused(f"the {target} file is not the integer network it claims to be: {audit.violations[0]}{more}")
     artifact = Artifact(path, target, scheme.name, content_sha256(content), content_size(content), source, result, provenance)
-    sidecar = json.dumps(_sidecar(artifact, audit, labels), indent=1, ensure_ascii=False) + "\n"
-    write_files({path: content, sidecar_path(path): sidecar.encode("utf-8", "backslashreplace")})
+    _write_with_sidecar(content, artifact, audit, labels)
     return artifact, audit
+
+
+def keep_compiled(content: Content, path: Path, source: Artifact, compiler: str, provenance: Mapping[str, Any]) -> Artifact:
+    """Gives a compiler's product its name and its sidecar. Inputs, outputs, scheme and labels are those of what it was made from.
+
+    Args:
+        content: the file.
+        path: where it goes.
+        source: what was compiled; its sidecar is beside it.
+        compiler: a key of `compilers.COMPILERS`.
+        provenance: what goes into the sidecar beside the source's own.
+
+    Raises:
+        BadInput: the folder cannot be written, or the source's sidecar cannot be read.
+    """
+    facts = {**source.provenance, "compiled_from": {"file": source.path.name, "sha256": source.sha256}, **provenance}
+    size_bytes = content_size(content)
+    sha256 = content_sha256(content)
+    artifact = Artifact(path, compiler, source.scheme, sha256, size_bytes, source.input, source.output, facts)
+    labels = _read_sidecar(source.path).get("labels", [])
+    _write_with_sidecar(content, artifact, None, tuple(labels))
+    return artifact
 
 
 def audit_file(path: Path) -> Audit:
     """What is inside a file of one of the targets, ours or another tool's, told apart by its ending.
 
     Raises:
-        BadInput: no such file, or no target's ending.
+        BadInput: no such file, no target's ending, or a compiler's.
     """
     if path.suffix == ".xml":  # how every other tool writes OpenVINO's two files
         if not path.exists():
             raise BadInput(f"`{path}` is not a file")
         return target_named("openvino").audit(path)
+    for name in COMPILERS:
+        if path.name.endswith(compiler_named(name).SUFFIX):
+            message = f"`{path.name}` is a file of the compiler {name}, made for a chip: what is in it cannot be told from the file"
+            raise BadInput(message, hint="audit the file that it was compiled from")
     for name in TARGETS:
         module = target_named(name)
         if path.suffix == module.SUFFIX:
@@ -129,28 +156,29 @@ def read_artifact(path: Path) -> Artifact:
     Raises:
         BadInput: no file, no sidecar, a sidecar that cannot be read, or a file that is not the one it describes.
     """
-    return read_exported(path)[0]
+    return _read_exported(path)[0]
 
 
 def read_exported(path: Path) -> tuple[Artifact, Audit]:
-    """As `read_artifact`, with the audit from the day of the export."""
-    sidecar = sidecar_path(path)
-    hint = "export it again with this tool"
+    """As `read_artifact`, with the audit from the day of the export.
+
+    Raises:
+        BadInput: likewise, or the file of a compiler, which has none.
+    """
+    artifact, audit = _read_exported(path)
+    if audit is None:
+        raise BadInput(f"`{path}` is a file of the compiler {artifact.target}, not of a target")
+    return artifact, audit
+
+
+def _read_exported(path: Path) -> tuple[Artifact, Audit | None]:
+    values = _read_sidecar(path)
     try:
-        if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
-            raise BadInput(f"the sidecar `{sidecar}` is too large", hint=hint)
-        values = json.loads(sidecar.read_text(encoding="utf-8"))
-        content = read_content(path)
-    except OSError as err:
-        missing = err.filename or path
-        raise BadInput(f"`{missing}` cannot be read: {err.strerror}", hint=hint) from err
-    except (ValueError, RecursionError) as err:
-        raise BadInput(f"the sidecar `{sidecar}` is damaged: {err}", hint=hint) from err
-    try:
-        if values["target"] not in TARGETS:
+        if values["target"] not in {*TARGETS, *COMPILERS}:
             raise ValueError(f"target {values['target']!r}")
+        content = read_content(path)
         if values["sha256"] != content_sha256(content):
-            raise BadInput(f"`{path}` is not the file that its sidecar describes (SHA-256 differs)", hint=hint)
+            raise BadInput(f"`{path}` is not the file that its sidecar describes (SHA-256 differs)", hint=_HINT)
         artifact = Artifact(
             path,
             values["target"],
@@ -161,14 +189,28 @@ def read_exported(path: Path) -> tuple[Artifact, Audit]:
             _spec(values["output"]),
             dict(values["provenance"]),
         )
-        return artifact, _audit(values["audit"])
+        return artifact, None if artifact.target in COMPILERS else _audit(values["audit"])
+    except OSError as err:
+        raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror}", hint=_HINT) from err
     except (KeyError, TypeError, ValueError) as err:
-        raise BadInput(f"the sidecar `{sidecar}` is damaged: {err!r}", hint=hint) from err
+        raise BadInput(f"the sidecar `{sidecar_path(path)}` is damaged: {err!r}", hint=_HINT) from err
 
 
-def read_all_exported(paths: Sequence[Path]) -> tuple[list[Artifact], dict[Path, Audit]]:
-    """The artifacts in the order of their paths, and each path's audit from the day of the export."""
-    found = [read_exported(path) for path in paths]
+def _read_sidecar(path: Path) -> Any:
+    sidecar = sidecar_path(path)
+    try:
+        if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
+            raise BadInput(f"the sidecar `{sidecar}` is too large", hint=_HINT)
+        return json.loads(sidecar.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror}", hint=_HINT) from err
+    except (ValueError, RecursionError) as err:
+        raise BadInput(f"the sidecar `{sidecar}` is damaged: {err}", hint=_HINT) from err
+
+
+def read_all_exported(paths: Sequence[Path]) -> tuple[list[Artifact], dict[Path, Audit | None]]:
+    """The artifacts in the order of their paths, and each path's audit from the day of the export; a compiler's file has none."""
+    found = [_read_exported(path) for path in paths]
     return [artifact for artifact, _ in found], {artifact.path: audit for artifact, audit in found}
 
 
@@ -197,7 +239,13 @@ def provenance_of(network: Graph | QuantizedGraph, scheme: Scheme, target: str) 
     return found
 
 
-def _sidecar(artifact: Artifact, audit: Audit, labels: tuple[str, ...]) -> dict[str, Any]:
+def _write_with_sidecar(content: Content, artifact: Artifact, audit: Audit | None, labels: tuple[str, ...]) -> None:
+    path = artifact.path
+    sidecar = json.dumps(_sidecar(artifact, audit, labels), indent=1, ensure_ascii=False) + "\n"
+    write_files({path: content, sidecar_path(path): sidecar.encode("utf-8", "backslashreplace")})
+
+
+def _sidecar(artifact: Artifact, audit: Audit | None, labels: tuple[str, ...]) -> dict[str, Any]:
     return {
         "file": artifact.path.name,
         "target": artifact.target,
@@ -208,7 +256,7 @@ def _sidecar(artifact: Artifact, audit: Audit, labels: tuple[str, ...]) -> dict[
         "output": asdict(artifact.output),
         "labels": list(labels),
         "provenance": artifact.provenance,
-        "audit": asdict(audit),
+        "audit": asdict(audit) if audit is not None else None,
     }
 
 

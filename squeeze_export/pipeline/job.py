@@ -13,12 +13,13 @@ from squeeze_export.files import make_folder
 from squeeze_export.graph.quantized import FP32, Scheme, scheme_named
 from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
+from squeeze_export.pipeline.boards import gives_logits, unheard
 from squeeze_export.pipeline.calibration import Calibration, calibrate, likeness_warnings, read_calibration
 from squeeze_export.pipeline.calibration_images import CalibrationSource, evaluation_or_calibration, only_folder
 from squeeze_export.pipeline.comparison import NO_STEPS, Comparison, has_steps
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.products import Plan, Product, make_products
-from squeeze_export.pipeline.sessions import Key, RunOptions, check_device, entries_of, opened, runtime_for
+from squeeze_export.pipeline.sessions import Key, RunOptions, check_board, check_device, entries_of, opened, runtime_for
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.pipeline.timing import time_sessions
 from squeeze_export.pipeline.training import QAT, Training, check_apart, check_training
@@ -103,8 +104,11 @@ def run(job: Job, progress: Progress = silent) -> Report:
     _check_kept(job, scheme)
     if job.table is not None and (job.vendor or job.training is not None):
         raise BadInput(f"a table holds our integers; the recipe `{job.recipe}` makes its own", hint="leave out --table")
-    with pinned(job.run.cpus):
-        pass  # CPUs that are not there are refused before any work is done
+    if job.run.on is None:
+        with pinned(job.run.cpus):
+            pass  # CPUs that are not there are refused before any work is done
+    elif job.validate or job.bench:
+        check_board(job.run)
     network = open_network(job.weights, preprocess=job.preprocess, labels=job.labels, bypass=job.bypass, progress=progress)
     if job.table is None:
         check_keepable(network.graph, job.keep_float)
@@ -181,7 +185,7 @@ def _measured(
     failures: dict[Key, SqueezeExportError] = {}
     if evaluation is None and not job.bench:
         return _rows(products, job, {}, failures, {}, {}), (), ()
-    entries = entries_of(made, job.run.runtime)
+    entries = entries_of(made, job.run.runtime, on=job.run.on)
     integer_entries = [entry for entry in entries if entry.artifact.scheme == job.scheme]
     comparison: Comparison | None = None
     accuracies: Mapping[Key, Accuracy] = {}
@@ -197,7 +201,7 @@ def _measured(
         if evaluation is not None:
             accuracies, found = validate(
                 network,
-                sessions,
+                {key: session for key, session in sessions.items() if gives_logits(session)},
                 evaluation,
                 calibration_hashes=integers.image_hashes if integers is not None else (),
                 probabilities=job.options.softmax,
@@ -205,7 +209,7 @@ def _measured(
                 comparison=comparison,
                 failures=kept,
             )
-            warnings += found
+            warnings += found + unheard(sessions)
         if job.bench:
             baselines = {p.artifact.path: p.baseline.path for p in products if p.artifact and p.baseline}
             sound = [entry for entry in entries if entry.key not in failures]
@@ -220,7 +224,7 @@ def _check_target(target: str, job: Job) -> None:
     if job.scheme not in module.SCHEMES:
         raise BadInput(f"{target} does not carry the scheme `{job.scheme}`", hint=f"it carries: {', '.join(module.SCHEMES)}")
     name = runtime_for(target, job.run.runtime)
-    if len(job.targets) == 1 and (job.validate or job.bench):
+    if len(job.targets) == 1 and (job.validate or job.bench) and job.run.on is None:
         check_device(name, job.run.device)
 
 
@@ -288,6 +292,6 @@ def _rows(
                     audit=audit,
                     failure=failures.get(entry.key),
                 )
-                for entry in (entries_of([artifact], job.run.runtime) if artifact is not None else ())
+                for entry in (entries_of([artifact], job.run.runtime, on=job.run.on) if artifact is not None else ())
             ]
     return tuple(rows)

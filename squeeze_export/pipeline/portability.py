@@ -209,7 +209,7 @@ def _runs(network: Network, calibration: Calibration, evaluation: Evaluation, li
     return _Runs(np.concatenate(pixels), np.concatenate(labels), reference, exact, saturated, products.saturated)
 
 
-def _emulated(artifact: Artifact, accuracy: Accuracy, audit: Audit) -> Measurement:
+def _emulated(artifact: Artifact, accuracy: Accuracy, audit: Audit | None) -> Measurement:
     row = measurement(Entry(artifact, RUNTIME), device_asked="cpu", accuracy=accuracy, audit=audit)
     return replace(row, runtime=RUNTIME, device="cpu", kernels=KERNELS, evidence="emulated")
 

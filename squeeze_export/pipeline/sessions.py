@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from squeeze_export.compilers import COMPILERS, compiler_named
 from squeeze_export.core import Artifact, Session
-from squeeze_export.errors import BadInput, SqueezeExportError, Unavailable
+from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.measure.latency import pinned
+from squeeze_export.pipeline.boards import BOARD, Reaching, reached
 from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import target_named
 
@@ -45,6 +47,11 @@ class RunOptions:
         cpus: logical CPUs to pin to; None pins nothing.
         rounds: timed inferences of each session.
         emulated_images: images that an emulated device is given; they are spread evenly over the set.
+        on: a board to run on instead of this machine, `ssh://user@host[:port]` or `adb://SERIAL`; None runs here. `cpus` and
+            `device` are the board's then, and `runtime` None takes the first that is installed there.
+        benchmark_binary: LiteRT's benchmark_model, for `adb://`.
+        ssh_config: an OpenSSH configuration file instead of the user's own, for `ssh://`.
+        board_python: the board's Python, for `ssh://`.
 
     Raises:
         BadInput: threads or rounds below 1.
@@ -56,6 +63,10 @@ class RunOptions:
     cpus: tuple[int, ...] | None = None
     rounds: int = 50
     emulated_images: int = 100
+    on: str | None = None
+    benchmark_binary: Path | None = None
+    ssh_config: Path | None = None
+    board_python: str = "python3"
 
     def __post_init__(self) -> None:
         for name in ("threads", "rounds", "emulated_images"):
@@ -63,8 +74,9 @@ class RunOptions:
                 raise BadInput(f"--{name.replace('_', '-')} `{getattr(self, name)}` is below 1")
 
 
-def entries_of(artifacts: Sequence[Artifact], asked: str | None) -> list[Entry]:
-    """Each artifact with its runtime, and fp32 files with those of `BESIDE` as well, unless a runtime was asked for.
+def entries_of(artifacts: Sequence[Artifact], asked: str | None, *, on: str | None = None) -> list[Entry]:
+    """Each artifact with its runtime, and fp32 files with those of `BESIDE` as well, unless a runtime was asked for. On a board
+    the runtime is `BOARD`: which it is shows when it is opened there.
 
     Raises:
         BadInput: the runtime asked for does not open an artifact's target.
@@ -72,6 +84,9 @@ def entries_of(artifacts: Sequence[Artifact], asked: str | None) -> list[Entry]:
     found = []
     for artifact in artifacts:
         runtime = runtime_for(artifact.target, asked)
+        if on is not None:
+            found.append(Entry(artifact, BOARD))
+            continue
         found.append(Entry(artifact, runtime))
         if asked is None and artifact.scheme == FP32.name and runtime in BESIDE and _present(BESIDE[runtime]):
             found.append(Entry(artifact, BESIDE[runtime]))
@@ -97,14 +112,21 @@ def opened(
         failures: takes what an artifact that cannot be opened raises, so that the others go on; None lets it out.
 
     Raises:
-        Unavailable: the runtime or the device is not on this machine.
+        Unavailable: the runtime or the device is not on this machine, or the board cannot be reached.
         Refused: the runtime cannot open the file.
     """
     sessions: dict[Key, Session] = {}
     try:
-        with pinned(options.cpus):
+        with ExitStack() as stack:
+            try:
+                open_entry = stack.enter_context(_opener(options))
+            except SqueezeExportError as err:
+                if failures is None or options.on is None:
+                    raise
+                failures.update(dict.fromkeys((entry.key for entry in entries), err))
+                entries = ()
             for entry in entries:
-                session = _open(entry, options, failures)
+                session = _open(entry, open_entry, failures)
                 if session is not None:
                     sessions[entry.key] = session
             yield sessions
@@ -113,9 +135,40 @@ def opened(
             session.close()
 
 
-def _open(entry: Entry, options: RunOptions, failures: dict[Key, SqueezeExportError] | None) -> Session | None:
+@contextmanager
+def _opener(options: RunOptions) -> Iterator[Callable[[Entry], Session]]:
+    """What opens an entry: this machine's runtime, or the board."""
+    if options.on is None:
+        with pinned(options.cpus):
+            yield lambda entry: runtime_named(entry.runtime).open_session(
+                entry.artifact, device=options.device, threads=options.threads
+            )
+        return
+    with reached(_reaching(options, options.on)) as board:
+        yield lambda entry: board.open_session(
+            entry.artifact, runtime=options.runtime, device=options.device, threads=options.threads
+        )
+
+
+def check_board(options: RunOptions) -> None:
+    """Reaches the board once, before any work is done for it; does nothing where none was asked for.
+
+    Raises:
+        BadInput: no address, or no benchmark binary for an Android device.
+        Unavailable: it cannot be reached, or lacks what is needed there.
+    """
+    if options.on is not None:
+        with reached(_reaching(options, options.on)):
+            pass
+
+
+def _reaching(options: RunOptions, on: str) -> Reaching:
+    return Reaching(on, options.benchmark_binary, options.ssh_config, options.board_python, options.cpus)
+
+
+def _open(entry: Entry, open_entry: Callable[[Entry], Session], failures: dict[Key, SqueezeExportError] | None) -> Session | None:
     try:
-        return runtime_named(entry.runtime).open_session(entry.artifact, device=options.device, threads=options.threads)
+        return open_entry(entry)
     except SqueezeExportError as err:
         if failures is None:
             raise
@@ -129,7 +182,9 @@ def runtime_for(target: str, asked: str | None) -> str:
     Raises:
         BadInput: the asked one does not open this target.
     """
-    known = target_named(target).RUNTIMES
+    known = (compiler_named(target) if target in COMPILERS else target_named(target)).RUNTIMES
+    if not known:
+        raise BadInput(f"nothing here runs {target} files", hint="run them on the chip that they were compiled for")
     if asked is None:
         return known[0]
     if asked not in known:
@@ -141,8 +196,6 @@ def check_device(runtime: str, device: str) -> None:
     """Refuses a device before any work is done for it.
 
     Raises:
-        Unavailable: the runtime is not installed, or does not have the device here.
+        Unavailable: the runtime is not installed, or does not have the device here; with what to install.
     """
-    present = runtime_named(runtime).devices()
-    if device not in present:
-        raise Unavailable(f"{runtime} has no device `{device}` on this machine", hint=f"it has: {', '.join(present)}")
+    runtime_named(runtime).check_device(device)

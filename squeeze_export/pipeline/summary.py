@@ -10,6 +10,7 @@ from squeeze_export.core import Audit, Session
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.measure.verdict import verdicts_of
+from squeeze_export.pipeline.boards import BOARD
 from squeeze_export.pipeline.sessions import BESIDE, Entry
 from squeeze_export.report.document import SCHEMA_VERSION
 from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report
@@ -48,7 +49,7 @@ def measurement(
         artifact.path.name,
         artifact.sha256,
         artifact.size_bytes,
-        runtime=entry.runtime if session or failure else "",
+        runtime=(session.runtime if session and entry.runtime == BOARD else entry.runtime) if session or failure else "",
         device_asked=device_asked,
         device=session.device if session else "",
         kernels=session.kernels if session else "",

@@ -11,6 +11,7 @@ import numpy as np
 from squeeze_export.core import Artifact, ByteArray, Progress, Session, silent
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.measure.latency import latency_of, measure_latency
+from squeeze_export.pipeline.boards import is_far, time_far
 from squeeze_export.pipeline.export import read_all_exported
 from squeeze_export.pipeline.sessions import BESIDE, Entry, Key, RunOptions, entries_of, opened
 from squeeze_export.pipeline.summary import measurement, report_of
@@ -27,7 +28,8 @@ def time_sessions(
     progress: Progress = silent,
     failures: dict[Key, SqueezeExportError] | None = None,
 ) -> dict[Key, Latency]:
-    """Times every session in interleaved rounds. How long an emulator takes says nothing of the device, so it is left out.
+    """Times every session in interleaved rounds; those on a board there, by its own clock. How long an emulator takes says nothing
+    of the device, so it is left out.
 
     Args:
         entries: what the sessions run; those without a session are left out.
@@ -38,9 +40,12 @@ def time_sessions(
         failures: takes what a session raises when it is first run, so that the others go on; None lets it out.
     """
     timed = [entry for entry in entries if entry.key in sessions and sessions[entry.key].evidence == "measured"]
-    timed = [entry for entry in timed if _runs(entry, sessions[entry.key], failures)]
-    calls = {_name(entry.key): partial(sessions[entry.key].infer, _pixels(entry.artifact)) for entry in timed}
+    timed = [entry for entry in timed if is_far(sessions[entry.key]) or _runs(entry, sessions[entry.key], failures)]
+    here = [entry for entry in timed if not is_far(sessions[entry.key])]
+    calls = {_name(entry.key): partial(sessions[entry.key].infer, _pixels(entry.artifact)) for entry in here}
     samples = measure_latency(calls, warmup=WARMUP_COUNT, rounds=options.rounds, progress=progress)
+    samples |= _far_samples(timed, sessions, options, progress, failures)
+    timed = [entry for entry in timed if _name(entry.key) in samples]
     found = {}
     for entry in timed:
         baseline = _baseline(entry.key, baselines)
@@ -52,6 +57,26 @@ def time_sessions(
             baseline_ns=samples.get(_name(baseline)) if baseline is not None else None,
         )
     return found
+
+
+def _far_samples(
+    timed: Sequence[Entry],
+    sessions: Mapping[Key, Session],
+    options: RunOptions,
+    progress: Progress,
+    failures: dict[Key, SqueezeExportError] | None,
+) -> dict[str, tuple[int, ...]]:
+    """Of the sessions on a board: name -> samples."""
+    far = [(entry, session) for entry in timed if is_far(session := sessions[entry.key])]
+    calls = [(session, _pixels(entry.artifact)) for entry, session in far]
+    try:
+        samples = time_far(calls, warmup=WARMUP_COUNT, rounds=options.rounds, progress=progress)
+    except SqueezeExportError as err:
+        if failures is None:
+            raise
+        failures.update(dict.fromkeys((entry.key for entry, _ in far), err))
+        return {}
+    return {_name(entry.key): values for (entry, _), values in zip(far, samples, strict=True)}
 
 
 def _runs(entry: Entry, session: Session, failures: dict[Key, SqueezeExportError] | None) -> bool:
@@ -92,7 +117,7 @@ def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, pro
     """
     chosen = options or RunOptions()
     artifacts, audits = read_all_exported(files)
-    entries = entries_of(artifacts, chosen.runtime)
+    entries = entries_of(artifacts, chosen.runtime, on=chosen.on)
     plain = {_network(artifact): artifact.path for artifact in artifacts if artifact.scheme == "fp32"}
     baselines = {a.path: plain[_network(a)] for a in artifacts if _network(a) in plain and a.scheme != "fp32"}
     with opened(entries, chosen) as sessions:

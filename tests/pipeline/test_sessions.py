@@ -21,12 +21,12 @@ def test_runtime_for():
         assert [runtime_for(target, name) for name in (None, *names)] == [names[0], *names]
     with pytest.raises(BadInput, match="the runtime `litert` does not open onnx files") as caught:
         runtime_for("onnx", "litert")
-    assert caught.value.hint == "one of: onnxruntime"
+    assert caught.value.hint == "one of: onnxruntime, torch"
 
 
 def test_check_device():
     check_device("onnxruntime", "cpu")
-    with pytest.raises(Unavailable, match="onnxruntime has no device `abacus` on this machine"):
+    with pytest.raises(Unavailable, match="ONNX Runtime has no device `abacus` here"):
         check_device("onnxruntime", "abacus")
 
 
