@@ -55,6 +55,9 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.portability
 	$(BIN)/python -m benchmarks.schemes
 	$(BIN)/python -m benchmarks.qat
+	$(BIN)/python -m benchmarks.ethosu_cycles
+	$(BIN)/python -m benchmarks.qnn_accuracy
+	$(BIN)/python -m benchmarks.qnn_socs
 	$(BIN)/python -m benchmarks.side_by_side
 	$(BIN)/python -m benchmarks.embed
 

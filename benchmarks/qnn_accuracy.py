@@ -152,8 +152,8 @@ def main() -> None:
         [
             f"Emulated by Qualcomm's library on x86-64, not measured on a chip: {IMAGES} photographs, spread evenly over the "
             "evaluation set, compared with the fp32 reference; 128 others for calibration. Each file is compiled for a SoC, loaded "
-            "again and run. Fall-back to the CPU is switched off. Last: the same file and photographs on ONNX Runtime's CPU, measured, "
-            "which gives the exact integers."
+            "again and run. Fall-back to the CPU is switched off. Last: the same file and photographs on ONNX Runtime's CPU,"
+            " measured, which gives the exact integers."
         ],
         (
             "network",

@@ -79,8 +79,13 @@ def decibel(value_db: float) -> str:
 
 
 def device(measurement: Measurement, among: Sequence[Measurement] = ()) -> str:
-    """The device that ran, or the one asked for where nothing ran; its runtime too, where `among` has the same file on another."""
+    """The device that ran, or the one asked for where nothing ran; its runtime too, where `among` has the same file on another, and
+    the chip that a file was compiled for, where `among` has one for another.
+    """
     name = measurement.device or measurement.device_asked
+    chips = {row.facts.get("compiled_for") for row in among if row.target == measurement.target}
+    if len(chips) > 1 and measurement.facts.get("compiled_for"):
+        return f"{name}, {measurement.facts['compiled_for']}"
     runtimes = {row.runtime for row in among if (row.artifact, row.scheme, row.target) == _file(measurement)}
     return f"{name}, {measurement.runtime}" if len(runtimes) > 1 and measurement.runtime else name
 

@@ -591,11 +591,18 @@ def test_a_real_interrupt(net, tmp_path):
 # --- what this machine does not have
 
 
-@pytest.mark.parametrize(("target", "runtime"), [("onnx", "onnxruntime"), ("tflite", "litert")])
-def test_a_device_that_is_not_there(target, runtime, refused, net):
-    message, hint = refused(target, "--int8", *net, "--device", "abacus", code=3)
-    assert message == f"{runtime} has no device `abacus` on this machine"
-    assert hint.startswith("it has: cpu")
+@pytest.mark.parametrize(
+    ("target", "message", "hint"),
+    [
+        ("onnx", "ONNX Runtime has no device `abacus` here", "it has: cpu"),
+        ("tflite", "`litert` has no device `abacus`", "it runs on: cpu"),
+        ("openvino", "`openvino` has no device `abacus` here", "it has: cpu"),
+    ],
+)
+def test_a_device_that_is_not_there(target, message, hint, refused, net):
+    told = refused(target, "--int8", *net, "--device", "abacus", code=3)
+    assert told[0] == message
+    assert told[1].startswith(hint)
 
 
 @pytest.mark.parametrize("command", ["bench", "validate"])
@@ -664,7 +671,7 @@ def test_options_out_of_range(arguments, message, refused, net):
 def test_one_runtime_for_all_targets(refused, net):
     assert refused("all", *net, "--runtime", "litert") == (
         "the runtime `litert` does not open onnx files",
-        "one of: onnxruntime",
+        "one of: onnxruntime, torch",
     )
 
 

@@ -93,7 +93,11 @@ def test_format_in_the_settings_file(squeeze, net):
     [
         ("thread = 2\n", "`squeeze-export.toml` sets `thread`, which is no option", "did you mean `threads`?"),
         ("no_bench = true\n", "`squeeze-export.toml` sets `no_bench`, which is no option", "did you mean `no-bench`?"),
-        ("[onnx]\nformat = 'html'\n", "sets `format` in `[onnx]`, which is no option of that command", "one of: batch, benchmark-binary, "),
+        (
+            "[onnx]\nformat = 'html'\n",
+            "sets `format` in `[onnx]`, which is no option of that command",
+            "one of: batch, benchmark-binary, ",
+        ),
         ("[onx]\nthreads = 2\n", "has a table `[onx]`, which is no command", "one of: tflite, onnx, "),
         ("threads = \n", "`squeeze-export.toml` cannot be read: Invalid value", "it is TOML"),
         ("threads = 'two'\n", "'two' is not a valid integer", "squeeze-export onnx --help"),

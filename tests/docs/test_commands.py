@@ -24,6 +24,15 @@ NOT_RUN = {
     "squeeze-export tflite --int8 --weights squeezenet1_1.pth --calib imgs/ --device gpu": (
         "needs a GPU; tests/runtimes runs LiteRT's through a software driver"
     ),
+    **dict.fromkeys(
+        (
+            "squeeze-export executorch --weights squeezenet1_1.pth --calib imgs/",
+            "squeeze-export toolchain install executorch",
+            "squeeze-export toolchain remove executorch",
+        ),
+        "needs a toolchain of a gigabyte; tests/toolchains installs a small one, and runs the real one where it is installed",
+    ),
+    "python -m benchmarks.gpu": "needs a GPU; tests/benchmarks runs it as far as no such device",
     "python -m squeeze_export.demo.train": "trains for minutes; tests/demo trains a smaller one",
     **dict.fromkeys(
         (
@@ -31,6 +40,7 @@ NOT_RUN = {
             "squeeze-export tflite --int8 --weights squeezenet1_1.pth --calib imgs/ --eval val/ --on ssh://pi@raspberrypi.local"
             " --threads 4",
             "squeeze-export validate squeezenet1_1.int8.onnx --eval val/ --weights squeezenet1_1.pth --on ssh://nvidia@jetson:2222",
+            "squeeze-export bench squeeze-export-out/squeezenet1_1_demo.int8.tflite --on ssh://pi@raspberrypi.local",
             "squeeze-export bench squeezenet1_1.int8.tflite --on adb://R58M12ABCDE --benchmark-binary benchmark_model",
         ),
         "needs a board; tests/remote runs the same against an sshd on loopback and a stand-in for adb",
@@ -43,6 +53,8 @@ NEEDS = {
     "openvino": ("openvino",),
     "coreml": ("coremltools",),
 }
+COMPILERS = {"ethosu": ("ethosu", "ai_edge_litert", "flatbuffers"), "qnn": ("onnxruntime_qnn", "onnx", "onnxruntime")}
+"""What the commands need that compile for a chip."""
 VENDORS = {"onnx": ("onnxruntime",), "tflite": ("tensorflow",), "openvino": ("nncf", "torch"), "coreml": ("torch",)}
 """Target -> what a command needs beyond the base; with `--recipe vendor`."""
 
@@ -53,6 +65,9 @@ def needed(command: Command) -> tuple[str, ...]:
     """The modules that a command cannot do without."""
     targets = list(NEEDS) if command.words[1:2] == ("all",) else [word for word in command.words[1:2] if word in NEEDS]
     modules = [module for target in targets for module in NEEDS[target]]
+    modules += [module for word in command.words[1:2] for module in COMPILERS.get(word, ())]
+    if "tflite-micro" in command.words:
+        modules.append("tflite_micro")
     if "--recipe" in command.words:
         modules += [module for target in targets for module in VENDORS[target]]
     return tuple(modules)

@@ -169,7 +169,7 @@ def test_what_is_known_to_fail_is_refused_before_any_work(job, fake, tmp_path):
         run_compiled(job(), "gcc", ("small",))
     with pytest.raises(BadInput, match="the runtime `onnxruntime` does not open fake files"):
         run_compiled(job(run=RunOptions(runtime="onnxruntime")), "fake", ("small",))
-    with pytest.raises(Unavailable, match="has no device `npu` on this machine"):
+    with pytest.raises(Unavailable, match="`litert-builtin` has no device `npu`"):
         run_compiled(job(run=RunOptions(device="npu")), "fake", ("small",))
     assert {name for name, *_ in calls} == {"check"}
     assert not (tmp_path / "out").exists()
@@ -203,7 +203,7 @@ def test_an_emulator_is_compared_on_its_images_and_never_timed(job, fake, monkey
         plain = dataclasses.replace(artifact, target="tflite")
         return Emulated(runtime_named("litert-builtin").open_session(plain, device="cpu", threads=threads))
 
-    emulator = SimpleNamespace(open_session=open_session, devices=lambda: ("htp",))
+    emulator = SimpleNamespace(check_device=lambda device: None, open_session=open_session, devices=lambda: ("htp",))
     monkeypatch.setitem(sys.modules, "fake_emulator", emulator)
     monkeypatch.setitem(RUNTIMES, "emulator", "fake_emulator")
     fake(("emulator",))

@@ -276,4 +276,4 @@ def test_fp16_refuses_weights_beyond_its_range(graph: Graph) -> None:
 
 def test_registered() -> None:
     assert target_named("onnx") is target
-    assert (target.NAME, target.SUFFIX, target.RUNTIMES) == ("onnx", ".onnx", ("onnxruntime",))
+    assert (target.NAME, target.SUFFIX, target.RUNTIMES) == ("onnx", ".onnx", ("onnxruntime", "torch"))
