@@ -227,8 +227,9 @@ def place(operators: Sequence[PlacedOperator], *, floats: FloatPart, source: str
     """
     whole = sum(operator.macs for operator in operators) if mac_count is None else mac_count
     convolutions = [index for index, operator in enumerate(operators) if operator.macs]
-    inner = range(min(convolutions, default=0), max(convolutions, default=-1))
-    meant = {"all": range(0), "around the convolutions": range(inner.start, inner.stop + 1), "none": range(len(operators))}[floats]
+    # Records without a convolution do not tell what stands around them, so that nothing in them may be in floats.
+    inner = range(min(convolutions), max(convolutions) + 1) if convolutions else range(len(operators))
+    meant = {"all": range(0), "around the convolutions": inner, "none": range(len(operators))}[floats]
     placed = [operator for operator in operators if operator.integer and not operator.elsewhere]
     elsewhere = [operator for operator in operators if operator.elsewhere]
     fallen = [o for index, o in enumerate(operators) if o.elsewhere or (index in meant and not o.integer)]

@@ -1,7 +1,7 @@
 """The arrows of docs and design: which room may import which, kept by reading the code, not by running it.
 
-cli -> pipeline -> {report, gate, package, measure, train, compress, quant, targets, compilers, runtimes, peers}
-    -> {graph, images, nets} -> core -> errors
+cli -> pipeline -> {report, lint, gate, package, measure, train, compress, quant, targets, compilers, runtimes, peers, remote}
+    -> toolchains (compilers and runtimes alone) -> {graph, images, nets} -> core -> errors
 """
 
 from __future__ import annotations

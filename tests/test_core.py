@@ -56,6 +56,12 @@ def test_the_files_own_count_of_multiplications_may_be_another() -> None:
     assert place([CONV], floats="none", source="", mac_count=60).integer_mac_share == 0.5
 
 
-def test_a_file_without_convolutions() -> None:
+def test_records_without_a_convolution_excuse_nothing() -> None:
+    """A kernel whose products are not counted must not hide the others."""
     assert placed(CAST).integer_mac_share == 0.0
+    assert placed(PlacedOperator("DmlFusedConv a", False), CONV, POOL).fallbacks == ()
+    assert placed(PlacedOperator("DmlFusedConv a", False), POOL).fallbacks == (
+        "DmlFusedConv a in floating point",
+        "Mean out in floating point",
+    )
     assert placed().operator_count == 0

@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("audit", "What is inside an exported file: is it really INT8?"),
     "report": ("report", "Show a report.json as table, Markdown or HTML."),
     "weights": ("weights", "Named weights: list or download them."),
-    "toolchain": ("toolchain", "Toolchains of their own environment: install, list."),
+    "toolchain": ("toolchain", "Vendors' toolchains, each in its own environment."),
     "doctor": ("doctor", "What is installed, which devices exist, what is missing."),
 }
 

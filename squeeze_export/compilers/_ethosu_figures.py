@@ -42,7 +42,7 @@ def estimate_of(summary: str, layers: str, choice: Choice, *, version: str) -> E
             moved_gb_s=_by_memory({name: _moved_gb_s(row, name) for name in _MEMORIES}),
             layers=_layers(layers),
         )
-    except (KeyError, ValueError, TypeError, ZeroDivisionError) as err:
+    except (KeyError, ValueError, TypeError, ZeroDivisionError, OverflowError) as err:
         raise Refused(
             f"Vela's figures cannot be read: {type(err).__name__} {err}", hint="pip install 'ethos-u-vela==5.2.*'"
         ) from err

@@ -76,6 +76,8 @@ def placement_of(network: bytes, compiled: bytes, printed: str) -> Placement:
         for o in before.operators
     ]
     parts = sum(operator.kind == NPU_OPERATOR for operator in after.operators)
+    if not parts and len(left) < len(before.operators):
+        raise Refused(f"Vela's file holds {len(left)} of the network's {len(before.operators)} operators and nothing for the NPU")
     whole = f"{parts} `{NPU_OPERATOR}` operator{'' if parts == 1 else 's'}"
     return place(placed, floats="none", source=f"the file that Vela wrote: {whole} and {len(left)} left on the CPU")
 

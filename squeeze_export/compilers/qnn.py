@@ -75,7 +75,7 @@ def check(chip: str, settings: Mapping[str, str]) -> None:
     if unknown:
         raise BadInput(f"qnn has no setting `{min(unknown)}`", hint="it has: optimise")
     if settings.get("optimise", OPTIMISE[-1]) not in OPTIMISE:
-        raise BadInput(f"--optimise `{settings['optimise']}`", hint=f"one of: {', '.join(OPTIMISE)}")
+        raise BadInput(f"the setting optimise `{settings['optimise']}`", hint=f"one of: {', '.join(OPTIMISE)}")
     require("onnxruntime", "qnn")
     require("onnxruntime_qnn", "qnn")
 

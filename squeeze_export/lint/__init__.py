@@ -107,7 +107,7 @@ def lint(contents: Contents, book: Rulebook) -> tuple[Finding, ...]:
     if contents.target not in book.targets:
         raise BadInput(
             f"the rules of {book.chip} are about {' and '.join(book.targets)} files, this is `{contents.target}`",
-            hint=f"squeeze-export {book.targets[0]} --int8 ...",
+            hint=f"it reads what `squeeze-export {book.targets[0]}` writes",
         )
     found = (_first(operator, book.rules) for operator in contents.operators)
     return tuple(finding for finding in found if finding is not None)

@@ -75,7 +75,9 @@ def same_steps(source: str = SPECIFICATION, severity: Severity = "fall-back") ->
 
 
 def convolutions(source: str = SPECIFICATION) -> Rule:
-    """Weights and bias are constants: int8 around zero, and int32 on the scale of the products (int64 beside 16 bits)."""
+    """Weights and bias are constants: int8 around zero (uint8 beside uint8), and int32 on the scale of the products (int64 beside
+    16 bits).
+    """
     return Rule(_convolution, INTEGERS, source, WEIGHTED)
 
 
@@ -85,9 +87,10 @@ def _convolution(operator: FileOperator) -> str | None:
     weight = operator.inputs[1]
     if not weight.constant:
         return f"its weights `{weight.name}` are computed"
-    if weight.dtype != "int8":
+    unsigned = weight.dtype == "uint8" == operator.inputs[0].dtype  # as TensorFlow's older tools quantized
+    if weight.dtype != "int8" and not unsigned:
         return f"its weights `{weight.name}` are {weight.dtype}"
-    if any(weight.zero_points):
+    if any(weight.zero_points) and not unsigned:
         return f"the zero point of its weights `{weight.name}` is not 0"
     return _bias(operator.inputs[0], weight, operator.inputs[2]) if len(operator.inputs) > 2 else None
 
@@ -130,12 +133,18 @@ def spatial_mean(source: str) -> Rule:
     """A mean is one over height and width."""
 
     def broken(operator: FileOperator) -> str | None:
-        axes = operator.inputs[1].values if len(operator.inputs) > 1 else ()
-        if len(operator.inputs) > 1 and not operator.inputs[1].constant:
+        if not operator.inputs[1].constant:
             return "its axes are computed"
+        axes = averaged(operator)
         return f"it is a mean over the axes {list(axes)}" if sorted(axes) not in ([1, 2], [2]) else None
 
     return Rule(broken, "average over height and width", source, frozenset({"MEAN"}))
+
+
+def averaged(operator: FileOperator) -> tuple[int, ...]:
+    """The axes of a mean, counted from the front; one that is out of range stays what it is."""
+    rank = len(operator.inputs[0].shape)
+    return tuple(axis + rank if -rank <= axis < 0 else axis for axis in operator.inputs[1].values)
 
 
 def number(operator: FileOperator, name: str, default: int = 1) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from squeeze_export.lint import Rule, Rulebook
 from squeeze_export.lint._tflite import (
     NPU_SCHEME,
+    averaged,
     convolutions,
     integers,
     known,
@@ -49,7 +50,7 @@ def _concatenation(operator: FileOperator) -> str | None:
 
 
 def _mean(operator: FileOperator) -> str | None:
-    source, axes = operator.inputs[0], operator.inputs[1].values if len(operator.inputs) > 1 else ()
+    source, axes = operator.inputs[0], averaged(operator)
     if 0 in axes:
         return "it averages over the batch"
     if len(source.shape) - 1 in axes and source.shape[-1] % _Z_MULTIPLE:

@@ -5,10 +5,13 @@ The constraints of Ethos-U55 and U65 are the stricter ones; a file that keeps th
 
 from __future__ import annotations
 
+import math
+
 from squeeze_export.lint import Rule, Rulebook
 from squeeze_export.lint._tflite import (
     INTEGERS,
     NPU_SCHEME,
+    averaged,
     convolutions,
     integers,
     known,
@@ -32,13 +35,15 @@ _KINDS = frozenset({
 _UNSCALED = frozenset({"ARG_MAX", "EXPAND_DIMS", "MIRROR_PAD", "PAD", "PADV2", "QUANTIZE", "TRANSPOSE"})
 _WIDE = frozenset({"ADD", "EXPAND_DIMS", "MUL", "NEG", "PACK", "RESHAPE", "SQUEEZE", "SUB", "UNPACK"})
 """Operators whose entry does not rule out feature maps of 32 bits."""
-_MAX_SIDE, _MAX_PRODUCT, _MAX_STRIDE, _MAX_MEAN = 256, 256 * 256, 3, 16_777_216
+_MAX_SIDE, _MAX_PRODUCT, _MAX_STRIDE, _MAX_AXIS = 256, 256 * 256, 3, 4096
+_MAX_MEAN = {"int8": 16_777_216, "uint8": 8_388_608, "int16": 65_536}
 
 
 def _wide(operator: FileOperator) -> str | None:
-    if operator.kind in _WIDE:
+    if operator.kind == "ARG_MAX":
         return None
-    found = next((tensor for tensor in operator.data if tensor.dtype in ("int32", "int64")), None)
+    wide = ("int64",) if operator.kind in _WIDE else ("int32", "int64")
+    found = next((tensor for tensor in operator.data if tensor.dtype in wide), None)
     return f"`{found.name}` is {found.dtype}" if found is not None else None
 
 
@@ -72,16 +77,15 @@ def _mean(operator: FileOperator) -> str | None:
     source = operator.inputs[0]
     if len(source.shape) == 4 and source.shape[0] > 1:
         return f"its batch is {source.shape[0]}"
-    axes = operator.inputs[1] if len(operator.inputs) > 1 else None
-    if axes is None or not axes.constant:
+    if not operator.inputs[1].constant:
         return "its axes are computed"
-    sides = [source.shape[axis] for axis in axes.values if axis < len(source.shape)]
-    elements = 1
-    for side in sides:
-        elements *= side
-    if max(sides, default=0) >= 4096 or elements > _MAX_MEAN:
-        return f"it averages {' x '.join(map(str, sides))} elements"
-    return "it averages over the channels" if len(source.shape) - 1 in axes.values and 1 not in source.shape[1:] else None
+    axes = averaged(operator)
+    if any(not 0 <= axis < len(source.shape) for axis in axes):
+        return f"its axes {list(axes)} are none of its input's"
+    sides = [source.shape[axis] for axis in axes]
+    if max(sides, default=0) >= _MAX_AXIS or math.prod(sides) > _MAX_MEAN.get(source.dtype, 0):
+        return f"it averages {' x '.join(map(str, sides))} elements of {source.dtype}"
+    return "it averages over the channels" if len(source.shape) - 1 in axes and 1 not in source.shape[1:] else None
 
 
 _POOLS = frozenset({"AVERAGE_POOL_2D", "MAX_POOL_2D"})

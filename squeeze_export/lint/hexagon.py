@@ -51,6 +51,8 @@ def _signed(operator: FileOperator) -> str | None:
 
 
 def _weights(operator: FileOperator) -> str | None:
+    if len(operator.inputs) < 2:
+        return "it has no weights"
     weight = operator.inputs[1]
     if not weight.constant or not weight.scales:
         return f"its weights `{weight.name}` are no quantized constant"

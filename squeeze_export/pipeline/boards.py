@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 from squeeze_export.core import ByteArray, Placement, Progress, Session, silent
+from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.remote import ssh
 from squeeze_export.remote.adb import AdbBoard, AdbSession
@@ -53,8 +54,12 @@ def reached(reaching: Reaching) -> Iterator[Board | AdbBoard]:
     address = read_address(reaching.on)
     board: Board | AdbBoard
     if isinstance(address, AdbAddress):
+        if reaching.cpus is not None or reaching.ssh_config is not None:
+            raise BadInput("--cpus and --ssh-config are of boards that ssh reaches", hint="leave them out with adb://")
         board = AdbBoard(address, reaching.benchmark_binary)
     else:
+        if reaching.benchmark_binary is not None:
+            raise BadInput("--benchmark-binary is of Android devices", hint="--on adb://SERIAL")
         link = ssh.connect(address, config=reaching.ssh_config, python=reaching.board_python, cpus=reaching.cpus)
         board = Board(link, read_records)
     try:

@@ -15,7 +15,7 @@ from squeeze_export.graph.quantized import QuantizedGraph
 from squeeze_export.measure.difference import Gap, first_layer_apart, widened
 from squeeze_export.pipeline.sessions import Entry, Key
 from squeeze_export.results import Difference
-from squeeze_export.runtimes import runtime_named
+from squeeze_export.runtimes import RUNTIMES, runtime_named
 
 INTEGER_RUN = "integer run"
 NO_STEPS = "the files are not compared with each other: with the last convolution in float their logits have no steps to count in"
@@ -75,17 +75,19 @@ class Comparison:
                 gap.count,
                 gap.largest / step,
                 gap.same_top1 / gap.count,
-                self._first_layer(artifacts[second], second[1]) if first is None else None,
+                self._first_layer(artifacts[second], sessions[second]) if first is None else None,
             )
             for (first, second), gap in sorted(self._gaps.items(), key=lambda item: item[0][0] is not None)
         )
 
-    def _first_layer(self, artifact: Artifact, runtime: str) -> str | None:
-        """On one image; None where the runtime cannot show its inner values."""
+    def _first_layer(self, artifact: Artifact, session: Session) -> str | None:
+        """On one image; None where the runtime cannot show its inner values, or can on the CPU alone."""
         assert self._image is not None
+        if session.device != "cpu" or session.runtime not in RUNTIMES:
+            return None
         names = [node.name for node in self._runner.quantized.nodes[:-1]]
         try:
-            values = runtime_named(runtime).inner_values(artifact, names, self._image)
+            values = runtime_named(session.runtime).inner_values(artifact, names, self._image)
         except SqueezeExportError:
             return None
         return first_layer_apart(self._runner, self._image, values)
@@ -93,4 +95,5 @@ class Comparison:
 
 def _name(entry: Entry, session: Session) -> str:
     how = "" if session.evidence == "measured" else f" ({session.evidence})"
-    return f"{entry.artifact.target} on {entry.runtime}{how}"
+    where = session.runtime if session.device == "cpu" else f"{session.runtime}, {session.device}"
+    return f"{entry.artifact.target} on {where}{how}"

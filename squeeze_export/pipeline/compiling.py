@@ -15,7 +15,7 @@ from squeeze_export.pipeline.calibration_images import evaluation_or_calibration
 from squeeze_export.pipeline.export import keep_compiled, read_artifact
 from squeeze_export.pipeline.job import Job, run
 from squeeze_export.pipeline.network import open_network
-from squeeze_export.pipeline.sessions import Entry, Key, RunOptions, check_device, opened
+from squeeze_export.pipeline.sessions import Entry, Key, RunOptions, check_device, drop_unplaced, opened
 from squeeze_export.pipeline.summary import measurement
 from squeeze_export.pipeline.timing import time_sessions
 from squeeze_export.pipeline.validation import validate
@@ -152,6 +152,7 @@ def _run(
         if job.bench:
             sound = [entry for entry in entries if entry.key not in (failures or {})]
             latencies = time_sessions(sound, sessions, {}, options, progress, failures)
+        drop_unplaced(sessions, failures)
         rows = []
         for product in products:
             if product.artifact is None:

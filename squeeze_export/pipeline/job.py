@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from squeeze_export.core import EmitOptions, Progress, Session, silent
+from squeeze_export.core import Artifact, EmitOptions, Progress, Session, silent
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.files import make_folder
 from squeeze_export.graph.quantized import FP32, Scheme, scheme_named
 from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
 from squeeze_export.pipeline.boards import gives_logits, unheard
-from squeeze_export.pipeline.calibration import Calibration, calibrate, likeness_warnings, read_calibration
+from squeeze_export.pipeline.calibration import Calibration, calibrate, likeness_warnings
 from squeeze_export.pipeline.calibration_images import CalibrationSource, evaluation_or_calibration, only_folder
 from squeeze_export.pipeline.comparison import NO_STEPS, Comparison, has_steps
+from squeeze_export.pipeline.given_table import given_table
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.products import Plan, Product, make_products
-from squeeze_export.pipeline.sessions import Key, RunOptions, check_board, check_device, entries_of, opened, runtime_for
+from squeeze_export.pipeline.sessions import (
+    Entry,
+    Key,
+    RunOptions,
+    check_board,
+    check_device,
+    drop_unplaced,
+    entries_of,
+    opened,
+    runtime_for,
+)
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.pipeline.timing import time_sessions
 from squeeze_export.pipeline.training import QAT, Training, check_apart, check_training
 from squeeze_export.pipeline.validation import Evaluation, evaluation_images, validate
 from squeeze_export.pipeline.vendor import Vendor, check_vendor, needs_labels, vendor_images
-from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme, keep_float
+from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme
 from squeeze_export.quant.recipes import RECIPES, check_recipe
 from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report
 from squeeze_export.targets import target_named
@@ -119,7 +130,7 @@ def run(job: Job, progress: Progress = silent) -> Report:
     integers: Calibration | Vendor | None = None
     reference_known = True
     if job.table is not None:
-        integers, reference_known = _from_table(job.table, job, network)
+        integers, reference_known = given_table(job.table, network, scheme=job.scheme, weights=job.weights, layers=job.keep_float)
     evaluation: Evaluation | None = None
     if job.validate and not reference_known:
         warnings.append("not validated: the table was made from another checkpoint, name it with --weights")
@@ -185,7 +196,7 @@ def _measured(
     failures: dict[Key, SqueezeExportError] = {}
     if evaluation is None and not job.bench:
         return _rows(products, job, {}, failures, {}, {}), (), ()
-    entries = entries_of(made, job.run.runtime, on=job.run.on)
+    entries = _entries(made, job)
     integer_entries = [entry for entry in entries if entry.artifact.scheme == job.scheme]
     comparison: Comparison | None = None
     accuracies: Mapping[Key, Accuracy] = {}
@@ -214,8 +225,13 @@ def _measured(
             baselines = {p.artifact.path: p.baseline.path for p in products if p.artifact and p.baseline}
             sound = [entry for entry in entries if entry.key not in failures]
             latencies = time_sessions(sound, sessions, baselines, job.run, progress, kept)
+        drop_unplaced(sessions, kept)
         differences = comparison.differences(sessions) if comparison is not None and evaluation is not None else ()
         return _rows(products, job, sessions, failures, accuracies, latencies), differences, warnings
+
+
+def _entries(artifacts: Sequence[Artifact], job: Job) -> list[Entry]:
+    return entries_of(artifacts, job.run.runtime, on=job.run.on, device=job.run.device)
 
 
 def _check_target(target: str, job: Job) -> None:
@@ -226,37 +242,6 @@ def _check_target(target: str, job: Job) -> None:
     name = runtime_for(target, job.run.runtime)
     if len(job.targets) == 1 and (job.validate or job.bench) and job.run.on is None:
         check_device(name, job.run.device)
-
-
-def _from_table(table: Path, job: Job, network: Network) -> tuple[Calibration, bool]:
-    """The integers of a table, and whether `network` is the checkpoint that they came from."""
-    calibration = read_calibration(table)
-    quantized = calibration.quantized
-    if quantized.scheme.name != job.scheme:
-        raise BadInput(
-            f"the table `{table}` is of scheme `{quantized.scheme.name}`, not `{job.scheme}`",
-            hint=f"--scheme {quantized.scheme.name}, or leave out --table",
-        )
-    same = quantized.checkpoint_sha256 == network.graph.checkpoint_sha256
-    if not same and job.keep_float and job.weights is None:
-        raise BadInput(
-            f"a layer in float has its checkpoint's weights, which the table `{table}` was not made from",
-            hint="name it with --weights",
-        )
-    if not same and job.weights is not None:
-        raise BadInput(
-            f"the table `{table}` was not made from `{network.source}`", hint="calibrate again, or name the right --weights"
-        )
-    if same and [node.name for node in quantized.nodes] != [node.name for node in network.graph.nodes]:
-        raise BadInput(f"the table `{table}` is of a network with other layers", hint="--bypass as when it was calibrated")
-    if same and quantized.preprocess != network.graph.preprocess:
-        raise BadInput(f"the table `{table}` was made with other preprocessing than was asked for", hint="calibrate again")
-    if same and network.graph.labels and network.graph.labels != quantized.labels:
-        calibration = replace(calibration, quantized=replace(quantized, labels=network.graph.labels))
-    if job.keep_float:
-        check_keepable(network.graph, job.keep_float)
-        calibration = replace(calibration, quantized=keep_float(network.graph, calibration.quantized, job.keep_float))
-    return calibration, same
 
 
 def _check_kept(job: Job, scheme: Scheme) -> None:
@@ -292,6 +277,6 @@ def _rows(
                     audit=audit,
                     failure=failures.get(entry.key),
                 )
-                for entry in (entries_of([artifact], job.run.runtime, on=job.run.on) if artifact is not None else ())
+                for entry in (_entries([artifact], job) if artifact is not None else ())
             ]
     return tuple(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from squeeze_export.compilers import COMPILERS, compiler_named
 from squeeze_export.errors import BadInput
 from squeeze_export.lint import Finding, lint, rulebook_named
 from squeeze_export.operators import Contents
@@ -31,7 +32,10 @@ def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
 def _contents(path: Path) -> Contents:
     suffixes = {listing_named(name).SUFFIX: name for name in LISTED}
     if path.suffix not in suffixes:
-        raise BadInput(f"`{path}` is no file that lint can read", hint=f"endings that are: {', '.join(suffixes)}")
+        raise BadInput(f"`{path}` is no file that lint can read", hint=f"it reads {' and '.join(suffixes)}")
+    compiled = next((name for name in COMPILERS if path.name.endswith(compiler_named(name).SUFFIX)), None)
+    if compiled is not None:
+        raise BadInput(f"`{path}` is compiled by {compiled} already", hint="lint the file that it was compiled from")
     if not path.is_file():
         raise BadInput(f"`{path}` is not a file")
     return listing_named(suffixes[path.suffix]).contents(path)

@@ -24,14 +24,15 @@ def check_full_placement(rows: Sequence[Measurement]) -> None:
     if not ran:
         raise GateUndecided("nothing ran, so nothing is known of where operators run", hint="leave out --no-validate or --no-bench")
     for row in ran:
-        if row.placement is None:
-            raise GateUndecided(f"`{row.artifact}` did not run, or its runtime does not tell where its operators ran")
-        fallbacks = row.placement.fallbacks
-        if fallbacks:
+        fallbacks = row.placement.fallbacks if row.placement is not None else ()
+        if row.placement is not None and fallbacks:
             named = ", ".join(f"`{name}`" for name in fallbacks[:_MOST_NAMES])
             more = f" and {len(fallbacks) - _MOST_NAMES} more" if len(fallbacks) > _MOST_NAMES else ""
             raise GateFailed(
                 f"`{row.artifact}` on {row.runtime}, device `{row.device}`: {len(fallbacks)} of {row.placement.operator_count} "
                 f"operators fell back: {named}{more}",
-                hint="`squeeze-export lint FILE --for CHIP` tells what to change",
+                hint="`squeeze-export lint FILE --for CHIP` tells what to change for a chip",
             )
+    for row in ran:
+        if row.placement is None:
+            raise GateUndecided(f"`{row.artifact}` did not run, or its runtime does not tell where its operators ran")

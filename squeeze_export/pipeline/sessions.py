@@ -72,11 +72,19 @@ class RunOptions:
         for name in ("threads", "rounds", "emulated_images"):
             if getattr(self, name) < 1:
                 raise BadInput(f"--{name.replace('_', '-')} `{getattr(self, name)}` is below 1")
+        far = {"benchmark-binary": self.benchmark_binary, "ssh-config": self.ssh_config}
+        given = [name for name, value in far.items() if value is not None]
+        if given and self.on is None:
+            raise BadInput(f"--{given[0]} is of boards and phones", hint="--on ssh://user@host, or --on adb://SERIAL")
+        if self.on is not None and self.device != "cpu":
+            raise BadInput(f"boards run files on their cpu, not on `{self.device}`", hint="leave out --device")
 
 
-def entries_of(artifacts: Sequence[Artifact], asked: str | None, *, on: str | None = None) -> list[Entry]:
-    """Each artifact with its runtime, and fp32 files with those of `BESIDE` as well, unless a runtime was asked for. On a board
-    the runtime is `BOARD`: which it is shows when it is opened there.
+def entries_of(
+    artifacts: Sequence[Artifact], asked: str | None, *, on: str | None = None, device: str = RunOptions.device
+) -> list[Entry]:
+    """Each artifact with its runtime, and fp32 files with those of `BESIDE` as well, where these have the device, unless a runtime
+    was asked for. On a board the runtime is `BOARD`: which it is shows when it is opened there.
 
     Raises:
         BadInput: the runtime asked for does not open an artifact's target.
@@ -88,14 +96,14 @@ def entries_of(artifacts: Sequence[Artifact], asked: str | None, *, on: str | No
             found.append(Entry(artifact, BOARD))
             continue
         found.append(Entry(artifact, runtime))
-        if asked is None and artifact.scheme == FP32.name and runtime in BESIDE and _present(BESIDE[runtime]):
+        if asked is None and artifact.scheme == FP32.name and runtime in BESIDE and _has(BESIDE[runtime], device):
             found.append(Entry(artifact, BESIDE[runtime]))
     return found
 
 
-def _present(runtime: str) -> bool:
+def _has(runtime: str, device: str) -> bool:
     try:
-        return bool(runtime_named(runtime).devices())
+        return device in runtime_named(runtime).devices()
     except SqueezeExportError:
         return False
 
@@ -174,6 +182,33 @@ def _open(entry: Entry, open_entry: Callable[[Entry], Session], failures: dict[K
             raise
         failures[entry.key] = err
         return None
+
+
+def drop_unplaced(sessions: dict[Key, Session], failures: dict[Key, SqueezeExportError] | None) -> None:
+    """Closes and leaves out sessions that cannot tell where their operators ran: some are asked for it last of all.
+
+    Args:
+        sessions: by key.
+        failures: takes what such a session raises, so that the others go on; None lets it out.
+
+    Raises:
+        Refused: the runtime's records make no sense, or contradict what was asked for.
+    """
+    for key, session in list(sessions.items()):
+        failure = _unplaced(session)
+        if failure is not None and failures is None:
+            raise failure
+        if failure is not None and failures is not None:
+            failures[key] = failure
+            sessions.pop(key).close()
+
+
+def _unplaced(session: Session) -> SqueezeExportError | None:
+    try:
+        _ = session.placement
+    except SqueezeExportError as err:
+        return err
+    return None
 
 
 def runtime_for(target: str, asked: str | None) -> str:

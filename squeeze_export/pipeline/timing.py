@@ -53,7 +53,7 @@ def time_sessions(
             samples[_name(entry.key)],
             warmup_count=WARMUP_COUNT,
             batch=len(_pixels(entry.artifact)),
-            threads=options.threads,
+            threads=sessions[entry.key].threads,
             baseline_ns=samples.get(_name(baseline)) if baseline is not None else None,
         )
     return found
@@ -117,7 +117,7 @@ def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, pro
     """
     chosen = options or RunOptions()
     artifacts, audits = read_all_exported(files)
-    entries = entries_of(artifacts, chosen.runtime, on=chosen.on)
+    entries = entries_of(artifacts, chosen.runtime, on=chosen.on, device=chosen.device)
     plain = {_network(artifact): artifact.path for artifact in artifacts if artifact.scheme == "fp32"}
     baselines = {a.path: plain[_network(a)] for a in artifacts if _network(a) in plain and a.scheme != "fp32"}
     with opened(entries, chosen) as sessions:

@@ -215,7 +215,7 @@ def validate_files(
     softmax = {artifact.output.name == PROBABILITIES for artifact in artifacts}
     if len(softmax) > 1:
         raise BadInput("files with and without --softmax cannot be compared in one run")
-    entries = entries_of(artifacts, chosen.runtime, on=chosen.on)
+    entries = entries_of(artifacts, chosen.runtime, on=chosen.on, device=chosen.device)
     with opened(entries, chosen) as sessions:
         found, warnings = validate(
             network,

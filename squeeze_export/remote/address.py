@@ -67,6 +67,6 @@ def read_address(url: str) -> SshAddress | AdbAddress:
             ipaddress.IPv6Address(host)
         except ValueError as err:
             raise BadInput(f"`{host}` is no IPv6 address: {err}", hint=_FORMS) from err
-    if port is not None and not 1 <= int(port) <= MAX_PORT:
-        raise BadInput(f"the port `{port}` is outside 1 to {MAX_PORT}", hint=_FORMS)
+    if port is not None and not (len(port) <= 5 and 1 <= int(port) <= MAX_PORT):
+        raise BadInput(f"the port `{port[:9]}` is outside 1 to {MAX_PORT}", hint=_FORMS)
     return SshAddress(host, user, None if port is None else int(port))

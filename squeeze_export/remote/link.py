@@ -20,6 +20,8 @@ MAX_JSON_BYTES = 1 << 23
 KEPT_BYTES = 4096
 """Of what the program prints on stderr: its end."""
 PATIENCE_S = 10
+MAX_PROGRESS_FRAMES = 1 << 20
+"""Between a request and its answer."""
 """For the program to clean up after itself."""
 KINDS: Mapping[str, type[SqueezeExportError]] = {"unavailable": Unavailable, "refused": Refused, "bad": BadInput}
 
@@ -93,13 +95,16 @@ class Link:
                 raise self._end()
             with self._limited(limit_s):
                 self._send(frame(dict(request), blob))
-            while True:
+            for _ in range(MAX_PROGRESS_FRAMES):
                 with self._limited(limit_s):
                     answer, found = self._receive(answer_bytes)
                 if "progress" not in answer:
                     break
-                with suppress(TypeError, ValueError):
+                with suppress(TypeError, ValueError, OverflowError):
                     progress("timing on the board", int(answer["progress"]), int(answer["total"]))
+            else:
+                self._process.kill()
+                raise Refused("the board tells of its progress, and of nothing else")
         _raise_error(answer)
         return answer, found
 
@@ -175,7 +180,7 @@ class Link:
         text, blob = self._read(sizes[0]), self._read(sizes[1])
         try:
             content = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
             self._process.kill()

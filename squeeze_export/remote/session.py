@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -215,7 +214,7 @@ def plain_facts(told: Any) -> dict[str, Any]:
             found[name] = [_line(entry) for entry in value[:32]]
         elif isinstance(value, dict):
             found[name] = {_line(key): degrees for key, degrees in list(value.items())[:32] if _finite(degrees)}
-        elif not isinstance(value, float) or math.isfinite(value):
+        elif isinstance(value, str | bool) or _finite(value):
             found[name] = _line(value) if isinstance(value, str) else value
     return found
 
@@ -257,5 +256,9 @@ def _line(value: Any) -> str:
     return " ".join(str(value).split())[:MAX_TEXT]
 
 
+MOST_NUMBER = 1e15
+"""Of what a board tells: beyond that it is no frequency, temperature or count."""
+
+
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST_NUMBER

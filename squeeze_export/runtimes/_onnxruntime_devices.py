@@ -7,6 +7,7 @@ process. Qualcomm's is left to the runtime `qnn`, which knows an emulator from a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import pkgutil
@@ -166,19 +167,42 @@ def open_on(name: str, device: Device, model: bytes, path: Path, options: Any, s
         Unavailable: the provider is installed, and does not work on this machine.
         Refused: the file cannot be opened on it.
     """
-    entries = plugin_entries(device.provider)
+    entries = entries_for(name, device.provider)
     chosen = provider_options(name, scheme, threads)
     if device.provider == "DmlExecutionProvider":
         options.enable_mem_pattern = False  # it does without, says its page
     if entries:
         options.add_provider_for_devices(entries[:1], chosen)
-    else:
-        load_libraries(name)
-    with quiet():
+    with quiet(), contextlib.redirect_stdout(None):
+        if not entries:
+            load_libraries(name)
         session = opened(model, path, options, None if entries else [(device.provider, chosen), CPU])
     if device.provider not in session.get_providers():
         raise Unavailable(f"ONNX Runtime cannot use `{device.provider}` on this machine", hint=device.install)
     return session
+
+
+def entries_for(name: str, provider: str) -> list[Any]:
+    """The entries of a plug-in that a device may be opened on, the best first: of WebGPU a GPU's before the CPU's.
+
+    Args:
+        name: of the device.
+        provider: ONNX Runtime's name.
+    """
+    entries = plugin_entries(provider)
+    wanted = _HARDWARE.get(name)
+    if wanted is None:
+        return entries
+    fitting = [entry for entry in entries if _kind(entry) == wanted]
+    return fitting or (entries if name == "webgpu" else [])
+
+
+_HARDWARE = {"openvino": "CPU", "openvino-gpu": "GPU", "openvino-npu": "NPU", "webgpu": "GPU"}
+"""Device -> ONNX Runtime's word for the hardware that it means."""
+
+
+def _kind(entry: Any) -> str:
+    return str(entry.device.type).rsplit(".", 1)[-1]
 
 
 def plugin_entries(provider: str | None = None) -> list[Any]:
@@ -208,9 +232,13 @@ def _register(module: str) -> str:
 
 
 def evidence_of(entries: list[Any]) -> Evidence:
-    """`emulated` where a plug-in drives a GPU or NPU that is really the CPU, as WebGPU does on a software adapter."""
-    kinds = {str(entry.device.type).rsplit(".", 1)[-1] for entry in entries}
-    return "emulated" if kinds == {"CPU"} and entries[0].ep_name == DEVICES["webgpu"].provider else "measured"
+    """`emulated` where a plug-in drives a GPU that is really the CPU, as WebGPU does on a software adapter.
+
+    Args:
+        entries: as `entries_for` gives them: the first is the one that is opened.
+    """
+    software = bool(entries) and entries[0].ep_name == DEVICES["webgpu"].provider and _kind(entries[0]) == "CPU"
+    return "emulated" if software else "measured"
 
 
 def facts_of(entries: list[Any]) -> dict[str, str]:
@@ -218,8 +246,11 @@ def facts_of(entries: list[Any]) -> dict[str, str]:
     if not entries:
         return {}
     hardware = entries[0].device
-    kind = str(hardware.type).rsplit(".", 1)[-1]
-    return {"hardware": " ".join(filter(None, [kind, hardware.vendor, f"{hardware.vendor_id:04x}:{hardware.device_id:04x}"]))}
+    return {
+        "hardware": " ".join(
+            filter(None, [_kind(entries[0]), hardware.vendor, f"{hardware.vendor_id:04x}:{hardware.device_id:04x}"])
+        )
+    }
 
 
 def absent(name: str, present: Mapping[str, Device]) -> SqueezeExportError:

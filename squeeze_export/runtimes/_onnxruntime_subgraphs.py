@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from squeeze_export.core import require
@@ -34,6 +34,7 @@ def expanded(records: Sequence[Record], session: Any, model: bytes) -> tuple[Rec
     if not providers or not hasattr(session, "get_provider_graph_assignment_info"):
         return tuple(records)
     inside = _file_operators(model)
+    alone = {_RENAMED.sub("", record.name) for record in records if not is_fused(record)}
     found: list[Record] = []
     done: set[str] = set()
     for record in records:
@@ -41,17 +42,18 @@ def expanded(records: Sequence[Record], session: Any, model: bytes) -> tuple[Rec
             found.append(record)
         elif record.provider not in done:
             done.add(record.provider)
-            found += _assigned(session, record.provider, inside) or [record]
+            found += _assigned(session, record.provider, inside, alone) or [record]
     return tuple(found)
 
 
-def _assigned(session: Any, provider: str, inside: Mapping[str, tuple[bool, int]]) -> list[Record]:
+def _assigned(session: Any, provider: str, inside: Mapping[str, tuple[bool, int]], alone: Collection[str]) -> list[Record]:
+    """A provider's operators that no record names by themselves: what it compiled, even an operator alone."""
     nodes = [
         node
         for subgraph in session.get_provider_graph_assignment_info()
-        if subgraph.ep_name == provider and len(subgraph.get_nodes()) > 1
+        if subgraph.ep_name == provider
         for node in subgraph.get_nodes()
-        if node.op_type not in _PAIRS
+        if node.op_type not in _PAIRS and _RENAMED.sub("", node.name) not in alone
     ]
     names = [_RENAMED.sub("", node.name) for node in nodes]
     return [Record(name, node.op_type, *inside.get(name, (False, 0)), provider) for name, node in zip(names, nodes, strict=True)]

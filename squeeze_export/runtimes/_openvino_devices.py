@@ -140,6 +140,12 @@ class Executed:
             return str(load().Core().get_property(self.plugin, "FULL_DEVICE_NAME"))
 
 
+def execution_devices(compiled: Any) -> list[str]:
+    """OpenVINO's names of the devices that a compiled network runs on: a list, of an NPU one word."""
+    told = compiled.get_property("EXECUTION_DEVICES")
+    return [told] if isinstance(told, str) else [str(name) for name in told]
+
+
 def executed_on(compiled: Any) -> Executed:
     """The one device that a compiled network runs on.
 
@@ -149,7 +155,7 @@ def executed_on(compiled: Any) -> Executed:
     Raises:
         Refused: OpenVINO names several devices, or does not say in which precision it computes.
     """
-    devices = list(compiled.get_property("EXECUTION_DEVICES"))
+    devices = execution_devices(compiled)
     if len(devices) != 1:
         raise Refused(f"OpenVINO runs the network on `{', '.join(devices)}`, not on one device", hint="--device cpu")
     (plugin,) = devices

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from squeeze_export.core import FloatPart, PlacedOperator, Placement, place
-from squeeze_export.runtimes._openvino_devices import device_of
+from squeeze_export.runtimes._openvino_devices import device_of, execution_devices
 from squeeze_export.runtimes._quiet import quiet
 
 _NOT_EXECUTED = ("Const", "Input", "Output")
@@ -60,7 +60,7 @@ def read_records(compiled: Any, macs: Mapping[str, int] = MappingProxyType({})) 
             model = compiled.get_runtime_model()
         except RuntimeError:
             return ()
-    used = {device_of(name) for name in compiled.get_property("EXECUTION_DEVICES")}
+    used = {device_of(name) for name in execution_devices(compiled)}
     return tuple(_executed(model, macs, used))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -79,6 +80,13 @@ def check_device(device: str) -> None:
         raise Unavailable(f"Qualcomm's provider finds no device `{device}` here", hint=there)
 
 
+_TURN = threading.RLock()
+_AWAKE: list[QnnSession] = []
+"""Sessions that the library holds. The SoC is its choice for the whole process, so they are of one: binaries of two at once break
+each other, one after the other they do not.
+"""
+
+
 class QnnSession:
     """An ONNX file on the HTP or its emulator; satisfies `core.Session`.
 
@@ -100,8 +108,10 @@ class QnnSession:
         self.evidence: Evidence = "emulated" if device == EMULATOR else "measured"
         self._record = compiled_record(model, artifact.path)
         self.facts: Mapping[str, Any] = binary_facts(model) if self._record is not None else {}
-        self._session: Any = open_on(device, model, artifact.path, {}, {})
-        self._ends = ends_of(self._session, artifact.path)
+        self._session: Any = None
+        self._closed = False
+        with _TURN:
+            self._ends = ends_of(self._woken(), artifact.path)
         if any(isinstance(side, str) for side in self._ends.shape):
             raise Refused(f"`{artifact.path}` has an open batch, which the HTP does not take", hint="export it with --batch 1")
 
@@ -118,11 +128,29 @@ class QnnSession:
             ValueError: a batch of another shape or dtype, or the session is closed.
             Refused: QNN failed.
         """
-        return logits_of(self._session, self._ends, self._path, batch)
+        with _TURN:
+            return logits_of(None if self._closed else self._woken(), self._ends, self._path, batch)
 
     def close(self) -> None:
         """Frees the session. Calling it twice is allowed."""
+        with _TURN:
+            self._closed = True
+            self._sleep()
+
+    def _woken(self) -> Any:
+        """ONNX Runtime's session, opened again where files of another SoC have had the library since."""
+        others = [session for session in _AWAKE if session.facts.get("soc") != self.facts.get("soc")]
+        for other in others:
+            other._sleep()
+        if self._session is None:
+            self._session = open_on(self.device, self._model, self._path, {}, {})
+            _AWAKE.append(self)
+        return self._session
+
+    def _sleep(self) -> None:
         self._session = None
+        if self in _AWAKE:
+            _AWAKE.remove(self)
 
     @cached_property
     def placement(self) -> Placement:
@@ -130,7 +158,8 @@ class QnnSession:
 
         A last Dequantize of integer logits is how the file gives their real values; it is counted, and is no fall-back.
         """
-        with tempfile.TemporaryDirectory() as name:
+        with _TURN, tempfile.TemporaryDirectory() as name:
+            self._woken()
             folder = Path(name)
             options = {"profiling_level": "detailed", "profiling_file_path": str(folder / "profile.csv")}
             if self._record is None:
@@ -150,7 +179,10 @@ class QnnSession:
 
 
 def _without_last_dequantize(found: Placement) -> Placement:
-    return replace(found, fallbacks=tuple(name for name in found.fallbacks if not name.startswith("Dequantize ")))
+    """Without the operator that turns integer logits into the real values that the file gives: it is the graph's last."""
+    *before, last = found.fallbacks or ("",)
+    meant = last.startswith("Dequantize ") and last.endswith(" in floating point")
+    return replace(found, fallbacks=tuple(before)) if meant else found
 
 
 def compiled_record(model: bytes, path: Path) -> tuple[Operator, ...] | None:

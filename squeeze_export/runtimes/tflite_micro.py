@@ -1,11 +1,14 @@
-"""TFLite Micro: the interpreter and the portable kernels of microcontrollers, run here. What a chip's own kernels make of a file
-is the same; how long they take is not told by it, so its figures are *emulated* and never timed.
+"""TFLite Micro: the interpreter and the portable kernels of microcontrollers, run here.
+
+They are the model that a chip's own kernels follow. How long those take they do not tell, so the figures are *emulated* and never
+timed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -106,7 +109,9 @@ def arena_of(path: Path) -> int:
     except subprocess.TimeoutExpired as err:
         raise Refused(f"TFLite Micro did not run `{path}` within {PROBE_S} s") from err
     if done.returncode:
-        raise Refused(f"TFLite Micro cannot open `{path}`: its process ended with exit code {done.returncode}")
+        names = {-number.value: number.name for number in signal.Signals}
+        ended = names.get(done.returncode, f"exit code {done.returncode}")
+        raise Refused(f"TFLite Micro cannot open `{path}`: it ended its process with {ended}", hint="export the file again")
     answer: Mapping[str, Any] = json.loads(done.stdout)
     if "reason" in answer:
         raise Refused(f"TFLite Micro cannot open `{path}`: {answer['reason']}", hint="`--scheme int8` and `int8-npu` fit it best")

@@ -172,7 +172,7 @@ class TorchSession:
         return self._graphs[size]
 
     def _operators(self) -> Any:
-        """What ran, with its multiply-accumulates for one image, from one run on zeros."""
+        """What ran, with its multiply-accumulates for the file's batch, from one run on zeros."""
         torch, network = _torch(), self._open()
         made: dict[str, Any] = {
             network.input: torch.zeros(

@@ -19,6 +19,7 @@ from squeeze_export.targets._kept_float import KEPT_FLOAT_KEY, declared_float
 MAX_MODEL_BYTES = 512 << 20
 WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL"})
 MAX_VALUES = 16
+_FEWEST_INPUTS = {"QUANTIZE": 1, "DEQUANTIZE": 1, "MEAN": 2, "MAX_POOL_2D": 1, "AVERAGE_POOL_2D": 1, "CONCATENATION": 1}
 _INDEX_BYTES = {"INT32": 4, "INT64": 8}
 _OWN_METADATA, _SCHEME_KEY = "squeeze_export", "squeeze_export.scheme"
 """Where a file of ours says what it is, and is held to it."""
@@ -222,8 +223,9 @@ def _subgraph(subgraph: Any, number: int, buffers: list[Any], words: _Words) -> 
         for op in subgraph.operators or ()
     )
     for operator in operators:
-        if len(operator.inputs) < (2 if operator.kind in WEIGHTED else 1 if operator.kind == "QUANTIZE" else 0):
-            raise ValueError(f"{operator.kind} with {len(operator.inputs)} inputs")
+        fewest = 2 if operator.kind in WEIGHTED else _FEWEST_INPUTS.get(operator.kind, 0)
+        if len(operator.inputs) < fewest or (fewest and not operator.outputs):
+            raise ValueError(f"{operator.kind} with {len(operator.inputs)} inputs and {len(operator.outputs)} outputs")
     return Subgraph(tensors, operators, at(subgraph.inputs), at(subgraph.outputs))
 
 

@@ -153,7 +153,7 @@ class Worker:
             values = answer["values"]
             if not isinstance(values, dict):
                 raise TypeError("values")
-        except (KeyError, TypeError, ValueError, RecursionError) as err:
+        except (KeyError, TypeError, ValueError, RecursionError, EOFError, MemoryError, OSError) as err:
             raise Refused(f"{self._tool} gave an answer that cannot be read: {type(err).__name__} {err}") from err
         return values, found
 
@@ -161,8 +161,11 @@ class Worker:
         if not name.isidentifier():
             raise ValueError(f"an array called {name!r}")
         self.read(f"out-{name}.npy")  # a plain file of a bounded size
-        array: NDArray[Any] = np.load(self.folder / f"out-{name}.npy", allow_pickle=False)
-        return array
+        # Mapped first: a header that claims more than the file holds is refused before anything is allocated.
+        array = np.load(self.folder / f"out-{name}.npy", mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise TypeError("an archive")
+        return np.array(array)
 
     def _fail_ended(self) -> NoReturn:
         end(self._process)

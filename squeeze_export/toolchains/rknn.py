@@ -7,7 +7,7 @@ from collections.abc import Mapping
 NAME = "rknn"
 VERSION = "2.5.0"
 PACKAGE = "rknn-toolkit2"
-LICENCE = "none stated: proprietary"
+LICENCE = "none stated: treat it as proprietary"
 NOTICE = (
     "rknn-toolkit2 2.5.0 is binary code of Rockchip. Its wheel states no licence and contains no licence text, so it grants no "
     "right to use, copy or pass it on; whether you have one is between you and Rockchip. squeeze-export does not contain it: "

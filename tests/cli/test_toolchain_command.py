@@ -45,7 +45,7 @@ def test_install_list_and_remove(data, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out) == {"name": "rknn", "version": "2.5.0", "path": str(data / "rknn-2.5.0")}
     assert run(["toolchain", "list"]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == f"rknn  2.5.0  2 MB  licence: none stated: proprietary  {data / 'rknn-2.5.0'}"
+    assert first == f"rknn  2.5.0  2 MB  licence: none stated: treat it as proprietary  {data / 'rknn-2.5.0'}"
     assert second == "executorch  1.5.1  not installed  licence: BSD 3-clause"
     assert run(["toolchain", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)

@@ -144,7 +144,7 @@ def test_a_file_that_is_none_is_refused(artifact: Artifact, tmp_path: Path) -> N
     [
         ("SM9999", {}, {}, "no SoC is called `SM9999`"),
         ("SM8650", {"vtcm": "1"}, {}, "no setting `vtcm`"),
-        ("SM8650", {"optimise": "9"}, {}, "--optimise `9`"),
+        ("SM8650", {"optimise": "9"}, {}, "the setting optimise `9`"),
         ("SM8650", {}, {"scheme": "fp32"}, "does not take `onnx fp32`"),
         ("SM8650", {}, {"target": "tflite"}, "does not take `tflite int8`"),
         ("SM8650", {}, {"input": TensorSpec("input", ("N", 32, 32, 3), "uint8", "NHWC")}, "open batch"),

@@ -73,6 +73,29 @@ def test_sound_operators_break_no_rule(chip: str) -> None:
     assert found(chip, *SOUND) == ()
 
 
+UNSIGNED = replace(
+    CONV,
+    inputs=(
+        replace(PIXELS, dtype="uint8", zero_points=(3,)),
+        replace(WEIGHT, dtype="uint8", scales=(0.25,), zero_points=(120,)),
+        BIAS,
+    ),
+    outputs=(replace(RESULT, dtype="uint8", zero_points=(0,)),),
+)
+
+
+@pytest.mark.parametrize("chip", ["ethosu", "xnnpack", "edgetpu"])
+def test_what_older_tools_quantized_to_uint8_is_sound(chip: str) -> None:
+    """With weights around a zero point; Vela and XNNPACK take it."""
+    bias = replace(BIAS, scales=(0.125,), zero_points=(0,))
+    assert found(chip, replace(UNSIGNED, inputs=(*UNSIGNED.inputs[:2], bias))) == ()
+
+
+@pytest.mark.parametrize("chip", ["ethosu", "xnnpack", "edgetpu"])
+def test_axes_may_be_counted_from_the_end(chip: str) -> None:
+    assert found(chip, averaged(values=(-3, -2))) == ()
+
+
 def test_a_sound_qdq_convolution_breaks_no_rule() -> None:
     assert found("hexagon", QDQ) == ()
 
@@ -105,6 +128,9 @@ BROKEN = {
         (given(MEAN, shape=(1, 5000, 8, 4)), "it averages 5000 x 8 elements"),
         (averaged(constant=False), "its axes are computed"),
         (averaged(values=(1, 3)), "it averages over the channels"),
+        (averaged(values=(-9, 2)), "its axes [-9, 2] are none of its input's"),
+        (replace(JOIN, kind="ADD", inputs=(replace(PIXELS, dtype="int64"), RESULT)), "`x` is int64"),
+        (replace(MEAN, inputs=(replace(PIXELS, dtype="int16", shape=(1, 300, 300, 4)), AXES)), "elements of int16"),
     ],
     "xnnpack": [
         *SHARED,

@@ -42,6 +42,13 @@ def test_nothing_that_ran_decides_nothing(rows: list[Measurement]) -> None:
         check_full_placement(rows)
 
 
+def test_a_known_fall_back_counts_whatever_else_is_unknown() -> None:
+    fallen = row(*CONVS[:4], PlacedOperator("Sigmoid s", False), *CONVS[4:])
+    for rows in ([row(placement=None), fallen], [fallen, row(placement=None)]):
+        with pytest.raises(GateFailed):
+            check_full_placement(rows)
+
+
 def test_a_runtime_that_does_not_tell_decides_nothing() -> None:
     with pytest.raises(GateUndecided, match="did not run, or its runtime does not tell"):
         check_full_placement([row(placement=None)])

@@ -46,6 +46,7 @@ def test_an_emulated_file_gets_no_verdict(made):
 class Still:
     """A session that remembers what it was given."""
 
+    threads = 1
     evidence = "measured"
 
     def __init__(self):

@@ -150,7 +150,7 @@ def test_what_openvino_says_otherwise_is_refused(
 
 
 def test_an_npu_computes_in_float16_and_in_fixed_shapes(graph: Graph, tmp_path: Path, core: StandIn) -> None:
-    core.told = {"EXECUTION_DEVICES": ["NPU"], "INFERENCE_PRECISION_HINT": openvino.Type.f16}
+    core.told = {"EXECUTION_DEVICES": "NPU", "INFERENCE_PRECISION_HINT": openvino.Type.f16}
     session = runtime.open_session(saved(tmp_path, graph, batch="dynamic"), device="npu", threads=1)
     assert core.asked == [("NPU", {"INFERENCE_PRECISION_HINT": "f16", "PERFORMANCE_HINT": "LATENCY"})]
     assert session.facts == {"device_name": "AI Boost", "precision": "f16"}
@@ -160,7 +160,7 @@ def test_an_npu_computes_in_float16_and_in_fixed_shapes(graph: Graph, tmp_path: 
 
 def test_a_driver_that_tells_little(graph: Graph, tmp_path: Path, core: StandIn) -> None:
     """Some drivers of NPUs take no precision, have none to show, and list no operators: then none is made up."""
-    core.told, core.settable, core.records = {"EXECUTION_DEVICES": ["NPU"]}, {"PERFORMANCE_HINT": "RW"}, None
+    core.told, core.settable, core.records = {"EXECUTION_DEVICES": "NPU"}, {"PERFORMANCE_HINT": "RW"}, None
     session: Any = runtime.open_session(saved(tmp_path, graph), device="npu", threads=1)
     assert core.asked == [("NPU", {"PERFORMANCE_HINT": "LATENCY"})]
     assert (session.facts["precision"], session.kernels, session.placement) == ("f16", "not told", None)
