@@ -23,7 +23,7 @@ def command(name: str) -> click.Command:
 
 @click.command("toolchain")
 @click.argument("action", type=click.Choice(_ACTIONS))
-@click.argument("name", required=False, type=click.Choice(list(TOOLCHAINS)))
+@click.argument("name", required=False, type=click.Choice(list(TOOLCHAINS)), metavar="NAME")
 @option("--accept-licence", is_flag=True, help="install: accept the toolchain's licence, as a prompt would ask for it.")
 @output_options
 def _toolchain(action: str, name: str | None, accept_licence: bool, **values: Any) -> None:

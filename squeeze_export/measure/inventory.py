@@ -178,8 +178,10 @@ def _tools(probes: Probes) -> list[Item]:
     chromium = "apt-get install chromium" if probes.system == "Linux" else ""
     xcode = "xcode-select --install" if probes.system == "Darwin" else ""
     adb = "apt-get install adb" if probes.system == "Linux" else "install Android's platform-tools"
+    ssh = "apt-get install openssh-client" if probes.system == "Linux" else ""
     return [
-        _tool(probes, "adb", ("adb",), "running on an Android phone", adb),
+        _tool(probes, "ssh", ("ssh",), "running on a board: --on ssh://", ssh),
+        _tool(probes, "adb", ("adb",), "running on an Android phone: --on adb://", adb),
         _tool(probes, "chromium", ("chromium", "chromium-browser", "google-chrome"), "testing the web package", chromium),
         _tool(probes, "xcrun", ("xcrun",), "compiling Core ML models", xcode),
     ]

@@ -223,7 +223,9 @@ def runtime_for(target: str, asked: str | None) -> str:
     if asked is None:
         return known[0]
     if asked not in known:
-        raise BadInput(f"the runtime `{asked}` does not open {target} files", hint=f"one of: {', '.join(known)}")
+        makers = [name for name in COMPILERS if asked in compiler_named(name).RUNTIMES]
+        hint = f"it opens what `squeeze-export {makers[0]}` makes of them" if makers else f"one of: {', '.join(known)}"
+        raise BadInput(f"the runtime `{asked}` does not open {target} files", hint=hint)
     return asked
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import secrets
 import subprocess
+import tempfile
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, Progress, silent
 from squeeze_export.errors import BadInput, Refused, SqueezeExportError, Unavailable
@@ -169,12 +170,15 @@ class AdbBoard:
     def _adb(self, *arguments: str, limit_s: float = ORDINARY_S) -> str:
         command = ["adb", "-s", self._serial, *arguments]
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False)
+            with tempfile.TemporaryFile() as out_file, tempfile.TemporaryFile() as err_file:  # a device may print without end
+                done = subprocess.run(
+                    command, stdin=subprocess.DEVNULL, stdout=out_file, stderr=err_file, timeout=limit_s, check=False
+                )
+                out, printed = (_start_of(file) for file in (out_file, err_file))
         except FileNotFoundError as err:
             raise Unavailable("`adb` is not installed", hint="install Android's platform-tools") from err
         except subprocess.TimeoutExpired as err:
             raise Unavailable(f"the device `{self._serial}` gave no answer within `{limit_s:g}` s", hint="adb devices") from err
-        out, printed = (data[:MAX_OUTPUT_BYTES].decode("utf-8", "replace") for data in (done.stdout, done.stderr))
         if done.returncode == 0:
             return out
         text = " ".join((printed or out).split())[-300:]
@@ -183,6 +187,11 @@ class AdbBoard:
         if "No space left" in printed + out:
             raise Unavailable(f"the device `{self._serial}` is full: {text}", hint=f"make room in {FOLDER}")
         raise Refused(f"the device `{self._serial}` failed: {text or f'exit code {done.returncode}'}")
+
+
+def _start_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read(MAX_OUTPUT_BYTES).decode("utf-8", "replace")
 
 
 class AdbSession:
