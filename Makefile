@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@# A default runtime of these targets that is missing is a failure, not a skip.
-	SQUEEZE_EXPORT_REQUIRE=onnx,tflite,openvino,coreml $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+	SQUEEZE_EXPORT_REQUIRE=onnx,tflite,openvino,coreml $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=90
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

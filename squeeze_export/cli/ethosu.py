@@ -32,7 +32,13 @@ def command(name: str) -> click.Command:
 )
 @option("--memory-mode", metavar="NAME", show_default="by accelerator", help="What lies in which memory, likewise.")
 @option("--vela-config", type=FILE, metavar="FILE", show_default="Vela's own", help="A vela.ini of yours that defines them.")
-@option("--optimise", type=click.Choice(["Performance", "Size"]), default="Performance", show_default=True, help="Vela's aim.")
+@option(
+    "--optimise",
+    type=click.Choice(["Performance", "Size", "auto"]),
+    default="auto",
+    show_default=True,
+    help="Vela's strategy; auto tries both and keeps the one of fewer cycles.",
+)
 @option("--scheme", type=click.Choice(SCHEMES), default=SCHEMES[0], show_default=True, help="int8 leaves its pool to the CPU.")
 @compile_options
 def _ethosu(**values: Any) -> int:

@@ -14,6 +14,8 @@ from squeeze_export.errors import BadInput, Unavailable
 
 PACKAGE = "ethos-u-vela"
 STRATEGIES = ("Performance", "Size")
+AUTO = "auto"
+"""Both strategies, and of what they give the one with fewer cycles."""
 NAMES = ("system_config", "memory_mode", "config", "optimise")
 """What a user may set, in Vela's own words."""
 MAX_INI_BYTES = 1_000_000
@@ -81,12 +83,12 @@ def installed_version() -> str:
         raise Unavailable("Arm's compiler Vela is not installed", hint="pip install 'squeeze-export[ethosu]'") from err
 
 
-def choice_of(accelerator: str, settings: Mapping[str, str]) -> Choice:
-    """What the user chose, and the defaults of the rest.
+def choices_of(accelerator: str, settings: Mapping[str, str]) -> tuple[Choice, ...]:
+    """What the user chose, and the defaults of the rest: one choice for each strategy that is to be tried.
 
     Args:
         accelerator: as Vela calls it.
-        settings: some of `NAMES`; `config` is the path of an own `vela.ini`.
+        settings: some of `NAMES`; `config` is the path of an own `vela.ini`, `optimise` one of `STRATEGIES` or `AUTO`, the default.
 
     Raises:
         BadInput: no such accelerator, setting, strategy, configuration or memory mode; a file that is none.
@@ -98,9 +100,9 @@ def choice_of(accelerator: str, settings: Mapping[str, str]) -> Choice:
     if unknown:
         raise BadInput(f"Vela has no setting `{unknown[0]}` here", hint=f"one of: {', '.join(NAMES)}")
     installed_version()
-    optimise = settings.get("optimise", STRATEGIES[0])
-    if optimise not in STRATEGIES:
-        raise BadInput(f"Vela does not optimise for `{optimise}`", hint=f"--optimise {' or '.join(STRATEGIES)}")
+    optimise = settings.get("optimise", AUTO)
+    if optimise not in (*STRATEGIES, AUTO):
+        raise BadInput(f"Vela does not optimise for `{optimise}`", hint=f"--optimise {', '.join(STRATEGIES)} or {AUTO}")
     config = Path(settings["config"]).absolute() if "config" in settings else _shipped_ini()
     system_config = settings.get("system_config", DEFAULTS[accelerator][0])
     memory_mode = settings.get("memory_mode", DEFAULTS[accelerator][1])
@@ -116,7 +118,8 @@ def choice_of(accelerator: str, settings: Mapping[str, str]) -> Choice:
     if "core_clock" not in section and "inherit" not in section:
         # Vela would count with 1 Hz.
         raise BadInput(f"`{config.name}` gives `{system_config}` no `core_clock`", hint="core_clock=500e6")
-    return Choice(accelerator, system_config, memory_mode, optimise, config, "config" in settings)
+    strategies = STRATEGIES if optimise == AUTO else (optimise,)
+    return tuple(Choice(accelerator, system_config, memory_mode, strategy, config, "config" in settings) for strategy in strategies)
 
 
 def _shipped_ini() -> Path:

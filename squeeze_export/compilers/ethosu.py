@@ -7,13 +7,14 @@ them that they serve the compiler's decisions, are no measurement, and are not t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from squeeze_export.compilers import Compiled
 from squeeze_export.compilers._ethosu_figures import estimate_of
 from squeeze_export.compilers._ethosu_operators import placement_of
 from squeeze_export.compilers._ethosu_process import run_vela
-from squeeze_export.compilers._ethosu_settings import DEFAULTS, PACKAGE, choice_of, installed_version
+from squeeze_export.compilers._ethosu_settings import DEFAULTS, PACKAGE, Choice, choices_of, installed_version
 from squeeze_export.core import Artifact, require
 from squeeze_export.errors import BadInput
 
@@ -29,18 +30,30 @@ CHIPS = tuple(DEFAULTS)
 
 def check(chip: str, settings: Mapping[str, str]) -> None:
     """Refuses what can be known to fail; see `Compiler.check`."""
-    choice_of(chip, settings)
+    choices_of(chip, settings)
     require("ai_edge_litert", "ethosu")
 
 
 def compile_for(artifact: Artifact, chip: str, settings: Mapping[str, str], folder: Path) -> Compiled:
-    """Compiles a TFLite file for one accelerator; see `Compiler.compile_for`."""
+    """Compiles a TFLite file for one accelerator; see `Compiler.compile_for`.
+
+    Where no strategy is asked for, Vela runs with both, at the same time, and the product with fewer cycles is kept: its estimates
+    serve just such decisions of the compiler.
+    """
     if artifact.target != TARGET or artifact.scheme not in SCHEMES:
         given = f"{artifact.target} {artifact.scheme}"
         raise BadInput(f"Vela does not take `{given}`", hint=f"it takes {TARGET} in: {', '.join(SCHEMES)}")
-    choice = choice_of(chip, settings)
-    network = artifact.path.read_bytes()
+    choices, network = choices_of(chip, settings), artifact.path.read_bytes()
+    with ThreadPoolExecutor(len(choices)) as pool:
+        made = list(pool.map(lambda choice: _compiled(network, choice, folder / choice.optimise), choices))
+    _, fewest = min(made, key=lambda cycles_and_product: cycles_and_product[0])
+    return fewest
+
+
+def _compiled(network: bytes, choice: Choice, folder: Path) -> tuple[int, Compiled]:
+    """Cycles and product of one strategy."""
+    folder.mkdir()
     output = run_vela(network, choice, folder)
     placement = placement_of(network, output.content, output.printed)
     estimate = estimate_of(output.summary, output.layers, choice, version=installed_version())
-    return Compiled(output.content, choice.facts(), placement, estimate)
+    return estimate.cycles, Compiled(output.content, choice.facts(), placement, estimate)

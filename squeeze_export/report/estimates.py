@@ -8,13 +8,13 @@ from squeeze_export.report.page import text
 from squeeze_export.report.wording import NOTHING, milliseconds, one_line, percent, size
 from squeeze_export.results import Estimate, LayerCycles, Measurement
 
-HEADER = ("accelerator", "system and memory mode", "clock", "cycles", "time", "SRAM", "other memory", "operators")
+HEADER = ("accelerator", "system, memory mode, optimised for", "clock", "cycles", "time", "SRAM", "other memory", "operators")
 WORD_COLUMNS = 2
 """Cells of words; the rest are figures."""
 LONG_COLUMNS = (1, 6)
 """What goes below the others where there is no room."""
 _SRAM = "sram"
-_SYSTEM = ("system_config", "memory_mode")
+_SYSTEM = ("system_config", "memory_mode", "optimise")
 _LAYERS = ("makes", "operator", "on", "cycles", "share", "busy")
 _LAYER_WORDS = 3
 

@@ -13,7 +13,7 @@ import pytest
 from squeeze_export.compilers import COMPILERS, _ethosu_process, compiler_named, ethosu
 from squeeze_export.compilers._ethosu_figures import estimate_of
 from squeeze_export.compilers._ethosu_operators import placement_of
-from squeeze_export.compilers._ethosu_settings import DEFAULTS, choice_of
+from squeeze_export.compilers._ethosu_settings import DEFAULTS, STRATEGIES, choices_of
 from squeeze_export.core import Artifact
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import INT8, INT8_NPU
@@ -40,6 +40,7 @@ const_mem_area=Axi1
 arena_mem_area=Axi0
 cache_mem_area=Axi0
 """
+FAST = {"optimise": "Performance"}
 SUMMARY_MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")
 
 
@@ -65,7 +66,9 @@ def tiny_files(tiny, tmp_path_factory) -> dict[str, Artifact]:
 @pytest.fixture(scope="module")
 def compiled(tiny_files, tmp_path_factory):
     """The tiny files compiled for the first accelerator."""
-    return {name: ethosu.compile_for(file, ethosu.CHIPS[0], {}, tmp_path_factory.mktemp(name)) for name, file in tiny_files.items()}
+    return {
+        name: ethosu.compile_for(file, ethosu.CHIPS[0], FAST, tmp_path_factory.mktemp(name)) for name, file in tiny_files.items()
+    }
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def own_ini(tmp_path) -> Path:
 
 
 def output(folder: Path) -> tuple[dict[str, str], list[list[str]]]:
-    """Vela's own CSV files: the summary by column, and the rows of the other."""
+    """Vela's own CSV files of one strategy: the summary by column, and the rows of the other."""
     (summary,) = folder.glob("out/*_summary_*.csv")
     (layers,) = folder.glob("out/*_per-layer.csv")
     with summary.open(newline="") as file:
@@ -87,8 +90,9 @@ def output(folder: Path) -> tuple[dict[str, str], list[list[str]]]:
 
 @pytest.mark.parametrize("chip", ethosu.CHIPS)
 def test_every_figure_is_velas_and_every_operator_is_on_the_npu(chip, demo_file, tmp_path):
-    product = ethosu.compile_for(demo_file, chip, {}, tmp_path)
-    row, layers = output(tmp_path)
+    aim = STRATEGIES[ethosu.CHIPS.index(chip) % 2]
+    product = ethosu.compile_for(demo_file, chip, {"optimise": aim}, tmp_path)
+    row, layers = output(tmp_path / aim)
     estimate, placement = product.estimate, product.placement
     assert (placement.device_count, placement.operator_count, placement.integer_count) == (39, 39, 39)
     assert (placement.integer_mac_share, placement.fallbacks, placement.float_operators) == (1.0, (), ())
@@ -119,7 +123,7 @@ def test_the_first_chip_is_the_default_and_all_are_velas():
 
 
 def test_the_same_file_gives_the_same_bytes(tiny_files, compiled, tmp_path):
-    assert ethosu.compile_for(tiny_files["npu"], ethosu.CHIPS[0], {}, tmp_path).content == compiled["npu"].content
+    assert ethosu.compile_for(tiny_files["npu"], ethosu.CHIPS[0], FAST, tmp_path).content == compiled["npu"].content
 
 
 def test_size_takes_less_memory_and_more_cycles(demo_file, tmp_path):
@@ -129,6 +133,19 @@ def test_size_takes_less_memory_and_more_cycles(demo_file, tmp_path):
     assert small.settings["optimise"] == "Size"
     assert small.estimate.used_bytes["sram"] < fast.estimate.used_bytes["sram"]
     assert small.estimate.cycles > fast.estimate.cycles
+
+
+def test_of_both_strategies_the_one_of_fewer_cycles_is_kept(demo_file, tmp_path):
+    check_fewest(demo_file, "ethos-u55-128", "Performance", tmp_path)
+
+
+def check_fewest(file: Artifact, chip: str, best: str, folder: Path):
+    """Where no strategy is asked for, the best one's product and figures are what is given."""
+    product = ethosu.compile_for(file, chip, {}, folder)
+    cycles = {aim: int(output(folder / aim)[0]["cycles_total"]) for aim in STRATEGIES}
+    assert cycles[best] < max(cycles.values())
+    assert (product.estimate.cycles, product.settings["optimise"]) == (cycles[best], best)
+    assert product.content == next((folder / best).glob("out/*_vela.tflite")).read_bytes()
 
 
 def make(folder: Path) -> Path:
@@ -211,7 +228,7 @@ def renamed(content: bytes, old: bytes, new: bytes) -> bytes:
     [
         ("ethos-u56", {}, "no Ethos-U is called `ethos-u56`", "ethos-u85-2048"),
         ("ethos-u55-128", {"clock": "1"}, "no setting `clock`", "memory_mode"),
-        ("ethos-u55-128", {"optimise": "Speed"}, "does not optimise for `Speed`", "Performance or Size"),
+        ("ethos-u55-128", {"optimise": "Speed"}, "does not optimise for `Speed`", "Performance, Size or auto"),
         ("ethos-u55-128", {"system_config": "Mine"}, "`vela.ini` defines no system config `Mine`", "Ethos_U55_Deep_Embedded"),
         ("ethos-u55-128", {"memory_mode": "Mine"}, "`vela.ini` defines no memory mode `Mine`", "Sram_Only"),
     ],
@@ -312,13 +329,13 @@ def test_another_vela_in_its_place(code, message, tiny_files, tmp_path, monkeypa
 
 
 def test_figures_of_something_else_are_refused(tiny_files, tmp_path):
-    ethosu.compile_for(tiny_files["npu"], "ethos-u55-128", {}, tmp_path)
-    (summary,) = (path.read_text() for path in tmp_path.glob("out/*_summary_*.csv"))
-    (layers,) = (path.read_text() for path in tmp_path.glob("out/*_per-layer.csv"))
-    choice = choice_of("ethos-u55-128", {})
+    ethosu.compile_for(tiny_files["npu"], "ethos-u55-128", FAST, tmp_path)
+    (summary,) = (path.read_text() for path in tmp_path.glob("*/out/*_summary_*.csv"))
+    (layers,) = (path.read_text() for path in tmp_path.glob("*/out/*_per-layer.csv"))
+    choice, _ = choices_of("ethos-u55-128", {})
     assert estimate_of(summary, layers, choice, version="5").tool == "Vela 5"
     with pytest.raises(Refused, match=r"compiled for `ethos-u55-128 .*`, not for `ethos-u55-256 "):
-        estimate_of(summary, layers, choice_of("ethos-u55-256", {}), version="5")
+        estimate_of(summary, layers, choices_of("ethos-u55-256", {})[0], version="5")
     for broken in (
         summary.replace("cycles_total", "cycles_whole"),
         summary.splitlines()[0],
@@ -331,10 +348,10 @@ def test_figures_of_something_else_are_refused(tiny_files, tmp_path):
 
 
 def test_a_name_with_commas_stays_whole(tiny_files, tmp_path):
-    ethosu.compile_for(tiny_files["npu"], "ethos-u55-128", {}, tmp_path)
-    (summary,) = (path.read_text() for path in tmp_path.glob("out/*_summary_*.csv"))
-    (layers,) = (path.read_text() for path in tmp_path.glob("out/*_per-layer.csv"))
-    found = estimate_of(summary, layers.replace(",conv1\n", ",conv,1\n"), choice_of("ethos-u55-128", {}), version="5")
+    ethosu.compile_for(tiny_files["npu"], "ethos-u55-128", FAST, tmp_path)
+    (summary,) = (path.read_text() for path in tmp_path.glob("*/out/*_summary_*.csv"))
+    (layers,) = (path.read_text() for path in tmp_path.glob("*/out/*_per-layer.csv"))
+    found = estimate_of(summary, layers.replace(",conv1\n", ",conv,1\n"), choices_of("ethos-u55-128", {})[0], version="5")
     assert "conv,1" in {layer.name for layer in found.layers}
 
 
@@ -348,8 +365,9 @@ def test_real_weights(assets, tmp_path):
         (folder / file.name).symlink_to(file)
     quantized = calibrate(network, folder, scheme=INT8_NPU).quantized
     artifact, _ = export(quantized, "tflite", INT8_NPU, tmp_path, name="real")
-    product = ethosu.compile_for(artifact, "ethos-u55-128", {}, make(tmp_path / "work"))
-    row, _ = output(tmp_path / "work")
+    product = ethosu.compile_for(artifact, "ethos-u55-128", FAST, make(tmp_path / "work"))
+    row, _ = output(tmp_path / "work" / "Performance")
     assert (product.placement.device_count, product.placement.operator_count) == (39, 39)
     assert product.estimate.cycles == int(row["cycles_total"])
     assert 4_000_000 < product.estimate.cycles < 6_000_000
+    check_fewest(artifact, "ethos-u65-512", "Size", make(tmp_path / "both"))

@@ -34,7 +34,7 @@ CLASSES = 12
 CHECKPOINT = "c0ffee" * 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Net:
     """A network and what it answers.
 
@@ -51,7 +51,7 @@ class Net:
     integers: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Subject:
     """One file format in one scheme, opened by one runtime.
 
@@ -100,6 +100,17 @@ class Subject:
             network, self.target, scheme_named(self.scheme), self.folder, name=name, options=replace(self.options, **options)
         )
 
+    def written(self, **options: Any) -> Artifact:
+        """What `export` writes, once for all that read it: the runtimes of a target share their files. Nothing may change it."""
+        network = self.quantized if self.integer else self.graph
+        chosen = replace(self.options, **options)
+        key = (id(network), self.target, self.scheme, chosen)
+        if key not in _WRITTEN:
+            folder = self.folder / f"written{len(_WRITTEN)}"
+            folder.mkdir()
+            _WRITTEN[key] = network, replace(self, folder=folder).export(**options)[0]
+        return _WRITTEN[key][1]
+
     @contextmanager
     def opened(self, artifact: Artifact) -> Iterator[list[Session]]:
         """A session on the runtime's first device. The others, where a machine has them, compute as they like: a GPU runs an
@@ -113,9 +124,12 @@ class Subject:
 
     def logits(self, **options: Any) -> Any:
         """(devices, images, classes): what a file answers, written with these options."""
-        with self.opened(self.export(**options)[0]) as sessions:
+        with self.opened(self.written(**options)) as sessions:
             return np.stack([session.infer(self.net.pixels) for session in sessions])
 
+
+_WRITTEN: dict[tuple[int, str, str, EmitOptions], tuple[Graph | QuantizedGraph, Artifact]] = {}
+"""Which network, by its identity, target, scheme and form -> the network, kept so that no other gets its identity, and its file."""
 
 VARIANTS: dict[str, tuple[Bypass, int]] = {
     "plain": ("none", 0),

@@ -130,7 +130,7 @@ def answers_are_the_references(subject: Any) -> None:
 
 
 def answers_survive_the_next_call(subject: Any) -> None:
-    with subject.opened(subject.export()[0]) as sessions:
+    with subject.opened(subject.written()) as sessions:
         for session in sessions:
             first = session.infer(subject.net.pixels[:1])
             kept = first.copy()
@@ -158,14 +158,14 @@ def softmax_is_the_softmax_of_the_logits(subject: Any) -> None:
 
 def an_unknown_device_is_unavailable(subject: Any) -> None:
     with pytest.raises(Unavailable, match="`npu9`") as caught:
-        subject.opener.open_session(subject.export()[0], device="npu9", threads=1)
+        subject.opener.open_session(subject.written(), device="npu9", threads=1)
     assert caught.value.exit_code == 3
     assert caught.value.hint
 
 
 def a_session_says_what_it_uses(subject: Any) -> None:
     devices = subject.opener.devices()[:1]
-    with subject.opened(subject.export()[0]) as sessions:
+    with subject.opened(subject.written()) as sessions:
         for session, device in zip(sessions, devices, strict=True):
             assert (session.runtime, session.device, session.threads) == (subject.runtime, device, 1)
             assert session.kernels
@@ -191,7 +191,7 @@ def its_inner_values_are_shown(subject: Any) -> None:
     runner, names = IntegerRunner(subject.net.quantized), [node.name for node in subject.net.quantized.nodes[:-1]]
     pixels = {"input_dtype": "float32"} if subject.target in ONE_IMAGE else {}
     for options in ({}, {"batch": 3, **pixels}):
-        artifact, _ = subject.export(**options)
+        artifact = subject.written(**options)
         values = subject.opener.inner_values(artifact, names, subject.net.pixels[:1])
         assert list(values) == names
         if subject.is_default:  # other kernels may round sums in their own way
@@ -360,7 +360,7 @@ def test_every_file(case: tuple[str, ...], behaviour: Callable[[Any], None], mak
 def test_a_scheme_that_a_runtime_cannot_open_is_refused(case: tuple[str, ...], make_subject: Any) -> None:
     subject = make_subject(case)
     with pytest.raises(Refused, match=UNREADABLE[case]):
-        subject.opener.open_session(subject.export()[0], device="cpu", threads=1)
+        subject.opener.open_session(subject.written(), device="cpu", threads=1)
 
 
 def integers_are_the_oracles(subject: Any) -> None:

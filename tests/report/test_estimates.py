@@ -58,7 +58,7 @@ def test_one_row_an_estimate():
     other = dataclasses.replace(ROW, placement=None, estimate=dataclasses.replace(ESTIMATE, settings={}, used_bytes={}))
     figures = ("500 MHz", "4,911,305", "9.82 ms")
     assert estimate_rows((ROW, dataclasses.replace(ROW, estimate=None), other)) == [
-        ("ethos-u55-128", "High_End, Shared|Sram", *figures, "983 KB", "1.22 MB off chip flash", "38 of 39"),
+        ("ethos-u55-128", "High_End, Shared|Sram, Size", *figures, "983 KB", "1.22 MB off chip flash", "38 of 39"),
         ("ethos-u55-128", "-", *figures, "-", "-", "-"),
     ]
     assert estimate_title((ROW,)) == "Estimated by Vela 5.2.0, not measured"
@@ -87,7 +87,7 @@ def test_terminal(with_estimate, report):
     assert "ethos-u55-128 (estimated)" in main
     assert "9.82 ms" in main
     title = next(number for number, line in enumerate(lines) if line.startswith("Estimated by Vela 5.2.0, not measured: "))
-    assert lines[title + 1].split()[:3] == ["accelerator", "system", "and"]
+    assert lines[title + 1].split()[:3] == ["accelerator", "system,", "memory"]
     assert lines[title + 2].split()[0] == "ethos-u55-128"
     assert lines[title + 3 :] == [f"ethos-u55-128: {FELL[0]}"]
     assert not any("Estimated" in line for line in printed(report, 200))
@@ -98,7 +98,7 @@ def test_narrow_terminals(with_estimate, width):
     lines = printed(with_estimate, width)
     start = next(number for number, line in enumerate(lines) if line.startswith("Estimated by"))
     assert all(len(line) <= width for line in lines[start:])
-    assert "  High_End, Shared|Sram, 1.22 MB off chip flash" in lines
+    assert "  High_End, Shared|Sram, Size, 1.22 MB off chip flash" in lines
 
 
 def test_markdown(with_estimate, report):
