@@ -9,7 +9,7 @@ import argparse
 import multiprocessing
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ from squeeze_export.runtimes import qnn as runtime
 
 SOCS = ("SM8450", "SM8650")
 """Two whose arithmetic differs: v69 and v75."""
+UNCORRECTED = {"bias_correction": "off"}
 IMAGES = 100
 DEVICE = "htp-emulator"
 
@@ -84,15 +85,22 @@ def source_files(network: str, file: str, tables: Path, folder: Path) -> dict[tu
     return made
 
 
-def compiled(source: Artifact, maker: str, soc: str) -> Product:
+def compiled(source: Artifact, maker: str, soc: str, settings: Mapping[str, str]) -> Product:
     """Compiles a file and gives it its name; the compiler has loaded it again and compared it before it returns."""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            made: Compiled = compiler.compile_for(source, soc, {}, Path(folder))
+            made: Compiled = compiler.compile_for(source, soc, settings, Path(folder))
     except Refused as err:
         return Product(maker, soc, None, {}, err.message)
-    path = source.path.with_name(f"{source.path.stem}.{soc}{compiler.SUFFIX}")
+    path = source.path.with_name(f"{source.path.stem}.{soc}{len(settings)}{compiler.SUFFIX}")
     return Product(maker, soc, keep_compiled(made.content, path, source, compiler.NAME, {}), dict(made.settings))
+
+
+def product_keys(made: Iterable[tuple[str, str]]) -> list[tuple[tuple[str, str], str, Mapping[str, str]]]:
+    """Maker and scheme, SoC, settings: `int8` for both, for the one that rounds down without the correction too."""
+    down, other = SOCS
+    chosen: list[tuple[str, Mapping[str, str]]] = [(down, UNCORRECTED), (down, {}), (other, {})]
+    return [(key, soc, settings) for key in made for soc, settings in (chosen if key[1] == "int8" else chosen[1:])]
 
 
 def images_of(network: Network) -> tuple[ByteArray, FloatArray, Any]:
@@ -133,9 +141,8 @@ def main() -> None:
             pixels, expected, labels = images_of(opened)
             np.save(Path(temporary) / f"{network}.npy", pixels)
             here = {key: on_this_cpu(artifact, pixels, expected, labels) for key, artifact in files.items()}
-            pairs = [(key, soc) for key in files for soc in (SOCS if key[1] == "int8" else SOCS[1:])]
-            for (maker, scheme), soc in pairs:
-                product = compiled(files[maker, scheme], maker, soc)
+            for (maker, scheme), soc, settings in product_keys(files):
+                product = compiled(files[maker, scheme], maker, soc, settings)
                 running = pool.submit(run_apart, product.artifact, Path(temporary) / f"{network}.npy") if product.artifact else None
                 waiting.append((network, scheme, product, running, expected, labels, here[maker, scheme]))
         for network, scheme, product, running, expected, labels, on_cpu in waiting:
@@ -153,13 +160,14 @@ def main() -> None:
             f"Emulated by Qualcomm's library on x86-64, not measured on a chip: {IMAGES} photographs, spread evenly over the "
             "evaluation set, compared with the fp32 reference; 128 others for calibration. Each file is compiled for a SoC, loaded "
             "again and run. Fall-back to the CPU is switched off. Last: the same file and photographs on ONNX Runtime's CPU,"
-            " measured, which gives the exact integers."
+            " measured, which gives the exact integers. Corrected: what the HTP rounds down, the biases make up for."
         ],
         (
             "network",
             "quantized by",
             "scheme",
             "SoC",
+            "corrected",
             "on the HTP",
             "in integers",
             "MACs in integers",
@@ -177,12 +185,13 @@ def _row(network: str, scheme: str, product: Product, accuracy: Accuracy | None,
     beside = f"{percent(on_cpu.top1_agreement.value)}, {decibel(on_cpu.sqnr_db)}"
     soc = f"{product.soc} ({product.facts['htp_arch']})" if product.facts else product.soc
     if accuracy is None or product.artifact is None:
-        return (network, product.maker, scheme, soc, "not compiled", "-", "-", "-", "-", "-", beside)
+        return (network, product.maker, scheme, soc, "-", "not compiled", "-", "-", "-", "-", "-", beside)
     return (
         network,
         product.maker,
         scheme,
         soc,
+        "yes" if "bias_correction" in product.facts else "no",
         f"{placement.device_count} of {placement.operator_count}",
         str(placement.integer_count),
         percent(placement.integer_mac_share),

@@ -58,5 +58,5 @@ def draw_images(folder: Path, count: int, *, seed: int) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Takes what was imported and collected out of the garbage collector's sight: coremltools has it look at everything each time."""
+    """Spares the garbage collector what was imported: coremltools has it look at everything in every conversion."""
     gc.freeze()

@@ -39,6 +39,7 @@ def command(name: str) -> click.Command:
     show_default=True,
     help="How long the compiler may look.",
 )
+@option("--no-bias-correction", is_flag=True, help="Leave what the HTP of v68 and v69 rounds down as it is.")
 @option("--device", default=EMULATOR, show_default=True, metavar="NAME", help="Where to run what was compiled; on a chip, htp.")
 @option("--rounds", default=RunOptions.rounds, show_default=True, help="Timed inferences of each file, on htp.")
 @option("--emulated-images", default=RunOptions.emulated_images, show_default=True, metavar="N", help="Images for the emulator.")
@@ -55,5 +56,6 @@ def _qnn(**values: Any) -> int:
         raise BadInput(f"one scheme at a time, not `int8` and `{values['scheme']}`", hint=f"one of: {', '.join(SCHEMES)}")
     run = RunOptions(device=values["device"], rounds=values["rounds"], emulated_images=values["emulated_images"])
     chips = CHIPS if ALL in values["soc"] else values["soc"]
-    settings = {"optimise": values["finalization_mode"]}
+    correction = {"bias_correction": "off"} if values["no_bias_correction"] else {}
+    settings = {"optimise": values["finalization_mode"], **correction}
     return compile_and_show(values, NAME, chips, settings, scheme=values["scheme"], run=run, bench=values["device"] != EMULATOR)

@@ -1,7 +1,8 @@
 """Qualcomm's compiler in a process of its own: `python -m squeeze_export.compilers._qnn_child FOLDER`.
 
-The SoC that it compiles for is the whole process's: two in one process break each other. The folder holds `source.onnx` and
-`options.json`; what is left there is the graph as JSON, `product.onnx`, and `result.json`.
+The SoC that it compiles for is the whole process's: two in one process break each other. The folder holds `source.onnx`, which is
+compiled, `exact.onnx`, whose integers it should give, and `options.json`; what is left there is the graph as JSON, `product.onnx`,
+and `result.json`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from typing import Any
 
 import numpy as np
 
-SEED, IMAGES = 0, 2
-"""Of the noise on which the product is compared with the session that it came from."""
+from squeeze_export.compilers._qnn_rounding import ROUNDS_DOWN
+from squeeze_export.qnn_graph import binary_facts
+
+SEED, IMAGES, SQUARES = 0, 8, 8
+"""Of the images on which the product is compared with the exact integers: 8 by 8 squares of noise."""
+SAME = 2
+"""How many of them it is compared on with the session that it came from."""
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
@@ -22,7 +28,8 @@ def compile_apart(folder: Path) -> dict[str, Any]:
     """Compiles, loads the product again without a word about the SoC, and compares.
 
     Returns:
-        `difference`: the largest one of the two sessions' logits; `failure`: ONNX Runtime's words where it refused, else empty.
+        `difference`: the largest one of the two sessions' logits; `error`: where the HTP rounds down, the mean square of what the
+        product's logits differ by from the exact ones; `failure`: ONNX Runtime's words where it refused, else empty.
     """
     import onnxruntime
     import onnxruntime_qnn
@@ -41,23 +48,40 @@ def compile_apart(folder: Path) -> dict[str, Any]:
         chosen.add_provider_for_devices(entries[:1], {**backend, **options})
         return onnxruntime.InferenceSession(str(folder / file), chosen, enable_fallback=0)
 
-    def logits(opened: Any) -> Any:
+    def logits(opened: Any, images: int = IMAGES) -> Any:
         source = opened.get_inputs()[0]
         draw = np.random.default_rng(SEED)
-        noise = [draw.integers(0, 256, source.shape, np.uint8).astype(_DTYPES[source.type]) for _ in range(IMAGES)]
+        noise = [_squares(draw, source.shape).astype(_DTYPES[source.type]) for _ in range(images)]
         return np.stack([opened.run(None, {source.name: batch})[0] for batch in noise])
+
+    def exact() -> Any:
+        """The file's integers in float32, operator by operator: a CPU's own 8-bit kernels may saturate."""
+        chosen = onnxruntime.SessionOptions()
+        chosen.log_severity_level = 4
+        chosen.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return logits(onnxruntime.InferenceSession(str(folder / "exact.onnx"), chosen, providers=["CPUExecutionProvider"]))
 
     options = json.loads((folder / "options.json").read_text())
     context = {"ep.context_enable": "1", "ep.context_file_path": str(folder / "product.onnx"), "ep.context_embed_mode": "1"}
     failures = _failures()
     try:
         compiler = session("source.onnx", {**options, "dump_json_qnn_graph": "1", "json_qnn_graph_dir": str(folder)}, context)
-        expected = logits(compiler)
+        expected = logits(compiler, SAME)
         del compiler
-        found = logits(session("product.onnx", {}, {}))
+        product = session("product.onnx", {}, {})
+        difference = float(np.abs(logits(product, SAME) - expected).max())
+        down = binary_facts((folder / "product.onnx").read_bytes()).get("htp_arch") in ROUNDS_DOWN
+        error = float(np.square(logits(product) - exact()).mean()) if down else None
     except failures as err:
-        return {"failure": " ".join(str(err).split()) or type(err).__name__, "difference": None}
-    return {"failure": "", "difference": float(np.abs(found - expected).max())}
+        return {"failure": " ".join(str(err).split()) or type(err).__name__, "difference": None, "error": None}
+    return {"failure": "", "difference": difference, "error": error}
+
+
+def _squares(draw: np.random.Generator, shape: Any) -> Any:
+    """(batch, height, width, 3) uint8."""
+    batch, height, width, channels = shape
+    coarse = draw.integers(0, 256, (batch, SQUARES, SQUARES, channels), np.uint8)
+    return coarse[:, np.arange(height) * SQUARES // height][:, :, np.arange(width) * SQUARES // width]
 
 
 def _failures() -> tuple[type[Exception], ...]:

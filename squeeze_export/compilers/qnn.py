@@ -3,6 +3,9 @@
 The product is an ONNX file of one node that holds QNN's context binary. It is loaded again and must answer as the session that it
 came from, bit for bit, before it gets its name; and the binary's own record must name the SoC that was asked for. The library takes
 a number that it does not know without a word, and compiles for something else.
+
+The HTP of v68 and v69 rounds every sum down. For those a file whose biases make up for it (`_qnn_rounding`) is compiled as well,
+unless that is switched off, and kept where it answers nearer to the exact integers.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import squeeze_export
 from squeeze_export.compilers import Compiled
+from squeeze_export.compilers._qnn_rounding import ROUNDS_DOWN, correct_biases
 from squeeze_export.core import Artifact, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.qnn_graph import GRAPH_KEY, binary_facts, graph_text, read_graph
@@ -61,6 +66,8 @@ CHIPS = tuple(SOC_MODELS)
 
 OPTIMISE = ("0", "1", "2", "3")
 """`htp_graph_finalization_optimization_mode`: the provider's documentation calls 3 the longest preparation, for the best graph."""
+SETTINGS: Mapping[str, tuple[str, ...]] = {"optimise": OPTIMISE, "bias_correction": ("off", "on")}
+"""What a user may set; the last value of each is its default."""
 TIMEOUT_S = 300.0
 """A SqueezeNet takes one or two seconds."""
 MAX_MESSAGE_CHARACTERS = 300
@@ -71,11 +78,11 @@ def check(chip: str, settings: Mapping[str, str]) -> None:
     """Refuses what can be known to fail; see `Compiler.check`."""
     if chip not in SOC_MODELS:
         raise BadInput(f"no SoC is called `{chip}`", hint=f"one of: {', '.join(CHIPS)}")
-    unknown = set(settings) - {"optimise"}
-    if unknown:
-        raise BadInput(f"qnn has no setting `{min(unknown)}`", hint="it has: optimise")
-    if settings.get("optimise", OPTIMISE[-1]) not in OPTIMISE:
-        raise BadInput(f"the setting optimise `{settings['optimise']}`", hint=f"one of: {', '.join(OPTIMISE)}")
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            raise BadInput(f"qnn has no setting `{name}`", hint=f"it has: {', '.join(SETTINGS)}")
+        if value not in SETTINGS[name]:
+            raise BadInput(f"the setting {name} `{value}`", hint=f"one of: {', '.join(SETTINGS[name])}")
     require("onnxruntime", "qnn")
     require("onnxruntime_qnn", "qnn")
 
@@ -88,9 +95,24 @@ def compile_for(artifact: Artifact, chip: str, settings: Mapping[str, str], fold
         raise BadInput(f"qnn does not take `{given}`", hint=f"it takes {TARGET} in: {', '.join(SCHEMES)}")
     if not isinstance(artifact.input.shape[0], int):
         raise BadInput("the HTP does not take an open batch", hint="--batch 1")
-    optimise = settings.get("optimise", OPTIMISE[-1])
+    chosen = {name: settings.get(name, values[-1]) for name, values in SETTINGS.items()}
+    content = artifact.path.read_bytes()
+    error, product = _compiled(content, artifact, chip, chosen["optimise"], folder / "as_it_is")
+    if product.settings["htp_arch"] not in ROUNDS_DOWN or chosen["bias_correction"] == "off":
+        return product
+    corrected_content, count = correct_biases(content)
+    corrected_error, corrected = _compiled(corrected_content, artifact, chip, chosen["optimise"], folder / "corrected")
+    if corrected_error >= error:
+        return product
+    return replace(corrected, settings={**corrected.settings, "bias_correction": f"{count} convolution{'s' if count > 1 else ''}"})
+
+
+def _compiled(content: bytes, artifact: Artifact, chip: str, optimise: str, folder: Path) -> tuple[Any, Compiled]:
+    """Compiles one form of the artifact's file and loads it again; where the HTP rounds down, with the mean square error."""
     options = {"soc_model": str(SOC_MODELS[chip]), "htp_graph_finalization_optimization_mode": optimise}
-    (folder / "source.onnx").write_bytes(artifact.path.read_bytes())
+    folder.mkdir()
+    (folder / "source.onnx").write_bytes(content)
+    (folder / "exact.onnx").write_bytes(artifact.path.read_bytes())
     (folder / "options.json").write_text(json.dumps(options))
     result = _run(folder, chip)
     if result["failure"]:
@@ -102,7 +124,7 @@ def compile_for(artifact: Artifact, chip: str, settings: Mapping[str, str], fold
         raise Refused(
             f"the file compiled for `{chip}` answers otherwise than the session that it came from: by {result['difference']:g}"
         )
-    return _product(folder, chip, optimise)
+    return result["error"], _product(folder, chip, optimise)
 
 
 def _product(folder: Path, chip: str, optimise: str) -> Compiled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ import onnx
 import pytest
 
 from squeeze_export.compilers import COMPILERS, Compiled, compiler_named, qnn
+from squeeze_export.compilers._qnn_rounding import correct_biases
 from squeeze_export.core import TORCHVISION, Artifact, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.build import build_graph
@@ -102,6 +104,102 @@ def test_the_file_keeps_its_metadata_and_its_graph(products: dict[str, Compiled]
     assert sum(operator.kind == "Conv2d" for operator in graph) == len(integers.convs)
 
 
+# --- v68 and v69 round down
+
+
+def logits_of(product: Compiled, artifact: Artifact, path: Path) -> Any:
+    path.write_bytes(product.content)
+    session = runtime.open_session(replace(artifact, path=path, target="qnn"), device=DEVICE, threads=1)
+    try:
+        return session.infer(PIXELS)
+    finally:
+        session.close()
+
+
+def one_convolution(ratios: Any) -> bytes:
+    """A QDQ file of one 1x1 convolution of 32 channels, whose sums are multiplied by (32,) ratios and rounded to uint8."""
+    make, draw = onnx.helper, np.random.default_rng(7)
+    initial = {
+        "w": draw.integers(-127, 128, (32, 32, 1, 1), np.int8),
+        "b": draw.integers(0, 5000, 32, np.int32),
+        "one": np.float32(1),
+        "scales": np.float32(ratios),
+        "u0": np.uint8(0),
+        "s0": np.zeros(32, np.int8),
+        "i0": np.zeros(32, np.int32),
+    }
+    nodes = [
+        make.make_node("DequantizeLinear", ["x", "one", "u0"], ["x/real"]),
+        make.make_node("DequantizeLinear", ["w", "scales", "s0"], ["w/real"], axis=0),
+        make.make_node("DequantizeLinear", ["b", "scales", "i0"], ["b/real"], axis=0),
+        make.make_node("Conv", ["x/real", "w/real", "b/real"], ["y/real"]),
+        make.make_node("QuantizeLinear", ["y/real", "one", "u0"], ["y"]),
+        make.make_node("DequantizeLinear", ["y", "one", "u0"], ["z"]),
+    ]
+    graph = make.make_graph(
+        nodes,
+        "one",
+        [make.make_tensor_value_info("x", onnx.TensorProto.UINT8, [1, 32, 8, 8])],
+        [make.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1, 32, 8, 8])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in initial.items()],
+    )
+    return bytes(make.make_model(graph, opset_imports=[make.make_opsetid("", 21)], ir_version=10).SerializeToString())
+
+
+def test_half_a_unit_is_added_to_the_biases() -> None:
+    content = one_convolution(np.resize([1 / 1024, 1.99 / 1024, 0.99 / 1024, 1 / 32, 1.0], 32))
+    changed, count = correct_biases(content)
+    before, after = (
+        {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load_model_from_string(data).graph.initializer}
+        for data in (content, changed)
+    )
+    assert count == 1
+    np.testing.assert_array_equal(after["b"], before["b"] + np.resize([32, 32, 64, 1, 0], 32))
+    assert all((after[name] == before[name]).all() for name in before if name != "b")
+
+
+def test_a_convolution_in_float_keeps_its_bias() -> None:
+    model = onnx.load_model_from_string(one_convolution(np.full(32, 0.001)))
+    model.graph.node[3].input[1] = "floats"  # made by nothing that quantizes
+    assert correct_biases(model.SerializeToString()) == (model.SerializeToString(), 0)
+
+
+def test_the_biases_make_up_for_what_v69_rounds_down(tmp_path: Path) -> None:
+    """Of one convolution, the mean square error beside its exact integers is about half of what it was."""
+    path = tmp_path / "one.int8.onnx"
+    path.write_bytes(one_convolution(2 ** np.linspace(-10, -9, 32)))
+    source = Artifact(path, "onnx", "int8", "", 1, TensorSpec("x", (1, 32, 8, 8), "uint8", "NHWC"), TensorSpec("z", (), "", ""))
+    assert compiled(source, "SM8450", tmp_path / "on").settings["bias_correction"] == "1 convolution"
+    assert "bias_correction" not in compiled(source, "SM8450", tmp_path / "off", bias_correction="off").settings
+    assert "bias_correction" not in compiled(source, "SM8650", tmp_path / "other").settings
+    with_it, without = (error_of(tmp_path / "on" / name) for name in ("corrected", "as_it_is"))
+    assert with_it < 0.7 * without
+
+
+def error_of(folder: Path) -> float:
+    return float(json.loads((folder / "result.json").read_text())["error"])
+
+
+def test_a_correction_that_takes_the_answers_further_away_is_not_kept(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = compiled(artifact, "SM8450", tmp_path / "off", bias_correction="off")
+    monkeypatch.setattr(qnn, "correct_biases", lambda content: (doubled_biases(content), 1))
+    product = compiled(artifact, "SM8450", tmp_path / "on")
+    assert product.settings == kept.settings
+    assert error_of(tmp_path / "on" / "corrected") > error_of(tmp_path / "on" / "as_it_is")
+    answers = (logits_of(file, artifact, tmp_path / "made.onnx") for file in (kept, product))
+    np.testing.assert_array_equal(*answers)
+
+
+def doubled_biases(content: bytes) -> bytes:
+    model = onnx.load_model_from_string(content)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("/bias"):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(tensor), tensor.name))
+    return bytes(model.SerializeToString())
+
+
 def test_a_number_of_another_soc_is_noticed(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: the library takes the number without a word."""
     monkeypatch.setattr(qnn, "SOC_MODELS", {"SM8650": qnn.SOC_MODELS["SM8750"]})
@@ -116,7 +214,7 @@ def test_a_soc_without_fp16_refuses_the_float_pool(artifact: Artifact, tmp_path:
 
 
 def test_a_product_that_answers_otherwise_is_refused(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qnn, "_run", lambda folder, chip: {"failure": "", "difference": 0.25})
+    monkeypatch.setattr(qnn, "_run", lambda folder, chip: {"failure": "", "difference": 0.25, "error": None})
     with pytest.raises(Refused, match=r"answers otherwise than the session that it came from: by 0\.25"):
         compiled(artifact, "SM8650", tmp_path / "work")
 
@@ -145,6 +243,7 @@ def test_a_file_that_is_none_is_refused(artifact: Artifact, tmp_path: Path) -> N
         ("SM9999", {}, {}, "no SoC is called `SM9999`"),
         ("SM8650", {"vtcm": "1"}, {}, "no setting `vtcm`"),
         ("SM8650", {"optimise": "9"}, {}, "the setting optimise `9`"),
+        ("SM8650", {"bias_correction": "yes"}, {}, "the setting bias_correction `yes`"),
         ("SM8650", {}, {"scheme": "fp32"}, "does not take `onnx fp32`"),
         ("SM8650", {}, {"target": "tflite"}, "does not take `tflite int8`"),
         ("SM8650", {}, {"input": TensorSpec("input", ("N", 32, 32, 3), "uint8", "NHWC")}, "open batch"),
