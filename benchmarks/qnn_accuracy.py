@@ -92,7 +92,7 @@ def compiled(source: Artifact, maker: str, soc: str, settings: Mapping[str, str]
             made: Compiled = compiler.compile_for(source, soc, settings, Path(folder))
     except Refused as err:
         return Product(maker, soc, None, {}, err.message)
-    path = source.path.with_name(f"{source.path.stem}.{soc}{len(settings)}{compiler.SUFFIX}")
+    path = source.path.with_name(f"{source.path.stem}.{soc}{'.uncorrected' if settings else ''}{compiler.SUFFIX}")
     return Product(maker, soc, keep_compiled(made.content, path, source, compiler.NAME, {}), dict(made.settings))
 
 

@@ -9,7 +9,7 @@ import click
 
 from squeeze_export.cli.compiling import ALL, compile_and_show, compile_options
 from squeeze_export.cli.options import FILE, Repeatable, option
-from squeeze_export.compilers.ethosu import CHIPS, NAME, SCHEMES
+from squeeze_export.compilers.ethosu import CHIPS, NAME, OPTIMISE, SCHEMES
 
 
 def command(name: str) -> click.Command:
@@ -34,8 +34,8 @@ def command(name: str) -> click.Command:
 @option("--vela-config", type=FILE, metavar="FILE", show_default="Vela's own", help="A vela.ini of yours that defines them.")
 @option(
     "--optimise",
-    type=click.Choice(["Performance", "Size", "auto"]),
-    default="auto",
+    type=click.Choice(OPTIMISE),
+    default=OPTIMISE[-1],
     show_default=True,
     help="Vela's strategy; auto tries both and keeps the one of fewer cycles.",
 )

@@ -2,7 +2,7 @@
 
 A convolution's int32 sum is multiplied by the ratio m 2^e (1 <= m < 2) of its channel, input scale times weight scale over output
 scale, to become a step of the output. Before that the HTP keeps the sum to a unit of 2^-(4 + e), which is m / 16 steps: v73 and
-later round to it, v68 and v69 drop what is below. That is half a unit for every output on average, 0.045 steps, always downwards,
+later round to it, v68 and v69 drop what is below. That is half a unit for every output on average, m / 32 steps, always downwards,
 and adds up over the layers. Half a unit in each bias makes the rounding of the former out of the dropping of the latter. Such a
 shift of the mean, and its cure in the bias, are those of Nagel et al. 2019, "Data-free quantization through weight equalization
 and bias correction", whatever takes the mean away.

@@ -14,7 +14,7 @@ from squeeze_export.compilers import Compiled
 from squeeze_export.compilers._ethosu_figures import estimate_of
 from squeeze_export.compilers._ethosu_operators import placement_of
 from squeeze_export.compilers._ethosu_process import run_vela
-from squeeze_export.compilers._ethosu_settings import DEFAULTS, PACKAGE, Choice, choices_of, installed_version
+from squeeze_export.compilers._ethosu_settings import AUTO, DEFAULTS, PACKAGE, STRATEGIES, Choice, choices_of, installed_version
 from squeeze_export.core import Artifact, require
 from squeeze_export.errors import BadInput
 
@@ -26,6 +26,8 @@ SUFFIX = "_vela.tflite"
 RUNTIMES: tuple[str, ...] = ()
 PACKAGES = (PACKAGE,)
 CHIPS = tuple(DEFAULTS)
+OPTIMISE = (*STRATEGIES, AUTO)
+"""What Vela may be told to aim for; the last is the default."""
 
 
 def check(chip: str, settings: Mapping[str, str]) -> None:
