@@ -211,9 +211,8 @@ def serve(
         while found is not None:
             found = read_frame(source)
             requests.put(found)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
         time.sleep(LAST_WORDS_S)  # an idle runner ends by itself; one that computes is ended
+        _remove(folder)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def tell(content: dict[str, Any], blob: bytes = b"") -> None:
@@ -223,20 +222,41 @@ def serve(
     runner = Runner(tell, facts, engines)
     sink.write(MARK)
     try:
+        if _greeted(runner, tell, cpus):
+            threading.Thread(target=listen, daemon=True).start()
+            _answer_all(runner, requests, tell)
+    finally:
+        _remove(folder)  # by this thread too: the other one ends where this one does
+
+
+def _greeted(runner: Runner, tell: Any, cpus: list[int] | None) -> bool:
+    """Tells what is here, or why it cannot begin."""
+    try:
         if cpus:
             os.sched_setaffinity(0, cpus)
         tell(runner.greeting())
     except ImportError as err:
         hint = "install it there (pip install numpy), or name another Python with --board-python"
-        return tell(failure(Refusal("unavailable", f"the board's Python has no numpy: {err}", hint)))
+        tell(failure(Refusal("unavailable", f"the board's Python has no numpy: {err}", hint)))
     except OSError as err:
-        return tell(failure(Refusal("bad", f"the board cannot stay on the CPUs `{cpus}`: {err.strerror}", "--cpus")))
-    threading.Thread(target=listen, daemon=True).start()
+        tell(failure(Refusal("bad", f"the board cannot stay on the CPUs `{cpus}`: {err.strerror}", "--cpus")))
+    else:
+        return True
+    return False
+
+
+def _answer_all(runner: Runner, requests: Queue[Any], tell: Any) -> None:
+    """Answers what comes until the end is there."""
     while True:
         found = requests.get()
         if found is None:
-            return None
+            return
         try:
             tell(*runner.answer(*found))
         except Exception as err:  # noqa: BLE001  # whatever a runtime raises, the other side is to hear of it
             tell(failure(err))
+
+
+def _remove(folder: str | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
