@@ -36,6 +36,10 @@ class Unavailable(SqueezeExportError):
     exit_code = 3
 
 
+class Inapplicable(Unavailable):
+    """What no device of that kind ever does. Beside other work it is skipped, and fails nothing."""
+
+
 class Refused(SqueezeExportError):
     """A toolchain refused the work, or its product failed our proof."""
 

@@ -7,13 +7,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 from squeeze_export.core import Audit, Session
-from squeeze_export.errors import SqueezeExportError
+from squeeze_export.errors import Inapplicable, SqueezeExportError
 from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.measure.verdict import verdicts_of
 from squeeze_export.pipeline.boards import BOARD
 from squeeze_export.pipeline.sessions import BESIDE, Entry
 from squeeze_export.report.document import SCHEMA_VERSION
-from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report
+from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report, Status
 
 TOOLS = (
     "squeeze-export",
@@ -54,7 +54,7 @@ def measurement(
         device=session.device if session else "",
         kernels=session.kernels if session else "",
         evidence=session.evidence if session else "measured",
-        status="failed" if failure else "ok",
+        status=_status(failure),
         reason=failure.message if failure else "",
         accuracy=accuracy,
         latency=latency,
@@ -64,6 +64,12 @@ def measurement(
         recipe=str(artifact.provenance.get("recipe", "")),
         checkpoint_sha256=str(artifact.provenance.get("checkpoint_sha256", "")),
     )
+
+
+def _status(failure: SqueezeExportError | None) -> Status:
+    if failure is None:
+        return "ok"
+    return "skipped" if isinstance(failure, Inapplicable) else "failed"
 
 
 def report_of(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, Progress, silent
-from squeeze_export.errors import BadInput, Refused, SqueezeExportError, Unavailable
+from squeeze_export.errors import BadInput, Inapplicable, Refused, SqueezeExportError, Unavailable
 from squeeze_export.remote.address import AdbAddress
 from squeeze_export.remote.runner import balanced_orders
 
@@ -86,11 +86,12 @@ class AdbBoard:
 
         Raises:
             BadInput: a runtime was asked for.
-            Unavailable: another target or device.
+            Inapplicable: another target.
+            Unavailable: another device.
             Refused: `benchmark_model` does not run the file.
         """
         if artifact.target != "tflite":
-            raise Unavailable(f"benchmark_model opens TFLite files, not {artifact.target}", hint="--on ssh://... runs the others")
+            raise Inapplicable(f"benchmark_model opens TFLite files, not {artifact.target}", hint="--on ssh://... runs the others")
         if device != "cpu":
             raise Unavailable(f"Android devices run files on their `cpu`, not on `{device}`", hint="leave out --device")
         if runtime is not None:

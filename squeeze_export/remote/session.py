@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, Progress, silent
-from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.errors import BadInput, Inapplicable, Refused, Unavailable
 from squeeze_export.files import read_content
 from squeeze_export.remote.link import Link
+from squeeze_export.remote.runner import RUNTIMES
 
 OPEN_S, INFER_S, SILENCE_S = 300, 900, 600
 """Limits: to open a file, to run a batch, and between two rounds."""
@@ -77,11 +78,15 @@ class Board:
 
         Raises:
             BadInput: the file cannot be read.
+            Inapplicable: another target.
             Unavailable: another device, or the board lacks the runtime.
             Refused: the board's runtime cannot open the file, or tells nothing that can be read.
         """
         if device != "cpu":
             raise Unavailable(f"boards run files on their `cpu`, not on `{device}`", hint="leave out --device")
+        targets = list(dict.fromkeys(target for target, _ in RUNTIMES.values()))
+        if artifact.target not in targets:
+            raise Inapplicable(f"{artifact.target} files are not run on boards", hint=f"what is: {', '.join(targets)}")
         try:
             content = read_content(artifact.path)
         except OSError as err:

@@ -1,5 +1,6 @@
 """Files run on a board that a real sshd on loopback stands for."""
 
+import json
 import os
 import signal
 import sys
@@ -106,6 +107,19 @@ def test_the_command_line(loopback, tflite, tmp_path, monkeypatch, capsys):
     assert cli.run(["tflite", "--no-bench", "--eval", "no-such-folder", *names, "--on", f"{loopback.url}1"]) == 2  # a port too high
     assert "--on ssh://user@host" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def test_every_target_and_what_no_board_runs(loopback, tiny, tmp_path, capsys):
+    """Core ML's file is written and skipped: that is no failure."""
+    names = ["--on", loopback.url, "--ssh-config", str(loopback.config), "--board-python", sys.executable, "--rounds", "2"]
+    network = ["--int8", "--weights", str(tiny / "tiny.safetensors"), "--calib", str(tiny / "calib"), "--eval", str(tiny / "eval")]
+    assert cli.run(["all", *network, *names, "--out", str(tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["measurements"]
+    assert {row["target"] for row in rows if row["status"] == "ok"} == {"tflite", "onnx", "openvino"}
+    skipped = {(row["target"], row["reason"]) for row in rows if row["status"] == "skipped"}
+    assert skipped == {("coreml", "coreml files are not run on boards")}
+    assert len(rows) == 8
+    assert loopback.left_behind() == []
 
 
 # --- what goes wrong: a clear line, the exit code, and nothing left behind
