@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.contestants import NETWORKS
 from benchmarks.recording import assets, write
 from squeeze_export.compilers import ethosu
-from squeeze_export.core import Artifact, ByteArray, FloatArray, TensorSpec, require
+from squeeze_export.core import Artifact, ByteArray, EmitOptions, FloatArray, TensorSpec, require
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import load_all, usable_cores
@@ -29,6 +29,8 @@ OURS = "squeeze-export"
 FOLDED = "TensorFlow's converter, the mean folded as in ours"
 OUTSIDE = "TensorFlow's converter, the mean subtracted in the network"
 STRATEGIES = ("Performance", "Size")
+PIXELS = ("uint8", "int8")
+"""What the files take: photographs as they are, and 128 lower, which spares the NPU an operator."""
 BOUND = 1.01
 
 
@@ -47,7 +49,7 @@ class Figures:
     operator_count: int
 
 
-def converted(graph: Graph, mean: FloatArray, pixels: ByteArray) -> bytes:
+def converted(graph: Graph, mean: FloatArray, pixels: ByteArray, dtype: str) -> bytes:
     """The converter's full-integer quantization as in the peer, with int8 output as well, so that no float operator is left."""
     tf: Any = require("tensorflow", "peers")
     signature = tf.TensorSpec((1, *graph.input.shape[1:]), tf.float32, name=graph.input.name)
@@ -62,23 +64,26 @@ def converted(graph: Graph, mean: FloatArray, pixels: ByteArray) -> bytes:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = images
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.uint8
+    converter.inference_input_type = tf.dtypes.as_dtype(dtype)
     converter.inference_output_type = tf.int8
     return bytes(converter.convert())
 
 
-def files(file: str, folder: Path) -> dict[str, Path]:
-    """Maker -> its file."""
+def files(file: str, folder: Path) -> dict[tuple[str, str], Path]:
+    """Maker and type of the pixels -> the file."""
     weights, calib = assets() / "weights" / file, assets() / "images" / "calib"
-    (row,) = run(
-        Job(targets=("tflite",), scheme="int8-npu", weights=weights, calib=calib, out=folder, validate=False, bench=False)
-    ).measurements
+    made = {}
+    for dtype in PIXELS:
+        form, out = EmitOptions(input_dtype=dtype), folder / dtype
+        job = Job(("tflite",), "int8-npu", weights, calib, out=out, options=form, validate=False, bench=False)
+        made[OURS, dtype] = out / run(job).measurements[0].artifact
     network = open_network(weights)
     images, _ = load_all(open_calibration(calib), network.graph.preprocess, workers=usable_cores())
     graph, mean = with_mean_outside(Source(network.graph, folder, images.pixels))
-    made = {OURS: folder / row.artifact, FOLDED: folder / "folded.tflite", OUTSIDE: folder / "outside.tflite"}
-    made[FOLDED].write_bytes(converted(network.graph, np.zeros(3, np.float32), images.pixels))
-    made[OUTSIDE].write_bytes(converted(graph, mean, images.pixels))
+    for dtype in PIXELS:
+        for maker, body, subtracted in ((FOLDED, network.graph, np.zeros(3, np.float32)), (OUTSIDE, graph, mean)):
+            made[maker, dtype] = folder / f"{maker[-7:]}.{dtype}.tflite"
+            made[maker, dtype].write_bytes(converted(body, subtracted, images.pixels, dtype))
     return made
 
 
@@ -93,6 +98,20 @@ def figures(path: Path, accelerator: str, optimise: str) -> Figures:
     return Figures(compiled.estimate, compiled.placement.device_count or 0, compiled.placement.operator_count)
 
 
+def beside_theirs(cycles: Mapping[tuple[str, str, str], int], dtype: str) -> tuple[str, int, tuple[float, ...]]:
+    """The strategy that `--optimise auto` keeps, its cycles, and these beside each of their files and beside their best.
+
+    Args:
+        cycles: by maker, type of the pixels and Vela's strategy.
+        dtype: of the pixels.
+    """
+    aim = min(STRATEGIES, key=lambda strategy: cycles[OURS, dtype, strategy])
+    ours = cycles[OURS, dtype, aim]
+    best = min(count for (maker, pixels, _), count in cycles.items() if maker != OURS and pixels == dtype)
+    theirs = (cycles[FOLDED, dtype, STRATEGIES[0]], cycles[OUTSIDE, dtype, STRATEGIES[0]], best)
+    return aim, ours, tuple(ours / count for count in theirs)
+
+
 def sram(estimate: Estimate) -> str:
     """Bytes of SRAM, in words."""
     return size(estimate.used_bytes.get("sram", 0))
@@ -102,27 +121,23 @@ def main() -> None:
     """Runs the benchmark and writes its results."""
     rows: list[Sequence[str]] = []
     raw: list[dict[str, Any]] = []
-    above: dict[str, list[str]] = {"the mean folded": [], "the mean inside": [], "their best": []}
+    above: dict[str, list[str]] = {
+        f"{beside}, {dtype} pixels": [] for dtype in PIXELS for beside in ("the mean folded", "the mean inside", "their best")
+    }
     left = 0
     for network, file in NETWORKS.items():
         with tempfile.TemporaryDirectory() as folder:
             made = files(file, Path(folder))
             for accelerator in ethosu.CHIPS:
-                found = {(maker, aim): figures(path, accelerator, aim) for maker, path in made.items() for aim in STRATEGIES}
+                found = {(*key, aim): figures(path, accelerator, aim) for key, path in made.items() for aim in STRATEGIES}
                 cycles = {key: entry.estimate.cycles for key, entry in found.items()}
-                aim = min(STRATEGIES, key=lambda strategy: cycles[OURS, strategy])  # what `--optimise auto` keeps
-                ours, small = found[OURS, aim].estimate, found[OURS, "Size"].estimate
-                theirs = (
-                    cycles[FOLDED, STRATEGIES[0]],
-                    cycles[OUTSIDE, STRATEGIES[0]],
-                    min(count for (maker, _), count in cycles.items() if maker != OURS),
-                )
-                ratios = [ours.cycles / count for count in theirs]
-                for beside, ratio in zip(above, ratios, strict=True):
+                (aim, _, ratios), (_, spared, more) = (beside_theirs(cycles, dtype) for dtype in PIXELS)
+                ours, small = found[OURS, PIXELS[0], aim].estimate, found[OURS, PIXELS[0], "Size"].estimate
+                for beside, ratio in zip(above, (*ratios, *more), strict=True):
                     above[beside] += [f"{network} on {accelerator} {ratio:.2f}"] if ratio > BOUND else []
-                left += sum(entry.operator_count - entry.on_npu for (maker, _), entry in found.items() if maker != OURS)
-                print(f"{network} {accelerator}: {ratios}", file=sys.stderr)
-                settings, counted = ours.settings, found[OURS, aim]
+                left += sum(entry.operator_count - entry.on_npu for (maker, *_), entry in found.items() if maker != OURS)
+                print(f"{network} {accelerator}: {ratios} {more}", file=sys.stderr)
+                settings, counted = ours.settings, found[OURS, PIXELS[0], aim]
                 rows.append(
                     (
                         network,
@@ -130,10 +145,13 @@ def main() -> None:
                         f"{settings['system_config']}, {settings['memory_mode']}, {ours.clock_mhz:,.0f} MHz",
                         aim,
                         f"{ours.cycles:,}",
-                        f"{theirs[0]:,}",
+                        f"{cycles[FOLDED, PIXELS[0], STRATEGIES[0]]:,}",
                         f"{ratios[0]:.4f}",
                         f"{ratios[1]:.2f}",
                         f"{ratios[2]:.4f}",
+                        f"{spared:,}",
+                        f"{more[0]:.4f}",
+                        f"{more[2]:.4f}",
                         milliseconds(ours.inference_ms),
                         sram(ours),
                         milliseconds(small.inference_ms),
@@ -141,7 +159,7 @@ def main() -> None:
                         f"{counted.on_npu} of {counted.operator_count}",
                     )
                 )
-                raw += [_record(network, accelerator, maker, entry) for (maker, _), entry in found.items()]
+                raw += [_record(network, accelerator, maker, dtype, entry) for (maker, dtype, _), entry in found.items()]
     named = [(beside, f" ({', '.join(names)})" if names else "") for beside, names in above.items()]
     bound = "; ".join(f"{beside}, {len(above[beside])} of {len(rows)}{names}" for beside, names in named)
     write(
@@ -152,7 +170,8 @@ def main() -> None:
             "different settings. Theirs: TensorFlow's converter, full integer with int8 output, the same weights and photographs; "
             "the mean is folded into the first convolution as in ours, or (mean inside) subtracted in the network. Ours is what "
             "`squeeze-export ethosu` gives, the strategy of fewer cycles; theirs Vela's default, Performance; in the last ratio "
-            f"the best of both strategies and both files. Ratios above {BOUND}: {bound}. Operators of their files left to the CPU: "
+            "the best of both strategies and both files. With int8 pixels (`--input int8`, theirs likewise) there is no "
+            f"QUANTIZE in front. Ratios above {BOUND}: {bound}. Operators of their files left to the CPU: "
             f"{left}."
         ],
         (
@@ -165,6 +184,9 @@ def main() -> None:
             "ratio",
             "ratio, mean inside",
             "ratio, their best",
+            "cycles, ours, int8 pixels",
+            "ratio, int8 pixels",
+            "ratio, their best, int8 pixels",
             "time, ours",
             "SRAM",
             "time, for size",
@@ -176,12 +198,13 @@ def main() -> None:
     )
 
 
-def _record(network: str, accelerator: str, maker: str, found: Figures) -> dict[str, Any]:
+def _record(network: str, accelerator: str, maker: str, dtype: str, found: Figures) -> dict[str, Any]:
     estimate = found.estimate
     return {
         "network": network,
         "accelerator": accelerator,
         "maker": maker,
+        "pixels": dtype,
         "tool": estimate.tool,
         "settings": dict(estimate.settings),
         "clock_mhz": estimate.clock_mhz,

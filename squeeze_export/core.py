@@ -107,7 +107,7 @@ class EmitOptions:
 
     Attributes:
         batch: images per inference, or `"dynamic"`.
-        input_dtype: `uint8`, or `float32` with the same values 0 to 255.
+        input_dtype: `uint8`; `float32` with the same values 0 to 255; or `int8` with values 128 lower, in TFLite files alone.
         softmax: probabilities instead of logits.
         ios: Core ML only: the oldest iOS that the file is for.
         coreml_compute: Core ML only: what an int8 file's operators compute in between its integers. The Neural Engine takes
@@ -115,7 +115,7 @@ class EmitOptions:
     """
 
     batch: int | Literal["dynamic"] = 1
-    input_dtype: Literal["uint8", "float32"] = "uint8"
+    input_dtype: Literal["uint8", "float32", "int8"] = "uint8"
     softmax: bool = False
     ios: Literal[17, 18] = 17
     coreml_compute: Literal["float32", "float16"] = "float32"

@@ -18,6 +18,7 @@ from squeeze_export.cli.options import (
     output_options,
     preprocess_choice,
 )
+from squeeze_export.core import EmitOptions
 from squeeze_export.errors import EXIT_DONE
 from squeeze_export.pipeline import check_full_placement, run_compiled
 from squeeze_export.pipeline.job import Job
@@ -61,6 +62,7 @@ def compile_and_show(
     settings: Mapping[str, str],
     *,
     scheme: str,
+    form: EmitOptions | None = None,
     run: RunOptions | None = None,
     bench: bool = False,
 ) -> int:
@@ -72,6 +74,7 @@ def compile_and_show(
         chips: what to compile for; empty takes the compiler's first.
         settings: the compiler's own.
         scheme: one that it takes.
+        form: the outer form of the file that is compiled.
         run: how files are run.
         bench: whether to time.
 
@@ -94,6 +97,7 @@ def compile_and_show(
         recipe=values["recipe"],
         seed=values["seed"],
         out=values["out"],
+        options=form or EmitOptions(),
         run=run or RunOptions(),
         validate=not values["no_validate"],
         bench=bench,

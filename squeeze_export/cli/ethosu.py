@@ -10,6 +10,7 @@ import click
 from squeeze_export.cli.compiling import ALL, compile_and_show, compile_options
 from squeeze_export.cli.options import FILE, Repeatable, option
 from squeeze_export.compilers.ethosu import CHIPS, NAME, OPTIMISE, SCHEMES
+from squeeze_export.core import EmitOptions
 
 
 def command(name: str) -> click.Command:
@@ -40,6 +41,14 @@ def command(name: str) -> click.Command:
     help="Vela's strategy; auto tries both and keeps the one of fewer cycles.",
 )
 @option("--scheme", type=click.Choice(SCHEMES), default=SCHEMES[0], show_default=True, help="int8 leaves its pool to the CPU.")
+@option(
+    "--input",
+    "pixels",
+    type=click.Choice(["uint8", "int8"]),
+    default="uint8",
+    show_default=True,
+    help="Type of the pixels; int8 ones are 128 lower and spare the NPU an operator.",
+)
 @compile_options
 def _ethosu(**values: Any) -> int:
     """Compile for Arm Ethos-U with Vela: files, and Vela's estimates of cycles and memory.
@@ -52,7 +61,7 @@ def _ethosu(**values: Any) -> int:
     chosen = {"system_config": "system_config", "memory_mode": "memory_mode", "config": "vela_config", "optimise": "optimise"}
     settings = {name: str(values[option]) for name, option in chosen.items() if values[option] is not None}
     chips = sorted(CHIPS, key=_size) if ALL in values["accelerator"] else values["accelerator"]
-    return compile_and_show(values, NAME, chips, settings, scheme=values["scheme"])
+    return compile_and_show(values, NAME, chips, settings, scheme=values["scheme"], form=EmitOptions(input_dtype=values["pixels"]))
 
 
 def _size(chip: str) -> list[int]:

@@ -58,10 +58,10 @@ def command(name: str) -> click.Command:
     @option("--batch", type=Batch(), default="1", show_default=True, metavar="N|dynamic", help="Images per inference.")
     @option(
         "--input",
-        type=click.Choice(["uint8", "float32"]),
+        type=click.Choice(["uint8", "float32", "int8"]),
         default="uint8",
         show_default=True,
-        help="Type of the raw pixels, 0 to 255.",
+        help="Type of the raw pixels, 0 to 255; as int8, TFLite alone, 128 lower.",
     )
     @option("--softmax", is_flag=True, help="Probabilities instead of logits.")
     @(coreml_options if "coreml" in targets else _no_options)

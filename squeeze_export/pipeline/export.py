@@ -18,7 +18,7 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.images.names import shown
 from squeeze_export.measure.host import tool_versions
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.targets import TARGETS, check_carries, target_named
 
 MAX_SIDECAR_BYTES = 16_000_000
 _HINT = "export it again with this tool"
@@ -40,19 +40,18 @@ def export(
         options: the outer form.
 
     Raises:
-        BadInput: the target does not carry the scheme, the name is none for a file, or the folder cannot be written.
+        BadInput: the target does not carry the scheme or the pixels, the name is none for a file, or the folder cannot be written.
         Unavailable: the package that writes the format is missing.
         Refused: the file failed its audit.
     """
-    module = target_named(target)
-    if scheme.name not in module.SCHEMES:
-        raise BadInput(f"{target} does not carry the scheme `{scheme.name}`", hint=f"it carries: {', '.join(module.SCHEMES)}")
+    form = options or EmitOptions()
+    module = check_carries(target, scheme.name, form)
     if scheme.integer != isinstance(network, QuantizedGraph):
         raise BadInput(f"the scheme `{scheme.name}` needs {'a quantized' if scheme.integer else 'a float'} graph")
     if not name or Path(name).name != name or not name.isprintable():
         raise BadInput(f"the network's name {shown(name)} is no file name")  # a stranger's table may say anything
     provenance = provenance_of(network, scheme, target)
-    content = module.emit(network, scheme, options or EmitOptions(), metadata_of(provenance))
+    content = module.emit(network, scheme, form, metadata_of(provenance))
     return keep(content, out / f"{name}.{scheme.name}{module.SUFFIX}", target, scheme, provenance, network.labels)
 
 

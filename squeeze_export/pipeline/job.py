@@ -39,7 +39,7 @@ from squeeze_export.pipeline.vendor import Vendor, check_vendor, needs_labels, v
 from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme
 from squeeze_export.quant.recipes import RECIPES, check_recipe
 from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report
-from squeeze_export.targets import target_named
+from squeeze_export.targets import check_carries
 
 
 @dataclass(frozen=True)
@@ -236,9 +236,7 @@ def _entries(artifacts: Sequence[Artifact], job: Job) -> list[Entry]:
 
 def _check_target(target: str, job: Job) -> None:
     """Refuses what can be known to fail before any work is done."""
-    module = target_named(target)
-    if job.scheme not in module.SCHEMES:
-        raise BadInput(f"{target} does not carry the scheme `{job.scheme}`", hint=f"it carries: {', '.join(module.SCHEMES)}")
+    check_carries(target, job.scheme, job.options)
     name = runtime_for(target, job.run.runtime)
     if len(job.targets) == 1 and (job.validate or job.bench) and job.run.on is None:
         check_device(name, job.run.device)

@@ -58,7 +58,7 @@ class Tflite:
         self._batch = int(self._input["shape"][0])
         signature = self._input.get("shape_signature", ())
         self._dynamic = len(signature) > 0 and int(signature[0]) == -1
-        self._float32 = numpy.float32
+        self._float32, self._uint8, self._int8 = numpy.float32, numpy.uint8, numpy.int8
 
     def infer(self, batch: Any) -> Any:
         """Runs a batch."""
@@ -69,13 +69,19 @@ class Tflite:
             self._interpreter.resize_tensor_input(self._input["index"], list(images.shape))
             self._interpreter.allocate_tensors()
             self._batch = len(images)
-        self._interpreter.set_tensor(self._input["index"], images.astype(self._input["dtype"], copy=False))
+        self._interpreter.set_tensor(self._input["index"], self._as_given(images))
         self._interpreter.invoke()
         result = self._interpreter.get_tensor(self._output["index"])
         if result.dtype.kind == "f":
             return result
         scale, zero_point = self._output["quantization"]
         return (result.astype(self._float32) - self._float32(zero_point)) * self._float32(scale)
+
+    def _as_given(self, images: Any) -> Any:
+        """Pixels in the dtype of the file's input: the same values, those of int8 128 lower."""
+        if self._input["dtype"] == self._int8:
+            return (images ^ self._uint8(128)).view(self._int8)
+        return images.astype(self._input["dtype"], copy=False)
 
     def records(self) -> dict[str, Any]:
         """The interpreter's node list and tensors."""

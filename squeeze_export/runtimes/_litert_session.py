@@ -16,7 +16,7 @@ from squeeze_export.runtimes._litert_devices import Accelerator
 from squeeze_export.runtimes._litert_process import LitertProcess
 from squeeze_export.runtimes._litert_records import placement, taken_of
 from squeeze_export.runtimes._quiet import lower_log_levels
-from squeeze_export.runtimes._tflite_interpreter import classifier_interface, interpreting, real_values
+from squeeze_export.runtimes._tflite_interpreter import classifier_interface, interpreting, pixels_as, real_values
 
 
 class AcceleratedSession:
@@ -89,7 +89,7 @@ class AcceleratedSession:
         self._process.close()
 
     def _run(self, images: ByteArray) -> FloatArray:
-        self._process.pixels[: len(images)] = images
+        self._process.pixels[: len(images)] = pixels_as(images, self._process.pixels.dtype)
         self._process.pixels[len(images) :] = 0
         values = self._process.run()
         return real_values(np.array(values), self._output)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray
 from squeeze_export.errors import BadInput, Refused, Unavailable
@@ -83,7 +84,7 @@ class InterpreterSession:
                 self._resize(size)
             if len(images) < size:
                 images = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
-            self._interpreter.set_tensor(self._input["index"], images.astype(self._input["dtype"], copy=False))
+            self._interpreter.set_tensor(self._input["index"], pixels_as(images, self._input["dtype"]))
             self._interpreter.invoke()
             result = self._interpreter.get_tensor(self._output["index"])  # a copy
         except (ValueError, RuntimeError) as err:
@@ -207,7 +208,7 @@ def classifier_interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[s
         len(inputs) == len(outputs) == 1
         and len(inputs[0]["shape"]) == 4
         and inputs[0]["shape"][3] == 3
-        and inputs[0]["dtype"] in (np.uint8, np.float32)
+        and inputs[0]["dtype"] in (np.uint8, np.float32, np.int8)
         and len(outputs[0]["shape"]) == 2
         and (outputs[0]["dtype"] == np.float32 or (outputs[0]["dtype"] == np.int8 and outputs[0]["quantization"][0] > 0))
     )
@@ -216,9 +217,16 @@ def classifier_interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[s
             f"{side}: " + ", ".join(f"{np.dtype(d['dtype']).name}{d['shape'].tolist()}" for d in details)
             for side, details in (("in", inputs), ("out", outputs))
         )
-        wanted = "(N, H, W, 3) uint8 or float32 pixels with float32 or quantized int8 logits"
+        wanted = "(N, H, W, 3) uint8, int8 or float32 pixels with float32 or quantized int8 logits"
         raise Refused(f"the file is no classifier of {wanted}: `{found}`")
     return inputs[0], outputs[0]
+
+
+def pixels_as(images: ByteArray, dtype: Any) -> NDArray[Any]:
+    """Pixels in the dtype of a file's input: the same values, those of int8 128 lower."""
+    if np.dtype(dtype) == np.int8:
+        return (images ^ np.uint8(128)).view(np.int8)
+    return images.astype(dtype, copy=False)
 
 
 def real_values(values: Any, details: Mapping[str, Any]) -> FloatArray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, require
 from squeeze_export.errors import Refused
-from squeeze_export.runtimes._tflite_interpreter import interpreting
+from squeeze_export.runtimes._tflite_interpreter import interpreting, pixels_as
 
 
 def inner_values(
@@ -32,7 +32,7 @@ def inner_values(
     with interpreting(content, artifact.path, **options) as interpreter:  # type: ignore[arg-type]
         source = interpreter.get_input_details()[0]
         batch = np.zeros(source["shape"], source["dtype"])
-        batch[:1] = pixels
+        batch[:1] = pixels_as(pixels, batch.dtype)
         interpreter.set_tensor(source["index"], batch)
         interpreter.invoke()
         details = {detail["name"]: detail for detail in interpreter.get_output_details()}

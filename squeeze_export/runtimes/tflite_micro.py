@@ -24,6 +24,7 @@ from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Place
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes._quiet import quiet
+from squeeze_export.runtimes._tflite_interpreter import pixels_as
 from squeeze_export.runtimes._tflite_micro_file import FileRecords, read_file
 from squeeze_export.runtimes._tflite_records import read_records
 
@@ -31,7 +32,7 @@ NAME = "tflite-micro"
 DEVICES = ("cpu",)
 MAX_ARENA_BYTES = 1 << 28
 PROBE_S = 120
-_INPUTS, _OUTPUTS = ("uint8", "float32"), ("int8", "float32")
+_INPUTS, _OUTPUTS = ("uint8", "float32", "int8"), ("int8", "float32")
 
 
 def devices() -> tuple[str, ...]:
@@ -179,7 +180,7 @@ class MicroSession:
         pieces = []
         for start in range(0, len(batch), size):
             piece = np.zeros(self._shape, self._dtype)
-            piece[: len(batch) - start] = batch[start : start + size]
+            piece[: len(batch) - start] = pixels_as(batch[start : start + size], self._dtype)
             pieces.append(self._run(self._interpreter, piece))
         return np.concatenate(pieces)[: len(batch)]
 
@@ -199,7 +200,7 @@ class MicroSession:
             keeping = runtime.InterpreterConfig.kPreserveAllTensors
             interpreter = runtime.Interpreter.from_bytes(self._content, arena_size=arena_bytes, intrepreter_config=keeping)
         filled = np.zeros(self._shape, self._dtype)
-        filled[:1] = pixels
+        filled[:1] = pixels_as(pixels, self._dtype)
         self._run(interpreter, filled)
         found = {}
         for name in names:

@@ -22,6 +22,7 @@ class Target(Protocol):
         NAME: the registry's key and the command's name.
         SUFFIX: of the file or folder, with its dot.
         SCHEMES: names of the schemes that the format carries; others are refused.
+        INPUTS: dtypes of pixels that its files can take; others are refused.
         RUNTIMES: names of the runtimes that open it, the default first.
         PACKAGES: names of the distributions that write it; their versions go into a file's provenance.
     """
@@ -29,6 +30,7 @@ class Target(Protocol):
     NAME: str
     SUFFIX: str
     SCHEMES: tuple[str, ...]
+    INPUTS: tuple[str, ...]
     RUNTIMES: tuple[str, ...]
     PACKAGES: tuple[str, ...]
 
@@ -38,7 +40,7 @@ class Target(Protocol):
         Args:
             network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
             scheme: one of `SCHEMES`.
-            options: the outer form.
+            options: the outer form; of the pixels, one of `INPUTS`.
             metadata: key -> text, written into the format's own metadata.
 
         Returns:
@@ -97,3 +99,17 @@ def target_named(name: str) -> Target:
     if name not in TARGETS:
         raise BadInput(f"no target is called `{name}`", hint=f"one of: {', '.join(TARGETS)}")
     return cast(Target, importlib.import_module(TARGETS[name]))
+
+
+def check_carries(target: str, scheme: str, options: EmitOptions) -> Target:
+    """The module of a target that carries a scheme in an outer form.
+
+    Raises:
+        BadInput: there is no such target, or it carries no such scheme or pixels.
+    """
+    module = target_named(target)
+    if scheme not in module.SCHEMES:
+        raise BadInput(f"{target} does not carry the scheme `{scheme}`", hint=f"it carries: {', '.join(module.SCHEMES)}")
+    if options.input_dtype not in module.INPUTS:
+        raise BadInput(f"{target} files take no `{options.input_dtype}` pixels", hint=f"--input {' or '.join(module.INPUTS)}")
+    return module

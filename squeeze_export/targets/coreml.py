@@ -33,6 +33,7 @@ from squeeze_export.targets._coreml_program import CLASS_PROBABILITIES, PROBABIL
 NAME = "coreml"
 SUFFIX = ".mlpackage"
 SCHEMES = ("fp32", "fp16", "int8", "w8", "palette8", "palette6", "palette4")
+INPUTS = ("uint8", "float32")
 RUNTIMES = ("coreml", "coreml-evaluator") if sys.platform == "darwin" else ("coreml-evaluator", "coreml")
 PACKAGES = ("coremltools",)
 

@@ -24,6 +24,7 @@ from squeeze_export.targets._onnx_sheet import Sheet
 NAME = "onnx"
 SUFFIX = ".onnx"
 SCHEMES = ("fp32", "fp16", "int8", "int8-npu", "int8-symmetric", "int8-per-tensor", "w8")
+INPUTS = ("uint8", "float32")
 RUNTIMES = ("onnxruntime", "torch")
 PACKAGES = ("onnx",)
 

@@ -35,6 +35,7 @@ from squeeze_export.targets._openvino_info import PRODUCT_SUFFIX, labels_file, r
 NAME = "openvino"
 SUFFIX = ".openvino"
 SCHEMES = ("fp32", "fp16", "int8", "int8-symmetric", "int8-per-tensor", "w8")
+INPUTS = ("uint8", "float32")
 RUNTIMES = ("openvino", "openvino-bf16")
 PACKAGES = ("openvino",)
 

@@ -2,7 +2,7 @@
 
 Integers of the table are unsigned; the format carries them as int8, 128 lower, or as int16, 32,768 lower, zero points too: the same
 steps under another name. The input stays uint8, the output is float: MediaPipe and LiteRT.js accept no other form. `int8-npu` has
-int8 logits, which leaves no float in the file.
+int8 logits, which leaves no float in the file. Pixels given as int8, 128 lower, are the network's own integers: no QUANTIZE then.
 
     int8       uint8 -> QUANTIZE -> int8 network -> DEQUANTIZE -> MEAN -> float32 logits; `int8-per-tensor` too
                a layer kept in float: DEQUANTIZE -> float32 -> QUANTIZE, where its neighbours are in integers
@@ -36,13 +36,14 @@ from squeeze_export.targets._tflite_writer import Steps, Writer, padding_word
 NAME = "tflite"
 SUFFIX = ".tflite"
 SCHEMES = ("fp32", "fp16", "int8", "int8-npu", "int8-per-tensor", "int16x8", "w8")
+INPUTS = ("uint8", "float32", "int8")
 RUNTIMES = ("litert", "litert-builtin", "tflite-runtime", "tensorflow-lite", "tflite-micro")
 PACKAGES = ("ai-edge-litert", "flatbuffers")
 
 PROVENANCE_NAME = "squeeze_export"
 """The metadata entry that holds the caller's key -> text, as JSON."""
 
-_PIXELS = Steps((1.0,), (0,))
+_PIXELS = {"uint8": Steps((1.0,), (0,)), "int8": Steps((1.0,), (-128,)), "int16": Steps((1.0,), (0,))}
 _RELU = {False: 0, True: 1}  # ActivationFunctionType
 _PADDING = {"SAME": 0, "VALID": 1}
 
@@ -201,25 +202,24 @@ class _Lowering:
 
     def _input(self) -> int:
         """The input tensor and what brings it to its readers' dtype, without changing a value."""
-        name = self.network.input.name
+        name, given = self.network.input.name, self.options.input_dtype
         size = (self.batch, *self.network.sizes[name])
-        floats = self.options.input_dtype == "float32"
-        source = self.writer.tensor(name, size, self.options.input_dtype, None if floats else _PIXELS)
+        source = self.writer.tensor(name, size, given, _PIXELS.get(given))
         readers = {self._computes_integers(node) for node in self.network.consumers[name]}
-        if True in readers and self.wide:
-            moved = self.integers[name] = self.writer.tensor(f"{name}/int16", size, "int16", _PIXELS)
-            if floats:
-                self.writer.operator("QUANTIZE", 2, [source], moved, ("QuantizeOptions", {}))  # version 2 added int16
-            else:  # from uint8 to int16 there is no QUANTIZE
-                self.writer.operator("CAST", 1, [source], moved, ("CastOptions", {}))
+        carried = f"int{self.scheme.activation_bits}"
+        if True in readers and given == carried:
+            self.integers[name] = source
         elif True in readers:
-            moved = self.integers[name] = self.writer.tensor(f"{name}/int8", size, "int8", self._steps(name))
-            self.writer.operator("QUANTIZE", 1, [source], moved, ("QuantizeOptions", {}))
-        if floats:
+            moved = self.integers[name] = self.writer.tensor(f"{name}/{carried}", size, carried, _PIXELS[carried])
+            if self.wide and given == "uint8":  # from uint8 to int16 there is no QUANTIZE
+                self.writer.operator("CAST", 1, [source], moved, ("CastOptions", {}))
+            else:  # version 2 added int16
+                self.writer.operator("QUANTIZE", 1 + self.wide, [source], moved, ("QuantizeOptions", {}))
+        if given == "float32":
             self.reals[name] = source
-        elif False in readers:
+        elif False in readers:  # version 2 added int8
             self.reals[name] = self._floats(f"{name}/float", self.network.sizes[name])
-            self.writer.operator("DEQUANTIZE", 1, [source], self.reals[name], ("DequantizeOptions", {}))
+            self.writer.operator("DEQUANTIZE", 1 + (given == "int8"), [source], self.reals[name], ("DequantizeOptions", {}))
         return source
 
     def _conv(self, node: Conv | QuantizedConv) -> None:

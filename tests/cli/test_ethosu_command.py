@@ -51,6 +51,16 @@ def test_several_with_their_settings_as_json(squeeze, net):
         assert row["estimate"]["cycles"] == sum(layer["cycles"] for layer in row["estimate"]["layers"])
 
 
+def test_int8_pixels_spare_the_npu_an_operator(squeeze, net):
+    rows = []
+    for pixels in ("uint8", "int8"):
+        done = squeeze("ethosu", *net, "--input", pixels, "--no-validate", "--require-full-placement", "--json")
+        assert done.code == 0, done.err
+        rows.append(json.loads(done.out)["measurements"][-1])
+    assert rows[0]["placement"]["operator_count"] == rows[1]["placement"]["operator_count"] + 1
+    assert rows[0]["estimate"]["cycles"] > rows[1]["estimate"]["cycles"]
+
+
 def test_all_is_every_one(squeeze, net, monkeypatch):
     monkeypatch.setattr(ethosu, "CHIPS", ("ethos-u55-128", "ethos-u55-32"))
     done = squeeze("ethosu", *net, "--accelerator", "all", "--no-validate", "--json")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -212,12 +213,19 @@ def test_batch(target, option, shown, squeeze, net):
     assert sidecar(name)["input"]["shape"] == [shown, 32, 32, 3]
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("target", "dtype"), [*product(TARGETS, ("uint8", "float32")), ("tflite", "int8")])
 def test_input(target, dtype, squeeze, net):
     result = squeeze(target, *net, "--int8", "--input", dtype, *FAST, "--json")
     assert sidecar(f"squeezenet_custom.int8{target_named(target).SUFFIX}")["input"]["dtype"] == dtype
     assert strict(result.out)["measurements"][-1]["accuracy"]["top1_agreement"]["value"] > 0.8
+
+
+@pytest.mark.parametrize("target", ["onnx", "all"])
+def test_pixels_that_a_target_does_not_take(target, squeeze, net):
+    message, hint = squeeze(target, *net, "--int8", "--input", "int8").refusal()
+    assert message == "onnx files take no `int8` pixels"
+    assert hint == "--input uint8 or float32"
+    assert not Path("squeeze-export-out").exists()
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeeze_export.core import Artifact
+from squeeze_export.core import Artifact, EmitOptions
 from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.pipeline import calibrate, export, open_network
 from squeeze_export.pipeline.boards import Reaching
@@ -130,9 +130,12 @@ def _until_it_listens(port: int) -> None:
 
 @pytest.fixture(scope="session")
 def tflite(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    """The tiny network's TFLite files: scheme -> artifact."""
+    """The tiny network's TFLite files: scheme -> artifact; `int8 pixels` is int8 and takes such."""
     pytest.importorskip("ai_edge_litert")
-    return _files("tflite", tiny, tmp_path_factory.mktemp("tflite"))
+    folder = tmp_path_factory.mktemp("tflite")
+    table = calibrate(open_network(tiny / "tiny.safetensors"), tiny / "calib").quantized
+    other, _ = export(table, "tflite", INT8, folder, name="other", options=EmitOptions(input_dtype="int8"))
+    return {**_files("tflite", tiny, folder), "int8 pixels": other}
 
 
 @pytest.fixture(scope="session")

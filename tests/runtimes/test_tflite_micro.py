@@ -83,6 +83,17 @@ def test_real_photographs_bit_for_bit(assets: Path, tmp_path: Path, network_file
     assert session.facts["arena_bytes"] > 900_000  # two feature maps of conv1's size do not fit into less
 
 
+def test_int8_pixels(tmp_path: Path) -> None:
+    """They are 128 lower than those it is given."""
+    pixels = drawn(2)
+    expected = tflite_micro.open_session(written(tmp_path), device="cpu", threads=1).infer(pixels)
+    artifact = written(tmp_path, "int8", EmitOptions(input_dtype="int8"))
+    np.testing.assert_array_equal(tflite_micro.open_session(artifact, device="cpu", threads=1).infer(pixels), expected)
+    np.testing.assert_array_equal(
+        *(runtime.inner_values(artifact, ["conv1"], pixels[:1])["conv1"] for runtime in (tflite_micro, litert_builtin))
+    )
+
+
 def runs_in(artifact: Artifact, arena_bytes: int) -> bool:
     """Whether TFLite Micro, in a process that may die of it, runs a file in an arena."""
     code = (

@@ -221,7 +221,7 @@ def test_inner_values_tell_a_float_layer_that_is_off(tmp_path: Path) -> None:
         litert.inner_values(artifact, ["fire99"], pixels[:1])
 
 
-@pytest.mark.parametrize("options", [EmitOptions("dynamic", "float32"), EmitOptions(3)], ids=str)
+@pytest.mark.parametrize("options", [EmitOptions("dynamic", "float32"), EmitOptions(3), EmitOptions(1, "int8")], ids=str)
 def test_the_outer_form_does_not_change_the_logits(options: EmitOptions, tmp_path: Path) -> None:
     network, _, pixels = mixed("none", "conv1")
     expected = litert.open_session(written(tmp_path, network)[0], device="cpu", threads=1).infer(pixels)

@@ -13,13 +13,14 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
 from squeeze_export.core import Artifact, EmitOptions, Preprocess, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph, MaxPool
-from squeeze_export.graph.quantized import FP16, FP32, INT8, INT8_NPU, INT8_PER_TENSOR, INT16X8, QuantizedGraph, Scheme
+from squeeze_export.graph.quantized import FP16, FP32, INT8, INT8_NPU, INT8_PER_TENSOR, INT16X8, W8, QuantizedGraph, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.architecture import Architecture, Bypass, Fire, tensor_shapes
@@ -151,11 +152,38 @@ def test_real_networks(write: Any, assets: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", [FP32, FP16, INT8], ids=lambda scheme: scheme.name)
-@pytest.mark.parametrize("options", [EmitOptions(4), EmitOptions("dynamic"), EmitOptions(1, "float32")], ids=str)
+@pytest.mark.parametrize(
+    "options", [EmitOptions(4), EmitOptions("dynamic"), EmitOptions(1, "float32"), EmitOptions(3, "int8")], ids=str
+)
 def test_the_outer_form_does_not_change_the_logits(write: Any, scheme: Scheme, options: EmitOptions) -> None:
     graph, quantized, pixels = small()
     network = quantized if scheme.integer else graph
     np.testing.assert_array_equal(run(write(network, scheme, options), pixels[:6]), run(write(network, scheme), pixels[:6]))
+
+
+def test_int8_pixels_are_the_networks_own_integers(write: Any) -> None:
+    """128 lower than uint8 ones, and nothing brings them to the first convolution."""
+    _, quantized, pixels = small()
+    path = write(quantized, INT8, EmitOptions(input_dtype="int8"))
+    source, _ = tflite.describe(path)
+    assert (source.dtype, source.scale, source.zero_point) == ("int8", 1.0, -128)
+    operators, usual = (dict(tflite.audit(file).operators) for file in (path, write(quantized, INT8)))
+    assert usual.pop("QUANTIZE") == 1
+    assert operators == usual
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], (pixels[:1].astype(np.int16) - 128).astype(np.int8))
+    interpreter.invoke()
+    logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_array_equal(logits, run(write(quantized, INT8), pixels[:1]))
+
+
+@pytest.mark.parametrize("scheme", [INT16X8, W8], ids=lambda scheme: scheme.name)
+def test_int8_pixels_in_other_schemes(write: Any, scheme: Scheme) -> None:
+    graph, _, pixels = small()
+    network = quantize(graph, pixels, FloatRunner(graph), scheme) if scheme.integer else graph
+    given, usual = (run(write(network, scheme, EmitOptions(input_dtype=dtype)), pixels) for dtype in ("int8", "uint8"))
+    np.testing.assert_array_equal(given, usual)
 
 
 def test_softmax_gives_probabilities(write: Any) -> None:
