@@ -54,6 +54,8 @@ class Tflite:
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4 or len(outputs[0]["shape"]) != 2:
             raise ValueError("the file is no classifier of one image tensor with one row of numbers")
+        if inputs[0]["dtype"] == numpy.int8 and tuple(inputs[0]["quantization"]) != (1, -128):
+            raise ValueError("its int8 input is not of pixels 128 lower")
         self.threads, self._input, self._output = threads, inputs[0], outputs[0]
         self._batch = int(self._input["shape"][0])
         signature = self._input.get("shape_signature", ())

@@ -208,7 +208,7 @@ def classifier_interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[s
         len(inputs) == len(outputs) == 1
         and len(inputs[0]["shape"]) == 4
         and inputs[0]["shape"][3] == 3
-        and inputs[0]["dtype"] in (np.uint8, np.float32, np.int8)
+        and takes_pixels(inputs[0]["dtype"], *inputs[0]["quantization"])
         and len(outputs[0]["shape"]) == 2
         and (outputs[0]["dtype"] == np.float32 or (outputs[0]["dtype"] == np.int8 and outputs[0]["quantization"][0] > 0))
     )
@@ -217,9 +217,14 @@ def classifier_interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[s
             f"{side}: " + ", ".join(f"{np.dtype(d['dtype']).name}{d['shape'].tolist()}" for d in details)
             for side, details in (("in", inputs), ("out", outputs))
         )
-        wanted = "(N, H, W, 3) uint8, int8 or float32 pixels with float32 or quantized int8 logits"
+        wanted = "(N, H, W, 3) uint8, float32 or 128 lower int8 pixels with float32 or quantized int8 logits"
         raise Refused(f"the file is no classifier of {wanted}: `{found}`")
     return inputs[0], outputs[0]
+
+
+def takes_pixels(dtype: Any, scale: float, zero_point: int) -> bool:
+    """Whether an input of this dtype and quantization takes what `pixels_as` makes."""
+    return np.dtype(dtype) in (np.uint8, np.float32) or (np.dtype(dtype), scale, zero_point) == (np.int8, 1, -128)
 
 
 def pixels_as(images: ByteArray, dtype: Any) -> NDArray[Any]:

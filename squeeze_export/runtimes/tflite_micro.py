@@ -24,7 +24,7 @@ from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Place
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes._quiet import quiet
-from squeeze_export.runtimes._tflite_interpreter import pixels_as
+from squeeze_export.runtimes._tflite_interpreter import pixels_as, takes_pixels
 from squeeze_export.runtimes._tflite_micro_file import FileRecords, read_file
 from squeeze_export.runtimes._tflite_records import read_records
 
@@ -32,7 +32,7 @@ NAME = "tflite-micro"
 DEVICES = ("cpu",)
 MAX_ARENA_BYTES = 1 << 28
 PROBE_S = 120
-_INPUTS, _OUTPUTS = ("uint8", "float32", "int8"), ("int8", "float32")
+_OUTPUTS = ("int8", "float32")
 
 
 def devices() -> tuple[str, ...]:
@@ -148,7 +148,7 @@ class MicroSession:
         self._dtype, self._steps = np.dtype(source["dtype"]), _steps(result)
         made = np.dtype(result["dtype"])
         fits = len(self._shape) == 4 and self._shape[3] == 3 and len(result["shape"]) == 2
-        if not fits or self._dtype.name not in _INPUTS or made.name not in _OUTPUTS:
+        if not fits or not takes_pixels(self._dtype, *_steps(source)) or made.name not in _OUTPUTS:
             found = f"{self._dtype.name}{list(self._shape)} -> {made.name}{[int(side) for side in result['shape']]}"
             raise Refused(f"`{artifact.path}` is no image classifier: `{found}`", hint="open files that this tool wrote")
 

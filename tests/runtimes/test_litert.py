@@ -34,6 +34,7 @@ from squeeze_export.runtimes import (
     tensorflow_lite,
     tflite_runtime,
 )
+from squeeze_export.runtimes._tflite_interpreter import takes_pixels
 from squeeze_export.runtimes._tflite_records import read_records
 from squeeze_export.targets import tflite
 
@@ -189,6 +190,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 
     def signed_input(model: Any) -> None:
         model.subgraphs[0].inputs, model.signatureDefs = [1], None
+        model.subgraphs[0].tensors[1].quantization.scale = [0.5]
         model.subgraphs[0].operators = model.subgraphs[0].operators[1:]
 
     with pytest.raises(Refused, match=r"no classifier of .*in: int8\[1, 48, 48, 3\]; out: float32\[1, 10\]"):
@@ -196,6 +198,21 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     good.path.unlink()
     with pytest.raises(BadInput, match="cannot be read: No such file"):
         opened(good)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "zero_point", "taken"),
+    [
+        (np.uint8, 1, 0, True),
+        (np.float32, 0, 0, True),
+        (np.int8, 1, -128, True),
+        (np.int8, 1, 0, False),  # the same values, of which half do not fit
+        (np.int8, 1 / 128, 0, False),  # normalized, as other tools' files take them
+        (np.int16, 1, 0, False),
+    ],
+)
+def test_inputs_that_pixels_can_be_given_to(dtype: Any, scale: float, zero_point: int, taken: bool) -> None:
+    assert takes_pixels(dtype, scale, zero_point) is taken
 
 
 @pytest.mark.parametrize(
