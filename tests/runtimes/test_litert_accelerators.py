@@ -41,27 +41,39 @@ SOFTWARE_DRIVERS = (
 
 @pytest.fixture
 def software_gpu() -> Iterator[None]:
-    """The first software Vulkan driver of this machine, and nothing but it."""
+    """A software Vulkan driver of this machine that LiteRT takes, and nothing but it."""
     drivers = [path for pattern in SOFTWARE_DRIVERS for path in sorted(glob.glob(pattern))]
     if sys.platform != "linux" or not drivers:
         pytest.skip("no software Vulkan driver (apt-get install mesa-vulkan-drivers libvulkan1)")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VK_ICD_FILENAMES", drivers[0])
-        patch.delenv("VK_DRIVER_FILES", raising=False)
-        try:
-            ctypes.CDLL(_litert_devices.VULKAN)
-        except OSError:  # Debian's chromium brings its loader along
-            beside = Path(drivers[0]).parent
-            if not (beside / _litert_devices.VULKAN).exists():
-                pytest.skip("no Vulkan loader (apt-get install libvulkan1)")
-            patch.setenv("LD_LIBRARY_PATH", str(beside))  # for the children; this process's own was read when it started
-            why_none = _litert_devices._why_none
-            patch.setattr(_litert_devices, "_why_none", lambda device: "" if device == "gpu" else why_none(device))
-        if "gpu" not in litert.devices():
-            with pytest.raises(Unavailable) as caught:
-                _litert_devices.accelerator_for("gpu")
-            pytest.skip(f"LiteRT does not take the driver {drivers[0]}: {caught.value.message}")
-        yield
+    reasons = []
+    for driver in drivers:
+        with pytest.MonkeyPatch.context() as patch:
+            reason = why_not_taken(driver, patch)
+            if reason is None:
+                yield
+                return
+            reasons.append(f"{driver}: {reason}")
+    pytest.skip(f"LiteRT takes no software Vulkan driver: {'; '.join(reasons)}")
+
+
+def why_not_taken(driver: str, patch: pytest.MonkeyPatch) -> str | None:
+    """Sets a driver up; what LiteRT says where it does not take it."""
+    patch.setenv("VK_ICD_FILENAMES", driver)
+    patch.delenv("VK_DRIVER_FILES", raising=False)
+    try:
+        ctypes.CDLL(_litert_devices.VULKAN)
+    except OSError:  # Debian's chromium brings its loader along
+        beside = Path(driver).parent
+        if not (beside / _litert_devices.VULKAN).exists():
+            return "no Vulkan loader (apt-get install libvulkan1)"
+        patch.setenv("LD_LIBRARY_PATH", str(beside))  # for the children; this process's own was read when it started
+        why_none = _litert_devices._why_none
+        patch.setattr(_litert_devices, "_why_none", lambda device: "" if device == "gpu" else why_none(device))
+    if "gpu" in litert.devices():
+        return None
+    with pytest.raises(Unavailable) as caught:
+        _litert_devices.accelerator_for("gpu")
+    return caught.value.message
 
 
 @cache
@@ -119,9 +131,9 @@ def test_an_fp32_file_on_webgpu(tmp_path: Path, capfd: pytest.CaptureFixture[str
 
 
 @pytest.mark.usefixtures("software_gpu")
-@pytest.mark.parametrize("scheme", ["int8", "int8-npu"])
-def test_an_integer_file_is_computed_in_floats_there(tmp_path: Path, scheme: str) -> None:
-    session, logits, expected = both(artifact(tmp_path, scheme))
+@pytest.mark.parametrize(("scheme", "pixels"), [("int8", "uint8"), ("int8-npu", "uint8"), ("int8", "int8")])
+def test_an_integer_file_is_computed_in_floats_there(tmp_path: Path, scheme: str, pixels: str) -> None:
+    session, logits, expected = both(artifact(tmp_path, scheme, input_dtype=pixels))
     step = table(scheme).tensors["conv10"].scale
     assert np.abs(logits - expected).max() <= 2 * step
     told = session.placement
