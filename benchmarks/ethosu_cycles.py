@@ -31,6 +31,7 @@ OUTSIDE = "TensorFlow's converter, the mean subtracted in the network"
 STRATEGIES = ("Performance", "Size")
 PIXELS = ("uint8", "int8")
 """What the files take: photographs as they are, and 128 lower, which spares the NPU an operator."""
+EITHER = "the best of each with either pixels"
 BOUND = 1.01
 
 
@@ -123,7 +124,7 @@ def main() -> None:
     raw: list[dict[str, Any]] = []
     above: dict[str, list[str]] = {
         f"{beside}, {dtype} pixels": [] for dtype in PIXELS for beside in ("the mean folded", "the mean inside", "their best")
-    }
+    } | {EITHER: []}
     left = 0
     for network, file in NETWORKS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +134,8 @@ def main() -> None:
                 cycles = {key: entry.estimate.cycles for key, entry in found.items()}
                 (aim, _, ratios), (_, spared, more) = (beside_theirs(cycles, dtype) for dtype in PIXELS)
                 ours, small = found[OURS, PIXELS[0], aim].estimate, found[OURS, PIXELS[0], "Size"].estimate
-                for beside, ratio in zip(above, (*ratios, *more), strict=True):
+                best = [min(count for (maker, *_), count in cycles.items() if (maker == OURS) is own) for own in (True, False)]
+                for beside, ratio in zip(above, (*ratios, *more, best[0] / best[1]), strict=True):
                     above[beside] += [f"{network} on {accelerator} {ratio:.2f}"] if ratio > BOUND else []
                 left += sum(entry.operator_count - entry.on_npu for (maker, *_), entry in found.items() if maker != OURS)
                 print(f"{network} {accelerator}: {ratios} {more}", file=sys.stderr)
@@ -151,7 +153,7 @@ def main() -> None:
                         f"{ratios[2]:.4f}",
                         f"{spared:,}",
                         f"{more[0]:.4f}",
-                        f"{more[2]:.4f}",
+                        f"{best[0] / best[1]:.4f}",
                         milliseconds(ours.inference_ms),
                         sram(ours),
                         milliseconds(small.inference_ms),
@@ -186,7 +188,7 @@ def main() -> None:
             "ratio, their best",
             "cycles, ours, int8 pixels",
             "ratio, int8 pixels",
-            "ratio, their best, int8 pixels",
+            f"ratio, {EITHER}",
             "time, ours",
             "SRAM",
             "time, for size",
