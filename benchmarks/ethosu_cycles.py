@@ -171,8 +171,8 @@ def main() -> None:
             f"Estimated by {ours.tool} from its own model of the chip, not measured; Arm advises against comparing figures of "
             "different settings. Theirs: TensorFlow's converter, full integer with int8 output, the same weights and photographs; "
             "the mean is folded into the first convolution as in ours, or (mean inside) subtracted in the network. Ours is what "
-            "`squeeze-export ethosu` gives, the strategy of fewer cycles; theirs Vela's default, Performance; in the last ratio "
-            "the best of both strategies and both files. With int8 pixels (`--input int8`, theirs likewise) there is no "
+            "`squeeze-export ethosu` gives, the strategy of fewer cycles; theirs Vela's default, Performance; where it says "
+            "their best, that of both strategies and both files. With int8 pixels (`--input int8`, theirs likewise) there is no "
             f"QUANTIZE in front. Ratios above {BOUND}: {bound}. Operators of their files left to the CPU: "
             f"{left}."
         ],
