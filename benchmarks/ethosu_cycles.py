@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,7 +29,7 @@ OURS = "squeeze-export"
 FOLDED = "TensorFlow's converter, the mean folded as in ours"
 OUTSIDE = "TensorFlow's converter, the mean subtracted in the network"
 STRATEGIES = ("Performance", "Size")
-PIXELS = ("uint8", "int8")
+PIXELS: tuple[Literal["uint8", "int8"], ...] = ("uint8", "int8")
 """What the files take: photographs as they are, and 128 lower, which spares the NPU an operator."""
 EITHER = "the best of each with either pixels"
 BOUND = 1.01
@@ -73,7 +73,7 @@ def converted(graph: Graph, mean: FloatArray, pixels: ByteArray, dtype: str) -> 
 def files(file: str, folder: Path) -> dict[tuple[str, str], Path]:
     """Maker and type of the pixels -> the file."""
     weights, calib = assets() / "weights" / file, assets() / "images" / "calib"
-    made = {}
+    made: dict[tuple[str, str], Path] = {}
     for dtype in PIXELS:
         form, out = EmitOptions(input_dtype=dtype), folder / dtype
         job = Job(("tflite",), "int8-npu", weights, calib, out=out, options=form, validate=False, bench=False)
@@ -122,9 +122,8 @@ def main() -> None:
     """Runs the benchmark and writes its results."""
     rows: list[Sequence[str]] = []
     raw: list[dict[str, Any]] = []
-    above: dict[str, list[str]] = {
-        f"{beside}, {dtype} pixels": [] for dtype in PIXELS for beside in ("the mean folded", "the mean inside", "their best")
-    } | {EITHER: []}
+    columns = [f"{beside}, {dtype} pixels" for dtype in PIXELS for beside in ("the mean folded", "the mean inside", "their best")]
+    above: dict[str, list[str]] = {beside: [] for beside in (*columns, EITHER)}
     left = 0
     for network, file in NETWORKS.items():
         with tempfile.TemporaryDirectory() as folder:

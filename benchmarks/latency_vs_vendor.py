@@ -44,7 +44,7 @@ def _round(network: str, threads: int, files: Sequence[Contestant], raw: list[di
     report = bench_files([entry.path for entry in files], options=RunOptions(threads=threads, rounds=ROUNDS))
     makers = {entry.path.name: entry.maker for entry in files}
     ours = next(row for row in report.measurements if row.scheme == "int8" and makers[row.artifact] == OURS)
-    rows = []
+    rows: list[Sequence[str]] = []
     for row in report.measurements:
         assert row.latency is not None
         ratio = None if row is ours else _ratio(ours, row)

@@ -31,7 +31,7 @@ def main() -> None:
                         eval=assets() / "images" / "eval",
                         labels=assets() / "images" / "imagenet_wnids.txt",
                         out=Path(folder),
-                        options=EmitOptions(coreml_compute=compute),  # type: ignore[arg-type]
+                        options=EmitOptions(coreml_compute=compute),
                         run=RunOptions(emulated_images=COUNT),
                         bench=False,
                     )

@@ -77,7 +77,7 @@ def _one(results: Sequence[Mapping[str, Any]], network: str, maker: str, **wante
 def _export_ratio(times: Mapping[str, Sequence[Mapping[str, float]]], target: str, maker: str) -> str:
     ours, theirs = ([run["wall_s"] for run in times[name]] for name in (f"squeeze-export {target} --int8", f"{target}: {maker}"))
     assert statistics.median(ours) > 0
-    found = bootstrap_ratio(ours, theirs)  # type: ignore[arg-type]  # seconds
+    found = bootstrap_ratio(ours, theirs)
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 

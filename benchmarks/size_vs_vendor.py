@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks.contestants import NETWORKS, OURS, contestants
 from benchmarks.recording import write
@@ -12,7 +13,7 @@ from squeeze_export.files import content_size, read_content
 def main() -> None:
     """Runs the benchmark and writes its results."""
     rows: list[Sequence[str]] = []
-    raw = []
+    raw: list[dict[str, Any]] = []
     with contestants() as made:
         for entry in made:
             size_bytes = content_size(read_content(entry.path))
@@ -26,23 +27,14 @@ def main() -> None:
                 }
             )
     for network in NETWORKS:
-        for entry in (entry for entry in raw if entry["network"] == network):
+        for found in (found for found in raw if found["network"] == network):
             ours = next(
-                int(str(other["size_bytes"]))
+                other["size_bytes"]
                 for other in raw
-                if (other["network"], other["target"], other["scheme"], other["maker"]) == (network, entry["target"], "int8", OURS)
+                if (other["network"], other["target"], other["scheme"], other["maker"]) == (network, found["target"], "int8", OURS)
             )
-            share = int(str(entry["size_bytes"])) / ours
-            rows.append(
-                (
-                    network,
-                    str(entry["target"]),
-                    str(entry["scheme"]),
-                    str(entry["maker"]),
-                    f"{int(str(entry['size_bytes'])):,}",
-                    f"{share:.2f}",
-                )
-            )
+            size_bytes = found["size_bytes"]
+            rows.append((network, found["target"], found["scheme"], found["maker"], f"{size_bytes:,}", f"{size_bytes / ours:.2f}"))
     write(
         "size_vs_vendor",
         "Bytes of the exported files",

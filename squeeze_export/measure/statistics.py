@@ -97,8 +97,8 @@ def _falling_root(function: Callable[[float], float], low: float, high: float) -
 
 
 def bootstrap_ratio(
-    numerator_samples: Sequence[int] | NDArray[np.int64],
-    denominator_samples: Sequence[int] | NDArray[np.int64],
+    numerator_samples: Sequence[float] | NDArray[np.int64],
+    denominator_samples: Sequence[float] | NDArray[np.int64],
     seed: int = 0,
     resamples: int = 2000,
     confidence: float = 0.95,
