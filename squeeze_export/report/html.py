@@ -19,6 +19,7 @@ from squeeze_export.report.wording import (
     accuracy_heading,
     accuracy_note,
     accuracy_parts,
+    board_line,
     decibel,
     delta_pp,
     delta_range,
@@ -87,7 +88,9 @@ def _summary(report: Report) -> str:
     names = "".join(f"<th>{name}</th>" for name in ("target", "scheme", "device"))
     figures = "".join(f'<th class="figure">{name}</th>' for name in ("size", heading, "SQNR", "p50", "speed-up"))
     rows = "".join(_summary_row(measurement, heading, report.measurements) for measurement in report.measurements)
-    return f'<h2>Summary</h2><div class="wide"><table><thead><tr>{names}{figures}</tr></thead><tbody>{rows}</tbody></table></div>'
+    table = f'<div class="wide"><table><thead><tr>{names}{figures}</tr></thead><tbody>{rows}</tbody></table></div>'
+    board = board_line(report.measurements)
+    return f"<h2>Summary</h2>{table}" + (f'<p class="soft">{text(board)}.</p>' if board else "")
 
 
 def _summary_row(measurement: Measurement, heading: str, among: Sequence[Measurement]) -> str:

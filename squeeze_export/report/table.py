@@ -27,6 +27,7 @@ from squeeze_export.report.wording import (
     NOTHING,
     accuracy_heading,
     accuracy_parts,
+    board_line,
     decibel,
     device,
     evidence,
@@ -72,6 +73,10 @@ def print_table(report: Report, console: Console) -> None:
         # The reason takes the room of all the figures.
         cells = (*cells[:names], tuple(reason) if console.is_terminal else (" ".join(reason),))
         _print_lines(console, _lines(cells, widths, len(cells), gap), _STYLES[measurement.status])
+    board = board_line(report.measurements)
+    if board:
+        _print_lines(console, [""], "")
+        _print_text(console, board)
     if report.verdicts:
         _print_verdicts(report, console)
     if any(measurement.estimate is not None for measurement in report.measurements):
@@ -83,8 +88,7 @@ def print_table(report: Report, console: Console) -> None:
 def _print_verdicts(report: Report, console: Console) -> None:
     _print_lines(console, [""], "")
     for line in verdict_lines(report):
-        wrapped = textwrap.wrap(line, console.width, subsequent_indent="  ", break_on_hyphens=False)
-        _print_lines(console, wrapped if console.is_terminal else [line], "")
+        _print_text(console, line)
 
 
 def _print_estimates(report: Report, console: Console) -> None:
@@ -103,8 +107,7 @@ def _print_estimates(report: Report, console: Console) -> None:
         _print_lines(console, _lines(tuple(row[index] for index in short), [widths[index] for index in short], 1, " "), style)
         _print_lines(console, [f"  {', '.join(row[index][0] for index in LONG_COLUMNS)}"], style)
     for line in left_lines(report.measurements):
-        wrapped = textwrap.wrap(line, console.width, subsequent_indent="  ", break_on_hyphens=False)
-        _print_lines(console, wrapped if console.is_terminal else [line], "")
+        _print_text(console, line)
 
 
 def _print_differences(report: Report, console: Console) -> None:
@@ -113,6 +116,12 @@ def _print_differences(report: Report, console: Console) -> None:
     _print_lines(console, ["", *_lines(tuple(header), widths, 2, "  ")], "bold")
     for row in rows:
         _print_lines(console, _lines(tuple(row), widths, 2, "  "), "")
+
+
+def _print_text(console: Console, line: str) -> None:
+    """A sentence, wrapped where it is read on a terminal."""
+    wrapped = textwrap.wrap(line, console.width, subsequent_indent="  ", break_on_hyphens=False)
+    _print_lines(console, wrapped if console.is_terminal else [line], "")
 
 
 def _header(heading: str) -> Row:

@@ -201,6 +201,14 @@ def host_line(report: Report) -> str:
     return ", ".join(parts)
 
 
+def board_line(measurements: Sequence[Measurement]) -> str:
+    """The board or phone whose devices the rows name; empty where they are this machine's."""
+    facts = next((row.facts for row in measurements if row.facts.get("on") in ("ssh", "adb")), {})
+    told = [str(facts[name]) for name in ("board", "soc", "cpu", "architecture") if facts.get(name)]
+    what = {"ssh": "a board over ssh", "adb": "an Android device over adb"}.get(str(facts.get("on")))
+    return f"run on {what}: {', '.join(dict.fromkeys(told)) or 'it tells nothing of itself'}" if what else ""
+
+
 def accuracy_note(measurements: Sequence[Measurement]) -> str:
     """What the accuracy column means, in one sentence; empty where nothing was compared."""
     accuracies = [measurement.accuracy for measurement in measurements if measurement.accuracy is not None]

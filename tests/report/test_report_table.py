@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from squeeze_export.report import wording
+from squeeze_export.report.html import to_html
 from squeeze_export.report.inventory_table import print_inventory
+from squeeze_export.report.markdown import to_markdown
 from squeeze_export.report.table import print_table
 from squeeze_export.results import Interval
 
@@ -25,6 +27,30 @@ def test_columns_and_figures(report):
     header, first, *_ = printed(report, width=140)
     assert header.split() == ["target", "scheme", "device", "size", "agreement", "SQNR", "p50", "speed-up"]
     assert " ".join(first.split()) == "onnx int8 cpu 1.27 MB 97.3% [96.0, 98.2] 38.9 dB 2.65 ms 2.9x [2.8, 3.0]"
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        (
+            {"on": "ssh", "board": "Raspberry Pi 5", "cpu": "A76", "architecture": "aarch64"},
+            "a board over ssh: Raspberry Pi 5, A76, aarch64",
+        ),
+        (
+            {"on": "adb", "board": "Pixel 8", "soc": "Tensor G3", "architecture": "arm64-v8a"},
+            "an Android device over adb: Pixel 8, Tensor G3, arm64-v8a",
+        ),
+        ({"on": "ssh"}, "a board over ssh: it tells nothing of itself"),
+    ],
+)
+def test_rows_of_a_board_say_so(report, facts, line):
+    """Its `cpu` is not this machine's."""
+    rows = tuple(dataclasses.replace(row, facts=facts) if row.status == "ok" else row for row in report.measurements)
+    there = dataclasses.replace(report, measurements=rows)
+    assert f"run on {line}" in printed(there, width=140)
+    assert not any("run on" in row for row in printed(report, width=140))
+    assert f"run on {line}." in to_html(there)
+    assert f"- device: run on {line}\n" in to_markdown(there)
 
 
 def test_labels_change_the_accuracy_column(labelled_report):
