@@ -20,9 +20,9 @@ MAX_JSON_BYTES = 1 << 23
 KEPT_BYTES = 4096
 """Of what the program prints on stderr: its end."""
 PATIENCE_S = 10
+"""For the program to clean up after itself."""
 MAX_PROGRESS_FRAMES = 1 << 20
 """Between a request and its answer."""
-"""For the program to clean up after itself."""
 KINDS: Mapping[str, type[SqueezeExportError]] = {"unavailable": Unavailable, "refused": Refused, "bad": BadInput}
 
 Explain = Callable[[int, str], SqueezeExportError]
