@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from squeeze_export.core import Preprocess
@@ -15,6 +16,10 @@ from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.nets.safetensors_file import write_safetensors
 
 TINY = Architecture("squeezenet_custom", 8, 3, (Fire(4, 8, 8), Fire(4, 8, 8)), (0,), 5)
+
+
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")  # the same examples on every machine, however slow it is today
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_folded_conv1_gives_what_the_unfolded_one_gives(preprocess: Preprocess) 
     assert 10 * np.log10(np.square(expected).sum() / np.square(found - expected).sum()) > 120
 
 
-@settings(deadline=None, max_examples=25, derandomize=True)
+@settings(max_examples=25)
 @given(
     st.sampled_from(["rgb", "bgr"]),
     st.tuples(*[st.integers(0, 255).map(float)] * 3),
@@ -137,7 +137,7 @@ def test_padding_of_conv10_is_kept() -> None:
 
 
 @given(st.integers(2, 300))
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 def test_ceil_pads_give_torchs_size(size_px: int) -> None:
     pooled = torch.nn.MaxPool2d(3, 2, ceil_mode=True)(torch.zeros(1, 1, size_px, size_px))
     pads = ceil_pads(size_px)

@@ -84,7 +84,7 @@ def test_convs_are_in_order() -> None:
     assert [node.name for node in GRAPH.convs] == ["a", "b", "c"]
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(st.integers(7, 60), st.integers(1, 7), st.integers(1, 3), st.integers(0, 3))
 def test_output_px_is_torchs(size_px: int, kernel: int, stride: int, pad: int) -> None:
     result = torch.conv2d(torch.zeros(1, 1, size_px, size_px), torch.zeros(1, 1, kernel, kernel), stride=stride, padding=pad)

@@ -78,7 +78,7 @@ def test_everything_beside_the_integers_survives(path: Path) -> None:
             assert read == written
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(st.lists(st.text(), min_size=6, max_size=6), st.dictionaries(st.text(), st.text() | st.integers()))
 def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, labels: list[str], provenance: dict[str, Any]) -> None:
     path = tmp_path_factory.mktemp("table") / "t"

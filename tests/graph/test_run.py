@@ -144,7 +144,7 @@ def test_another_size_is_refused() -> None:
         FloatRunner(by_hand())(np.zeros((1, 3, 2, 3), np.uint8))
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(1, 2), st.integers(5, 12), st.integers(5, 12)),
     st.tuples(st.integers(1, 5), st.integers(1, 4)),
@@ -171,7 +171,7 @@ def test_weight_matrix_by_hand() -> None:
     assert matrix[(1 * 2 + 0) * 3 + 2].tolist() == weight[:, 2, 1, 0].tolist()
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(st.integers(2, 40), st.integers(0, 2**32 - 1))
 def test_max_pool_with_ceil_pads_is_torchs_ceil_mode(size_px: int, seed: int) -> None:
     """Values below zero too: padding must never win."""
@@ -181,7 +181,7 @@ def test_max_pool_with_ceil_pads_is_torchs_ceil_mode(size_px: int, seed: int) ->
     np.testing.assert_array_equal(found, pooled.numpy().transpose(0, 2, 3, 1))
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(5, 14), st.integers(5, 14), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_max_pool_of_oblong_maps_is_torchs(height: int, width: int, kernel: int, stride: int, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=(1, height, width, 2)).astype(np.float32)

@@ -66,7 +66,7 @@ weights = st.sampled_from([-128, -127, -90, -65, -64, -1, 0, 1, 63, 64, 65, 90, 
 pixels = st.sampled_from([0, 1, 128, 250, 253, 254, 255])
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.data(),
     st.integers(1, 3),

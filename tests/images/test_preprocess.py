@@ -61,7 +61,7 @@ def triangle(source: int, resized: int) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(width=st.integers(20, 300), height=st.integers(20, 300), spare=st.integers(0, 31), seed=st.integers(0, 9))
 def test_geometry_without_pillow(width, height, spare, seed):
     """Within two steps: Pillow rounds after each of its two passes."""
@@ -74,7 +74,7 @@ def test_geometry_without_pillow(width, height, spare, seed):
     assert np.abs(loaded - exact[top : top + crop, left : left + crop]).max() < 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 400),
     height=st.integers(1, 400),
@@ -208,7 +208,7 @@ def test_broken_files(tmp_path: Path, damage):
     assert "0x" not in caught.value.reason  # no memory address of a buffer
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_damaged_file_raises_only_broken_image(data):
     file = io.BytesIO()

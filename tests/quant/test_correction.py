@@ -22,7 +22,7 @@ def test_no_error_no_correction() -> None:
     np.testing.assert_array_equal(corrected_bias(bias, weight, weight, mean, mean), bias.astype(np.float64))
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_the_mean_output_is_the_wanted_one(seed: int) -> None:
     rng = np.random.default_rng(seed)

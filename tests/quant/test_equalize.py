@@ -80,7 +80,7 @@ def group_factors(graph: Graph, rng: Any) -> dict[str, Any]:
     return factors
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_any_factors_change_nothing(seed: int) -> None:
     graph, pixels, expected = small()
@@ -88,7 +88,7 @@ def test_any_factors_change_nothing(seed: int) -> None:
     assert sqnr_db(expected, FloatRunner(changed)(pixels)) > 110
 
 
-@settings(deadline=None, max_examples=20, derandomize=True)
+@settings(max_examples=20)
 @given(st.integers(-3, 3), st.integers(0, 2**32 - 1))
 def test_powers_of_two_change_not_one_bit(limit: int, seed: int) -> None:
     graph, pixels, expected = small()

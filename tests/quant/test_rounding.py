@@ -50,7 +50,7 @@ def test_a_shared_scale_is_the_best_one_for_all_filters() -> None:
     assert error(weight_scales(weight, bias, power, 1.0, 127)) < error(shared)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 150), st.integers(1, 20))
 def test_compensation_never_does_harm(seed: int, size: int, rank: int) -> None:
     weight, scale, moment = drawn(seed, size=size, rank=rank)
@@ -86,7 +86,7 @@ def test_inputs_that_matter_most_are_rounded_first() -> None:
     assert compensated(weight, np.ones(1, np.float32), 127, moment).tolist() == [[2, 1]]
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([64, 127]), st.floats(0.001, 3))
 def test_limits_hold_whatever_the_scale(seed: int, limit: int, spread: float) -> None:
     rng = np.random.default_rng(seed)
@@ -117,7 +117,7 @@ def test_rounding_changes_nothing_of_its_arguments() -> None:
     np.testing.assert_array_equal(moment, copies[1])
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([64, 127]))
 def test_scales_are_no_worse_than_the_largest_weights(seed: int, limit: int) -> None:
     rng = np.random.default_rng(seed)
@@ -146,7 +146,7 @@ def test_dead_filters_have_a_scale_above_0() -> None:
     np.testing.assert_array_equal(nearest(np.zeros((2, 9), np.float32), scale, 127), 0)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(st.floats(-1e6, 1e6, width=32), st.floats(1e-6, 1e3), st.sampled_from([0.0, 1e-20, 1e-6, 1.0]))
 def test_the_bias_fits_int32(bias: float, input_scale: float, size: float) -> None:
     weight = np.full((1, 9), size, np.float32)

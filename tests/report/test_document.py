@@ -118,7 +118,7 @@ reports = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(reports)
 def test_round_trip(drawn):
     text = json.dumps(to_json(drawn), allow_nan=False)
