@@ -6,6 +6,7 @@ A job is one way through them: checkpoint -> graph -> quantized graph -> `Artifa
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,10 @@ Evidence = Literal["measured", "emulated", "simulated", "estimated"]
 Dimension = int | str
 
 
+_SWITCHES: Mapping[str, str] = {"onnxruntime": "ORT_DISABLE_TELEMETRY"}
+"""Package -> the variable that has it send nothing. ONNX Runtime writes a session's number as soon as it is imported."""
+
+
 def require(module: str, extra: str, *, without: tuple[str, ...] = ()) -> Any:
     """Imports a framework at the point of use.
 
@@ -39,6 +44,9 @@ def require(module: str, extra: str, *, without: tuple[str, ...] = ()) -> Any:
         Unavailable: the module is not installed; the hint names the extra.
         Refused: the module is installed and breaks while it is imported.
     """
+    switch = _SWITCHES.get(module.partition(".")[0])
+    if switch is not None:
+        os.environ.setdefault(switch, "1")
     hidden = [name for name in without if name not in sys.modules] if module not in sys.modules else []
     try:
         sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is how Python spells "not to be imported"

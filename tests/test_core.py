@@ -1,6 +1,11 @@
-"""What the shared types do by themselves: where operators ran, summed up."""
+"""What the shared types do by themselves: where operators ran, summed up; and how packages are imported."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +70,12 @@ def test_records_without_a_convolution_excuse_nothing() -> None:
         "Mean out in floating point",
     )
     assert placed().operator_count == 0
+
+
+def test_onnx_runtime_is_imported_without_its_telemetry(tmp_path: Path) -> None:
+    """It would leave a session's number in the temporary folder."""
+    pytest.importorskip("onnxruntime")
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    program = "from squeeze_export.core import require; require('onnxruntime', 'onnx')"
+    subprocess.run([sys.executable, "-c", program], env={**environment, "TMPDIR": str(tmp_path)}, check=True, timeout=60)
+    assert os.listdir(tmp_path) == []

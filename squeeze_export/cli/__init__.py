@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -111,7 +112,8 @@ def long_name(option: click.Option) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """The console script: runs a command and turns every failure into one line, a hint and an exit code."""
+    """The console script: runs a command and turns every failure into one line, a hint and an exit code. SIGTERM is as ^C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(argv))
 
 

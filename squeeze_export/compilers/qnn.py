@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -179,8 +180,13 @@ def _run(folder: Path, chip: str) -> Any:
     if code or not result.exists():
         lines = log.read_bytes()[-MAX_MESSAGE_CHARACTERS:].decode("utf-8", "replace").split("\n")
         last = " ".join(next((line for line in reversed(lines) if line.strip()), "").split())
-        raise Refused(f"QNN's compiler ended without a result for `{chip}`: exit code {code}, {last}")
+        raise Refused(f"QNN's compiler ended without a result for `{chip}`: {_ending(code)}, {last}")
     return json.loads(result.read_text())
+
+
+def _ending(code: int) -> str:
+    names = {-number.value: f"ended by {number.name}" for number in signal.Signals}
+    return names.get(code, f"exit code {code}")
 
 
 def _shortened(words: str) -> str:

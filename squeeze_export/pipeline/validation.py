@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def validate(
     sums = dict.fromkeys(sessions, Tally())
     reference = FloatRunner(network.graph)
     total, done = int(evaluation.found["image_count"]), 0
-    with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
+    with one_blas_thread(), _threads() as pool:
         for batch in evaluation.stream:
             if evaluation.independent:
                 check_overlap(calibration_hashes, batch.hashes, batch.files)
@@ -143,6 +144,20 @@ def validate(
                 comparison.add(batch.pixels[part], compared, pool)
     found = {key: accuracy_of(total) for key, total in sums.items() if total.count}
     return found, _warnings(evaluation, found, network.architecture.class_count)
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """One for each core. After ^C nobody waits for them: a board may take minutes for what it has been given."""
+    pool = ThreadPoolExecutor(usable_cores())
+    waits = True
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        waits = False
+        raise
+    finally:
+        pool.shutdown(wait=waits, cancel_futures=True)
 
 
 def spread_evenly(done: int, count: int, total: int, limit: int) -> NDArray[np.bool_]:

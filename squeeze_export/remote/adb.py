@@ -178,6 +178,8 @@ class AdbBoard:
                 out, printed = (_start_of(file) for file in (out_file, err_file))
         except FileNotFoundError as err:
             raise Unavailable("`adb` is not installed", hint="install Android's platform-tools") from err
+        except OSError as err:
+            raise Unavailable(f"`adb` cannot be started: {err.strerror or err}", hint="install Android's platform-tools") from err
         except subprocess.TimeoutExpired as err:
             raise Unavailable(f"the device `{self._serial}` gave no answer within `{limit_s:g}` s", hint="adb devices") from err
         if done.returncode == 0:

@@ -9,7 +9,6 @@ delegates.
 from __future__ import annotations
 
 import errno
-import glob
 import importlib
 import json
 import os
@@ -114,6 +113,7 @@ class Onnx:
     """ONNX Runtime on the CPU."""
 
     def __init__(self, files: dict[str, bytes], module: str, builtin: bool, threads: int) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its import writes a session's number already
         self._model, self.threads = next(iter(files.values())), threads
         self._session = self._opened(self._options())
         source = self._session.get_inputs()[0]
@@ -162,7 +162,7 @@ class Onnx:
             session = self._opened(options)
             session.run(None, {self._name: numpy.zeros(shape, self._dtype)})
             session.end_profiling()
-            with open(glob.glob(os.path.join(folder, "*"))[0], encoding="utf-8") as file:
+            with open(os.path.join(folder, os.listdir(folder)[0]), encoding="utf-8") as file:
                 text = file.read()
             if not text.rstrip().endswith("]"):  # ONNX Runtime does not say so
                 raise OSError(errno.ENOSPC, "ONNX Runtime's profile is cut short")

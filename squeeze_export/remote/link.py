@@ -50,6 +50,7 @@ class Link:
     def __init__(self, command: Sequence[str], first: bytes, *, explain: Explain, name: str, limit_s: float) -> None:
         self._explain, self._name, self._printed = explain, name, b""
         self._lock, self._late = threading.Lock(), False
+        self._gone: SqueezeExportError | None = None
         try:
             self._process = subprocess.Popen(
                 command,
@@ -91,22 +92,32 @@ class Link:
             SqueezeExportError: what the other side raises.
         """
         with self._lock:
-            if self._process.poll() is not None:
-                raise self._end()
-            with self._limited(limit_s):
-                self._send(frame(dict(request), blob))
-            for _ in range(MAX_PROGRESS_FRAMES):
-                with self._limited(limit_s):
-                    answer, found = self._receive(answer_bytes)
-                if "progress" not in answer:
-                    break
-                with suppress(TypeError, ValueError, OverflowError):
-                    progress("timing on the board", int(answer["progress"]), int(answer["total"]))
-            else:
-                self._process.kill()
-                raise Refused("the board tells of its progress, and of nothing else")
+            if self._gone is not None:
+                raise self._gone
+            try:
+                answer, found = self._answered(request, blob, limit_s, answer_bytes, progress)
+            except SqueezeExportError as err:
+                self._gone = err  # why there is no link any more, for whoever asks next
+                raise
         _raise_error(answer)
         return answer, found
+
+    def _answered(
+        self, request: Mapping[str, Any], blob: bytes, limit_s: float, answer_bytes: int, progress: Progress
+    ) -> tuple[Mapping[str, Any], bytes]:
+        if self._process.poll() is not None:
+            raise self._end()
+        with self._limited(limit_s):
+            self._send(frame(dict(request), blob))
+        for _ in range(MAX_PROGRESS_FRAMES):
+            with self._limited(limit_s):
+                answer, found = self._receive(answer_bytes)
+            if "progress" not in answer:
+                return answer, found
+            with suppress(KeyError, TypeError, ValueError, OverflowError):
+                progress("timing on the board", int(answer["progress"]), int(answer["total"]))
+        self._process.kill()
+        raise Refused("the board tells of its progress, and of nothing else")
 
     def close(self) -> None:
         """Lets the program end: the end of its stdin tells it, and it has `PATIENCE_S` to clean up. A second call does nothing."""

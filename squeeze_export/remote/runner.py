@@ -16,6 +16,7 @@ import signal
 import struct
 import threading
 import time
+from contextlib import suppress
 from queue import Queue
 from typing import Any, BinaryIO
 
@@ -208,12 +209,18 @@ def serve(
 
     def listen() -> None:
         found: Any = ()
-        while found is not None:
-            found = read_frame(source)
-            requests.put(found)
-        time.sleep(LAST_WORDS_S)  # an idle runner ends by itself; one that computes is ended
-        _remove(folder)
-        os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            while found is not None:
+                found = read_frame(source)
+                requests.put(found)
+        except Exception as err:  # noqa: BLE001  # no memory for what comes, or what comes is no frame
+            requests.put(None)
+            with suppress(OSError):
+                tell(failure(err))
+        finally:
+            time.sleep(LAST_WORDS_S)  # an idle runner ends by itself; one that computes is ended
+            _remove(folder)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def tell(content: dict[str, Any], blob: bytes = b"") -> None:
         sink.write(frame(content, blob))
@@ -234,15 +241,19 @@ def _greeted(runner: Runner, tell: Any, cpus: list[int] | None) -> bool:
     try:
         if cpus:
             os.sched_setaffinity(0, cpus)
+    except OSError as err:
+        tell(failure(Refusal("bad", f"the board cannot stay on the CPUs `{cpus}`: {err.strerror}", "--cpus")))
+        return False
+    try:
         tell(runner.greeting())
     except ImportError as err:
         hint = "install it there (pip install numpy), or name another Python with --board-python"
         tell(failure(Refusal("unavailable", f"the board's Python has no numpy: {err}", hint)))
+        return False
     except OSError as err:
-        tell(failure(Refusal("bad", f"the board cannot stay on the CPUs `{cpus}`: {err.strerror}", "--cpus")))
-    else:
-        return True
-    return False
+        tell(failure(err))
+        return False
+    return True
 
 
 def _answer_all(runner: Runner, requests: Queue[Any], tell: Any) -> None:

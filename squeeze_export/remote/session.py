@@ -108,7 +108,7 @@ class Board:
         try:
             kernels, placement = self._read_records(artifact.target, answer["records"], artifact.scheme)
             return RemoteSession(self, number, artifact, answer, kernels, placement)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as err:
             raise Refused(f"what the board tells of `{artifact.path.name}` cannot be read: {type(err).__name__} {err}") from err
 
     def ask(self, request: Mapping[str, Any], blob: bytes = b"", **limits: Any) -> tuple[Mapping[str, Any], bytes]:

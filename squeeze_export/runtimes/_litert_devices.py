@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -112,14 +113,16 @@ def _why_none(device: str) -> str:
 
 def _probe(device: str) -> Mapping[str, Any]:
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "squeeze_export.runtimes._litert_probe", device],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PROBE_S,
-            check=False,
-            env=child_environment(),
-        )
+        with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
+            done = subprocess.run(
+                [sys.executable, "-m", "squeeze_export.runtimes._litert_probe", device],
+                cwd=folder,  # the user's is no place to import from
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=PROBE_S,
+                check=False,
+                env=child_environment(),
+            )
     except subprocess.TimeoutExpired:
         return {"reason": f"its driver did not answer within {PROBE_S} s"}
     if done.returncode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -60,6 +61,7 @@ class LitertProcess:
                     stdout=subprocess.PIPE,
                     stderr=self._log,
                     bufsize=0,
+                    cwd=name if os.name == "posix" else None,  # the user's folder is no place to import from
                     env=child_environment(),
                 )
                 # Both sides have the two files mapped by then, so that nothing is left in the folder to be removed later.
@@ -145,4 +147,6 @@ def last_words(code: int, printed: bytes) -> str:
 
 
 def _map(path: Path, details: Mapping[str, Any]) -> Any:
-    return np.memmap(path, np.dtype(details["dtype"]), mode="w+", shape=tuple(int(side) for side in details["shape"]))
+    dtype, shape = np.dtype(details["dtype"]), tuple(int(side) for side in details["shape"])
+    path.write_bytes(bytes(dtype.itemsize * math.prod(shape)))  # a sparse file's disk may be full when it is written to: SIGBUS
+    return np.memmap(path, dtype, mode="r+", shape=shape)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,6 +22,8 @@ STEP_BYTES = 16
 """TFLite Micro's own alignment: nothing between two multiples makes a difference."""
 FIRST_BYTES = 1 << 20
 MAX_REASON_CHARACTERS = 300
+ATTEMPT_S = 120
+"""No attempt outlives the search that the caller has given up."""
 
 
 def smallest(fits: Callable[[int], bool], limit: int, guess: Callable[[], int] = lambda: 0) -> int | None:
@@ -78,6 +81,7 @@ def survives(work: Callable[[], None], log: Path) -> bool:
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     code = 1
+    signal.alarm(ATTEMPT_S)  # ends native code too
     try:
         with log.open("wb") as file:
             os.dup2(file.fileno(), 2)

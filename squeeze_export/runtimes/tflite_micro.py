@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -99,14 +100,16 @@ def arena_of(path: Path) -> int:
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "squeeze_export.runtimes._tflite_micro_probe", str(path.absolute()), str(MAX_ARENA_BYTES)]
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PROBE_S,
-            check=False,
-            env={**os.environ, "PYTHONPATH": paths},
-        )
+        with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
+            done = subprocess.run(
+                command,
+                cwd=folder,  # the user's is no place to import from
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=PROBE_S,
+                check=False,
+                env={**os.environ, "PYTHONPATH": paths, "TMPDIR": folder},
+            )
     except subprocess.TimeoutExpired as err:
         raise Refused(f"TFLite Micro did not run `{path}` within {PROBE_S} s") from err
     if done.returncode:

@@ -121,6 +121,8 @@ def install(toolchain: Toolchain, *, accepted: bool, progress: Progress = silent
         (draft / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
         os.replace(draft, final)
     except OSError as err:
+        if is_installed(toolchain):  # by another run, meanwhile
+            return final
         raise BadInput(f"`{final}` cannot be made: {err.strerror or err}", hint=f"set {DATA_VARIABLE} to another folder") from err
     finally:
         if draft.exists():  # also on ^C

@@ -21,7 +21,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.errors import Refused
+from squeeze_export.errors import Refused, Unavailable
 
 MAX_ANSWER_BYTES = 16_000_000
 MAX_FILE_BYTES = 500_000_000
@@ -44,6 +44,9 @@ class Worker:
 
     Attributes:
         folder: where the worker runs; its own files lie there.
+
+    Raises:
+        Unavailable: the interpreter cannot be started.
     """
 
     def __init__(self, python: Path, script: Path, *, tool: str) -> None:
@@ -51,16 +54,21 @@ class Worker:
         self._temporary = tempfile.TemporaryDirectory(prefix="squeeze-export-toolchain-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name).resolve()
         (self.folder / "home").mkdir()
-        with (self.folder / _OUTPUT).open("ab") as output:
-            self._process = subprocess.Popen(
-                [str(python), "-I", str(_SERVE), str(script)],
-                cwd=self.folder,
-                env=isolated(self.folder / "home"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                start_new_session=True,
-            )
+        try:
+            with (self.folder / _OUTPUT).open("ab") as output:
+                self._process = subprocess.Popen(
+                    [str(python), "-I", str(_SERVE), str(script)],
+                    cwd=self.folder,
+                    env=isolated(self.folder / "home"),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=output,
+                    start_new_session=True,
+                )
+        except OSError as err:
+            self._temporary.cleanup()
+            hint = "squeeze-export toolchain remove, then install it again"
+            raise Unavailable(f"the Python of `{tool}` cannot be started: {err.strerror or err}", hint=hint) from err
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True)

@@ -566,7 +566,8 @@ def test_interrupted_while_writing(squeeze, net, monkeypatch):
     assert list(OUT.iterdir()) == []
 
 
-def test_a_real_interrupt(net, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_real_interrupt(number, net, tmp_path):
     program = (
         "import signal, sys, time\n"
         "import squeeze_export.pipeline.calibration as calibration\n"
@@ -581,7 +582,7 @@ def test_a_real_interrupt(net, tmp_path):
         assert process.stdout is not None
         assert process.stdout.readline() == "calibrating\n"
         time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err.strip() == "error: interrupted; nothing was left half-written"

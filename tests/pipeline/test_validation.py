@@ -1,6 +1,7 @@
 """Validation: on which images, and what is found out."""
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from squeeze_export import demo
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import FP32, INT8
+from squeeze_export.images.stream import usable_cores
 from squeeze_export.pipeline import RunOptions, export, open_network, validate_files
 from squeeze_export.pipeline.sessions import entries_of, opened
-from squeeze_export.pipeline.validation import evaluation_images, spread_evenly, validate
+from squeeze_export.pipeline.validation import _threads, evaluation_images, spread_evenly, validate
 from squeeze_export.targets import TARGETS
 
 FAST = RunOptions(rounds=2)
@@ -55,6 +57,24 @@ def test_no_images(network):
 
 
 # --- validate
+
+
+def test_an_interrupt_waits_for_no_board():
+    """It waits for what is running alone, and that ends with the board."""
+    held, given = threading.Event(), []
+
+    def interrupted():
+        with _threads() as pool:
+            given.extend(pool.submit(held.wait) for _ in range(usable_cores() + 2))
+            raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert [future.cancelled() for future in given] == [False] * usable_cores() + [True] * 2
+        assert not given[0].done()
+    finally:
+        held.set()
 
 
 def test_int8_agrees_with_the_reference_on_every_target(network, made, tiny):

@@ -4,6 +4,8 @@ import ast
 import errno
 import io
 import os
+import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -252,7 +254,7 @@ def test_a_disk_that_fills_while_onnx_runtime_writes_its_profile(onnx, monkeypat
     with pytest.raises(FileNotFoundError):  # and not another folder
         engine.records()
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(board_engines.glob, "glob", lambda pattern: [str(tmp_path / "cut")])
+    monkeypatch.setattr(board_engines.os, "listdir", lambda folder: [str(tmp_path / "cut")])
     (tmp_path / "cut").write_text('[{"cat": "Node", "na')
     with pytest.raises(OSError, match="profile is cut short") as caught:
         engine.records()
@@ -317,6 +319,40 @@ def test_a_board_that_falls_silent_is_ended():
     with pytest.raises(Unavailable):
         link.ask({"do": "infer"}, limit_s=0.3)
     link.close()
+
+
+def test_why_a_board_was_given_up_is_told_again():
+    link = linked("o.write(M); f({'hello': 1}); f({'progress': 1}); o.write(struct.pack('>II', 9, 9)); o.flush(); sys.stdin.read()")
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"sent `9` and `9` bytes, more than the answer can have"):
+            link.ask({"do": "infer"}, limit_s=20)
+    link.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (struct.pack(">II", 3, 0) + b"{x}", ["refused"]),  # no JSON
+        (b"", []),
+    ],
+)
+def test_a_runner_whose_stdin_makes_no_sense_ends_and_removes_its_folder(sent, told, tmp_path):
+    """In a process of its own: it ends itself by force."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    program = (
+        "import sys, threading, types\n"
+        "from squeeze_export.remote import runner\n"
+        "facts = types.SimpleNamespace(installed=lambda names: {}, emulated=lambda: None, facts=dict)\n"
+        "threading.Thread(target=threading.Event().wait, daemon=False).start()\n"  # keeps the process, as a computing thread would
+        "runner.serve(sys.stdin.buffer, sys.stdout.buffer, facts, {}, None, sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, folder], input=sent, capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    source = io.BytesIO(done.stdout.partition(runner.MARK)[2])
+    frames = iter(lambda: runner.read_frame(source), None)
+    assert [content.get("error") for content, _ in frames] == [None, *told]
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,13 @@ def without_root(content: bytes) -> bytes:
     return b"\xff\xff\xff\x7f" + content[4:]
 
 
+def test_the_users_folder_is_no_place_to_import_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = written(tmp_path)
+    (tmp_path / "json.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    assert tflite_micro.arena_of(artifact.path) > 0
+
+
 @pytest.mark.parametrize("damage", [cut, without_root, lambda content: b"", lambda content: b"no flatbuffer"])
 def test_what_ends_its_process_is_refused_here(tmp_path: Path, damage: Any) -> None:
     whole = written(tmp_path).path.read_bytes()

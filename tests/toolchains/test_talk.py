@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import standin
 
-from squeeze_export.errors import Refused
+from squeeze_export.errors import Refused, Unavailable
 from squeeze_export.toolchains import _process
 from squeeze_export.toolchains._process import Worker, run_quietly
 
@@ -150,6 +150,12 @@ def test_a_command_and_what_it_started_are_ended(tmp_path):
     with pytest.raises(subprocess.TimeoutExpired):
         run_quietly(["sh", "-c", f"sleep 600 & echo $! > {started}; wait"], cwd=tmp_path, env=os.environ, limit_s=1)
     assert ended(int(started.read_text()))
+
+
+def test_a_python_that_has_gone(tmp_path):
+    with pytest.raises(Unavailable, match="the Python of `x 1` cannot be started: No such file") as caught:
+        Worker(tmp_path / "python", tmp_path / "script.py", tool="x 1")
+    assert "install it again" in caught.value.hint
 
 
 def ended(pid: int, tries: int = 100) -> bool:
