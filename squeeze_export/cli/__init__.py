@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
 import click
@@ -40,21 +40,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class ReaderGone(Exception):
-    """The reader of our output has left, as `| head` does."""
-
-
-@contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """Click and rich call a broken pipe a failure, each in its own way; it is none."""
-    try:
-        yield
-    except (BrokenPipeError, SystemExit) as err:
-        if isinstance(err, BrokenPipeError) or isinstance(err.__context__, BrokenPipeError):
-            raise ReaderGone from err
-        raise
-
-
 class LazyGroup(click.Group):
     """A group whose commands are imported when they run; their one-line helps are written in `COMMANDS`."""
 
@@ -66,14 +51,6 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"squeeze_export.cli.{COMMANDS[cmd_name][0]}")
         return cast(click.Command, module.command(cmd_name))
-
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _reader_may_leave():  # --help
-            return super().make_context(*args, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _reader_may_leave():
-            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -114,7 +91,30 @@ def long_name(option: click.Option) -> str:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script: runs a command and turns every failure into one line, a hint and an exit code. SIGTERM is as ^C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    out = sys.stdout
+    if out is not None and not out.isatty():
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Output(1, "wb", closefd=False)), out.encoding, out.errors)
     sys.exit(run(argv))
+
+
+class _Output(io.FileIO):
+    """stdout, whose reader may leave, as `| head` does: the rest goes nowhere, and the exit code is what it would have been.
+
+    Any other failure is raised once: Python would come to it again at exit.
+    """
+
+    _failed = False
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+        except OSError:
+            if self._failed:
+                return len(data)
+            self._failed = True
+            raise
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -142,9 +142,6 @@ def run(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         complain("interrupted; nothing was left half-written", None)
         return EXIT_INTERRUPTED
-    except ReaderGone:
-        sys.stdout = None  # keeps Python from flushing into it at exit
-        return EXIT_DONE
     except OSError as err:
         if err.errno != errno.ENOSPC:
             raise

@@ -6,6 +6,7 @@ does to its process, a crash in native code included, the other targets' files a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_export.core import Artifact, Audit, EmitOptions, Progress
-from squeeze_export.errors import Refused, SqueezeExportError
-from squeeze_export.files import write_bytes, write_text
+from squeeze_export.errors import BadInput, Refused, SqueezeExportError
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme, table_bytes
 from squeeze_export.graph.saved import graph_bytes
@@ -88,11 +88,11 @@ def _hand_over(folder: Path, orders: Sequence[Order], name: str, options: EmitOp
     listed = []
     for index, order in enumerate(orders):
         network = order.network
-        write_bytes(
-            folder / f"{index}.network", table_bytes(network) if isinstance(network, QuantizedGraph) else graph_bytes(network)
-        )
+        data = table_bytes(network) if isinstance(network, QuantizedGraph) else graph_bytes(network)
+        (folder / f"{index}.network").write_bytes(data)
         listed.append({"network": f"{index}.network", "scheme": order.scheme.name, "out": str(order.out)})
-    write_text(folder / REQUEST, json.dumps({"name": name, "options": asdict(options), "orders": listed}))
+    request = {"name": name, "options": asdict(options), "orders": listed}
+    (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
 
 
 def _start(folder: Path, target: str) -> subprocess.Popen[bytes]:
@@ -104,6 +104,7 @@ def _start(folder: Path, target: str) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             env={**os.environ, "TMPDIR": str(folder)},  # whatever the process leaves there goes with the folder
+            start_new_session=True,  # a terminal's ^C is ours; `_end` passes on one, not a second
         )
 
 
@@ -119,6 +120,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _answer(folder: Path, target: str, code: int) -> list[tuple[Artifact, Audit]] | SqueezeExportError:
     file = folder / f"{target}.json"
+    if code == errno.ENOSPC:
+        return BadInput(
+            f"the {target} file needs more space than the temporary folder has", hint="set TMPDIR to one on another disk"
+        )
     if code or not file.exists():
         return Refused(f"the {target} toolchain failed: {reason_of_end(folder / f'{target}.log', code)}")
     answer: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
 
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import SqueezeExportError
-from squeeze_export.files import write_text
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.graph.saved import read_graph, read_table
 from squeeze_export.pipeline.export import export
@@ -36,8 +36,13 @@ def main(folder: Path, target: str) -> None:
         answer = {"paths": paths}
     except SqueezeExportError as err:
         answer = {"kind": type(err).__name__, "message": err.message, "hint": err.hint}
-    write_text(folder / f"{target}.json", json.dumps(answer))
+    (folder / f"{target}.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    try:
+        main(Path(sys.argv[1]), sys.argv[2])
+    except OSError as err:
+        if err.errno != errno.ENOSPC:
+            raise
+        sys.exit(errno.ENOSPC)  # the hand-over's folder is full: the number is all that can be told

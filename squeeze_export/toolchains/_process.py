@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ MAX_FILE_BYTES = 500_000_000
 MAX_PRINTED_BYTES = 64_000
 MAX_LINE_CHARACTERS = 300
 PATIENCE_S = 5
+STEP_S = 0.2
 _SERVE = Path(__file__).with_name("_serve.py")
 _OUTPUT = "output.txt"
 _NOWHERE = "http://127.0.0.1:9"
@@ -101,8 +103,8 @@ class Worker:
             assert self._process.stdin is not None
             self._process.stdin.write(b"go\n")
             self._process.stdin.flush()
-            line = self._lines.get(timeout=limit_s)
-        except queue.Empty:
+            line = self._line(limit_s)
+        except TimeoutError:
             end(self._process)
             raise Refused(f"{self._tool} did not finish within {limit_s:g} s, and was ended") from None
         except OSError:
@@ -134,8 +136,7 @@ class Worker:
         with suppress(OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()  # the worker ends by itself
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(PATIENCE_S)
+        _await_end(self._process)
         end(self._process)
         self._reader.join(PATIENCE_S)
         if self._process.stdout is not None:
@@ -147,6 +148,22 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _line(self, limit_s: float) -> bytes:
+        """What it says next; an empty line where it has ended, even if what it started holds its stdout open.
+
+        Raises:
+            TimeoutError: it said nothing for that long.
+        """
+        until = time.monotonic() + limit_s
+        while True:
+            gone = _has_ended(self._process)  # asked first: what it said before it ended is still read
+            with suppress(queue.Empty):
+                return self._lines.get(timeout=max(0.0, min(STEP_S, until - time.monotonic())))
+            if gone:
+                return b""
+            if time.monotonic() >= until:
+                raise TimeoutError
 
     def _answer(self) -> tuple[Mapping[str, Any], dict[str, NDArray[Any]]]:
         try:
@@ -176,6 +193,7 @@ class Worker:
         return np.array(array)
 
     def _fail_ended(self) -> NoReturn:
+        _await_end(self._process)  # its own exit code, where it comes to one
         end(self._process)
         code, lines = self._process.returncode, self.printed()
         ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
@@ -214,13 +232,27 @@ def run_quietly(command: Sequence[str], *, cwd: Path, env: Mapping[str, str], li
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Ends a process of ours and what it started, and waits for it. It has a session of its own, where there are sessions."""
-    if process.poll() is None:
+    if process.returncode is None:  # nobody waited for it, so its number is nobody else's; what it started may outlive it
         with suppress(OSError):
             if sys.platform == "win32":
                 process.kill()
             else:
                 os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has; it is not waited for, so that `end` still reaches what it started."""
+    if process.returncode is not None or not hasattr(os, "waitid"):  # Windows has none, nor macOS before Python 3.13
+        return process.poll() is not None
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _await_end(process: subprocess.Popen[bytes]) -> None:
+    """Until it has ended, or patience has."""
+    until = time.monotonic() + PATIENCE_S
+    while not _has_ended(process) and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 def isolated(home: Path) -> dict[str, str]:

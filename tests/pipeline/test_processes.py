@@ -1,6 +1,7 @@
 """Targets in processes of their own: the same files, and a toolchain that breaks takes down only its own."""
 
 import json
+import os
 
 import pytest
 
@@ -85,6 +86,40 @@ def test_what_the_user_stands_in_is_no_package_folder(orders, tmp_path, monkeypa
     (tmp_path / "numpy.py").write_text("raise RuntimeError('run')")
     monkeypatch.chdir(tmp_path)
     assert all(isinstance(found, list) for found in apart(orders).values())
+
+
+def test_a_full_temporary_folder_is_told(orders, toolchain):
+    """Not even what went wrong can be written there."""
+    toolchain(
+        "onnx",
+        "import errno, pathlib\n"
+        "def full(*_, **__):\n"
+        "    raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "pathlib.Path.write_text = full\n"
+        "raise RuntimeError('nobody reads this')\n",
+    )
+    found = apart(orders)
+    assert isinstance(found["onnx"], BadInput)
+    assert found["onnx"].message == "the onnx file needs more space than the temporary folder has"
+    assert "TMPDIR" in found["onnx"].hint
+    assert isinstance(found["tflite"], list)
+
+
+def test_a_terminals_interrupt_reaches_this_process_alone(orders, monkeypatch):
+    """Its children are told by us, once: a second ^C would interrupt what they do about the first."""
+    from squeeze_export.pipeline import processes
+
+    sessions = []
+    start = processes._start
+
+    def started(*args):
+        process = start(*args)
+        sessions.append(os.getsid(process.pid) if hasattr(os, "getsid") else process.pid)
+        return process
+
+    monkeypatch.setattr(processes, "_start", started)
+    apart(orders)
+    assert hasattr(os, "getsid") is False or os.getsid(0) not in sessions
 
 
 def test_processes_end_when_the_job_does(orders, monkeypatch):

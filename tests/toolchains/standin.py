@@ -39,6 +39,23 @@ def kill(values, arrays):
     os.kill(os.getpid(), 9)
 
 
+def orphan(values, arrays):
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+    Path("pid").write_text(str(child))
+    if values["dies"]:
+        os.kill(os.getpid(), 9)
+    return {}, {}
+
+
+def leave(values, arrays):
+    import atexit
+
+    atexit.register(time.sleep, 1)
+    sys.exit("the last word")
+
+
 def refuse(values, arrays):
     raise ValueError("no such\\nlayer")
 

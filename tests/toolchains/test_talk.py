@@ -49,9 +49,16 @@ def test_what_it_raises_is_one_line(worker):
     assert worker.ask("double", {}, {"pixels": np.ones(1)}, limit_s=60)[1]["twice"] == 2  # and it goes on
 
 
-@pytest.mark.parametrize(("verb", "ended"), [("crash", "ended with exit code 7: the last word"), ("kill", "ended by SIGKILL")])
-def test_a_crash_is_told(worker, verb, ended):
-    with pytest.raises(Refused, match=ended):
+@pytest.mark.parametrize(
+    ("verb", "told"),
+    [
+        ("crash", "ended with exit code 7: the last word"),
+        ("leave", "ended with exit code 1: the last word"),  # which takes it a second
+        ("kill", "ended by SIGKILL"),
+    ],
+)
+def test_a_crash_is_told(worker, verb, told):
+    with pytest.raises(Refused, match=told):
         worker.ask(verb, limit_s=60)
     with pytest.raises(Refused, match="ended"):
         worker.ask("double", limit_s=60)
@@ -63,6 +70,19 @@ def test_a_worker_that_hangs_is_ended(worker):
         worker.ask("hang", limit_s=2)
     assert time.monotonic() - start < 30
     assert ended(int((worker.folder / "pid").read_text()))
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_what_a_worker_started_ends_with_it(script, dies):
+    """A child holds the worker's stdin and stdout open, which say nothing of the worker's end then."""
+    with Worker(Path(sys.executable), script, tool="the stand-in") as worker:
+        if dies:
+            with pytest.raises(Refused, match="ended by SIGKILL"):
+                worker.ask("orphan", {"dies": True}, limit_s=600)
+        else:
+            worker.ask("orphan", {"dies": False}, limit_s=60)
+        child = int((worker.folder / "pid").read_text())
+    assert ended(child)
 
 
 def test_it_has_no_network(worker):
