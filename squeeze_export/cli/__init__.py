@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import os
 import signal
 import sys
 import warnings
@@ -91,8 +92,11 @@ def long_name(option: click.Option) -> str:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script: runs a command and turns every failure into one line, a hint and an exit code. SIGTERM is as ^C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    out = sys.stdout
-    if out is not None and not out.isatty():
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
+    out = sys.__stdout__
+    if out is not None and out is sys.stdout and not out.isatty():
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Output(1, "wb", closefd=False)), out.encoding, out.errors)
     sys.exit(run(argv))
 

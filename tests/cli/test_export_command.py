@@ -158,6 +158,18 @@ def test_a_reader_who_leaves_early_is_no_failure(arguments):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a shell's `>&-`")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_failure(closed):
+    """`doctor` draws a table on stdout and asks both whether they are terminals; a wrong option is told on stderr."""
+    for arguments, code in (("doctor", 0), ("doctor --nonsense", 2)):
+        done = subprocess.run(
+            ["sh", "-c", f"{sys.executable} -m squeeze_export {arguments} {closed}"], capture_output=True, text=True
+        )
+        assert done.returncode == code
+        assert "Traceback" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_a_reader_who_leaves_early_makes_no_failure_a_success(squeeze, net, form):
     squeeze("onnx", *net, *FILES_ONLY)
