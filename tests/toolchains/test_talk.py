@@ -53,7 +53,7 @@ def test_what_it_raises_is_one_line(worker):
     ("verb", "told"),
     [
         ("crash", "ended with exit code 7: the last word"),
-        ("leave", "ended with exit code 1: the last word"),  # which takes it a second
+        ("leave", "ended with exit code 1: the last word"),  # which takes it a while
         ("kill", "ended by SIGKILL"),
     ],
 )
