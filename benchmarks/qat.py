@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from benchmarks.recording import write
 from squeeze_export import demo
 from squeeze_export.core import ByteArray, FloatArray, require
-from squeeze_export.demo.train import draw_many
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import QuantizedGraph
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
-from squeeze_export.images.drawn import draw_batch
 from squeeze_export.images.stream import usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import calibrate, open_network
@@ -34,6 +32,8 @@ from squeeze_export.quant.rounding import nearest
 from squeeze_export.report.wording import decibel, delta_pp, delta_range, percent
 from squeeze_export.results import Accuracy
 from squeeze_export.train.qat import Schedule, Trained, train_integers
+from tools.demo.drawn import draw_batch
+from tools.demo.train import draw_many
 
 SEEDS = (121, 122, 123)
 """Of the training images and of the training; the demo network was trained on images of seed 1."""

@@ -1,6 +1,7 @@
-"""The embedded network: no `--weights` means this one. SqueezeNet 1.1 on 24 drawn classes (`images/drawn.py`), with its images.
+"""The embedded network: no `--weights` means this one. SqueezeNet 1.1 on 24 drawn classes, with its images.
 
-All in this folder but the code was made by `python -m squeeze_export.demo.train`; `measured.json` tells how and how good.
+`tools/demo/train.py` of the project's repository made everything here but the code; `measured.json` tells how, and how good it is
+(it names that script by its former place).
 """
 
 from __future__ import annotations

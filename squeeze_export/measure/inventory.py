@@ -71,8 +71,6 @@ PACKAGES = (
     Package("onnxruntime-qnn", "qnn", "Qualcomm Hexagon: compiler, emulator, device"),
     Package("onnxruntime-ep-webgpu", "", "onnx on a GPU through WebGPU"),
     Package("tflite-micro", "micro", "running tflite with the kernels of microcontrollers"),
-    Package("ray", "ray", "explore on several machines"),
-    Package("matplotlib", "report", "plots of explore and benchmarks"),
 )
 
 PROVIDERS = {

@@ -1,4 +1,4 @@
-"""The embedded network: what ships is what was measured, and the command that made it still works."""
+"""The embedded network: what ships is what was measured."""
 
 import csv
 import hashlib
@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from squeeze_export import demo
-from squeeze_export.demo import train
-from squeeze_export.images.drawn import CLASS_NAMES, draw_batch
 from squeeze_export.measure.statistics import wilson
 from squeeze_export.nets.architecture import architecture_from_json, tensor_shapes
 from squeeze_export.train.fit import evaluate
+from tools.demo import train
+from tools.demo.drawn import CLASS_NAMES, draw_batch
 
 DOCS = Path(__file__).parents[2] / "docs" / "demo-network.md"
 TEST_SEED = 6  # used nowhere else: not in training, calibration, evaluation or the measurement
@@ -25,7 +26,6 @@ FOLDERS = {"calib": (demo.calibration_folder, 120, 3), "eval": (demo.evaluation_
 @pytest.fixture(scope="module")
 def checkpoint():
     """The tensors as float32, and the metadata."""
-    safe_open = pytest.importorskip("safetensors").safe_open
     with safe_open(demo.weights_path(), "numpy") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         return tensors, file.metadata()
@@ -53,7 +53,7 @@ def test_metadata_describes_the_network(checkpoint):
     assert architecture_from_json(json.loads(metadata["architecture"])) == demo.ARCHITECTURE
     assert json.loads(metadata["preprocess"]) == json.loads(json.dumps(asdict(demo.PREPROCESS)))
     assert tuple(json.loads(metadata["labels"])) == CLASS_NAMES
-    assert metadata["trained_by"] == train.COMMAND
+    assert metadata["trained_by"] == demo.measured()["command"]
     assert metadata["top1"].startswith(f"{demo.measured()['fp32_top1_of_fp16_weights']['value']:.4f} ")
 
 
@@ -129,33 +129,3 @@ def test_docs_quote_the_measurement():
     quotes += [f"{100 * measured['evaluation_images_top1']:.1f}%", measured["host"]["cpu"], measured["versions"]["torch"]]
     quotes += [f"| {name} | {100 * share:.1f} |" for name, share in accuracy["per_class"].items()]
     assert [quote for quote in quotes if quote not in text] == []
-
-
-def test_the_command_makes_everything_anew(tmp_path, monkeypatch):
-    """The whole command on a plan too small to learn anything; twice, so that files of an earlier run are replaced."""
-    pytest.importorskip("torch")
-    monkeypatch.setattr(train, "draw_many", lambda seed, count, processes, progress: draw_batch(seed, count))
-    tiny = train.Plan(48, 1, 16, 0.01, 24, 1, 1, 1, 1)
-    (tmp_path / "calib").mkdir()
-    (tmp_path / "calib" / "stale.jpg").write_bytes(b"")
-    measured = train.remake(tmp_path, tiny)
-    assert demo.measured(tmp_path) == measured
-    assert measured["fp32_top1_of_fp16_weights"]["count"] == 24
-    assert demo.labels(tmp_path) == CLASS_NAMES
-    assert [len(_rows(folder)) for folder in (demo.calibration_folder(tmp_path), demo.evaluation_folder(tmp_path))] == [24, 24]
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "calib",
-        "eval",
-        "labels.txt",
-        "measured.json",
-        "squeezenet1_1_demo.safetensors",
-    }
-    assert not (tmp_path / "calib" / "stale.jpg").exists()
-
-
-def test_processes_draw_the_same_images(monkeypatch):
-    monkeypatch.setattr(train, "_CHUNK", 8)  # three chunks, the last one short
-    drawn, labels = train.draw_many(TEST_SEED, 20, 2)
-    expected, expected_labels = draw_batch(TEST_SEED, 20)
-    np.testing.assert_array_equal(drawn, expected)
-    np.testing.assert_array_equal(labels, expected_labels)

@@ -33,7 +33,7 @@ NOT_RUN = {
         "needs a toolchain of a gigabyte; tests/toolchains installs a small one, and runs the real one where it is installed",
     ),
     "python -m benchmarks.gpu": "needs a GPU; tests/benchmarks runs it as far as no such device",
-    "python -m squeeze_export.demo.train": "trains for minutes; tests/demo trains a smaller one",
+    "python -m tools.demo.train": "trains for minutes; tests/tools trains a smaller one",
     **dict.fromkeys(
         (
             "squeeze-export bench squeezenet1_1.fp32.tflite squeezenet1_1.int8.tflite --on ssh://pi@raspberrypi.local",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -35,6 +36,7 @@ from coreml_packages import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
 
 from squeeze_export.core import TORCHVISION, Artifact, EmitOptions, Session
 from squeeze_export.errors import BadInput, Refused, Unavailable
@@ -143,7 +145,7 @@ def test_several_threads_may_use_one_session_or_several(package: Path) -> None:
 
 
 def test_the_number_of_blas_threads_is_put_back(package: Path) -> None:
-    controller = pytest.importorskip("threadpoolctl").ThreadpoolController()
+    controller = ThreadpoolController()
     before = [library["num_threads"] for library in controller.info()]
     session = opened(package, 3)
     session.infer(pixels(1))
@@ -1126,7 +1128,7 @@ def test_a_hostile_model_is_refused(package: Path, name: str) -> None:
     change, reason = HOSTILE[name]
     change_model(package, change)
     message = refusal(package)
-    assert pytest.importorskip("re").search(reason, message), message
+    assert re.search(reason, message), message
 
 
 # ------------------------------------------------------------------------------------- single operations, and what they refuse

@@ -1,4 +1,4 @@
-"""Makes the demo network and its images anew: `python -m squeeze_export.demo.train`.
+"""Makes the demo network and its images anew: `python -m tools.demo.train`.
 
 Draws the training images, trains, rounds to fp16, measures the rounded weights on draws whose seed no training image has, and
 writes weights, labels, calibration and evaluation images with their manifests, and `measured.json`. The draws are the same
@@ -27,14 +27,14 @@ from PIL import Image
 
 from squeeze_export import demo
 from squeeze_export.core import Progress, require, silent
-from squeeze_export.images.drawn import CLASS_NAMES, draw_batch
 from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.measure.statistics import wilson
 from squeeze_export.train.fit import Fitted, Schedule, evaluate, fit, predict, shuffled
+from tools.demo.drawn import CLASS_NAMES, draw_batch
 
-COMMAND = "python -m squeeze_export.demo.train"
+COMMAND = "python -m tools.demo.train"
 TRAIN_SEED, FRESH_SEED, CALIBRATION_SEED, EVALUATION_SEED = 1, 5, 3, 4
-_CHUNK = 480  # images that one worker draws at a time
+CHUNK_COUNT = 480  # images that one worker draws at a time
 _JPEG_QUALITY = 90
 
 
@@ -121,8 +121,8 @@ def draw_many(seed: int, count: int, processes: int, progress: Progress = silent
     """`draw_batch` by several processes; the images do not depend on how many."""
     images = np.empty((count, demo.INPUT_PX, demo.INPUT_PX, 3), np.uint8)
     labels = np.empty(count, np.int64)
-    starts = range(0, count, _CHUNK)
-    sizes = [min(_CHUNK, count - start) for start in starts]
+    starts = range(0, count, CHUNK_COUNT)
+    sizes = [min(CHUNK_COUNT, count - start) for start in starts]
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:  # torch's threads and a fork do not go together
         chunks = pool.map(_draw_chunk, [seed] * len(starts), starts, sizes)
         for start, size, (drawn, classes) in zip(starts, sizes, chunks, strict=True):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from squeeze_export.images.pen import Pen, Point
+from tools.demo.pen import Pen, Point
 
 VARIANT_COUNT = 8
 

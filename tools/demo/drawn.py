@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from squeeze_export.errors import BadInput
-from squeeze_export.images.pen import TEMPLATE_PX
-from squeeze_export.images.symbols import SYMBOLS, VARIANT_COUNT, Colour, template
+from tools.demo.pen import TEMPLATE_PX
+from tools.demo.symbols import SYMBOLS, VARIANT_COUNT, Colour, template
 
 CLASS_NAMES: tuple[str, ...] = tuple(sorted(SYMBOLS))
 """In index order, which is also alphabetical: a folder tree of these names reads back to the same indices."""

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from squeeze_export.errors import BadInput
-from squeeze_export.images.drawn import CLASS_NAMES, draw, draw_batch, draw_indices
-from squeeze_export.images.pen import TEMPLATE_PX
-from squeeze_export.images.symbols import VARIANT_COUNT, template
+from tools.demo.drawn import CLASS_NAMES, draw, draw_batch, draw_indices
+from tools.demo.pen import TEMPLATE_PX
+from tools.demo.symbols import VARIANT_COUNT, template
 
 
 def test_class_names_are_24_and_in_alphabetical_order():

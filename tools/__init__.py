@@ -1,0 +1,1 @@
+"""What the project is made with. Nothing here is in the wheel."""

@@ -1,0 +1,1 @@
+"""How the demo network and its images were made: `python -m tools.demo.train`."""
