@@ -163,29 +163,41 @@ def test_every_room_is_in_the_table() -> None:
     assert {room_of(relative(path)) for path in FILES} <= set(ROOMS)
 
 
+# Modules of a registry's folder that are no entry of it: what its entries share.
+SHARED = {"runtimes": {"session", "quiet"}}
+
+
 def crossings(folder: str, file: str, source: str) -> list[str]:
-    """Modules of a registry's folder that a module imports though they are not its own: `_onnx_*` belongs to `onnx`."""
+    """Modules of a registry's folder that a module imports though they are not its own: `_onnx_*` and `onnx/*` belong to `onnx`.
+
+    Args:
+        folder: of the package.
+        file: below that folder.
+        source: what the file holds.
+    """
+    owner = Path(file).parts[0].removesuffix(".py").removeprefix("_").split("_")[0]
     found = []
     for name in own_imports(source):
         room, _, rest = name.partition(".")
-        if room != folder or not (PACKAGE / folder / f"{rest.split('.')[0]}.py").exists():
+        module = rest.split(".")[0]
+        if room != folder or not any((PACKAGE / folder / part).exists() for part in (f"{module}.py", f"{module}/__init__.py")):
             continue
-        module, reader = rest.split(".")[0], Path(file).stem
-        owner = reader.removeprefix("_").split("_")[0]
         shared = module.startswith("_") if folder in ("runtimes", "peers", "toolchains") else module.startswith("_kept_")
-        if not (module.startswith(f"_{owner}") or shared):
+        own = module.startswith(f"_{owner}") or module == Path(file).parts[0]
+        if not (own or shared or module in SHARED.get(folder, set())):
             found.append(module)
     return sorted(found)
 
 
 @pytest.mark.parametrize("folder", ["targets", "compilers", "runtimes", "peers", "toolchains"])
 def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> None:
-    """What several runtimes share lies in modules that begin with an underscore; targets share how a file says what it keeps in
-    float, `_kept_*`, and nothing else.
+    """What several runtimes share lies in `SHARED` or in modules that begin with an underscore; targets share how a file says what
+    it keeps in float, `_kept_*`, and nothing else.
     """
-    for path in (PACKAGE / folder).glob("*.py"):
-        if path.stem != "__init__":
-            assert crossings(folder, path.name, path.read_text(encoding="utf-8")) == [], path.name
+    for path in (PACKAGE / folder).rglob("*.py"):
+        file = path.relative_to(PACKAGE / folder).as_posix()
+        if file != "__init__.py":
+            assert crossings(folder, file, path.read_text(encoding="utf-8")) == [], file
 
 
 @pytest.mark.parametrize(
@@ -198,7 +210,9 @@ def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> Non
         ("targets", "onnx.py", "from squeeze_export.targets import Target", []),
         ("targets", "_onnx_audit.py", "from squeeze_export.targets._kept_float import declared_float", []),
         ("runtimes", "litert_builtin.py", "from squeeze_export.runtimes.litert import NAME", ["litert"]),
-        ("runtimes", "litert.py", "from squeeze_export.runtimes._quiet import quiet", []),
+        ("runtimes", "litert.py", "from squeeze_export.runtimes.quiet import quiet", []),
+        ("runtimes", "onnxruntime/session.py", "from squeeze_export.runtimes.litert import NAME", ["litert"]),
+        ("runtimes", "litert/session.py", "from squeeze_export.runtimes.litert import NAME", []),
     ],
 )
 def test_a_crossing_is_found(folder: str, file: str, line: str, found: list[str]) -> None:
@@ -211,8 +225,13 @@ def test_a_crossing_is_found(folder: str, file: str, line: str, found: list[str]
     [("targets", TARGETS), ("compilers", COMPILERS), ("runtimes", RUNTIMES), ("peers", PEERS), ("toolchains", TOOLCHAINS)],
 )
 def test_the_folder_equals_the_registry(folder: str, registry: dict[str, str]) -> None:
-    modules = {f"squeeze_export.{folder}.{path.stem}" for path in (PACKAGE / folder).glob("[!_]*.py")}
-    assert set(registry.values()) == modules
+    """Each entry is a module that is there, and each module or package directly in the folder holds an entry, or is shared."""
+    for module in registry.values():
+        path = PACKAGE.parent / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), module
+    inside = (PACKAGE / folder).glob("[!_]*")
+    there = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert there - SHARED.get(folder, set()) == {module.split(".")[2] for module in registry.values()}
     assert len(set(registry.values())) == len(registry)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from squeeze_export.core import require
 from squeeze_export.errors import Refused
-from squeeze_export.runtimes._quiet import quiet
+from squeeze_export.runtimes.quiet import quiet
 
 _REGISTERED = re.compile(r"RegisterAccelerator: .*name=(.+)$")
 _COUNTS = re.compile(r"(\d+) operations will run on the GPU, and the remaining (\d+) operations will run on the CPU")

@@ -15,8 +15,8 @@ from squeeze_export.runtimes._litert_compiling import Division
 from squeeze_export.runtimes._litert_devices import Accelerator
 from squeeze_export.runtimes._litert_process import LitertProcess
 from squeeze_export.runtimes._litert_records import placement, taken_of
-from squeeze_export.runtimes._quiet import lower_log_levels
 from squeeze_export.runtimes._tflite_interpreter import classifier_interface, interpreting, pixels_as, real_values
+from squeeze_export.runtimes.quiet import lower_log_levels
 
 
 class AcceleratedSession:

@@ -8,7 +8,7 @@ from typing import Any
 
 from squeeze_export.core import require
 from squeeze_export.errors import Refused, Unavailable
-from squeeze_export.runtimes._quiet import quiet
+from squeeze_export.runtimes.quiet import quiet
 
 AUTO = "auto"
 """No device: OpenVINO chooses one. So `installed_devices` does not list it, and a session says which it was."""

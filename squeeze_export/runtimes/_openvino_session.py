@@ -23,7 +23,7 @@ from squeeze_export.runtimes._openvino_devices import (
     settings_of,
 )
 from squeeze_export.runtimes._openvino_records import Executed, file_macs, kernel_families, placement, read_records
-from squeeze_export.runtimes._quiet import quiet
+from squeeze_export.runtimes.quiet import quiet
 
 MAX_DYNAMIC_BATCH = 32
 """Images at once where the file leaves the batch free: memory grows with it, the speed no longer does."""

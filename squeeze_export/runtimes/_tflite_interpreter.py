@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes._quiet import lower_log_levels, quiet
 from squeeze_export.runtimes._tflite_records import read_records
+from squeeze_export.runtimes.quiet import lower_log_levels, quiet
 
 DEVICES = ("cpu",)
 MAX_DYNAMIC_BATCH = 32

@@ -23,7 +23,7 @@ from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes._coreml_package import Package, read_package
 from squeeze_export.runtimes._coreml_placement import read_placement
-from squeeze_export.runtimes._quiet import quiet
+from squeeze_export.runtimes.quiet import quiet
 
 NAME = "coreml"
 COMPUTE_UNITS: Mapping[str, str] = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "npu": "CPU_AND_NE"}

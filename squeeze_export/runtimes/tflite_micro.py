@@ -24,10 +24,10 @@ import squeeze_export
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, require
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes._quiet import quiet
 from squeeze_export.runtimes._tflite_interpreter import pixels_as, takes_pixels
 from squeeze_export.runtimes._tflite_micro_file import FileRecords, read_file
 from squeeze_export.runtimes._tflite_records import read_records
+from squeeze_export.runtimes.quiet import quiet
 
 NAME = "tflite-micro"
 DEVICES = ("cpu",)

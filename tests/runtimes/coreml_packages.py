@@ -20,7 +20,7 @@ from squeeze_export.runtimes import _coreml_package as package_reader
 from squeeze_export.runtimes._coreml_program import Program, read_program
 from squeeze_export.runtimes._coreml_values import Array
 from squeeze_export.runtimes._coreml_wire import Message
-from squeeze_export.runtimes._quiet import quiet
+from squeeze_export.runtimes.quiet import quiet
 
 Build = Callable[[Any, Any], Any]
 """`build(mb, x)` adds operations and gives the last one's result, or several."""

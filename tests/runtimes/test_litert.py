@@ -26,7 +26,6 @@ from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import (
-    _quiet,
     _tflite_interpreter,
     litert,
     litert_builtin,
@@ -264,48 +263,6 @@ print(session.kernels, session.infer(np.zeros((3, 48, 48, 3), np.uint8)).shape)
     env = {name: value for name, value in os.environ.items() if "LOG" not in name}
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, env=env)
     assert (done.stdout, done.stderr) == ("XNNPACK (3, 10)\n", "")
-
-
-def test_quiet_keeps_what_was_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    with _quiet.quiet() as outer:
-        os.write(2, b"INFO: hello\n\n")
-        with _quiet.quiet() as inner:
-            os.write(2, b"ERROR: deep\n")
-    os.write(2, b"after\n")
-    assert (outer.lines, inner.lines) == (["INFO: hello"], ["ERROR: deep"])
-    assert capfd.readouterr().err == "after\n"
-    assert inner.reason(ValueError("bad\nfile")) == "bad file ERROR: deep"
-    assert inner.reason(ValueError()) == "ValueError ERROR: deep"
-    assert len(_quiet.Captured(["x" * 1000]).reason(ValueError("bad"))) == _quiet.MAX_KEPT_CHARACTERS + 4
-
-
-def test_quiet_restores_stderr_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyError), _quiet.quiet():
-        raise KeyError
-    os.write(2, b"after\n")
-    assert capfd.readouterr().err == "after\n"
-
-
-def test_quiet_lives_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    def closed(descriptor: int) -> int:
-        raise OSError(9, "Bad file descriptor")
-
-    monkeypatch.setattr(os, "dup", closed)
-    with _quiet.quiet() as captured:
-        pass
-    assert captured.lines == []
-    monkeypatch.undo()
-    monkeypatch.setattr(sys, "stderr", None)
-    with _quiet.quiet() as captured:
-        os.write(2, b"hello\n")
-    assert captured.lines == ["hello"]
-
-
-def test_the_users_log_level_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    monkeypatch.delenv("GLOG_minloglevel", raising=False)
-    _quiet.lower_log_levels()
-    assert [os.environ[name] for name in ("TF_CPP_MIN_LOG_LEVEL", "GLOG_minloglevel")] == ["0", "3"]
 
 
 def edited(content: bytes, change: Any) -> bytes:
