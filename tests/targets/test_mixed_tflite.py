@@ -31,8 +31,8 @@ from squeeze_export.quant.recipes import quantize as quantize_graph
 from squeeze_export.runtimes import litert, litert_builtin
 from squeeze_export.targets import tflite
 from squeeze_export.targets._kept_float import KEPT_FLOAT_KEY
-from squeeze_export.targets._tflite_audit import audit_file
-from squeeze_export.targets._tflite_writer import Writer
+from squeeze_export.targets.tflite.audit import audit_file
+from squeeze_export.targets.tflite.writer import Writer
 
 KEPT: tuple[tuple[Bypass, str], ...] = (
     ("none", "fire2/squeeze1x1"),

@@ -28,6 +28,7 @@ from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import litert
 from squeeze_export.targets import tflite
+from squeeze_export.targets.tflite.writer import padding_word
 
 CLASSES = 10
 
@@ -289,7 +290,7 @@ def test_what_is_not_carried_is_refused() -> None:
     ],
 )
 def test_padding_words(side: int, kernel: int, stride: int, pads: Any, word: str | None) -> None:
-    assert tflite.padding_word((side, side, 8), kernel, stride, pads) == word
+    assert padding_word((side, side, 8), kernel, stride, pads) == word
 
 
 def model_of(scheme: Scheme) -> Any:

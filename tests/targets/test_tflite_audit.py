@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from squeeze_export.errors import BadInput
-from squeeze_export.targets._tflite_audit import audit_file, describe_file
-from squeeze_export.targets._tflite_writer import Steps, Writer
+from squeeze_export.targets.tflite.audit import audit_file, describe_file
+from squeeze_export.targets.tflite.writer import Steps, Writer
 
 SIZE = (1, 8, 8, 4)
 STEPS = Steps((0.1,), (-128,))
@@ -198,7 +198,7 @@ def test_bad_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.write_bytes(packed(model))
     with pytest.raises(BadInput, match="without a graph"):
         audit_file(path)
-    monkeypatch.setattr("squeeze_export.targets._tflite_file.MAX_MODEL_BYTES", 10)
+    monkeypatch.setattr("squeeze_export.targets.tflite.file.MAX_MODEL_BYTES", 10)
     with pytest.raises(BadInput, match="larger than 0 MiB"):
         audit_file(path)
 

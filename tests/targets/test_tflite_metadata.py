@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from squeeze_export.errors import BadInput
-from squeeze_export.targets._tflite_metadata import LABELS_FILE, METADATA_NAME, model_metadata, with_files
+from squeeze_export.targets.tflite.metadata import LABELS_FILE, METADATA_NAME, model_metadata, with_files
 
 LABELS = ("tench", "goldfish", "naïve")
 

@@ -12,7 +12,7 @@ from squeeze_export.errors import Refused
 from squeeze_export.graph.nodes import Conv, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, Scheme
 from squeeze_export.graph.weights import real_weights, symmetric_weights
-from squeeze_export.targets._tflite_writer import Steps, Writer
+from squeeze_export.targets.tflite.writer import Steps, Writer
 
 
 def write_integers(writer: Writer, node: QuantizedConv, source: Quantization, scheme: Scheme) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What is really inside a TFLite file, read from the file alone: nothing here knows how `tflite.py` writes one."""
+"""What is really inside a TFLite file, read from the file alone: nothing here knows how one is written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from squeeze_export.core import Audit, Dimension, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import INT8_NPU
 from squeeze_export.targets._kept_operators import Kept, Step, kept_operators
-from squeeze_export.targets._tflite_file import WEIGHTED, Model, Operator, Place, Tensor, read_file
+from squeeze_export.targets.tflite.file import WEIGHTED, Model, Operator, Place, Tensor, read_file
 
 _FLOAT_TAIL = frozenset({"DEQUANTIZE", "MEAN", "SOFTMAX"})
 """What may compute in float in an integer network: the logits' own pool, behind the last convolution."""

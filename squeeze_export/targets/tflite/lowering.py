@@ -1,113 +1,25 @@
-"""TensorFlow Lite (LiteRT): the flatbuffer written directly, without TensorFlow.
-
-Integers of the table are unsigned; the format carries them as int8, 128 lower, or as int16, 32,768 lower, zero points too: the same
-steps under another name. The input stays uint8, the output is float: MediaPipe and LiteRT.js accept no other form. `int8-npu` has
-int8 logits, which leaves no float in the file. Pixels given as int8, 128 lower, are the network's own integers: no QUANTIZE then.
-
-    int8       uint8 -> QUANTIZE -> int8 network -> DEQUANTIZE -> MEAN -> float32 logits; `int8-per-tensor` too
-               a layer kept in float: DEQUANTIZE -> float32 -> QUANTIZE, where its neighbours are in integers
-    int8-npu   uint8 -> QUANTIZE -> int8 network -> MEAN -> int8 logits
-    int16x8    uint8 -> CAST -> int16 network, int8 weights, int64 biases -> DEQUANTIZE -> MEAN -> float32 logits
-    fp32       uint8 -> DEQUANTIZE (scale 1) -> float32 network -> MEAN -> float32 logits
-    fp16       the same; weights are stored in half and pass through a DEQUANTIZE, which XNNPACK folds away; biases stay float32
-    w8         likewise, with weights of int8 and a scale per output channel
-"""
+"""The graph's nodes as the format's operators."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Audit, EmitOptions, TensorSpec
-from squeeze_export.errors import BadInput, Refused
+from squeeze_export.core import EmitOptions
+from squeeze_export.errors import Refused
 from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv, QuantizedNode
-from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme, check_written_as
-from squeeze_export.operators import Contents
-from squeeze_export.targets import _tflite_file
-from squeeze_export.targets._tflite_audit import audit_file, describe_file
-from squeeze_export.targets._tflite_metadata import LABELS_FILE, METADATA_NAME, model_metadata, with_files
-from squeeze_export.targets._tflite_weights import write_floats, write_integers
-from squeeze_export.targets._tflite_writer import Steps, Writer, padding_word
-
-NAME = "tflite"
-SUFFIX = ".tflite"
-SCHEMES = ("fp32", "fp16", "int8", "int8-npu", "int8-per-tensor", "int16x8", "w8")
-INPUTS = ("uint8", "float32", "int8")
-RUNTIMES = ("litert", "litert-builtin", "tflite-runtime", "tensorflow-lite", "tflite-micro")
-PACKAGES = ("ai-edge-litert", "flatbuffers")
-
-PROVENANCE_NAME = "squeeze_export"
-"""The metadata entry that holds the caller's key -> text, as JSON."""
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
+from squeeze_export.targets.tflite.weights import write_floats, write_integers
+from squeeze_export.targets.tflite.writer import Steps, Writer, padding_word
 
 _PIXELS = {"uint8": Steps((1.0,), (0,)), "int8": Steps((1.0,), (-128,)), "int16": Steps((1.0,), (0,))}
 _RELU = {False: 0, True: 1}  # ActivationFunctionType
 _PADDING = {"SAME": 0, "VALID": 1}
 
 
-def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> bytes:
-    """Writes the network down; see `Target.emit`.
-
-    Raises:
-        BadInput: the scheme is not carried, does not go with the network, or the batch is no positive number.
-        Refused: a pool is padded in a way that the format has no word for.
-        Unavailable: `ai_edge_litert` or `flatbuffers` is not installed.
-    """
-    _check(network, scheme, options)
-    lowering = _Lowering(network, scheme, options)
-    source, result = lowering.run()
-    height, width, _ = network.sizes[network.input.name]
-    entries = {
-        METADATA_NAME: model_metadata(
-            name=network.name,
-            description=f"{network.name}, {scheme.name}",
-            size_px=(width, height),
-            output=lowering.output_name,
-            labels=network.labels,
-        ),
-        PROVENANCE_NAME: json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False).encode(),
-    }
-    packed = lowering.writer.pack(source, result, entries)
-    labels = {LABELS_FILE: "".join(f"{label}\n" for label in network.labels).encode()} if network.labels else {}
-    return with_files(packed, labels)
-
-
-def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output, read from the file.
-
-    Raises:
-        BadInput: no such file, or no TFLite file with one input and one output.
-    """
-    return describe_file(path)
-
-
-def audit(path: Path) -> Audit:
-    """What is inside the file; see `_tflite_audit.audit_file`.
-
-    Raises:
-        BadInput: no such file, or no TFLite file.
-    """
-    return audit_file(path)
-
-
-def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
-    if scheme.name not in SCHEMES:
-        raise BadInput(f"tflite carries no scheme `{scheme.name}`", hint=f"one of: {', '.join(SCHEMES)}")
-    if scheme.integer != isinstance(network, QuantizedGraph):
-        needed = "a quantized graph" if scheme.integer else "the float graph"
-        raise BadInput(f"scheme `{scheme.name}` is written from {needed}, not from a `{type(network).__name__}`")
-    if isinstance(network, QuantizedGraph):
-        check_written_as(network, scheme)
-    if scheme.integer_output and options.softmax:
-        raise BadInput(f"`{scheme.name}` gives logits of 8 bits, not probabilities", hint="leave out --softmax, or --scheme int8")
-    if options.batch != "dynamic" and options.batch < 1:
-        raise BadInput(f"a batch of `{options.batch}` images", hint="a positive number, or dynamic")
-
-
-class _Lowering:
+class Lowering:
     """Turns nodes into operators, one method a kind.
 
     A tensor that the table has integers for is written in integers, every other one in float. Who computes in float takes the real
@@ -284,8 +196,3 @@ class _Lowering:
         output = self.writer.tensor(self.output_name, (self.batch, classes), "float32")
         self.writer.operator("SOFTMAX", 1, [logits], output, ("SoftmaxOptions", {"beta": 1.0}))
         return output
-
-
-def contents(path: Path) -> Contents:
-    """The file's operators; see `_tflite_file.contents`."""
-    return _tflite_file.contents(path)

@@ -1,0 +1,104 @@
+"""TensorFlow Lite (LiteRT): the flatbuffer written directly, without TensorFlow.
+
+Integers of the table are unsigned; the format carries them as int8, 128 lower, or as int16, 32,768 lower, zero points too: the same
+steps under another name. The input stays uint8, the output is float: MediaPipe and LiteRT.js accept no other form. `int8-npu` has
+int8 logits, which leaves no float in the file. Pixels given as int8, 128 lower, are the network's own integers: no QUANTIZE then.
+
+    int8       uint8 -> QUANTIZE -> int8 network -> DEQUANTIZE -> MEAN -> float32 logits; `int8-per-tensor` too
+               a layer kept in float: DEQUANTIZE -> float32 -> QUANTIZE, where its neighbours are in integers
+    int8-npu   uint8 -> QUANTIZE -> int8 network -> MEAN -> int8 logits
+    int16x8    uint8 -> CAST -> int16 network, int8 weights, int64 biases -> DEQUANTIZE -> MEAN -> float32 logits
+    fp32       uint8 -> DEQUANTIZE (scale 1) -> float32 network -> MEAN -> float32 logits
+    fp16       the same; weights are stored in half and pass through a DEQUANTIZE, which XNNPACK folds away; biases stay float32
+    w8         likewise, with weights of int8 and a scale per output channel
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from squeeze_export.core import Audit, EmitOptions, TensorSpec
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as
+from squeeze_export.operators import Contents
+from squeeze_export.targets.tflite import file
+from squeeze_export.targets.tflite.audit import audit_file, describe_file
+from squeeze_export.targets.tflite.lowering import Lowering
+from squeeze_export.targets.tflite.metadata import LABELS_FILE, METADATA_NAME, model_metadata, with_files
+
+NAME = "tflite"
+SUFFIX = ".tflite"
+SCHEMES = ("fp32", "fp16", "int8", "int8-npu", "int8-per-tensor", "int16x8", "w8")
+INPUTS = ("uint8", "float32", "int8")
+RUNTIMES = ("litert", "litert-builtin", "tflite-runtime", "tensorflow-lite", "tflite-micro")
+PACKAGES = ("ai-edge-litert", "flatbuffers")
+
+PROVENANCE_NAME = "squeeze_export"
+"""The metadata entry that holds the caller's key -> text, as JSON."""
+
+
+def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> bytes:
+    """Writes the network down; see `Target.emit`.
+
+    Raises:
+        BadInput: the scheme is not carried, does not go with the network, or the batch is no positive number.
+        Refused: a pool is padded in a way that the format has no word for.
+        Unavailable: `ai_edge_litert` or `flatbuffers` is not installed.
+    """
+    _check(network, scheme, options)
+    lowering = Lowering(network, scheme, options)
+    source, result = lowering.run()
+    height, width, _ = network.sizes[network.input.name]
+    entries = {
+        METADATA_NAME: model_metadata(
+            name=network.name,
+            description=f"{network.name}, {scheme.name}",
+            size_px=(width, height),
+            output=lowering.output_name,
+            labels=network.labels,
+        ),
+        PROVENANCE_NAME: json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False).encode(),
+    }
+    packed = lowering.writer.pack(source, result, entries)
+    labels = {LABELS_FILE: "".join(f"{label}\n" for label in network.labels).encode()} if network.labels else {}
+    return with_files(packed, labels)
+
+
+def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
+    """Input and output, read from the file.
+
+    Raises:
+        BadInput: no such file, or no TFLite file with one input and one output.
+    """
+    return describe_file(path)
+
+
+def audit(path: Path) -> Audit:
+    """What is inside the file; see `audit.audit_file`.
+
+    Raises:
+        BadInput: no such file, or no TFLite file.
+    """
+    return audit_file(path)
+
+
+def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
+    if scheme.name not in SCHEMES:
+        raise BadInput(f"tflite carries no scheme `{scheme.name}`", hint=f"one of: {', '.join(SCHEMES)}")
+    if scheme.integer != isinstance(network, QuantizedGraph):
+        needed = "a quantized graph" if scheme.integer else "the float graph"
+        raise BadInput(f"scheme `{scheme.name}` is written from {needed}, not from a `{type(network).__name__}`")
+    if isinstance(network, QuantizedGraph):
+        check_written_as(network, scheme)
+    if scheme.integer_output and options.softmax:
+        raise BadInput(f"`{scheme.name}` gives logits of 8 bits, not probabilities", hint="leave out --softmax, or --scheme int8")
+    if options.batch != "dynamic" and options.batch < 1:
+        raise BadInput(f"a batch of `{options.batch}` images", hint="a positive number, or dynamic")
+
+
+def contents(path: Path) -> Contents:
+    """The file's operators; see `file.contents`."""
+    return file.contents(path)
