@@ -1,32 +1,19 @@
-"""The quantized graph, and the table file that holds it; `saved` reads one back.
-
-A table is a safetensors file: int8 weights, float32 weight scales and int32 biases as tensors, everything else as one JSON header.
-It is all that an integer export needs: no image, no checkpoint.
-"""
+"""Schemes, and the quantized graph: a network in integers. `table` writes it into a file and reads it back."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from squeeze_export.core import FloatPart, Preprocess, TensorSpec
 from squeeze_export.errors import BadInput
-from squeeze_export.graph.nodes import Conv, MaxPool, Node, QuantizedConv, QuantizedNode, consumers_of, tensor_sizes
-
-TABLE_VERSION = 1
-SMALLEST_SCALE, LARGEST_SCALE = 1e-16, 1e6
-"""Between these, acc * (s_x * s_w) / s_y stays inside float32."""
-TABLE_HEADER = "squeeze_export_table"
-ARRAYS_SHA256 = "arrays_sha256"
-"""Key of the arrays' checksum in a table's header."""
+from squeeze_export.graph.nodes import Conv, QuantizedConv, QuantizedNode, consumers_of, tensor_sizes
 
 
 @dataclass(frozen=True)
@@ -184,6 +171,8 @@ class QuantizedGraph:
     @cached_property
     def sha256(self) -> str:
         """Of the table's bytes: the same integers have the same hash."""
+        from squeeze_export.graph.table import table_bytes  # which knows this type
+
         return hashlib.sha256(table_bytes(self)).hexdigest()
 
 
@@ -196,47 +185,3 @@ def requantization(conv: QuantizedConv, tensors: Mapping[str, Quantization]) -> 
 def wide_requantization(conv: QuantizedConv, tensors: Mapping[str, Quantization]) -> NDArray[np.float64]:
     """The same in float64: 24 bits of a sum are too few for a result of 16."""
     return (tensors[conv.input].scale * conv.weight_scale.astype(np.float64)) / tensors[conv.name].scale
-
-
-def table_bytes(quantized: QuantizedGraph) -> bytes:
-    """The table file's bytes. The same quantized graph always gives the same bytes."""
-    arrays: dict[str, NDArray[Any]] = {}
-    header = {
-        "version": TABLE_VERSION,
-        "name": quantized.name,
-        "scheme": quantized.scheme.name,
-        "nodes": [saved_node(node, arrays) for node in quantized.nodes],
-        "input": asdict(quantized.input),
-        "output": asdict(quantized.output),
-        "tensors": {name: [q.scale, q.zero_point] for name, q in quantized.tensors.items()},
-        "preprocess": asdict(quantized.preprocess),
-        "labels": list(quantized.labels),
-        "provenance": dict(quantized.provenance),
-    }
-    header[ARRAYS_SHA256] = arrays_sha256(arrays)
-    return safetensors.numpy.save(arrays, {TABLE_HEADER: json.dumps(header, sort_keys=True)})
-
-
-def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 of the arrays in the order of their names: of each a line with name, dtype and shape, then its bytes."""
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def saved_node(node: Node | QuantizedNode, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """A node as JSON has it; its arrays go into `arrays`, as `<node>.weight` and so on."""
-    entry: dict[str, Any] = {"kind": type(node).__name__, "name": node.name, "inputs": list(node.inputs)}
-    if isinstance(node, Conv | QuantizedConv):
-        arrays[f"{node.name}.weight"] = node.weight
-        if isinstance(node, QuantizedConv):
-            arrays[f"{node.name}.weight_scale"] = node.weight_scale
-            if node.factor is not None:
-                arrays[f"{node.name}.factor"] = node.factor
-        arrays[f"{node.name}.bias"] = node.bias
-        return entry | {"stride": node.stride, "pads": list(node.pads), "relu": node.relu}
-    if isinstance(node, MaxPool):
-        return entry | {"kernel": node.kernel, "stride": node.stride, "pads": list(node.pads)}
-    return entry

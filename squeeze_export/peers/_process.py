@@ -23,7 +23,7 @@ import numpy as np
 import squeeze_export
 from squeeze_export.errors import BadInput, Refused, SqueezeExportError, Unavailable
 from squeeze_export.files import Content, read_content, write_draft
-from squeeze_export.graph.saved import graph_bytes, read_graph
+from squeeze_export.graph.table import graph_bytes, read_graph
 from squeeze_export.peers import Source
 
 EXTRA = "peers"

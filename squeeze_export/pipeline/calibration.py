@@ -15,9 +15,9 @@ from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.files import write_bytes
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme, table_bytes
+from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.graph.saved import read_table
+from squeeze_export.graph.table import read_table, table_bytes
 from squeeze_export.images.likeness import Summary, read_summary, unlike_warning
 from squeeze_export.images.stream import usable_cores
 from squeeze_export.pipeline.calibration_images import CalibrationFolder as CalibrationFolder

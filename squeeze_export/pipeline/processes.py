@@ -22,8 +22,8 @@ from typing import Any
 from squeeze_export.core import Artifact, Audit, EmitOptions, Progress
 from squeeze_export.errors import BadInput, Refused, SqueezeExportError
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import QuantizedGraph, Scheme, table_bytes
-from squeeze_export.graph.saved import graph_bytes
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme
+from squeeze_export.graph.table import graph_bytes, table_bytes
 from squeeze_export.pipeline.export import read_exported
 from squeeze_export.pipeline.worker import REQUEST
 

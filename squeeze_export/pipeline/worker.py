@@ -10,7 +10,7 @@ from pathlib import Path
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.graph.saved import read_graph, read_table
+from squeeze_export.graph.table import read_graph, read_table
 from squeeze_export.pipeline.export import export
 
 REQUEST = "request.json"

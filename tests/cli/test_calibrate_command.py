@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from squeeze_export.graph.saved import read_table
+from squeeze_export.graph.table import read_table
 
 TABLE = Path("squeeze-export-out/squeezenet_custom.int8.table")
 

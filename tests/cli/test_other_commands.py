@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from squeeze_export.cli.options import DEMO_NOTE
-from squeeze_export.graph.saved import read_table
+from squeeze_export.graph.table import read_table
 from squeeze_export.nets.download import NAMED_WEIGHTS
 
 OUT = Path("squeeze-export-out")

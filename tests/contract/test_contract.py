@@ -25,8 +25,8 @@ from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.files import Content, content_sha256, content_size, read_content, write_draft
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Add, QuantizedConv
-from squeeze_export.graph.quantized import FP32, INT8, SCHEMES, Scheme, table_bytes
-from squeeze_export.graph.saved import read_table
+from squeeze_export.graph.quantized import FP32, INT8, SCHEMES, Scheme
+from squeeze_export.graph.table import read_table, table_bytes
 from squeeze_export.measure.difference import first_layer_apart
 from squeeze_export.pipeline.export import export, read_artifact, sidecar_path
 from squeeze_export.runtimes import RUNTIMES

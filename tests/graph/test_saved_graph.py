@@ -12,9 +12,9 @@ from squeeze_export.core import CAFFE
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import scheme_named, table_bytes
+from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.graph.saved import graph_bytes, read_graph, read_table
+from squeeze_export.graph.table import graph_bytes, read_graph, read_table, table_bytes
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
 

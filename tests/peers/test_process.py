@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from squeeze_export.errors import BadInput, Refused, SqueezeExportError, Unavailable
-from squeeze_export.graph.saved import graph_bytes
+from squeeze_export.graph.table import graph_bytes
 from squeeze_export.peers import Source, _process, tensorflow
 from squeeze_export.peers._process import MAX_MESSAGE_CHARACTERS, run_apart, serve
 from tests.contract.conftest import net
@@ -59,7 +59,7 @@ def run_body(fake_package: Fake) -> Callable[[str], Any]:
 def test_what_is_handed_over_arrives_and_comes_back(run_body: Any) -> None:
     found = run_body(
         "import hashlib\n"
-        "from squeeze_export.graph.saved import graph_bytes\n"
+        "from squeeze_export.graph.table import graph_bytes\n"
         "told = (recipe, str(source.fp32), hashlib.sha256(graph_bytes(source.graph)).hexdigest(), source.pixels.sum())\n"
         "return {'told.txt': repr(told).encode(), 'inner/pixels': source.pixels.tobytes()}"
     )

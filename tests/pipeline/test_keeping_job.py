@@ -13,7 +13,7 @@ from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import QuantizedConv
 from squeeze_export.graph.quantized import INT8_NPU, INT8_PER_TENSOR, INT16X8, SCHEMES, Quantization
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
-from squeeze_export.graph.saved import read_table
+from squeeze_export.graph.table import read_table
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.measure.statistics import paired_difference, wilson

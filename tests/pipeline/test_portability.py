@@ -15,9 +15,10 @@ from squeeze_export import demo
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.integer import IntegerRunner
-from squeeze_export.graph.quantized import INT8, table_bytes
+from squeeze_export.graph.quantized import INT8
 from squeeze_export.graph.run import one_blas_thread
 from squeeze_export.graph.saturation import SaturatingProducts
+from squeeze_export.graph.table import table_bytes
 from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import load_all
 from squeeze_export.pipeline import PreprocessChoice, RunOptions, calibrate, export, open_network

@@ -141,7 +141,7 @@ def test_processes_end_when_the_job_does(orders, monkeypatch):
 
 
 def request(folder, quantized, **changes):
-    from squeeze_export.graph.quantized import table_bytes
+    from squeeze_export.graph.table import table_bytes
 
     (folder / "0.network").write_bytes(table_bytes(quantized))
     values = {

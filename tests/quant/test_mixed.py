@@ -13,9 +13,9 @@ from test_twin import images, net, sqnr_db
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Add, Conv
-from squeeze_export.graph.quantized import INT8_NPU, QuantizedGraph, table_bytes
+from squeeze_export.graph.quantized import INT8_NPU, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.graph.saved import read_table
+from squeeze_export.graph.table import read_table, table_bytes
 from squeeze_export.quant.analysis import spared, subject_of
 from squeeze_export.quant.mixed import KEEP_FLOAT, float_parts, keep_float
 

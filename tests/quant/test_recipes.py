@@ -19,9 +19,9 @@ from squeeze_export.errors import BadInput
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import INT8, INT16X8, SCHEMES, QuantizedGraph, Scheme, table_bytes
+from squeeze_export.graph.quantized import INT8, INT16X8, SCHEMES, QuantizedGraph, Scheme
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.graph.saved import read_table
+from squeeze_export.graph.table import read_table, table_bytes
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, architecture, tensor_shapes
 from squeeze_export.nets.checkpoints import read_checkpoint

@@ -13,8 +13,9 @@ from squeeze_export.core import TORCHVISION, FloatArray
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import INT8, table_bytes
+from squeeze_export.graph.quantized import INT8
 from squeeze_export.graph.run import FloatRunner
+from squeeze_export.graph.table import table_bytes
 from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import load_all
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes

@@ -12,12 +12,11 @@ import pytest
 
 from squeeze_export.core import TORCHVISION
 from squeeze_export.errors import BadInput
-from squeeze_export.graph import quantized as tables
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.nodes import Graph, QuantizedConv
-from squeeze_export.graph.quantized import INT8, SCHEMES, QuantizedGraph, table_bytes
+from squeeze_export.graph.quantized import INT8, SCHEMES, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.graph.saved import read_table
+from squeeze_export.graph.table import TABLE_VERSION, read_table, table_bytes
 from squeeze_export.nets.architecture import Architecture, Fire, architecture, tensor_shapes
 from squeeze_export.quant.equalize import twin
 from squeeze_export.quant.recipes import quantize
@@ -134,5 +133,5 @@ def test_another_network_is_refused() -> None:
 
 
 def test_the_first_version_had_none() -> None:
-    assert tables.TABLE_VERSION == 1  # a table without factors is still of this version
+    assert TABLE_VERSION == 1  # a table without factors is still of this version
     assert INT8.integer

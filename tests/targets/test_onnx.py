@@ -18,9 +18,9 @@ from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Conv, Graph
-from squeeze_export.graph.quantized import FP16, FP32, INT8, QuantizedGraph, Scheme, table_bytes
+from squeeze_export.graph.quantized import FP16, FP32, INT8, QuantizedGraph, Scheme
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.graph.saved import read_table
+from squeeze_export.graph.table import read_table, table_bytes
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.architecture import Architecture, Bypass, fire_modules, tensor_shapes
 from squeeze_export.nets.checkpoints import read_checkpoint

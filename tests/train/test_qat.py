@@ -9,9 +9,9 @@ from squeeze_export.core import Preprocess
 from squeeze_export.errors import BadInput, Unavailable
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
-from squeeze_export.graph.quantized import FP32, INT8, table_bytes
+from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.graph.saved import read_table
+from squeeze_export.graph.table import read_table, table_bytes
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.train.qat import Schedule, augmented, is_better, train_integers

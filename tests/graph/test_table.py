@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from squeeze_export.core import CAFFE
 from squeeze_export.errors import BadInput
-from squeeze_export.graph import saved as table
+from squeeze_export.graph import table
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import MaxPool, QuantizedConv
-from squeeze_export.graph.quantized import ARRAYS_SHA256, SCHEMES, QuantizedGraph, arrays_sha256, scheme_named, table_bytes
+from squeeze_export.graph.quantized import SCHEMES, QuantizedGraph, scheme_named
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.graph.saved import read_table
+from squeeze_export.graph.table import ARRAYS_SHA256, arrays_sha256, read_table, table_bytes
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
 

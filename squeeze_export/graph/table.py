@@ -1,10 +1,12 @@
-"""Graphs as files: a table (the quantized graph) read back, and the float graph written and read.
+"""Graphs as files, written and read: the table, which holds a quantized graph, and the float graph.
 
-Both are safetensors files with one JSON header. Nothing in them is executed; sizes are bounded before anything is allocated.
+Both are safetensors files: weights, scales and biases as tensors, everything else as one JSON header. A table is all that an
+integer export needs: no image, no checkpoint. Nothing in a file is executed; sizes are bounded before anything is allocated.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -18,24 +20,37 @@ from numpy.typing import NDArray
 from squeeze_export.core import Preprocess, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Node, QuantizedConv, QuantizedNode
-from squeeze_export.graph.quantized import (
-    ARRAYS_SHA256,
-    LARGEST_SCALE,
-    MIXED_SCHEMES,
-    SMALLEST_SCALE,
-    TABLE_HEADER,
-    TABLE_VERSION,
-    Quantization,
-    QuantizedGraph,
-    arrays_sha256,
-    saved_node,
-    scheme_named,
-)
+from squeeze_export.graph.quantized import MIXED_SCHEMES, Quantization, QuantizedGraph, scheme_named
 
+TABLE_VERSION = 1
 MAX_TABLE_BYTES = 256_000_000
 MAX_SIDE_PX = 4096
+SMALLEST_SCALE, LARGEST_SCALE = 1e-16, 1e6
+"""Between these, acc * (s_x * s_w) / s_y stays inside float32."""
+ARRAYS_SHA256 = "arrays_sha256"
+"""Key of the arrays' checksum in a table's header."""
+_TABLE_HEADER = "squeeze_export_table"
 _GRAPH_HEADER = "squeeze_export_graph"
 T = TypeVar("T")
+
+
+def table_bytes(quantized: QuantizedGraph) -> bytes:
+    """The table file's bytes. The same quantized graph always gives the same bytes."""
+    arrays: dict[str, NDArray[Any]] = {}
+    header = {
+        "version": TABLE_VERSION,
+        "name": quantized.name,
+        "scheme": quantized.scheme.name,
+        "nodes": [_saved_node(node, arrays) for node in quantized.nodes],
+        "input": asdict(quantized.input),
+        "output": asdict(quantized.output),
+        "tensors": {name: [q.scale, q.zero_point] for name, q in quantized.tensors.items()},
+        "preprocess": asdict(quantized.preprocess),
+        "labels": list(quantized.labels),
+        "provenance": dict(quantized.provenance),
+    }
+    header[ARRAYS_SHA256] = arrays_sha256(arrays)
+    return safetensors.numpy.save(arrays, {_TABLE_HEADER: json.dumps(header, sort_keys=True)})
 
 
 def read_table(path: Path) -> QuantizedGraph:
@@ -46,7 +61,7 @@ def read_table(path: Path) -> QuantizedGraph:
     """
     return _read(
         path,
-        TABLE_HEADER,
+        _TABLE_HEADER,
         "quantization table",
         _quantized_graph,
         "make one with: squeeze-export calibrate --weights FILE --calib DIR",
@@ -59,7 +74,7 @@ def graph_bytes(graph: Graph) -> bytes:
     header = {
         "version": TABLE_VERSION,
         "name": graph.name,
-        "nodes": [saved_node(node, arrays) for node in graph.nodes],
+        "nodes": [_saved_node(node, arrays) for node in graph.nodes],
         "input": asdict(graph.input),
         "output": asdict(graph.output),
         "preprocess": asdict(graph.preprocess),
@@ -76,6 +91,31 @@ def read_graph(path: Path) -> Graph:
         BadInput: not such a file, truncated, or its parts do not fit each other.
     """
     return _read(path, _GRAPH_HEADER, "float graph", _float_graph, "write it again")
+
+
+def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of the arrays in the order of their names: of each a line with name, dtype and shape, then its bytes."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _saved_node(node: Node | QuantizedNode, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """A node as JSON has it; its arrays go into `arrays`, as `<node>.weight` and so on."""
+    entry: dict[str, Any] = {"kind": type(node).__name__, "name": node.name, "inputs": list(node.inputs)}
+    if isinstance(node, Conv | QuantizedConv):
+        arrays[f"{node.name}.weight"] = node.weight
+        if isinstance(node, QuantizedConv):
+            arrays[f"{node.name}.weight_scale"] = node.weight_scale
+            if node.factor is not None:
+                arrays[f"{node.name}.factor"] = node.factor
+        arrays[f"{node.name}.bias"] = node.bias
+        return entry | {"stride": node.stride, "pads": list(node.pads), "relu": node.relu}
+    if isinstance(node, MaxPool):
+        return entry | {"kernel": node.kernel, "stride": node.stride, "pads": list(node.pads)}
+    return entry
 
 
 def _read(path: Path, key: str, what: str, build: Callable[[Mapping[str, Any], Mapping[str, NDArray[Any]]], T], hint: str) -> T:
