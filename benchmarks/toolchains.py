@@ -64,7 +64,7 @@ class Run:
     """
 
     content: bytes
-    placement: Placement
+    placement: Placement | None
     evidence: str
     logits: FloatArray
     compile_s: float
@@ -110,6 +110,7 @@ def measured(name: str, file: str | None, toolchain: str, chip: str) -> dict[str
         artifact, _ = export(quantized, "onnx", quantized.scheme, Path(temporary), name="network")
         ran = through(artifact, chip, pixels, Path(temporary))
     found, placement = ran.logits, ran.placement
+    assert placement is not None
     return {
         "network": name,
         "toolchain": f"{toolchain}, {chip}",

@@ -253,41 +253,6 @@ def place(operators: Sequence[PlacedOperator], *, floats: FloatPart, source: str
     )
 
 
-class Session(Protocol):
-    """An artifact opened on a device.
-
-    Attributes:
-        runtime: the registry's name, such as `onnxruntime`.
-        device: the device that the runtime says it uses.
-        threads: intra-op threads.
-        kernels: the kernel family that the runtime says it uses, such as `XNNPACK`.
-        placement: where the operators run.
-        evidence: `measured`, or `emulated` where the device is not the one that the file is for.
-        facts: what else the runtime tells of the device and of this file on it, as a report shows it: `arena_bytes` ...
-    """
-
-    runtime: str
-    device: str
-    threads: int
-    kernels: str
-    placement: Placement
-    evidence: Evidence
-    facts: Mapping[str, Any]
-
-    def infer(self, batch: ByteArray) -> FloatArray:
-        """Runs a batch.
-
-        Args:
-            batch: (N, H, W, 3) uint8, RGB pixels.
-
-        Returns:
-            (N, classes) float32, a fresh array that survives the next call.
-        """
-
-    def close(self) -> None:
-        """Frees what the runtime holds. Calling it twice is allowed."""
-
-
 class Progress(Protocol):
     """What a long job tells of its advance; the command line draws it, a library user may ignore it."""
 
@@ -297,3 +262,73 @@ class Progress(Protocol):
 
 def silent(what: str, done: int, total: int) -> None:
     """A `Progress` that says nothing."""
+
+
+class Clock(Protocol):
+    """Times sessions where they run: on a board, or in a process of their own. What lies between there and here is no part of an
+    inference.
+    """
+
+    def time(
+        self, sessions: Sequence[tuple[Any, ByteArray]], *, warmup: int, rounds: int, progress: Progress = silent
+    ) -> list[tuple[int, ...]]:
+        """Times sessions, all in the same rounds.
+
+        Args:
+            sessions: of this clock, each with its batch, (N, H, W, 3) uint8.
+            warmup: inferences of each before the first sample.
+            rounds: samples of each, at least 1.
+            progress: told of the rounds.
+
+        Returns:
+            Samples in ns of each session.
+
+        Raises:
+            Unavailable: the connection broke.
+            Refused: the runtime failed, or there are not as many samples as were asked for.
+        """
+
+
+class Session(Protocol):
+    """An artifact opened on a device. What most of them do alike is in `runtimes.session.BatchSession`.
+
+    Attributes:
+        runtime: the registry's name, such as `onnxruntime`.
+        device: the device that the runtime says it uses.
+        threads: intra-op threads.
+        kernels: the kernel family that the runtime says it uses, such as `XNNPACK`.
+        evidence: `measured`, or `emulated` where the device is not the one that the file is for.
+        facts: what else the runtime tells of the device and of this file on it, as a report shows it: `arena_bytes` ...
+    """
+
+    runtime: str
+    device: str
+    threads: int
+    kernels: str
+    evidence: Evidence
+    facts: Mapping[str, Any]
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where the operators run; None where the runtime does not tell.
+
+        Raises:
+            Refused: the runtime's records make no sense, or contradict what was asked for.
+        """
+
+    def infer(self, batch: ByteArray) -> FloatArray:
+        """Runs a batch.
+
+        Args:
+            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
+
+        Returns:
+            (N, classes) float32, a fresh array that survives the next call.
+
+        Raises:
+            ValueError: a batch of another shape or dtype, or the session is closed.
+            Refused: the runtime failed.
+        """
+
+    def close(self) -> None:
+        """Frees what the runtime holds. Calling it twice is allowed."""

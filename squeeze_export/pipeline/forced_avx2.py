@@ -40,13 +40,13 @@ class ForcedRun:
         logits: (N, classes) float32.
         device: that OpenVINO says it used.
         kernels: of the convolutions, such as `jit_avx2_I8`.
-        placement: where the operators ran.
+        placement: where the operators ran; None where OpenVINO does not tell.
     """
 
     logits: FloatArray
     device: str
     kernels: str
-    placement: Placement
+    placement: Placement | None
 
 
 def can_be_forced() -> bool:
@@ -73,8 +73,8 @@ def run_on_avx2(path: Path, pixels: ByteArray, *, threads: int = 1) -> ForcedRun
         answer = _answer(folder, limit_s=STARTING_S + IMAGE_S * len(pixels))
         logits: FloatArray = safetensors.numpy.load((folder / LOGITS).read_bytes())["logits"]
     found = answer["placement"]
-    lists: dict[str, Any] = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
-    placement = Placement(**{**found, **lists})
+    lists: dict[str, Any] = {name: tuple(value) for name, value in (found or {}).items() if isinstance(value, list)}
+    placement = Placement(**{**found, **lists}) if found is not None else None
     if "avx2" not in answer["kernels"] or any(word in answer["kernels"] for word in ("avx512", "vnni", "amx")):
         raise Refused(f"OpenVINO ran `{answer['kernels']}`, though it was held to AVX2", hint="this CPU may have no AVX2")
     return ForcedRun(logits, answer["device"], answer["kernels"], placement)
@@ -118,7 +118,8 @@ def main(folder: Path) -> None:
         )
         try:
             write_bytes(folder / LOGITS, safetensors.numpy.save({"logits": session.infer(pixels)}))
-            answer = {"device": session.device, "kernels": session.kernels, "placement": asdict(session.placement)}
+            placement = None if session.placement is None else asdict(session.placement)
+            answer = {"device": session.device, "kernels": session.kernels, "placement": placement}
         finally:
             session.close()
     except SqueezeExportError as err:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import ByteArray, FloatArray, require
+from squeeze_export.core import require
 from squeeze_export.errors import Refused
 
 MAX_REASON_CHARACTERS = 400
@@ -32,9 +32,9 @@ class Ends:
     shape: tuple[int | str, ...]
 
     @property
-    def batch(self) -> int:
-        """Images of the smallest inference."""
-        return self.shape[0] if isinstance(self.shape[0], int) else 1
+    def batch(self) -> int | None:
+        """Images of an inference; None where the file leaves that open."""
+        return self.shape[0] if isinstance(self.shape[0], int) else None
 
 
 def onnxruntime() -> Any:
@@ -120,38 +120,6 @@ def ends_of(session: Any, path: Path) -> Ends:
     return Ends(inputs[0].name, _DTYPES[inputs[0].type], tuple(inputs[0].shape))
 
 
-def logits_of(session: Any, ends: Ends, path: Path, batch: ByteArray) -> FloatArray:
-    """Runs a batch, in pieces where the file's own batch size is fixed; the last piece is filled up with zeros.
-
-    Args:
-        session: ONNX Runtime's; None where it is closed.
-        ends: its own.
-        path: of the file, for messages.
-        batch: (N, H, W, 3) uint8, RGB pixels.
-
-    Returns:
-        (N, classes) float32, a fresh array.
-
-    Raises:
-        ValueError: a batch of another shape or dtype, or the session is closed.
-        Refused: ONNX Runtime failed.
-    """
-    if session is None:
-        raise ValueError("the session is closed")
-    if batch.dtype != np.uint8 or batch.shape[1:] != ends.shape[1:] or not len(batch):
-        raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *ends.shape[1:])}")
-    size = ends.shape[0] if isinstance(ends.shape[0], int) else len(batch)
-    pieces: list[FloatArray] = []
-    for start in range(0, len(batch), size):
-        piece = batch[start : start + size]
-        missing = size - len(piece)
-        if missing:
-            piece = np.concatenate([piece, np.zeros((missing, *piece.shape[1:]), np.uint8)])
-        logits = answered(session, path, None, {ends.name: piece.astype(ends.dtype, copy=False)})[0]
-        pieces.append(logits[: size - missing])
-    return np.concatenate(pieces)
-
-
 def black_images(ends: Ends) -> Mapping[str, Any]:
     """The inputs of one inference, all zeros."""
-    return {ends.name: np.zeros((ends.batch, *ends.shape[1:]), ends.dtype)}
+    return {ends.name: np.zeros((ends.batch or 1, *ends.shape[1:]), ends.dtype)}

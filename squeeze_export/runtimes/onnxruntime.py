@@ -12,20 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement
-from squeeze_export.errors import BadInput, Unavailable
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
+from squeeze_export.errors import Unavailable
 from squeeze_export.graph.quantized import Scheme, scheme_named
 from squeeze_export.runtimes import _onnxruntime_values
 from squeeze_export.runtimes._onnxruntime_calls import (
     answered,
     black_images,
     ends_of,
-    logits_of,
     onnxruntime,
     opened,
     session_options,
@@ -43,10 +41,9 @@ from squeeze_export.runtimes._onnxruntime_devices import (
 )
 from squeeze_export.runtimes._onnxruntime_records import PROFILER, Record, is_fused, placement, read_records
 from squeeze_export.runtimes._onnxruntime_subgraphs import ASSIGNMENT, SOURCE, expanded
+from squeeze_export.runtimes.session import BatchSession, check_threads, read_file
 
 NAME = "onnxruntime"
-INSTALL: Mapping[str, str] = {name: device.install for name, device in DEVICES.items()}
-"""Device -> what to install where it is not here."""
 
 
 def devices() -> tuple[str, ...]:
@@ -71,14 +68,9 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> OnnxSessio
         Unavailable: the device or `onnxruntime` is not on this machine, or none of the file runs on it.
         Refused: the file is no ONNX model, or none that takes one image tensor and gives one row of numbers.
     """
-    if threads < 1:
-        raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+    check_threads(threads)
     driven = _driven(device)
-    try:
-        model = artifact.path.read_bytes()
-    except OSError as err:
-        raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
-    session = OnnxSession(model, artifact.path, device, driven, threads, scheme_named(artifact.scheme))
+    session = OnnxSession(read_file(artifact.path), artifact.path, device, driven, threads, scheme_named(artifact.scheme))
     if device != "cpu":
         session.check_it_ran_there()
     return session
@@ -103,7 +95,7 @@ def _driven(device: str) -> Device:
     return present[device]
 
 
-class OnnxSession:
+class OnnxSession(BatchSession):
     """An ONNX file opened on a device; satisfies `core.Session`.
 
     Attributes:
@@ -116,34 +108,25 @@ class OnnxSession:
     """
 
     runtime = NAME
-    evidence: Evidence = "measured"
-    facts: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, model: bytes, path: Path, device: str, driven: Device, threads: int, scheme: Scheme) -> None:
         self._model, self._path, self._driven, self.threads, self._scheme = model, path, driven, threads, scheme
         self.device, self.kernels = device, driven.kernels
         self._session: Any = _open(model, path, device, driven, session_options(threads), scheme, threads)
         self._ends = ends_of(self._session, path)
+        super().__init__(self._ends.shape[1:], least=self._ends.batch or 1, most=self._ends.batch)
         entries = [] if device == "cpu" else plugin_entries(driven.provider)
         if entries:
             self.evidence, self.facts = evidence_of(entries), facts_of(entries)
 
-    def infer(self, batch: ByteArray) -> FloatArray:
-        """Runs a batch, in pieces where the file's own batch size is fixed; the last piece is filled up with zeros.
+    def run_piece(self, images: ByteArray) -> FloatArray:
+        """See `BatchSession.run_piece`."""
+        given = images.astype(self._ends.dtype, copy=False)
+        logits: FloatArray = answered(self._session, self._path, None, {self._ends.name: given})[0]
+        return logits
 
-        Args:
-            batch: (N, H, W, 3) uint8, RGB pixels.
-
-        Returns:
-            (N, classes) float32, a fresh array.
-
-        Raises:
-            ValueError: a batch of another shape or dtype, or the session is closed.
-        """
-        return logits_of(self._session, self._ends, self._path, batch)
-
-    def close(self) -> None:
-        """Frees the session. Calling it twice is allowed."""
+    def free(self) -> None:
+        """Frees the session."""
         self._session = None
 
     @cached_property

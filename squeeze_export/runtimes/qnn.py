@@ -24,10 +24,11 @@ from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.qnn_graph import GRAPH_KEY, Operator, binary_facts, graph_of_text, read_graph
 from squeeze_export.runtimes import _onnxruntime_values
-from squeeze_export.runtimes._onnxruntime_calls import answered, black_images, ends_of, logits_of
+from squeeze_export.runtimes._onnxruntime_calls import answered, black_images, ends_of
 from squeeze_export.runtimes._onnxruntime_records import read_records
 from squeeze_export.runtimes._qnn_library import EMULATOR, PROVIDER, entries, open_on
 from squeeze_export.runtimes._qnn_records import SOURCE, placed, read_profile
+from squeeze_export.runtimes.session import BatchSession, check_threads
 
 NAME = "qnn"
 TARGETS = ("onnx", "qnn")
@@ -56,8 +57,7 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> QnnSession
         Unavailable: the device or a package is not on this machine.
         Refused: the HTP cannot run an operator of the file, or it is none of ours.
     """
-    if threads < 1:
-        raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+    check_threads(threads)
     check_device(device)
     try:
         if artifact.path.stat().st_size > MAX_FILE_BYTES:
@@ -87,7 +87,7 @@ each other, one after the other they do not.
 """
 
 
-class QnnSession:
+class QnnSession(BatchSession):
     """An ONNX file on the HTP or its emulator; satisfies `core.Session`.
 
     Attributes:
@@ -109,32 +109,26 @@ class QnnSession:
         self._record = compiled_record(model, artifact.path)
         self.facts: Mapping[str, Any] = binary_facts(model) if self._record is not None else {}
         self._session: Any = None
-        self._closed = False
         with _TURN:
             self._ends = ends_of(self._woken(), artifact.path)
         if any(isinstance(side, str) for side in self._ends.shape):
             raise Refused(f"`{artifact.path}` has an open batch, which the HTP does not take", hint="export it with --batch 1")
+        super().__init__(self._ends.shape[1:], least=self._ends.batch or 1, most=self._ends.batch)
 
     def infer(self, batch: ByteArray) -> FloatArray:
-        """Runs a batch, in pieces of the file's own batch size; the last piece is filled up with zeros.
-
-        Args:
-            batch: (N, H, W, 3) uint8, RGB pixels.
-
-        Returns:
-            (N, classes) float32, a fresh array.
-
-        Raises:
-            ValueError: a batch of another shape or dtype, or the session is closed.
-            Refused: QNN failed.
-        """
+        """See `core.Session.infer`; one session at a time has the library."""
         with _TURN:
-            return logits_of(None if self._closed else self._woken(), self._ends, self._path, batch)
+            return super().infer(batch)
 
-    def close(self) -> None:
-        """Frees the session. Calling it twice is allowed."""
+    def run_piece(self, images: ByteArray) -> FloatArray:
+        """See `BatchSession.run_piece`."""
+        given = images.astype(self._ends.dtype, copy=False)
+        logits: FloatArray = answered(self._woken(), self._path, None, {self._ends.name: given})[0]
+        return logits
+
+    def free(self) -> None:
+        """Frees the session."""
         with _TURN:
-            self._closed = True
             self._sleep()
 
     def _woken(self) -> Any:
