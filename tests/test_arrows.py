@@ -42,7 +42,7 @@ FRAMEWORKS = {
     "scipy",
 }
 
-CORE = {"core", "errors", "files", "operators", "qnn_graph", "results", "results_analysis"}
+CORE = {"core", "errors", "files", "operators", "qnn_graph", "results"}
 LOW = CORE | {"graph", "images", "nets"}
 WORKSHOPS = {"report", "lint", "gate", "package", "measure", "train", "compress", "quant", "targets", "compilers", "runtimes"}
 WORKSHOPS |= {"peers", "remote"}
@@ -53,7 +53,6 @@ ROOMS: dict[str, set[str]] = {
     "files": {"errors"},  # stands with core
     "core": {"errors"},
     "results": {"core"},  # stands with core
-    "results_analysis": set(),  # likewise
     "operators": set(),  # likewise
     "qnn_graph": {"errors"},  # likewise
     "toolchains": CORE,  # below the workshops: compilers and runtimes drive them
@@ -61,12 +60,13 @@ ROOMS: dict[str, set[str]] = {
     "images": CORE,
     "graph": CORE | {"nets"},  # build.py reads the architecture
     **dict.fromkeys(WORKSHOPS, LOW),
+    "analyze": LOW | {"quant", "report"},  # tries quantizations, and its page is a report's
     "compilers": LOW | {"toolchains"},
     "runtimes": LOW | {"toolchains"},
     "demo": {"core", "nets"},  # data and where it lies
-    "pipeline": LOW | WORKSHOPS | {"demo"},
+    "pipeline": LOW | WORKSHOPS | {"analyze", "demo"},
     # The command line shows what rooms hold: reports, the registries' names, a network's layers, the machine's inventory.
-    "cli": {"pipeline", "demo", "report"} | CORE,
+    "cli": {"pipeline", "demo", "report", "analyze"} | CORE,
     "__init__": set(),
     "__main__": {"cli"},
 }

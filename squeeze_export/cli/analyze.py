@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from squeeze_export.analyze.results import Analysis, Kept
 from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
 from squeeze_export.cli.keeping import keep_choice, keep_float_option
 from squeeze_export.cli.options import FILE, calibration_options, chosen_network, network_options, option, output_options
@@ -17,7 +18,6 @@ from squeeze_export.files import make_folder, write_files
 from squeeze_export.pipeline.analysis import PART_COUNT, analyze
 from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.quant.recipes import RECIPES
-from squeeze_export.results_analysis import Analysis, Kept
 
 _NETWORK = ("weights", "labels", "bypass", "mean", "std", "channel_order", "resize", "crop", "interpolation")
 """The options of `network_options`."""
@@ -65,11 +65,11 @@ def _analyze(**values: Any) -> int:
     if values["out"] is not None:
         _write(analysis, values["out"])
     if values["as_json"]:
-        from squeeze_export.report.analysis import analysis_json
+        from squeeze_export.analyze.words import analysis_json
 
         print_json(analysis_json(analysis))
     else:
-        from squeeze_export.report.analysis_table import print_analysis
+        from squeeze_export.analyze.table import print_analysis
 
         print_analysis(analysis, stdout_console())
     if analysis.evaluation.get("note"):
@@ -96,15 +96,15 @@ def _exit_code(kept: Kept) -> int:
     """5 where the drop is shown to be above its bound with every choice of layers, 6 where the images do not tell."""
     if kept.max_drop_pp is None or kept.reached:
         return EXIT_DONE
-    from squeeze_export.report.analysis_kept import kept_lines
+    from squeeze_export.analyze.mixed_words import kept_lines
 
     warn(kept_lines(kept)[0])
     return GateFailed.exit_code if kept.after.drop_low_pp > kept.max_drop_pp else GateUndecided.exit_code
 
 
 def _write(analysis: Analysis, folder: Path) -> None:
-    from squeeze_export.report.analysis import analysis_json
-    from squeeze_export.report.analysis_html import analysis_html
+    from squeeze_export.analyze.page import analysis_html
+    from squeeze_export.analyze.words import analysis_json
 
     text = json.dumps(analysis_json(analysis), indent=1, allow_nan=False) + "\n"
     page = analysis_html(analysis)

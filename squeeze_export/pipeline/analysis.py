@@ -10,6 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from squeeze_export.analyze.advice import advice_for
+from squeeze_export.analyze.class_changes import flip_of
+from squeeze_export.analyze.mixed_precision import ranking
+from squeeze_export.analyze.results import Analysis, Effect, Flip, Kept, Ranked
+from squeeze_export.analyze.saturation import Counter, ImageCount, TensorCount, tensor_uses
+from squeeze_export.analyze.sensitivity import Subject, shares_of, subject_of
 from squeeze_export.core import ByteArray, FloatArray, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.run import one_blas_thread
@@ -20,17 +26,11 @@ from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
 from squeeze_export.pipeline.calibration import Calibration, calibrate, likeness_warnings, read_calibration, write_table
 from squeeze_export.pipeline.calibration_images import CalibrationSource, evaluation_or_calibration
 from squeeze_export.pipeline.float_cost import cost_of
-from squeeze_export.pipeline.keeping import Trial, Wish, check_image_count, keep, wish_of
+from squeeze_export.pipeline.mixed_precision import Trial, Wish, check_image_count, keep, wish_of
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.pipeline.validation import Evaluation, spread_evenly
-from squeeze_export.quant.advice import advice_for
-from squeeze_export.quant.analysis import Subject, shares_of, subject_of
-from squeeze_export.quant.census import Counter, ImageCount, TensorCount, tensor_uses
-from squeeze_export.quant.flips import flip_of
 from squeeze_export.quant.mixed import check_mixed_scheme
-from squeeze_export.quant.ranking import ranking
-from squeeze_export.results_analysis import Analysis, Effect, Flip, Kept, Ranked
 
 PART_COUNT = 32
 """Images on which every layer is tried."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from squeeze_export.analyze.results import Cost, FileCost, Which
 from squeeze_export.core import Artifact, Progress, silent
 from squeeze_export.errors import Unavailable
 from squeeze_export.graph.nodes import Graph
@@ -14,7 +15,6 @@ from squeeze_export.pipeline.export import export
 from squeeze_export.pipeline.sessions import Entry, RunOptions, check_device, opened, runtime_for
 from squeeze_export.pipeline.timing import time_sessions
 from squeeze_export.results import Latency
-from squeeze_export.results_analysis import Cost, FileCost, Which
 from squeeze_export.targets import target_named
 
 TARGETS = ("onnx", "tflite")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from squeeze_export.pipeline import keeping
-from squeeze_export.results_analysis import ExactEffect
+from squeeze_export.analyze.results import ExactEffect
+from squeeze_export.pipeline import mixed_precision
 
 QUICK = ("--images", 2, "--rounds", 2)
 ALONG = "fire2/squeeze1x1, fire2/expand1x1, fire2/expand3x3"
@@ -26,7 +26,7 @@ def test_analyze_writes_a_table_and_says_how_to_export_it(net, tiny, squeeze):
     assert integers.split()[:2] == ["int8", "0"]
     assert kept.startswith("int8, these in float  ")
     assert kept.split()[4] == "3"
-    assert re.search(r" ms +\d\.\d\dx  \[\d+\.\d\d, \d+\.\d\d\]$", kept)
+    assert re.search(r" ms +\d+\.\d\dx +\[\d+\.\d\d, \d+\.\d\d\]$", kept)
     assert fp32.split()[:5] == ["fp32", "8", "-", "-", "-"]
     assert "onnx files, onnxruntime on cpu, 1 thread, 2 interleaved rounds" in note
     table = Path("found/squeezenet_custom.int8.table")
@@ -73,7 +73,7 @@ def test_a_bound_that_holds_without_any_layer(net, tiny, squeeze):
 def test_a_bound_that_no_choice_of_layers_keeps(low_pp, code, net, tiny, squeeze, monkeypatch):
     """With every layer in float there is nothing left to lose: no network does this, so the runs are made up."""
     effect = ExactEffect(10.0, 0.5, 50.0, low_pp, 59.0)
-    monkeypatch.setattr(keeping, "exact_effect", lambda _: effect)
+    monkeypatch.setattr(mixed_precision, "exact_effect", lambda _: effect)
     result = squeeze("analyze", *net, "--eval", tiny / "eval", *QUICK, "--max-drop", 40, "--no-bench")
     assert result.code == code
     told = "a drop of at most 40 pp is shown with no number of layers in float; the lowest upper bound, +59.00 pp, is with none"

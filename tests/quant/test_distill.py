@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_twin import changed, images, net, sqnr_db
 
 from squeeze_export.errors import Unavailable
 from squeeze_export.graph import trainable
@@ -18,6 +17,7 @@ from squeeze_export.graph.run import FloatRunner
 from squeeze_export.quant import distill as module
 from squeeze_export.quant.distill import distill, growths_of
 from squeeze_export.quant.recipes import DISTILLATION, check_recipe, quantize
+from tests.quantized_networks import changed, images, net, sqnr_db
 
 torch = pytest.importorskip("torch")
 

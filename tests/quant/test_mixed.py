@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_analysis import cut, drawn
-from test_twin import images, net, sqnr_db
 
+from squeeze_export.analyze.sensitivity import spared, subject_of
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Add, Conv
 from squeeze_export.graph.quantized import INT8_NPU, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.table import read_table, table_bytes
-from squeeze_export.quant.analysis import spared, subject_of
 from squeeze_export.quant.mixed import KEEP_FLOAT, float_parts, keep_float
+from tests.quantized_networks import cut, drawn, images, net, sqnr_db
 
 
 def off(quantized: QuantizedGraph) -> float:

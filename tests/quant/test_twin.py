@@ -2,55 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from squeeze_export.core import TORCHVISION
 from squeeze_export.errors import BadInput
-from squeeze_export.graph.build import build_graph
-from squeeze_export.graph.nodes import Graph, QuantizedConv
+from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8, SCHEMES, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.table import TABLE_VERSION, read_table, table_bytes
-from squeeze_export.nets.architecture import Architecture, Fire, architecture, tensor_shapes
 from squeeze_export.quant.equalize import twin
-from squeeze_export.quant.recipes import quantize
-
-BYPASS = Architecture("bypass", 6, 3, (Fire(3, 4, 5, "complex"), Fire(3, 4, 5, "simple")), (0,), 5)
-
-
-def images(count: int = 4, size_px: int = 48) -> Any:
-    coarse = np.random.default_rng(1).integers(0, 256, (count, 6, 6, 3), np.uint8)
-    return coarse.repeat(8, 1).repeat(8, 2)[:, :size_px, :size_px]
-
-
-@cache
-def net(name: str = "bypass", scheme: str = "int8") -> tuple[Graph, QuantizedGraph]:
-    """A network whose output channels differ in loudness, so that there is something to equalize."""
-    arch = BYPASS if name == "bypass" else architecture(name, class_count=9)
-    rng = np.random.default_rng(0)
-    tensors = {}
-    for key, shape in tensor_shapes(arch).items():
-        loudness = np.exp(rng.normal(0, 0.7, shape[0])).reshape(-1, *[1] * (len(shape) - 1))
-        spread = (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1
-        tensors[key] = (loudness * rng.normal(0, spread, shape)).astype(np.float32)
-    graph = build_graph(arch, tensors, replace(TORCHVISION, crop_px=48))
-    return graph, quantize(graph, images(), FloatRunner(graph), SCHEMES[scheme])
-
-
-def sqnr_db(reference: Any, values: Any) -> float:
-    noise = np.square(reference.astype(np.float64) - values).sum()
-    return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / noise)) if noise else float("inf")
-
-
-def changed(quantized: QuantizedGraph, name: str, **fields: Any) -> QuantizedGraph:
-    nodes = tuple(replace(n, **fields) if n.name == name and isinstance(n, QuantizedConv) else n for n in quantized.nodes)
-    return replace(quantized, nodes=nodes)
+from tests.quantized_networks import changed, images, net, sqnr_db
 
 
 @pytest.mark.parametrize("name", ["bypass", "squeezenet1_1"])

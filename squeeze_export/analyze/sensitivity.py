@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from squeeze_export.analyze.results import Effect, LayerError
+from squeeze_export.analyze.simulation import Plan, Simulator, effects, full_plan
 from squeeze_export.core import ByteArray, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.quant.equalize import twin
 from squeeze_export.quant.ranges import scale_groups
-from squeeze_export.quant.simulation import Plan, Simulator, effects, full_plan
-from squeeze_export.results_analysis import Effect, LayerError
 
 WORST_COUNT = 3
 

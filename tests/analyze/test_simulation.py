@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_twin import images, net, sqnr_db
 
+from squeeze_export.analyze.sensitivity import Subject, spared, subject_of
+from squeeze_export.analyze.simulation import Plan, decibel, effects
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import Quantization
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.quant.analysis import Subject, spared, subject_of
-from squeeze_export.quant.simulation import Plan, decibel, effects
+from tests.quantized_networks import images, net, sqnr_db
 
 PIXELS = images(3)
 

@@ -10,7 +10,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from squeeze_export.report.analysis import (
+from squeeze_export.analyze.page import analysis_html
+from squeeze_export.analyze.results import Advice, Analysis, Effect, Flip, LayerError, TensorUse
+from squeeze_export.analyze.table import print_analysis
+from squeeze_export.analyze.words import (
     FLIP_HEADER,
     FLIPS_SHOWN,
     LAYER_HEADER,
@@ -22,9 +25,6 @@ from squeeze_export.report.analysis import (
     small_share,
     worst_lines,
 )
-from squeeze_export.report.analysis_html import analysis_html
-from squeeze_export.report.analysis_table import print_analysis
-from squeeze_export.results_analysis import Advice, Analysis, Effect, Flip, LayerError, TensorUse
 
 
 def layer(name, weights, output, gain_db):

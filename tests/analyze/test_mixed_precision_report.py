@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from squeeze_export.analyze.mixed_words import KEPT_HEADER, kept_lines, kept_note, kept_rows
+from squeeze_export.analyze.page import _kept
+from squeeze_export.analyze.results import Cost, ExactEffect, FileCost, Kept, Ranked, Tried
+from squeeze_export.analyze.table import _print_rows
 from squeeze_export.core import Audit
-from squeeze_export.report.analysis_html import _kept
-from squeeze_export.report.analysis_kept import KEPT_HEADER, kept_lines, kept_note, kept_rows
-from squeeze_export.report.analysis_table import _print_rows
 from squeeze_export.report.wording import scheme
 from squeeze_export.results import Measurement
-from squeeze_export.results_analysis import Cost, ExactEffect, FileCost, Kept, Ranked, Tried
 
 BEFORE = ExactEffect(30.04, 0.91, 3.25, 1.01, 6.04)
 AFTER = ExactEffect(41.0, 0.99, 0.0, -1.0, 0.9)

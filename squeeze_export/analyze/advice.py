@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from squeeze_export.analyze.results import Advice, Cause, LayerError
+from squeeze_export.analyze.saturation import TensorCount, seen_high, seen_low
+from squeeze_export.analyze.sensitivity import Shares, Subject, gain, spared
+from squeeze_export.analyze.simulation import Plan, effects
 from squeeze_export.core import ByteArray, Progress, silent
 from squeeze_export.graph.quantized import Quantization
-from squeeze_export.quant.analysis import Shares, Subject, gain, spared
-from squeeze_export.quant.census import TensorCount, seen_high, seen_low
 from squeeze_export.quant.ranges import quantization_of
-from squeeze_export.quant.simulation import Plan, effects
-from squeeze_export.results_analysis import Advice, Cause, LayerError
 
 WORTH_DB = 0.1
 WORTH_SHARE = 0.1

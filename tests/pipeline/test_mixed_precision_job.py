@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from squeeze_export import demo
+from squeeze_export.analyze.results import ExactEffect
+from squeeze_export.analyze.words import analysis_json
 from squeeze_export.errors import BadInput, GateUndecided, Unavailable
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import QuantizedConv
@@ -17,11 +19,19 @@ from squeeze_export.graph.table import read_table
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.measure.statistics import paired_difference, wilson
-from squeeze_export.pipeline import Job, RunOptions, analyze, calibrate, keeping, open_network, read_calibration, run, write_table
+from squeeze_export.pipeline import (
+    Job,
+    RunOptions,
+    analyze,
+    calibrate,
+    mixed_precision,
+    open_network,
+    read_calibration,
+    run,
+    write_table,
+)
 from squeeze_export.pipeline.comparison import NO_STEPS
-from squeeze_export.pipeline.keeping import exact_effect, images_needed, least_bound_pp
-from squeeze_export.report.analysis import analysis_json
-from squeeze_export.results_analysis import ExactEffect
+from squeeze_export.pipeline.mixed_precision import exact_effect, images_needed, least_bound_pp
 
 FAULT = "fire4/squeeze1x1"
 WITH_IT = ("fire4/squeeze1x1", "fire4/expand1x1", "fire4/expand3x3")
@@ -232,23 +242,23 @@ def test_the_fewest_by_halves(most):
             asked.append(count)
             return ExactEffect(30.0, 1.0, 0.0, 0.0, 1.0 if count >= enough else 2.0)
 
-        assert keeping._fewest(effect, most, 1.0) == (enough, True)
+        assert mixed_precision._fewest(effect, most, 1.0) == (enough, True)
         assert {enough, max(enough - 1, 0)} <= set(asked)  # both sides of the answer were run
         assert len(asked) <= 2 + np.ceil(np.log2(most + 1))
 
 
 def test_without_an_answer_the_lowest_bound_is_given():
     bounds = {0: 9.0, 1: 7.0, 2: 5.0, 3: 4.0, 4: 5.0}
-    assert keeping._fewest(lambda count: ExactEffect(30.0, 1.0, 0.0, 0.0, bounds[count]), 4, 1.0) == (3, False)
-    assert keeping._fewest(lambda count: ExactEffect(30.0, 1.0, 0.0, 0.0, 9.0), 4, 1.0) == (0, False)
-    assert keeping._fewest(lambda count: ExactEffect(30.0, 1.0, 0.0, 0.0, 9.0), 0, 1.0) == (0, False)
+    assert mixed_precision._fewest(lambda count: ExactEffect(30.0, 1.0, 0.0, 0.0, bounds[count]), 4, 1.0) == (3, False)
+    assert mixed_precision._fewest(lambda count: ExactEffect(30.0, 1.0, 0.0, 0.0, 9.0), 4, 1.0) == (0, False)
+    assert mixed_precision._fewest(lambda count: ExactEffect(30.0, 1.0, 0.0, 0.0, 9.0), 0, 1.0) == (0, False)
 
 
 def test_a_bound_that_is_not_reached(network, tiny, tiny_table, tmp_path, monkeypatch):
     sound = read_calibration(tiny_table)
     broken = cut_to_a_quarter(cut_to_a_quarter(sound.quantized, "fire2/squeeze1x1"), "fire2/squeeze1x1")
     write_table(replace(sound, quantized=broken), tmp_path / "broken.table")
-    monkeypatch.setattr(keeping, "_run", lambda *_: ExactEffect(20.0, 0.5, 50.0, 41.0, 59.0))
+    monkeypatch.setattr(mixed_precision, "_run", lambda *_: ExactEffect(20.0, 0.5, 50.0, 41.0, 59.0))
     kept = analyze(network, eval_path=tiny / "eval", table=tmp_path / "broken.table", max_drop_pp=33.0, out=tmp_path, **FAST).kept
     assert (kept.reached, kept.table) == (False, "")
     assert len(kept.layers) == min(one.layer_count for one in kept.tried if one.layer_count)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from squeeze_export.analyze.results import Flip
 from squeeze_export.core import FloatArray
-from squeeze_export.results_analysis import Flip
 
 
 def flip_of(reference: FloatArray, logits: FloatArray, file: str, label: int | None) -> Flip | None:

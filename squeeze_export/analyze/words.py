@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from squeeze_export.analyze.results import Advice, Analysis, Flip, LayerError, TensorUse
 from squeeze_export.report.wording import NOTHING, decibel, one_line, percent, signed
-from squeeze_export.results_analysis import Advice, Analysis, Flip, LayerError, TensorUse
 
 LAYER_HEADER = (
     "layer",
@@ -40,7 +40,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
     timed = analysis.kept is not None and analysis.kept.cost is not None and analysis.kept.cost.runtime
     evidence = (
         "counts, flips, `int8` and the effects of `kept`: the exact integer run (graph/integer.py) and the float network; other "
-        "effects, shares, gains: simulated (quant/simulation.py); "
+        "effects, shares, gains: simulated (analyze/simulation.py); "
         f"{'latencies: measured, as `kept.cost` says' if timed else 'no runtime took part'}"
     )
     return {**values, "evidence": evidence}

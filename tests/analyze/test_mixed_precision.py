@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_analysis import cut, drawn
-from test_twin import images, net
 
+from squeeze_export.analyze import mixed_precision as module
+from squeeze_export.analyze.mixed_precision import power_won, ranking
+from squeeze_export.analyze.results import Ranked
+from squeeze_export.analyze.sensitivity import Subject, gain, shares_of, spared, subject_of
+from squeeze_export.analyze.simulation import effects
 from squeeze_export.graph.quantized import QuantizedGraph
-from squeeze_export.quant import ranking as module
-from squeeze_export.quant.analysis import Subject, gain, shares_of, spared, subject_of
 from squeeze_export.quant.mixed import float_parts
-from squeeze_export.quant.ranking import power_won, ranking
-from squeeze_export.quant.simulation import effects
-from squeeze_export.results_analysis import Ranked
+from tests.quantized_networks import cut, drawn, images, net
 
 
 def ranked(quantized: QuantizedGraph) -> tuple[Subject, tuple[Ranked, ...]]:

@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-from test_twin import changed, net
 
-from squeeze_export import demo
+from squeeze_export.analyze import saturation as census
+from squeeze_export.analyze.advice import WORTH_DB, advice_for
+from squeeze_export.analyze.class_changes import flip_of
+from squeeze_export.analyze.results import TensorUse
+from squeeze_export.analyze.saturation import Counter, TensorCount, tensor_uses
+from squeeze_export.analyze.sensitivity import Shares, Subject, shares_of, subject_of
 from squeeze_export.errors import BadInput
-from squeeze_export.graph.build import build_graph
-from squeeze_export.graph.nodes import Graph, QuantizedConv
-from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.images.preprocess import load_pixels
-from squeeze_export.nets.checkpoints import read_checkpoint
-from squeeze_export.quant import census
-from squeeze_export.quant.advice import WORTH_DB, advice_for
-from squeeze_export.quant.analysis import Shares, Subject, shares_of, subject_of
-from squeeze_export.quant.census import Counter, TensorCount, tensor_uses
-from squeeze_export.quant.flips import flip_of
-from squeeze_export.quant.ranges import scale_groups
-from squeeze_export.quant.recipes import quantize
-from squeeze_export.results_analysis import TensorUse
-
-
-@cache
-def drawn() -> tuple[Graph, QuantizedGraph, Any]:
-    """The demo network, its table from 24 images, and 3 others to look at."""
-    checkpoint = read_checkpoint(demo.weights_path())
-    graph = build_graph(checkpoint.architecture, checkpoint.tensors, demo.PREPROCESS, labels=demo.labels())
-    calib = sorted(demo.calibration_folder().glob("*.jpg"))[::5]
-    seen = sorted(demo.evaluation_folder().glob("*/*.jpg"))[5::80]
-    pixels, others = (np.stack([load_pixels(file, demo.PREPROCESS) for file in files]) for files in (calib, seen))
-    return graph, quantize(graph, pixels, FloatRunner(graph), INT8, threads=2), others
-
-
-def cut(quantized: QuantizedGraph, graph: Graph, name: str, by: int) -> QuantizedGraph:
-    """The range of a layer (and of those that share its scale) cut to a part, with the biases that stand on its scale."""
-    groups = scale_groups(graph)
-    cut_off = {tensor for tensor in quantized.tensors if groups[tensor] == groups[name]}
-    tensors = {t: Quantization(q.scale / by, q.zero_point) if t in cut_off else q for t, q in quantized.tensors.items()}
-    nodes = tuple(
-        replace(n, bias=n.bias * np.int32(by)) if isinstance(n, QuantizedConv) and n.input in cut_off else n
-        for n in quantized.nodes
-    )
-    return replace(quantized, nodes=nodes, tensors=tensors)
+from tests.quantized_networks import changed, cut, drawn, net
 
 
 def looked_at(quantized: QuantizedGraph) -> tuple[Subject, Shares, dict[str, TensorCount]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from squeeze_export.analyze.results import ExactEffect, Kept, Ranked, Tried
 from squeeze_export.core import FloatArray, Progress
 from squeeze_export.errors import BadInput, GateUndecided
 from squeeze_export.graph.integer import IntegerRunner
@@ -20,7 +21,6 @@ from squeeze_export.measure.statistics import wilson
 from squeeze_export.pipeline.validation import Evaluation
 from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme, keep_float
 from squeeze_export.results import Accuracy
-from squeeze_export.results_analysis import ExactEffect, Kept, Ranked, Tried
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from squeeze_export.analyze.results import Cost, ExactEffect, FileCost, Kept, Which
 from squeeze_export.report.wording import NOTHING, decibel, milliseconds, one_line, percent, signed, size
-from squeeze_export.results_analysis import Cost, ExactEffect, FileCost, Kept, Which
 
 KEPT = "Layers kept in float"
 KEPT_HEADER = ("network", "in float", "SQNR", "agreement", "drop", "", "size", "p50", "of int8's", "")

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from squeeze_export.analyze.results import TensorUse
+from squeeze_export.analyze.sensitivity import Subject
 from squeeze_export.core import ByteArray, FloatArray
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Conv
 from squeeze_export.graph.quantized import Quantization
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.quant.analysis import Subject
 from squeeze_export.quant.observations import signed_tensors
-from squeeze_export.results_analysis import TensorUse
 
 MOST_CLIPPED = 10
 _BELOW, _ABOVE = 1024, 2304

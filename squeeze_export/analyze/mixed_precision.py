@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from squeeze_export.analyze.results import Ranked
+from squeeze_export.analyze.sensitivity import Shares, Subject, gain, spared
+from squeeze_export.analyze.simulation import Plan, effects
 from squeeze_export.core import ByteArray, Progress, silent
-from squeeze_export.quant.analysis import Shares, Subject, gain, spared
 from squeeze_export.quant.mixed import float_parts
-from squeeze_export.quant.simulation import Plan, effects
-from squeeze_export.results_analysis import Ranked
 
 TRIED_ANEW = 0.9
 """Once the chosen layers have taken this share of the error's power away, what the others win of it says little of what is left."""

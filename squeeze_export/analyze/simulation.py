@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from squeeze_export.analyze.results import Effect
 from squeeze_export.core import ByteArray, FloatArray, Progress
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph
 from squeeze_export.graph.run import convolve, max_pool, one_blas_thread, weight_matrix
 from squeeze_export.graph.weights import real_layer
-from squeeze_export.results_analysis import Effect
 
 
 @dataclass(frozen=True)

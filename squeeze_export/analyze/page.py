@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from squeeze_export.report.analysis import (
+from squeeze_export.analyze.mixed_words import KEPT, KEPT_HEADER, kept_lines, kept_note, kept_rows
+from squeeze_export.analyze.results import Analysis, Kept, LayerError
+from squeeze_export.analyze.words import (
     ADVICE,
     FLIP_HEADER,
     FLIPS,
@@ -18,11 +20,9 @@ from squeeze_export.report.analysis import (
     summary_lines,
     worst_lines,
 )
-from squeeze_export.report.analysis_kept import KEPT, KEPT_HEADER, kept_lines, kept_note, kept_rows
 from squeeze_export.report.charts import ticks_over
 from squeeze_export.report.page import facts_of, lines_of, page, text
 from squeeze_export.report.wording import facts_line
-from squeeze_export.results_analysis import Analysis, Kept, LayerError
 
 _WIDTH_PX = 1000
 _LABEL_PX = 170

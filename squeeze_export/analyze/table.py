@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from squeeze_export.report.analysis import (
+from squeeze_export.analyze.mixed_words import KEPT, KEPT_HEADER, kept_lines, kept_note, kept_rows
+from squeeze_export.analyze.results import Analysis
+from squeeze_export.analyze.words import (
     FLIP_HEADER,
     LAYER_HEADER,
     flip_note,
@@ -18,8 +20,6 @@ from squeeze_export.report.analysis import (
     summary_lines,
     worst_lines,
 )
-from squeeze_export.report.analysis_kept import KEPT, KEPT_HEADER, kept_lines, kept_note, kept_rows
-from squeeze_export.results_analysis import Analysis
 
 _WORDS = {"layer", "file", "reference", "int8", "network"}
 """Columns set to the left; the others are figures."""
