@@ -12,7 +12,7 @@ from squeeze_export.cli.console import print_json, stdout_console
 from squeeze_export.cli.options import output_options
 from squeeze_export.core import require
 from squeeze_export.errors import Unavailable
-from squeeze_export.measure.inventory import Probes, inventory
+from squeeze_export.measure.environment import Probes, environment
 
 
 def command(name: str) -> click.Command:
@@ -28,13 +28,13 @@ def _doctor(**values: Any) -> None:
     \b
     squeeze-export doctor
     """
-    items = inventory(Probes(providers=_providers))
+    items = environment(Probes(providers=_providers))
     if values["as_json"]:
         print_json([asdict(item) for item in items])
         return
-    from squeeze_export.report.inventory_table import print_inventory
+    from squeeze_export.report.environment import print_environment
 
-    print_inventory([(i.kind, i.name, i.present, i.detail, i.serves, i.hint) for i in items], stdout_console())
+    print_environment([(i.kind, i.name, i.present, i.detail, i.serves, i.hint) for i in items], stdout_console())
 
 
 def _providers() -> Sequence[str] | None:

@@ -17,8 +17,8 @@ import numpy as np
 
 from squeeze_export.core import Preprocess, Progress, silent
 from squeeze_export.errors import BadInput
+from squeeze_export.images.distribution import STATISTICS, image_statistics
 from squeeze_export.images.folders import ImageSet
-from squeeze_export.images.likeness import QUALITIES, appearance
 from squeeze_export.images.manifest import UNKNOWN
 from squeeze_export.images.names import shown_file
 from squeeze_export.images.preprocess import BrokenImage, check_preprocess, decode, fit, read_image_bytes
@@ -43,14 +43,14 @@ class Batch:
         labels: (N,) int64, class index, -1 where unknown.
         files: N paths.
         hashes: N SHA-256 of the files' bytes, hexadecimal.
-        figures: (N, 6) what `likeness.appearance` reads off each image.
+        statistics: (N, 6) what `distribution.image_statistics` reads off each image.
     """
 
     pixels: ByteArray
     labels: NDArray[np.int64]
     files: tuple[Path, ...]
     hashes: tuple[str, ...]
-    figures: NDArray[np.float64]
+    statistics: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class _Image:
     index: int
     pixels: ByteArray
     sha256: str
-    figures: NDArray[np.float64]
+    statistics: NDArray[np.float64]
 
 
 def usable_cores() -> int:
@@ -101,12 +101,12 @@ class ImageStream:
         self._skip_broken = skip_broken
         self._progress = progress
         self._skipped: list[Skipped] = []
-        self._figures: list[NDArray[np.float64]] = []
+        self._statistics: list[NDArray[np.float64]] = []
 
     @property
-    def figures(self) -> NDArray[np.float64]:
-        """(M, 6) `Batch.figures` of the latest loop so far, in order; complete once the loop has ended."""
-        return np.concatenate([np.empty((0, len(QUALITIES))), *self._figures])
+    def statistics(self) -> NDArray[np.float64]:
+        """(M, 6) `Batch.statistics` of the latest loop so far, in order; complete once the loop has ended."""
+        return np.concatenate([np.empty((0, len(STATISTICS))), *self._statistics])
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -114,7 +114,7 @@ class ImageStream:
         return tuple(self._skipped)
 
     def __iter__(self) -> Iterator[Batch]:
-        self._skipped, self._figures = [], []
+        self._skipped, self._statistics = [], []
         count = len(self._image_set.files)
         waiting: list[_Image] = []
         with closing(self._decoded()) as decoded:
@@ -159,17 +159,17 @@ class ImageStream:
             pixels = fit(decode(io.BytesIO(data), file), self._preprocess, file)
         except BrokenImage as err:
             return Skipped(file, err.reason)
-        return _Image(index, pixels, hashlib.sha256(data).hexdigest(), appearance(pixels))
+        return _Image(index, pixels, hashlib.sha256(data).hexdigest(), image_statistics(pixels))
 
     def _join(self, images: Sequence[_Image]) -> Batch:
         labels = self._image_set.labels
-        self._figures.append(np.stack([image.figures for image in images]))
+        self._statistics.append(np.stack([image.statistics for image in images]))
         return Batch(
             pixels=np.stack([image.pixels for image in images]),
             labels=np.array([labels[image.index] if labels else UNKNOWN for image in images], np.int64),
             files=tuple(self._image_set.files[image.index] for image in images),
             hashes=tuple(image.sha256 for image in images),
-            figures=self._figures[-1],
+            statistics=self._statistics[-1],
         )
 
     def _refusal(self) -> BadInput:
@@ -251,4 +251,4 @@ def load_all(
         files += batch.files
         hashes += batch.hashes
     kept = len(files)
-    return Batch(pixels[:kept], labels[:kept], tuple(files), tuple(hashes), stream.figures), stream.skipped
+    return Batch(pixels[:kept], labels[:kept], tuple(files), tuple(hashes), stream.statistics), stream.skipped

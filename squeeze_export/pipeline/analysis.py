@@ -23,7 +23,7 @@ from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.manifest import UNKNOWN
 from squeeze_export.images.stream import Batch, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
-from squeeze_export.pipeline.calibration import Calibration, calibrate, likeness_warnings, read_calibration, write_table
+from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, shift_warnings, write_table
 from squeeze_export.pipeline.calibration_images import CalibrationSource, evaluation_or_calibration
 from squeeze_export.pipeline.float_cost import cost_of
 from squeeze_export.pipeline.mixed_precision import Trial, Wish, check_image_count, keep, wish_of
@@ -246,5 +246,5 @@ def _warnings(calibration: Calibration, evaluation: Evaluation) -> tuple[str, ..
     if skipped:
         warnings.append(f"`{len(skipped)}` unreadable images were left out, the first is `{skipped[0].file.name}`")
     if evaluation.independent:
-        warnings += likeness_warnings(calibration, evaluation.stream.figures)
+        warnings += shift_warnings(calibration, evaluation.stream.statistics)
     return tuple(warnings)

@@ -18,7 +18,7 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.table import read_table, table_bytes
-from squeeze_export.images.likeness import Summary, read_summary, unlike_warning
+from squeeze_export.images.distribution import Distribution, read_distribution, shift_warning
 from squeeze_export.images.stream import usable_cores
 from squeeze_export.pipeline.calibration_images import CalibrationFolder as CalibrationFolder
 from squeeze_export.pipeline.calibration_images import CalibrationImages, CalibrationSource, read_images
@@ -58,7 +58,7 @@ class Calibration:
     warnings: tuple[str, ...] = ()
 
     @cached_property
-    def summary(self) -> Summary | None:
+    def summary(self) -> Distribution | None:
         """How the images look; None where the table does not tell.
 
         Raises:
@@ -68,7 +68,7 @@ class Calibration:
         if kept is None:
             return None
         try:
-            return read_summary(kept)
+            return read_distribution(kept)
         except ValueError as err:
             raise BadInput(f"{self.source} is damaged: `{APPEARANCE}` is {err}", hint="calibrate again") from err
 
@@ -187,17 +187,17 @@ def provenance_of(images: CalibrationImages, network: Network, runtime: str) -> 
     }
 
 
-def likeness_warnings(calibration: Calibration, figures: NDArray[np.float64]) -> tuple[str, ...]:
+def shift_warnings(calibration: Calibration, figures: NDArray[np.float64]) -> tuple[str, ...]:
     """A line where evaluation images are of another kind than those that the integers were calibrated on.
 
     Args:
         calibration: fresh, or read from a table.
-        figures: of the evaluation images: `ImageStream.figures` after its loop.
+        figures: of the evaluation images: `ImageStream.statistics` after its loop.
 
     Returns:
         empty where they are alike, or where the table is of a version that did not keep the summary.
     """
-    return unlike_warning(calibration.summary, figures) if calibration.summary is not None else ()
+    return shift_warning(calibration.summary, figures) if calibration.summary is not None else ()
 
 
 def fastest_run(graph: Graph) -> tuple[TappedRun, str]:

@@ -12,8 +12,8 @@ from squeeze_export import demo
 from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.images.checks import check_calibration
+from squeeze_export.images.distribution import Distribution, distribution_of
 from squeeze_export.images.folders import open_calibration_folders
-from squeeze_export.images.likeness import Summary, summary_of
 from squeeze_export.images.names import shown
 from squeeze_export.images.stream import Batch, batches, load_all
 from squeeze_export.pipeline.network import Network
@@ -57,7 +57,7 @@ class CalibrationImages:
     folders: tuple[Mapping[str, Any], ...]
     source: str
     warnings: tuple[str, ...]
-    summary: Summary
+    summary: Distribution
 
     @property
     def weighted(self) -> bool:
@@ -149,5 +149,5 @@ def read_images(
         tuple({"name": f.path.name, "image_count": counts[index], "weight": f.weight} for index, f in enumerate(folders)),
         "the demo network's own images" if not calib else ", ".join(folder.path.name for folder in folders),
         warnings,
-        summary_of(batch.figures, weights),
+        distribution_of(batch.statistics, weights),
     )

@@ -25,8 +25,8 @@ from squeeze_export.pipeline.calibration import (
     Calibration,
     check_scheme,
     fastest_run,
-    likeness_warnings,
     provenance_of,
+    shift_warnings,
 )
 from squeeze_export.pipeline.calibration_images import CalibrationSource, read_images
 from squeeze_export.pipeline.network import Network
@@ -171,7 +171,7 @@ def calibration_curve(
     }
     if evaluation is not None:
         facts = {name: value for name, value in evaluation.facts.items() if name in facts}
-        found = likeness_warnings(calibration, evaluation.stream.figures)
+        found = shift_warnings(calibration, evaluation.stream.statistics)
         calibration = replace(calibration, warnings=(*images.warnings, *found))
     return calibration, Curve(points, enough_count(points), seed, recipe, facts)
 

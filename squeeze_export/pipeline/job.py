@@ -14,7 +14,7 @@ from squeeze_export.graph.quantized import FP32, Scheme, scheme_named
 from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
 from squeeze_export.pipeline.boards import gives_logits, unheard
-from squeeze_export.pipeline.calibration import Calibration, calibrate, likeness_warnings
+from squeeze_export.pipeline.calibration import Calibration, calibrate, shift_warnings
 from squeeze_export.pipeline.calibration_images import CalibrationSource, evaluation_or_calibration, only_folder
 from squeeze_export.pipeline.comparison import NO_STEPS, Comparison, has_steps
 from squeeze_export.pipeline.given_table import given_table
@@ -150,7 +150,7 @@ def run(job: Job, progress: Progress = silent) -> Report:
         products = make_products(job.targets, Plan(network, integers, scheme, name, job.out, job.options, baseline), progress)
         rows, differences, found = _measured(products, job, network, integers, evaluation, progress)
         if isinstance(integers, Calibration) and evaluation is not None and evaluation.independent:
-            found += likeness_warnings(integers, evaluation.stream.figures)
+            found += shift_warnings(integers, evaluation.stream.statistics)
     return report_of(
         rows,
         network=network.facts() if reference_known else {"name": name, "source": job.table.name if job.table else ""},

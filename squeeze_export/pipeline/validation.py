@@ -17,8 +17,8 @@ from squeeze_export.core import FloatArray, Progress, Session, silent
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.checks import check_overlap
+from squeeze_export.images.distribution import Distribution, shift_warning
 from squeeze_export.images.folders import open_calibration, open_images
-from squeeze_export.images.likeness import Summary, unlike_warning
 from squeeze_export.images.stream import ImageStream, batches, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
 from squeeze_export.pipeline.comparison import Comparison
@@ -198,7 +198,7 @@ def validate_files(
     *,
     options: RunOptions | None = None,
     calibration_hashes: Sequence[str] = (),
-    summary: Summary | None = None,
+    summary: Distribution | None = None,
     skip_broken: bool = False,
     progress: Progress = silent,
 ) -> Report:
@@ -251,5 +251,5 @@ def validate_files(
             for entry in entries
         ]
     if summary is not None:
-        warnings += unlike_warning(summary, evaluation.stream.figures)
+        warnings += shift_warning(summary, evaluation.stream.statistics)
     return report_of(rows, network=network.facts(), evaluation=evaluation.facts, warnings=warnings)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from squeeze_export.errors import BadInput
 from squeeze_export.pipeline import Job, calibrate, read_calibration, run, write_table
-from squeeze_export.pipeline.calibration import APPEARANCE, FOLDERS, likeness_warnings
+from squeeze_export.pipeline.calibration import APPEARANCE, FOLDERS, shift_warnings
 from squeeze_export.pipeline.calibration_images import CalibrationFolder
 
 
@@ -123,7 +123,7 @@ def test_a_table_without_a_summary_is_of_an_older_version(network, tiny, tmp_pat
     write_table(dataclasses.replace(made, quantized=dataclasses.replace(made.quantized, provenance=provenance)), tmp_path / "t")
     back = read_calibration(tmp_path / "t")
     assert back.summary is None
-    assert likeness_warnings(back, np.zeros((100, 6))) == ()
+    assert shift_warnings(back, np.zeros((100, 6))) == ()
     assert "folders" not in back.facts()
 
 

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from squeeze_export.report import wording
+from squeeze_export.report.environment import print_environment
 from squeeze_export.report.html import to_html
-from squeeze_export.report.inventory_table import print_inventory
 from squeeze_export.report.markdown import to_markdown
 from squeeze_export.report.table import print_table
 from squeeze_export.results import Interval
@@ -187,7 +187,7 @@ def test_inventory():
         ("device", "cpu", True, "Xeon", "", ""),
     ]
     out = io.StringIO()
-    print_inventory(rows, Console(file=out, width=40))
+    print_environment(rows, Console(file=out, width=40))
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
     assert lines == [
         "packages",

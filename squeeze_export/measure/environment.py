@@ -111,7 +111,7 @@ class Probes:
     system: str = field(default_factory=platform.system)
 
 
-def inventory(probes: Probes) -> tuple[Item, ...]:
+def environment(probes: Probes) -> tuple[Item, ...]:
     """Everything `doctor` lists: packages, then devices, then tools."""
     return (*(_package(package, probes) for package in PACKAGES), *_devices(probes), *_tools(probes))
 

@@ -1,6 +1,6 @@
-"""Whether two sets of images are of one kind: a few figures of each image, and how far their distributions are apart.
+"""Distribution shift: a few statistics of each image, and whether two sets of images differ in how these are distributed.
 
-The figures are read from decoded pixels and cost less than a millisecond an image. docs/calibration.md tells how the bounds were
+The statistics are read from decoded pixels and cost less than a millisecond an image. docs/calibration.md tells how the bounds were
 chosen: random parts of one set of photographs stay below them; drawings, negatives, swapped channels and dark images do not.
 """
 
@@ -19,14 +19,14 @@ from squeeze_export.core import ByteArray
 Doubles: TypeAlias = NDArray[np.float64]
 Side: TypeAlias = Literal["left", "right"]
 
-QUALITIES = ("brightness", "contrast", "colourfulness", "warmth", "tint", "detail")
+STATISTICS = ("brightness", "contrast", "colourfulness", "warmth", "tint", "detail")
 """Mean luma; its standard deviation; mean of the largest less the smallest channel; mean red less blue; mean green less the mean of
 red and blue; mean absolute difference of neighbouring green pixels. All in pixel steps, 0 to 255."""
 
-UNLIKE_DISTANCE = 0.35
+SHIFT_DISTANCE = 0.35
 """Largest difference of two distribution functions (0 to 1) that is still called the same kind."""
 SIGNIFICANCE = 1e-4
-"""How often a quality of two equal kinds may differ so much by chance."""
+"""How often a statistic of two equal kinds may differ so much by chance."""
 FEWEST_COUNT = 16
 """Images a set must have before its distribution says anything."""
 
@@ -35,12 +35,12 @@ _SHARES = np.linspace(0, 1, 21)
 
 
 @dataclass(frozen=True)
-class Summary:
-    """A set's distribution of each quality, small enough for a table.
+class Distribution:
+    """A set's distribution of each statistic, small enough for a table.
 
     Attributes:
         image_count: images it was taken from.
-        quantiles: quality -> its 0%, 5%, ... 100% quantiles, pixel steps.
+        quantiles: statistic -> its 0%, 5%, ... 100% quantiles, pixel steps.
     """
 
     image_count: int
@@ -48,30 +48,30 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Unlike:
-    """A quality that differs.
+class Shift:
+    """A statistic that differs.
 
     Attributes:
-        quality: one of `QUALITIES`.
+        statistic: one of `STATISTICS`.
         first: its median in the first set, pixel steps.
         second: in the second.
         distance: Kolmogorov-Smirnov distance of the two distributions, 0 to 1.
     """
 
-    quality: str
+    statistic: str
     first: float
     second: float
     distance: float
 
 
-def appearance(image: ByteArray) -> Doubles:
-    """The figures of an image.
+def image_statistics(image: ByteArray) -> Doubles:
+    """What is read off an image.
 
     Args:
         image: (H, W, 3) uint8, RGB.
 
     Returns:
-        (6,) in the order of `QUALITIES`, to hundredths, so that equal images are equal on every machine.
+        (6,) in the order of `STATISTICS`, to hundredths, so that equal images are equal on every machine.
     """
     part = image[::4, ::4].reshape(-1, 3).astype(np.float32)
     luma = part @ _LUMA
@@ -87,79 +87,74 @@ def appearance(image: ByteArray) -> Doubles:
     return np.array([round(float(figure), 2) for figure in figures], np.float64)
 
 
-def appearances(pixels: ByteArray) -> Doubles:
-    """(N, 6) `appearance` of each of (N, H, W, 3)."""
-    return np.stack([appearance(image) for image in pixels])
-
-
-def summary_of(figures: Doubles, weights: tuple[int, ...] = ()) -> Summary:
+def distribution_of(values: Doubles, weights: tuple[int, ...] = ()) -> Distribution:
     """Summarises a set.
 
     Args:
-        figures: (N, 6) from `appearances`.
+        values: (N, 6) from `image_statistics`, image by image.
         weights: N, how often each image counts; none for once each.
     """
-    counted = np.repeat(figures, weights, axis=0) if weights else figures
+    counted = np.repeat(values, weights, axis=0) if weights else values
     quantiles = np.round(np.quantile(counted, _SHARES, axis=0), 4)
-    return Summary(len(figures), {name: tuple(quantiles[:, index].tolist()) for index, name in enumerate(QUALITIES)})
+    return Distribution(len(values), {name: tuple(quantiles[:, index].tolist()) for index, name in enumerate(STATISTICS)})
 
 
-def read_summary(value: Any) -> Summary:
-    """A summary as JSON has it: `{"image_count": N, "quantiles": {quality: [21 numbers]}}`.
+def read_distribution(value: Any) -> Distribution:
+    """A distribution as JSON has it: `{"image_count": N, "quantiles": {statistic: [21 numbers]}}`.
 
     Raises:
         ValueError: anything else.
     """
     try:
         count = value["image_count"]
-        quantiles = {name: tuple(float(number) for number in value["quantiles"][name]) for name in QUALITIES}
+        quantiles = {name: tuple(float(number) for number in value["quantiles"][name]) for name in STATISTICS}
     except (KeyError, TypeError, IndexError) as err:
         raise ValueError(f"no summary of images ({err!r})") from err
     sound = all(len(q) == len(_SHARES) and all(map(math.isfinite, q)) and list(q) == sorted(q) for q in quantiles.values())
     if type(count) is not int or count < 1 or not sound:
         raise ValueError("no summary of images")
-    return Summary(count, quantiles)
+    return Distribution(count, quantiles)
 
 
-def unlike(first: Summary, figures: Doubles) -> tuple[Unlike, ...]:
-    """The qualities in which a second set differs from the first, the most different one first.
+def shifts(first: Distribution, values: Doubles) -> tuple[Shift, ...]:
+    """The statistics in which a second set differs from the first, the most different one first.
 
-    A quality differs where the Kolmogorov-Smirnov distance exceeds both `UNLIKE_DISTANCE`, what is worth a word, and the bound that
-    chance exceeds with a probability of `SIGNIFICANCE`: few images show nothing.
+    One differs where the Kolmogorov-Smirnov distance exceeds both `SHIFT_DISTANCE`, what is worth a word, and the bound that chance
+    exceeds with a probability of `SIGNIFICANCE`: few images show nothing.
 
     Source of the bound: N. Smirnov, "Table for estimating the goodness of fit of empirical distributions", Annals of Mathematical
     Statistics 19 (1948), 279-281, by the first term of its series.
 
     Args:
         first: of the one set.
-        figures: (M, 6) of the other, from `appearances`.
+        values: (M, 6) of the other, from `image_statistics`.
     """
-    count = len(figures)
+    count = len(values)
     if min(count, first.image_count) < FEWEST_COUNT:
         return ()
     chance = math.sqrt(-math.log(SIGNIFICANCE / 2) / 2 * (1 / first.image_count + 1 / count))
     found = []
-    for index, name in enumerate(QUALITIES):
-        distance = _distance(np.array(first.quantiles[name]), figures[:, index])
-        if distance > max(UNLIKE_DISTANCE, chance):
+    for index, name in enumerate(STATISTICS):
+        distance = _distance(np.array(first.quantiles[name]), values[:, index])
+        if distance > max(SHIFT_DISTANCE, chance):
             middle = first.quantiles[name][len(_SHARES) // 2]
-            found.append(Unlike(name, middle, float(np.median(figures[:, index])), distance))
+            found.append(Shift(name, middle, float(np.median(values[:, index])), distance))
     return tuple(sorted(found, key=lambda difference: -difference.distance))
 
 
-def unlike_warning(first: Summary, figures: Doubles) -> tuple[str, ...]:
+def shift_warning(first: Distribution, values: Doubles) -> tuple[str, ...]:
     """One line where the evaluation images are of another kind than the calibration images; none where they are not.
 
     Args:
         first: of the calibration images.
-        figures: (M, 6) of the evaluation images.
+        values: (M, 6) of the evaluation images.
     """
-    found = unlike(first, figures)
+    found = shifts(first, values)
     if not found:
         return ()
-    told = "; ".join(f"{u.quality} {u.first:.0f} against {u.second:.0f}, distance {u.distance:.2f}" for u in found)
+    told = "; ".join(f"{u.statistic} {u.first:.0f} against {u.second:.0f}, distance {u.distance:.2f}" for u in found)
     return (
-        f"the calibration images differ in kind from the evaluation images (medians: {told}; alike is below {UNLIKE_DISTANCE}):"
+        f"the calibration images differ in kind from the evaluation images (medians: {told}; alike is below {SHIFT_DISTANCE}):"
         " ranges learned from the one may not fit the other, calibrate on images like those that the device will see",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from squeeze_export.measure.inventory import PACKAGES, Probes, inventory
+from squeeze_export.measure.environment import PACKAGES, Probes, environment
 
 
 def probes(**changes):
@@ -21,7 +21,7 @@ def probes(**changes):
 
 
 def items(**changes):
-    return {item.name: item for item in inventory(probes(**changes))}
+    return {item.name: item for item in environment(probes(**changes))}
 
 
 def test_a_bare_machine_is_told_what_to_type():
@@ -85,7 +85,7 @@ def test_a_cpu_without_the_instructions():
 
 def test_looking_imports_no_framework():
     code = (
-        "import sys; from squeeze_export.measure.inventory import Probes, inventory; inventory(Probes());"
+        "import sys; from squeeze_export.measure.environment import Probes, environment; environment(Probes());"
         "print([m for m in ('torch', 'onnx', 'onnxruntime', 'ai_edge_litert', 'openvino', 'tensorflow') if m in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-InventoryRow = tuple[str, str, bool, str, str, str]
+EnvironmentRow = tuple[str, str, bool, str, str, str]
 """Kind, name, whether it is here, version or detail, what it serves, what to type where it is missing."""
 
 
-def print_inventory(rows: Sequence[InventoryRow], console: Console) -> None:
+def print_environment(rows: Sequence[EnvironmentRow], console: Console) -> None:
     """Prints the rows grouped by kind, and in the end the lines to type for what is missing."""
     width = max((len(name) for _, name, *_ in rows), default=0)
     kinds = list(dict.fromkeys(kind for kind, *_ in rows))
