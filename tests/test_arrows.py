@@ -43,7 +43,7 @@ FRAMEWORKS = {
 }
 
 CORE = {"core", "errors", "files", "operators", "qnn_graph", "results"}
-LOW = CORE | {"graph", "images", "nets"}
+LOW = CORE | {"graph", "images", "nets", "formats"}
 WORKSHOPS = {"report", "lint", "gate", "package", "measure", "train", "compress", "quant", "targets", "compilers", "runtimes"}
 WORKSHOPS |= {"peers", "remote"}
 
@@ -59,6 +59,7 @@ ROOMS: dict[str, set[str]] = {
     "nets": CORE,
     "images": CORE,
     "graph": CORE | {"nets"},  # build.py reads the architecture
+    "formats": CORE,
     **dict.fromkeys(WORKSHOPS, LOW),
     "analyze": LOW | {"quant", "report"},  # tries quantizations, and its page is a report's
     "compilers": LOW | {"toolchains"},

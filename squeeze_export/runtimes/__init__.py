@@ -70,8 +70,8 @@ RUNTIMES: Mapping[str, str] = {
     "openvino": "squeeze_export.runtimes.openvino",
     "openvino-bf16": "squeeze_export.runtimes.openvino_bf16",
     "qnn": "squeeze_export.runtimes.qnn",
-    "coreml": "squeeze_export.runtimes.coreml",
-    "coreml-evaluator": "squeeze_export.runtimes.coreml_evaluator",
+    "coreml": "squeeze_export.runtimes.coreml.native",
+    "coreml-evaluator": "squeeze_export.runtimes.coreml.evaluator",
     "executorch": "squeeze_export.runtimes.executorch",
 }
 

@@ -17,7 +17,7 @@ from PIL import Image
 from squeeze_export.core import TORCHVISION
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.pipeline import read_artifact
-from squeeze_export.runtimes.coreml_evaluator import open_session
+from squeeze_export.runtimes.coreml.evaluator import open_session
 
 SNIPPETS = [
     (name_of(page), number, text) for page in PAGES for number, text in enumerate(blocks(page.read_text("utf-8"), "python"))

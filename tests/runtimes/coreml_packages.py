@@ -16,10 +16,10 @@ import pytest
 
 from squeeze_export.core import Artifact, TensorSpec, require
 from squeeze_export.files import read_content
-from squeeze_export.runtimes import _coreml_package as package_reader
-from squeeze_export.runtimes._coreml_program import Program, read_program
-from squeeze_export.runtimes._coreml_values import Array
-from squeeze_export.runtimes._coreml_wire import Message
+from squeeze_export.formats.coreml import package as package_reader
+from squeeze_export.formats.coreml.program import Program, read_program
+from squeeze_export.formats.coreml.values import Array
+from squeeze_export.formats.coreml.wire import Message
 from squeeze_export.runtimes.quiet import quiet
 
 Build = Callable[[Any, Any], Any]

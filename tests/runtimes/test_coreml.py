@@ -21,7 +21,8 @@ from PIL import Image
 
 from squeeze_export.core import Session
 from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.runtimes import coreml, coreml_evaluator
+from squeeze_export.runtimes.coreml import evaluator as coreml_evaluator
+from squeeze_export.runtimes.coreml import native as coreml
 
 
 class MLCPUComputeDevice:

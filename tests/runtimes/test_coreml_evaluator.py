@@ -41,6 +41,11 @@ from threadpoolctl import ThreadpoolController
 from squeeze_export.core import TORCHVISION, Artifact, EmitOptions, Session
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.files import write_draft
+from squeeze_export.formats.coreml import package as coreml_package
+from squeeze_export.formats.coreml import values as coreml_values
+from squeeze_export.formats.coreml.program import Operation, Output, Program
+from squeeze_export.formats.coreml.values import Constant, TensorType, read_value, unpack_bits
+from squeeze_export.formats.coreml.wire import Message
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
@@ -50,19 +55,12 @@ from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.architecture import Architecture, fire_modules, tensor_shapes
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.runtimes import (
-    _coreml_arguments,
-    _coreml_package,
-    _coreml_placement,
-    _coreml_plan,
-    _coreml_values,
-    _coreml_windows,
-    coreml_evaluator,
-)
-from squeeze_export.runtimes._coreml_plan import Plan
-from squeeze_export.runtimes._coreml_program import Operation, Output, Program
-from squeeze_export.runtimes._coreml_values import Constant, TensorType, read_value, unpack_bits
-from squeeze_export.runtimes._coreml_wire import Message
+from squeeze_export.runtimes.coreml import arguments as coreml_arguments
+from squeeze_export.runtimes.coreml import evaluator as coreml_evaluator
+from squeeze_export.runtimes.coreml import placement as coreml_placement
+from squeeze_export.runtimes.coreml import plan as coreml_plan
+from squeeze_export.runtimes.coreml import windows as coreml_windows
+from squeeze_export.runtimes.coreml.plan import Plan
 from squeeze_export.targets import target_named
 
 
@@ -185,7 +183,7 @@ def test_weights_in_another_number_do_not_count_as_int8(package: Path) -> None:
     maker = next(operation for operation in program.operations if operation.operator == "constexpr_affine_dequantize")
     plain = dataclasses.replace(maker, operator="const")
     changed = dataclasses.replace(program, operations=tuple(plain if entry is maker else entry for entry in program.operations))
-    placement = _coreml_placement.read_placement(changed, plan.operations, "all")
+    placement = coreml_placement.read_placement(changed, plan.operations, "all")
     macs = 16 * 3 * 9 * 36, 12 * 16 * 9  # filters * channels * kernel * pixels
     assert placement.integer_mac_share == macs[1] / sum(macs)
     assert placement.float_operators == ("conv conv1_sum", "relu relu_0", "reduce_mean logits")
@@ -198,7 +196,7 @@ def test_an_array_is_run_in_pieces_of_what_it_takes(tmp_path: Path, least: int, 
         return mb.reduce_mean(x=x, axes=[2, 3], name="logits")
 
     path = written(tmp_path, build, (least, 6, 6, 3), name="input", most=most)
-    taken = _coreml_package.read_package(path).input
+    taken = coreml_package.read_package(path).input
     assert (taken.image, taken.least, taken.most) == (False, least, most or least)
     images = pixels(count, 6)
     torch = pytest.importorskip("torch")
@@ -225,7 +223,7 @@ def classifier(mb: Any, x: Any) -> Any:
 @pytest.mark.parametrize("classes", [("zebra", "ant", "bée"), (30, 10, 20)])
 def test_a_classifier_gives_its_row_in_class_order(tmp_path: Path, classes: tuple[Any, ...]) -> None:
     path = written(tmp_path, classifier, color="RGB", classes=classes)
-    read = _coreml_package.read_package(path)
+    read = coreml_package.read_package(path)
     assert (read.result, read.labels) == ("classLabel_probs", tuple(str(label) for label in classes))
     powers = np.exp(pixels(2).mean(axis=(1, 2)) - pixels(2).mean(axis=(1, 2)).max(axis=1, keepdims=True))
     np.testing.assert_allclose(opened(path).infer(pixels(2)), powers / powers.sum(axis=1, keepdims=True), rtol=1e-4)
@@ -237,7 +235,7 @@ def test_an_array_beside_the_dictionary_is_the_result(tmp_path: Path) -> None:
         return logits, mb.softmax(x=logits, axis=-1, name="probabilities")
 
     path = written(tmp_path, build, color="RGB", classes=("a", "b", "c"))
-    read = _coreml_package.read_package(path)
+    read = coreml_package.read_package(path)
     assert (read.result, read.labels) == ("logits", ())
     np.testing.assert_allclose(opened(path).infer(pixels(2)), pixels(2).mean(axis=(1, 2)), rtol=1e-5)
 
@@ -285,14 +283,14 @@ def test_it_needs_neither_coremltools_nor_what_writes_packages(package: Path) ->
     code = (
         "import sys; from pathlib import Path; sys.modules['coremltools'] = None\n"
         "from squeeze_export.core import Artifact, TensorSpec\n"
-        "from squeeze_export.runtimes import coreml_evaluator\n"
+        "from squeeze_export.runtimes.coreml import evaluator as coreml_evaluator\n"
         "nothing = TensorSpec('', (), '', '')\n"
         "artifact = Artifact(Path(sys.argv[1]), '', 'int8', '', 0, nothing, nothing)\n"
         "print(coreml_evaluator.open_session(artifact, device='cpu', threads=1).placement.operator_count)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(package)], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("6\n", "")
-    for path in Path(coreml_evaluator.__file__).parent.glob("*coreml*.py"):
+    for path in (*Path(coreml_evaluator.__file__).parent.glob("*.py"), *Path(coreml_package.__file__).parent.glob("*.py")):
         lines = [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
         foreign = {line for line in lines if line.startswith(("from squeeze_export.graph", "from squeeze_export.targets"))}
         assert foreign <= {"from squeeze_export.graph.quantized import scheme_named"}
@@ -892,12 +890,12 @@ def test_a_manifest_that_is_no_json(package: Path) -> None:
 
 
 def test_a_model_file_above_the_limit_is_not_parsed(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_coreml_package, "MAX_SPEC_BYTES", 1000)
+    monkeypatch.setattr(coreml_package, "MAX_SPEC_BYTES", 1000)
     assert "`1000` are possible" in refusal(package)
 
 
 def test_a_tensor_above_the_limit_is_not_allocated(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_coreml_values, "MAX_ELEMENTS", 500)
+    monkeypatch.setattr(coreml_values, "MAX_ELEMENTS", 500)
     assert "`1` to `500` are possible" in refusal(package)
 
 
@@ -1143,7 +1141,7 @@ def integers(*values: int) -> Constant:
     return value(np.array(values, np.int32))
 
 
-ELEMENTS = {element.name: element for element in _coreml_values._ELEMENTS.values()}
+ELEMENTS = {element.name: element for element in coreml_values._ELEMENTS.values()}
 IMAGE = noise(1, 2, 4, 4)
 
 
@@ -1293,7 +1291,7 @@ def test_what_would_fill_the_memory_is_refused_before_it_is_allocated(name: str,
     def full(*_: object) -> Any:
         raise AssertionError("it was allocated")
 
-    monkeypatch.setattr(_coreml_windows, "_padded", full)
+    monkeypatch.setattr(coreml_windows, "_padded", full)
     with pytest.raises(Refused) as caught:
         lone(operator, arguments, source, declared)
     assert reason in caught.value.message
@@ -1302,16 +1300,16 @@ def test_what_would_fill_the_memory_is_refused_before_it_is_allocated(name: str,
 def test_a_network_of_2048_px_is_within_the_bounds() -> None:
     """The control: conv1 of SqueezeNet 1.0, whose matrix is the largest, on the evaluator's 8 images at once."""
     places = (2048 - 7) // 2 + 1
-    assert 7 * 7 * 3 * places**2 <= _coreml_arguments.MAX_WORKING_ELEMENTS
-    assert coreml_evaluator.MAX_OPEN_BATCH * 96 * places**2 <= _coreml_arguments.MAX_RESULT_ELEMENTS
+    assert 7 * 7 * 3 * places**2 <= coreml_arguments.MAX_WORKING_ELEMENTS
+    assert coreml_evaluator.MAX_OPEN_BATCH * 96 * places**2 <= coreml_arguments.MAX_RESULT_ELEMENTS
 
 
 def test_many_tensors_at_once_are_refused(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = opened(package)
-    monkeypatch.setattr(_coreml_plan, "MAX_ALIVE_ELEMENTS", 700)
+    monkeypatch.setattr(coreml_plan, "MAX_ALIVE_ELEMENTS", 700)
     with pytest.raises(Refused, match="more than `700` elements at once"):
         session.infer(pixels(1))
-    monkeypatch.setattr(_coreml_plan, "MAX_ALIVE_ELEMENTS", 100)
+    monkeypatch.setattr(coreml_plan, "MAX_ALIVE_ELEMENTS", 100)
     assert "more than `100` elements at once" in refusal(package)
 
 
@@ -1321,7 +1319,7 @@ def test_a_machine_without_memory_refuses(package: Path, monkeypatch: pytest.Mon
 
     session = opened(package)
     with monkeypatch.context() as patch:
-        patch.setattr(_coreml_windows, "_columns", full)
+        patch.setattr(coreml_windows, "_columns", full)
         with pytest.raises(Refused, match=r"`conv` .* cannot be computed: Unable to allocate"):
             session.infer(pixels(1))
     with monkeypatch.context() as patch:
@@ -1329,10 +1327,10 @@ def test_a_machine_without_memory_refuses(package: Path, monkeypatch: pytest.Mon
         with pytest.raises(Refused, match="does not fit into memory"):
             session.infer(pixels(1))
     with monkeypatch.context() as patch:
-        patch.setattr(_coreml_package, "read_program", full)
+        patch.setattr(coreml_package, "read_program", full)
         assert "Unable to allocate" in refusal(package)
     with monkeypatch.context() as patch:
-        patch.setitem(_coreml_plan.UNPACKERS, "const", full)  # type: ignore[arg-type]
+        patch.setitem(coreml_plan.UNPACKERS, "const", full)  # type: ignore[arg-type]
         assert "cannot be unpacked: Unable to allocate" in refusal(package)
 
 
@@ -1348,8 +1346,8 @@ def test_weights_written_on_the_spot_are_counted() -> None:
     floats = TensorType(ELEMENTS["float32"], IMAGE.shape)
     result = TensorType(ELEMENTS["float32"], (1, 3, 4, 4))
     operation = Operation("conv", {"x": ("x",), "weight": (KERNEL,)}, (Output("y", result),))
-    assert _coreml_placement._macs(operation, {}) == 3 * 2 * 16
-    placement = _coreml_placement.read_placement(Program("x", floats, (operation,), ("y",)), [operation], "all")
+    assert coreml_placement._macs(operation, {}) == 3 * 2 * 16
+    placement = coreml_placement.read_placement(Program("x", floats, (operation,), ("y",)), [operation], "all")
     assert (placement.integer_mac_share, placement.float_operators) == (0.0, ("conv y",))
 
 

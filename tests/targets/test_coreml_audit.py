@@ -16,7 +16,8 @@ from squeeze_export.errors import BadInput
 from squeeze_export.files import write_draft
 from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph, scheme_named
-from squeeze_export.targets import _coreml_package, coreml
+from squeeze_export.targets import coreml
+from squeeze_export.targets.coreml import package as coreml_package
 
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -73,7 +74,7 @@ def package(scheme: str = "int8", **options: Any) -> dict[str, bytes]:
 
 
 def model_of(content: Mapping[str, bytes]) -> Any:
-    _coreml_package.coremltools()
+    coreml_package.coremltools()
     from coremltools.proto import Model_pb2
 
     return Model_pb2.Model.FromString(content[MODEL])
@@ -325,7 +326,7 @@ def test_what_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         coreml.describe(tmp_path / "file.mlpackage")
     path = tmp_path / "a.mlpackage"
     write_draft(path, package())
-    monkeypatch.setattr(_coreml_package, "MAX_SPECIFICATION_BYTES", 100)
+    monkeypatch.setattr(coreml_package, "MAX_SPECIFICATION_BYTES", 100)
     with pytest.raises(BadInput, match="the most that is read"):
         coreml.describe(path)
     monkeypatch.undo()

@@ -32,8 +32,10 @@ from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.architecture import Architecture, Bypass, fire_modules, tensor_shapes
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.runtimes import coreml_evaluator
-from squeeze_export.targets import _coreml_package, _coreml_weights, coreml, target_named
+from squeeze_export.runtimes.coreml import evaluator as coreml_evaluator
+from squeeze_export.targets import coreml, target_named
+from squeeze_export.targets.coreml import package as coreml_package
+from squeeze_export.targets.coreml import weights as coreml_weights
 
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -79,7 +81,7 @@ def emitted(network: Graph | QuantizedGraph, scheme: str, **options: Any) -> dic
 
 
 def model_of(content: Mapping[str, bytes]) -> Any:
-    _coreml_package.coremltools()
+    coreml_package.coremltools()
     from coremltools.proto import Model_pb2
 
     return Model_pb2.Model.FromString(content[MODEL])
@@ -168,10 +170,10 @@ def test_a_weight_only_package_computes_with_its_rounded_weights(
 
     def rounded(conv: Conv) -> Conv:
         if scheme == "w8":
-            steps, scale = _coreml_weights.symmetric(conv.weight)
+            steps, scale = coreml_weights.symmetric(conv.weight)
             weight = steps * scale.astype(np.float32)[:, None, None, None]
         else:
-            indices, palette = _coreml_weights.palette_of(conv.weight, bits)
+            indices, palette = coreml_weights.palette_of(conv.weight, bits)
             weight = palette[indices].astype(np.float32)
         lost = ((conv.weight - weight) * mean).sum(axis=(1, 2, 3)) if conv is graph.convs[0] else 0  # at the mean pixel
         return replace(conv, weight=weight, bias=(conv.bias + lost).astype(np.float32))
@@ -352,7 +354,7 @@ def test_the_same_arguments_give_the_same_bytes(
     network = quantized if scheme == "int8" else graph
     first = emitted(network, scheme)
     with monkeypatch.context() as patch:  # a program that is left half-way
-        patch.setattr(_coreml_package.coremltools(), "convert", lambda *args, **options: 1 / 0)
+        patch.setattr(coreml_package.coremltools(), "convert", lambda *args, **options: 1 / 0)
         with pytest.raises(Refused, match="coremltools refuses the program: division by zero"):
             emitted(network, scheme)
     assert emitted(network, scheme) == first
@@ -394,7 +396,7 @@ def test_nothing_is_printed(graph: Graph, capfd: pytest.CaptureFixture[str]) -> 
 def test_apples_own_tools_read_the_package(graph: Graph, tmp_path: Path) -> None:
     content = emitted(graph, "w8")
     path = written(tmp_path, content)
-    ct = _coreml_package.coremltools()
+    ct = coreml_package.coremltools()
     assert ct.utils.load_spec(str(path)) == model_of(content)
     assert ct.models.MLModel(str(path), skip_model_load=True).user_defined_metadata["com.github.apple.coremltools.version"]
 
@@ -496,7 +498,7 @@ def test_palettes_have_the_least_error() -> None:
     """No worse than many random starts of the usual iteration, of which each needs its luck."""
     draw = np.random.default_rng(0)
     weight = draw.normal(size=(20, 10, 5, 5)).astype(np.float32)
-    indices, palette = _coreml_weights.palette_of(weight, 4)
+    indices, palette = coreml_weights.palette_of(weight, 4)
     assert (indices.shape, indices.dtype, indices.max(), palette.shape) == (weight.shape, np.uint8, 15, (16,))
     assert (np.diff(palette) > 0).all()
     best = np.inf
@@ -511,14 +513,14 @@ def test_palettes_have_the_least_error() -> None:
 
 def test_a_palette_of_few_values_is_exact() -> None:
     weight = np.array([0.5, -1, 2, 0.5], np.float32).reshape(4, 1, 1, 1)
-    indices, palette = _coreml_weights.palette_of(weight, 4)
+    indices, palette = coreml_weights.palette_of(weight, 4)
     np.testing.assert_array_equal(palette[indices], weight)
     assert not palette[3:].any()
 
 
 def test_symmetric_steps_by_hand() -> None:
     weight = np.array([[1.27, -0.64, 0.006], [0, 0, 0]], np.float32).reshape(2, 3, 1, 1)
-    steps, scale = _coreml_weights.symmetric(weight)
+    steps, scale = coreml_weights.symmetric(weight)
     assert steps.reshape(2, 3).tolist() == [[127, -64, 1], [0, 0, 0]]
     assert scale[0] == np.float16(0.01)
     assert scale[1] > 0
@@ -526,7 +528,7 @@ def test_symmetric_steps_by_hand() -> None:
 
 def by_coremltools(content: Mapping[str, bytes], folder: Path) -> Mapping[str, bytes]:
     """The package after `coremltools.optimize.coreml.linear_quantize_weights`."""
-    ct = _coreml_package.coremltools()
+    ct = coreml_package.coremltools()
     from coremltools.optimize import coreml as optimize
 
     config = optimize.OptimizationConfig(optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=0))
@@ -557,12 +559,12 @@ def test_coremltools_optimize_finds_the_same_steps(graph: Graph, tmp_path: Path)
 
 
 def test_indices_are_packed_as_coremltools_packs_them() -> None:
-    _coreml_package.coremltools()
+    coreml_package.coremltools()
     from coremltools.optimize._utils import pack_elements_into_bits
 
     for bits in (4, 6):
         indices = np.random.default_rng(bits).integers(0, 1 << bits, (7, 3, 1, 1), np.uint8)
-        np.testing.assert_array_equal(_coreml_weights.bits_of(indices, bits), pack_elements_into_bits(indices.ravel(), bits))
+        np.testing.assert_array_equal(coreml_weights.bits_of(indices, bits), pack_elements_into_bits(indices.ravel(), bits))
 
 
 def test_rounded_weights_are_made_up_for_at_the_mean_pixel(graph: Graph, pixels: NDArray[np.uint8], tmp_path: Path) -> None:

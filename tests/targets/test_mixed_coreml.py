@@ -24,10 +24,10 @@ from squeeze_export.measure.difference import first_layer_apart
 from squeeze_export.nets.architecture import Bypass
 from squeeze_export.pipeline.export import export
 from squeeze_export.quant.mixed import keep_float
-from squeeze_export.runtimes import coreml_evaluator
+from squeeze_export.runtimes.coreml import evaluator as coreml_evaluator
 from squeeze_export.targets import coreml
-from squeeze_export.targets._coreml_program import HALF_PIXEL
 from squeeze_export.targets._kept_float import KEPT_FLOAT_KEY
+from squeeze_export.targets.coreml.program import HALF_PIXEL
 
 KEPT: tuple[tuple[Bypass, str], ...] = (
     ("none", "fire2/squeeze1x1"),

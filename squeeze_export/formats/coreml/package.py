@@ -11,10 +11,10 @@ from typing import Any
 
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import read_content
-from squeeze_export.runtimes._coreml_blobs import Blob, read_blobs
-from squeeze_export.runtimes._coreml_program import Program, read_program
-from squeeze_export.runtimes._coreml_values import MAX_ELEMENTS
-from squeeze_export.runtimes._coreml_wire import Message
+from squeeze_export.formats.coreml.blobs import Blob, read_blobs
+from squeeze_export.formats.coreml.program import Program, read_program
+from squeeze_export.formats.coreml.values import MAX_ELEMENTS
+from squeeze_export.formats.coreml.wire import Message
 
 MAX_SPEC_BYTES = 64_000_000
 MAX_MANIFEST_BYTES = 1_000_000

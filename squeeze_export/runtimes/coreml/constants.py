@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from squeeze_export.runtimes._coreml_arguments import Arguments
-from squeeze_export.runtimes._coreml_values import Array, Constant, unpack_bits
+from squeeze_export.formats.coreml.values import Array, Constant, unpack_bits
+from squeeze_export.runtimes.coreml.arguments import Arguments
 
 _FLOATS = ("float32", "float16")
 

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.runtimes._coreml_blobs import Blob
-from squeeze_export.runtimes._coreml_wire import Message
+from squeeze_export.formats.coreml.blobs import Blob
+from squeeze_export.formats.coreml.wire import Message
 
 Array: TypeAlias = NDArray[Any]
 

@@ -27,8 +27,8 @@ from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as
-from squeeze_export.targets._coreml_package import coremltools, package_files
-from squeeze_export.targets._coreml_program import CLASS_PROBABILITIES, PROBABILITIES, build_program
+from squeeze_export.targets.coreml.package import coremltools, package_files
+from squeeze_export.targets.coreml.program import CLASS_PROBABILITIES, PROBABILITIES, build_program
 
 NAME = "coreml"
 SUFFIX = ".mlpackage"
@@ -76,23 +76,23 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
 
 
 def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output, read from the package; see `_coreml_audit.describe_package`.
+    """Input and output, read from the package; see `inventory.describe_package`.
 
     Raises:
         BadInput: no such package, or not one of pixels in and one row of numbers out.
     """
-    from squeeze_export.targets._coreml_audit import describe_package
+    from squeeze_export.targets.coreml.inventory import describe_package
 
     return describe_package(path)
 
 
 def audit(path: Path) -> Audit:
-    """What is inside the package; see `_coreml_audit.audit_package`.
+    """What is inside the package; see `inventory.audit_package`.
 
     Raises:
         BadInput: no such package, or it is damaged.
     """
-    from squeeze_export.targets._coreml_audit import audit_package
+    from squeeze_export.targets.coreml.inventory import audit_package
 
     return audit_package(path)
 

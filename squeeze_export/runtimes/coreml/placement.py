@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from squeeze_export.core import FloatPart, PlacedOperator, Placement, place
-from squeeze_export.runtimes._coreml_program import Operation, Program
-from squeeze_export.runtimes._coreml_values import Constant
+from squeeze_export.formats.coreml.program import Operation, Program
+from squeeze_export.formats.coreml.values import Constant
 
 SOURCE = (
     "the package, not a device: an operator counts as integer where its operands come from `dequantize` "

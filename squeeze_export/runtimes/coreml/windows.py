@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.runtimes._coreml_arguments import MAX_RESULT_ELEMENTS, Arguments, Kernel, Values
-from squeeze_export.runtimes._coreml_values import Array
+from squeeze_export.formats.coreml.values import Array
+from squeeze_export.runtimes.coreml.arguments import MAX_RESULT_ELEMENTS, Arguments, Kernel, Values
 
 _Float = TypeVar("_Float", np.float32, np.float64)
 

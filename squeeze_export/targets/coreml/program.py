@@ -20,7 +20,7 @@ from squeeze_export.core import EmitOptions, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
-from squeeze_export.targets._coreml_weights import bits_of, half, half_scales, palette_of, symmetric
+from squeeze_export.targets.coreml.weights import bits_of, half, half_scales, palette_of, symmetric
 
 IMAGE = "image"
 PROBABILITIES = "probabilities"

@@ -20,9 +20,9 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, require
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.formats.coreml.package import Package, read_package
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes._coreml_package import Package, read_package
-from squeeze_export.runtimes._coreml_placement import read_placement
+from squeeze_export.runtimes.coreml.placement import read_placement
 from squeeze_export.runtimes.quiet import quiet
 
 NAME = "coreml"

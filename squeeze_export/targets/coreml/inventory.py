@@ -15,12 +15,12 @@ from pathlib import Path
 
 from squeeze_export.core import Audit, TensorSpec
 from squeeze_export.errors import BadInput
-from squeeze_export.targets._coreml_operators import Program, Tensor, read_program
-from squeeze_export.targets._coreml_package import Package, read_package
-from squeeze_export.targets._coreml_program import identifier
-from squeeze_export.targets._coreml_view import MULTIPLYING, View
 from squeeze_export.targets._kept_float import KEPT_FLOAT_KEY, declared_float
 from squeeze_export.targets._kept_operators import Kept, kept_operators
+from squeeze_export.targets.coreml.operators import Program, Tensor, read_program
+from squeeze_export.targets.coreml.package import Package, read_package
+from squeeze_export.targets.coreml.program import identifier
+from squeeze_export.targets.coreml.view import MULTIPLYING, View
 
 _PREPARING = ("quantize", "dequantize", "cast", "transpose", "reshape", "mul", "add", "sub")
 """May stand in float before the first convolution: they bring the input to integers."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from squeeze_export.core import Dimension, require
-from squeeze_export.targets._coreml_package import Package
+from squeeze_export.targets.coreml.package import Package
 
 
 @dataclass(frozen=True)

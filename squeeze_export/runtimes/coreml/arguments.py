@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, TypeAlias
 
 from squeeze_export.errors import Refused
-from squeeze_export.runtimes._coreml_program import Operation
-from squeeze_export.runtimes._coreml_values import Array, Constant
+from squeeze_export.formats.coreml.program import Operation
+from squeeze_export.formats.coreml.values import Array, Constant
 
 Values: TypeAlias = Mapping[str, Array]
 """The tensors that are alive while a program runs."""

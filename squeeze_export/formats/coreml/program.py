@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from squeeze_export.runtimes._coreml_blobs import Blob
-from squeeze_export.runtimes._coreml_values import Constant, TensorType, read_type, read_value
-from squeeze_export.runtimes._coreml_wire import Message
+from squeeze_export.formats.coreml.blobs import Blob
+from squeeze_export.formats.coreml.values import Constant, TensorType, read_type, read_value
+from squeeze_export.formats.coreml.wire import Message
 
 OPSETS: Mapping[str, str] = {"CoreML7": "iOS 17", "CoreML8": "iOS 18"}
 """Operator sets that are read, and the systems that they came with."""

@@ -18,12 +18,12 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.formats.coreml.package import Package, read_package
+from squeeze_export.formats.coreml.values import Array
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes._coreml_arguments import HINT
-from squeeze_export.runtimes._coreml_package import Package, read_package
-from squeeze_export.runtimes._coreml_placement import read_placement
-from squeeze_export.runtimes._coreml_plan import Plan
-from squeeze_export.runtimes._coreml_values import Array
+from squeeze_export.runtimes.coreml.arguments import HINT
+from squeeze_export.runtimes.coreml.placement import read_placement
+from squeeze_export.runtimes.coreml.plan import Plan
 
 NAME = "coreml-evaluator"
 DEVICES = ("cpu",)

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 
-from squeeze_export.targets._coreml_operators import Operator, Program, Tensor
 from squeeze_export.targets._kept_operators import Step
+from squeeze_export.targets.coreml.operators import Operator, Program, Tensor
 
 MULTIPLYING = ("conv", "conv_transpose", "linear", "matmul")
 _FUSED = (*MULTIPLYING, "max_pool", "avg_pool", "concat", "add", "mul", "relu", "transpose", "reshape")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from squeeze_export.errors import Refused
-from squeeze_export.runtimes._coreml_arguments import HINT, MAX_RESULT_ELEMENTS, Arguments, Kernel
-from squeeze_export.runtimes._coreml_constants import UNPACKERS
-from squeeze_export.runtimes._coreml_operators import OPERATORS
-from squeeze_export.runtimes._coreml_program import Operation, Program
-from squeeze_export.runtimes._coreml_values import Array, Constant, TensorType
+from squeeze_export.formats.coreml.program import Operation, Program
+from squeeze_export.formats.coreml.values import Array, Constant, TensorType
+from squeeze_export.runtimes.coreml.arguments import HINT, MAX_RESULT_ELEMENTS, Arguments, Kernel
+from squeeze_export.runtimes.coreml.constants import UNPACKERS
+from squeeze_export.runtimes.coreml.operators import OPERATORS
 
 MAX_ALIVE_ELEMENTS = 2 * MAX_RESULT_ELEMENTS
 """Of all tensors that are kept at once: what an operation takes and gives."""

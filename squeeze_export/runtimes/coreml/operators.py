@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.runtimes._coreml_arguments import Arguments, Kernel, Values
-from squeeze_export.runtimes._coreml_constants import along_axis
-from squeeze_export.runtimes._coreml_values import Array
-from squeeze_export.runtimes._coreml_windows import conv, max_pool
+from squeeze_export.formats.coreml.values import Array
+from squeeze_export.runtimes.coreml.arguments import Arguments, Kernel, Values
+from squeeze_export.runtimes.coreml.constants import along_axis
+from squeeze_export.runtimes.coreml.windows import conv, max_pool
 
 _Wide: TypeAlias = NDArray[np.float32]
 

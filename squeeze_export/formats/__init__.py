@@ -1,0 +1,1 @@
+"""What a file consists of: one reader for each format."""
