@@ -1,12 +1,26 @@
-"""What a job found out: the report, its rows, and the figures in them. Frozen, plain, and free of any framework."""
+"""What a job found out: the report, its rows and the figures in them, and `report.json`, their JSON form.
+
+The types are frozen and plain. The JSON document has their own shape, field by field, so there is no second description to keep in
+step: `Report` first, its parts above it, then the version of the shape with what brings older documents up to it, then the writer
+and the reader. It is strict JSON: infinity and NaN are the strings `inf`, `-inf`, `nan`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from squeeze_export.core import Audit, Evidence, Placement
+from squeeze_export.errors import BadInput
+from squeeze_export.files import write_text
 
 Status = Literal["ok", "skipped", "failed"]
 Pace = Literal["faster", "no gain", "slower", "open"]
@@ -289,3 +303,171 @@ class Report:
     warnings: tuple[str, ...] = ()
     differences: tuple[Difference, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+
+
+SCHEMA_VERSION = 5
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda document: document,  # 2 added `measurements[].recipe` and `differences`, which may be missing
+    2: lambda document: document,  # 3 added `measurements[].checkpoint_sha256` and `verdicts`, which may be missing
+    3: lambda document: document,  # 4 added `measurements[].audit.kept_float`, which may be missing
+    4: lambda document: document,  # 5 added `estimate` and `facts` of measurements, and to placements where operators ran
+}
+"""Version -> what turns a document of that version into one of the next. A change of `Report` adds one, and its test."""
+
+_NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as JSON has it.
+
+    Raises:
+        TypeError: as `json_value`, of a free field (`host`, `network` ...).
+    """
+    document: dict[str, Any] = json_value(report, "report")
+    return document
+
+
+def json_value(value: Any, where: str) -> Any:
+    """Dicts, lists, strings, numbers, booleans and None of a dataclass or anything in it. Numpy scalars become plain ones, tuples
+    become lists, infinity and NaN the strings `inf`, `-inf`, `nan`.
+
+    Args:
+        value: what to turn.
+        where: its name, for the error.
+
+    Raises:
+        TypeError: it holds what JSON has no form for; the field is named.
+    """
+    if dataclasses.is_dataclass(value):
+        return {field.name: json_value(getattr(value, field.name), f"{where}.{field.name}") for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {_key(key, where): json_value(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [json_value(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        return json_value(value.item(), where)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"{where} holds a {type(value).__name__}, which JSON has no form for")
+
+
+def _key(key: Any, where: str) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"{where} has the key {key!r}, which is no string")
+    return key
+
+
+def from_json(document: Any) -> Report:
+    """A report from its JSON form, of this version or an older one.
+
+    Raises:
+        BadInput: a newer version, or a field that is missing, unknown or of a wrong kind; the field is named.
+    """
+    if not isinstance(document, dict):
+        raise BadInput(f"a report is a JSON object, not `{_kind(document)}`")
+    version = document.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise BadInput("`schema_version` is missing or no integer: this is no report of squeeze-export")
+    if version > SCHEMA_VERSION:
+        raise BadInput(
+            f"the report has schema version `{version}`, this program knows up to {SCHEMA_VERSION}",
+            hint="pip install --upgrade squeeze-export",
+        )
+    while version < SCHEMA_VERSION:
+        if version not in MIGRATIONS:
+            raise BadInput(f"the report has schema version `{version}`, which no release has written")
+        document = {**MIGRATIONS[version](document), "schema_version": version + 1}
+        version += 1
+    report: Report = _read(Report, document, "")
+    return report
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the type annotation `kind` says; `where` is its path in the document."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):  # X | None is the only union of the report's types
+        return None if value is None else _read(next(part for part in arguments if part is not type(None)), value, where)
+    if origin is Literal:
+        _expect(isinstance(value, str) and value in arguments, " or ".join(arguments), value, where)
+        return value
+    if origin is tuple:
+        _expect(isinstance(value, list), "a list", value, where)
+        return tuple(_read(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is Mapping:
+        _expect(isinstance(value, dict), "an object", value, where)
+        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return _read_fields(kind, value, where)
+    if kind is float:
+        if isinstance(value, str) and value in _NOT_FINITE:
+            return _NOT_FINITE[value]
+        _expect(isinstance(value, int | float) and not isinstance(value, bool), "a number", value, where)
+        _expect(isinstance(value, float) or abs(value) < 1e300, "a number of this size", value, where)
+        return float(value)
+    _expect(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), _WORDS[kind], value, where)
+    return value
+
+
+def _read_fields(kind: Any, value: Any, where: str) -> Any:
+    prefix = f"{where}." if where else ""
+    _expect(isinstance(value, dict), "an object", value, where)
+    hints = get_type_hints(kind)
+    unknown = sorted(set(value) - set(hints))
+    if unknown:
+        raise BadInput(f"the report has an unknown field `{prefix}{unknown[0]}`")
+    known = {}
+    for part in dataclasses.fields(kind):
+        if part.name in value:
+            known[part.name] = _read(hints[part.name], value[part.name], f"{prefix}{part.name}")
+        elif part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING:
+            raise BadInput(f"the report lacks the field `{prefix}{part.name}`")
+    return kind(**known)
+
+
+_WORDS = {str: "a string", int: "an integer", bool: "true or false"}
+
+
+def _expect(fits: bool, wanted: str, value: Any, where: str) -> None:
+    if not fits:
+        raise BadInput(f"the report's field `{where}` is {_kind(value)}, not {wanted}")
+
+
+def _kind(value: Any) -> str:
+    """A value as an error message shows it: short ones themselves, long ones by their kind."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    shown = json.dumps(value)
+    return shown if len(shown) <= 40 else f"{shown[:36]}..."
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Writes `report.json`, whole or not at all.
+
+    Raises:
+        BadInput: the file cannot be written.
+        TypeError: as `to_json`.
+    """
+    write_text(path, json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Report:
+    """Reads what `write_json` wrote, of this version or an older one.
+
+    Raises:
+        BadInput: the file cannot be read, is no strict JSON, or no report.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as err:
+        raise BadInput(f"cannot read `{path}`: {err.strerror}") from err
+    except (ValueError, RecursionError) as err:
+        raise BadInput(f"`{path}` is no JSON: {err}") from err
+    return from_json(document)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")

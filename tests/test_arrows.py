@@ -52,7 +52,7 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},  # stands with core
     "core": {"errors"},
-    "results": {"core"},  # stands with core
+    "results": {"core", "errors", "files"},  # stands with core
     "operators": set(),  # likewise
     "qnn_graph": {"errors"},  # likewise
     "toolchains": CORE,  # below the workshops: compilers and runtimes drive them

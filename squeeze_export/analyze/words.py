@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from squeeze_export.analyze.results import Advice, Analysis, Flip, LayerError, TensorUse
 from squeeze_export.report.wording import NOTHING, decibel, one_line, percent, signed
+from squeeze_export.results import json_value
 
 LAYER_HEADER = (
     "layer",
@@ -32,7 +31,7 @@ FLIPS = "Images that change their class"
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:
     """As JSON has it: an infinite SQNR is `"inf"`, and flips carry the names of their classes."""
-    values: dict[str, Any] = _finite(asdict(analysis))
+    values: dict[str, Any] = json_value(analysis, "analysis")
     labels = values.pop("labels")
     for flip in values["flips"]:
         for key in ("label", "reference_class", "int8_class"):
@@ -44,16 +43,6 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         f"{'latencies: measured, as `kept.cost` says' if timed else 'no runtime took part'}"
     )
     return {**values, "evidence": evidence}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    return value
 
 
 def summary_lines(analysis: Analysis) -> list[str]:

@@ -30,7 +30,7 @@ def _bench(files: tuple[Path, ...], **values: Any) -> None:
     with shown_progress() as progress:
         report = bench_files(files, options=run_choice(values), progress=progress)
     if values["as_json"]:
-        from squeeze_export.report.document import to_json
+        from squeeze_export.results import to_json
 
         print_json(to_json(report))
     else:

@@ -113,9 +113,9 @@ _EXAMPLE = "\b\nsqueeze-export %s --int8 --weights squeezenet1_1.pth --calib img
 
 def show(report: Report, job: Job, *, as_json: bool) -> int:
     """Writes the report's files, prints the result, and gives the exit code."""
-    from squeeze_export.report.document import to_json, write_json
     from squeeze_export.report.html import write_html
     from squeeze_export.report.wording import emulated_note
+    from squeeze_export.results import to_json, write_json
 
     out = job.out
     write_json(report, out / "report.json")

@@ -10,7 +10,7 @@ import click
 from squeeze_export.cli import visible
 from squeeze_export.cli.console import print_json, stdout_console
 from squeeze_export.cli.options import FILE, option, output_options
-from squeeze_export.report.document import from_json, read_json, to_json
+from squeeze_export.results import from_json, read_json, to_json
 
 
 def command(name: str) -> click.Command:

@@ -62,7 +62,7 @@ def _validate(files: tuple[Path, ...], **values: Any) -> None:
     for text in report.warnings:
         warn(text)
     if values["as_json"]:
-        from squeeze_export.report.document import to_json
+        from squeeze_export.results import to_json
 
         print_json(to_json(report))
     else:

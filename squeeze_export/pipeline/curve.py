@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.validation import BATCH, Evaluation, evaluation_images
 from squeeze_export.quant.observations import keep_statistics
 from squeeze_export.quant.recipes import Material, check_recipe, quantize_observed
-from squeeze_export.results import Interval
+from squeeze_export.results import Interval, json_value
 
 HELD_OUT_SHARE = 4
 """Without evaluation images, one calibration image in so many is kept out of every part, to compare on."""
@@ -76,11 +75,10 @@ class Curve:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it; an infinite SQNR is `"inf"`, as in `report.json`."""
-        values = asdict(self)
-        for point in values["points"]:
-            if math.isinf(point["sqnr_db"]):
-                point["sqnr_db"] = "inf" if point["sqnr_db"] > 0 else "-inf"
-        return {**values, "evidence": "the exact integer run (graph/integer.py) against the fp32 reference; no runtime took part"}
+        return {
+            **json_value(self, "curve"),
+            "evidence": "the exact integer run (graph/integer.py) against the fp32 reference; no runtime took part",
+        }
 
 
 def part_counts(count: int) -> tuple[int, ...]:

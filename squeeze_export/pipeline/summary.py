@@ -12,8 +12,7 @@ from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.measure.verdict import verdicts_of
 from squeeze_export.pipeline.boards import BOARD
 from squeeze_export.pipeline.sessions import BESIDE, Entry
-from squeeze_export.report.document import SCHEMA_VERSION
-from squeeze_export.results import Accuracy, Difference, Latency, Measurement, Report, Status
+from squeeze_export.results import SCHEMA_VERSION, Accuracy, Difference, Latency, Measurement, Report, Status
 
 TOOLS = (
     "squeeze-export",

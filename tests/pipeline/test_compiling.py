@@ -14,8 +14,7 @@ from squeeze_export.core import Placement
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.pipeline import Job, RunOptions, audit_file, bench_files, open_network, read_artifact, validate_files
 from squeeze_export.pipeline.compiling import run_compiled
-from squeeze_export.report.document import from_json, to_json
-from squeeze_export.results import Estimate
+from squeeze_export.results import Estimate, from_json, to_json
 from squeeze_export.runtimes import RUNTIMES, runtime_named
 
 PLACEMENT = Placement(3, 3, 1.0, (), "a fake", 3)

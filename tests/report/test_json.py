@@ -13,11 +13,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from squeeze_export import files
+from squeeze_export import results
 from squeeze_export.core import Audit, Placement
 from squeeze_export.errors import BadInput
-from squeeze_export.report import document
-from squeeze_export.report.document import from_json, read_json, to_json, write_json
-from squeeze_export.results import Accuracy, Estimate, Interval, Latency, LayerCycles, Measurement, Report, Rival, RowName, Verdict
+from squeeze_export.results import (
+    Accuracy,
+    Estimate,
+    Interval,
+    Latency,
+    LayerCycles,
+    Measurement,
+    Report,
+    Rival,
+    RowName,
+    Verdict,
+    from_json,
+    read_json,
+    to_json,
+    write_json,
+)
 
 numbers = st.floats(allow_nan=False)
 words = st.text(max_size=8)
@@ -228,8 +242,8 @@ def test_older_versions_are_migrated_step_by_step(report, monkeypatch):
         new["created"] = new.pop("made")
         return new
 
-    monkeypatch.setattr(document, "SCHEMA_VERSION", 1)
-    monkeypatch.setattr(document, "MIGRATIONS", {-1: first, 0: second})
+    monkeypatch.setattr(results, "SCHEMA_VERSION", 1)
+    monkeypatch.setattr(results, "MIGRATIONS", {-1: first, 0: second})
     report = dataclasses.replace(report, schema_version=1)
     old = to_json(report)
     old["when"] = old.pop("created")
