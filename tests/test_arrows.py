@@ -166,6 +166,8 @@ def test_every_room_is_in_the_table() -> None:
 
 # Modules of a registry's folder that are no entry of it: what its entries share.
 SHARED = {"runtimes": {"session", "quiet"}}
+# Entries that are driven through another one.
+THROUGH = {"runtimes": {"qnn": "onnxruntime"}}
 
 
 def crossings(folder: str, file: str, source: str) -> list[str]:
@@ -184,7 +186,7 @@ def crossings(folder: str, file: str, source: str) -> list[str]:
         if room != folder or not any((PACKAGE / folder / part).exists() for part in (f"{module}.py", f"{module}/__init__.py")):
             continue
         shared = module.startswith("_") if folder in ("runtimes", "peers", "toolchains") else module.startswith("_kept_")
-        own = module.startswith(f"_{owner}") or module == Path(file).parts[0]
+        own = module.startswith(f"_{owner}") or module in (Path(file).parts[0], THROUGH.get(folder, {}).get(owner))
         if not (own or shared or module in SHARED.get(folder, set())):
             found.append(module)
     return sorted(found)
@@ -213,7 +215,9 @@ def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> Non
         ("runtimes", "litert_builtin.py", "from squeeze_export.runtimes.litert import NAME", ["litert"]),
         ("runtimes", "litert.py", "from squeeze_export.runtimes.quiet import quiet", []),
         ("runtimes", "onnxruntime/session.py", "from squeeze_export.runtimes.litert import NAME", ["litert"]),
-        ("runtimes", "litert/session.py", "from squeeze_export.runtimes.litert import NAME", []),
+        ("runtimes", "onnxruntime/session.py", "from squeeze_export.runtimes.onnxruntime.calls import opened", []),
+        ("runtimes", "qnn/plugin.py", "from squeeze_export.runtimes.onnxruntime.calls import opened", []),
+        ("runtimes", "onnxruntime/calls.py", "from squeeze_export.runtimes.qnn.plugin import entries", ["qnn"]),
     ],
 )
 def test_a_crossing_is_found(folder: str, file: str, line: str, found: list[str]) -> None:

@@ -15,8 +15,10 @@ from squeeze_export.remote import ssh
 from squeeze_export.remote.adb import AdbBoard, AdbSession
 from squeeze_export.remote.address import AdbAddress, read_address
 from squeeze_export.remote.session import Board, RemoteSession
-from squeeze_export.runtimes import _onnxruntime_records, _openvino_records, _tflite_records
+from squeeze_export.runtimes import _tflite_records
 from squeeze_export.runtimes.executorch import ExecutorchSession
+from squeeze_export.runtimes.onnxruntime import records as onnxruntime_records
+from squeeze_export.runtimes.openvino import records as openvino_records
 
 BOARD = "board"
 """Stands for the runtime of what is run on a board, until a session there says which it is."""
@@ -78,13 +80,13 @@ def read_records(target: str, records: Mapping[str, Any], scheme: str) -> tuple[
     if target == "tflite":
         return _tflite_records.read_records(records["nodes"], records["tensors"], records["inputs"], floats=floats)
     if target == "onnx":
-        ran = _onnxruntime_records.read_records(records["events"])
+        ran = onnxruntime_records.read_records(records["events"])
         counted = ran
         if len({record.integer for record in ran if record.macs}) > 1:
-            counted = _onnxruntime_records.read_records(records["events_as_in_the_file"])
-        return "MLAS", _onnxruntime_records.placement(ran, sum(record.macs for record in counted), floats)
+            counted = onnxruntime_records.read_records(records["events_as_in_the_file"])
+        return "MLAS", onnxruntime_records.placement(ran, sum(record.macs for record in counted), floats)
     executed = [
-        _openvino_records.Executed(
+        openvino_records.Executed(
             name=str(entry["name"]),
             operator=str(entry["operator"]),
             kernel=str(entry["kernel"]),
@@ -94,7 +96,7 @@ def read_records(target: str, records: Mapping[str, Any], scheme: str) -> tuple[
         )
         for entry in records["executed"]
     ]
-    return _openvino_records.kernel_families(executed), _openvino_records.placement(executed, floats)
+    return openvino_records.kernel_families(executed), openvino_records.placement(executed, floats)
 
 
 def is_far(session: Session) -> TypeGuard[Far]:

@@ -68,7 +68,7 @@ RUNTIMES: Mapping[str, str] = {
     "tflite-micro": "squeeze_export.runtimes.tflite_micro",
     "torch": "squeeze_export.runtimes.torch",
     "openvino": "squeeze_export.runtimes.openvino",
-    "openvino-bf16": "squeeze_export.runtimes.openvino_bf16",
+    "openvino-bf16": "squeeze_export.runtimes.openvino.bf16",
     "qnn": "squeeze_export.runtimes.qnn",
     "coreml": "squeeze_export.runtimes.coreml.native",
     "coreml-evaluator": "squeeze_export.runtimes.coreml.evaluator",

@@ -21,10 +21,10 @@ import pytest
 from squeeze_export.core import Artifact, TensorSpec
 from squeeze_export.errors import Unavailable
 from squeeze_export.graph.quantized import FP16, FP32, INT8, scheme_named
-from squeeze_export.runtimes import _onnxruntime_devices as devices
 from squeeze_export.runtimes import onnxruntime as runtime
-from squeeze_export.runtimes._onnxruntime_records import Record, is_fused
-from squeeze_export.runtimes._onnxruntime_subgraphs import expanded
+from squeeze_export.runtimes.onnxruntime import providers as devices
+from squeeze_export.runtimes.onnxruntime.records import Record, is_fused
+from squeeze_export.runtimes.onnxruntime.subgraphs import expanded
 
 CUDA = "CUDAExecutionProvider"
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
@@ -177,7 +177,7 @@ import numpy as np
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from squeeze_export.core import Artifact, TensorSpec
-from squeeze_export.runtimes import _onnxruntime_devices as devices
+from squeeze_export.runtimes.onnxruntime import providers as devices
 from squeeze_export.runtimes import onnxruntime as runtime
 devices.OTHER_RUNTIMES = (devices.CPU,)
 from onnxruntime_qnn import get_qnn_htp_path

@@ -20,9 +20,9 @@ from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import openvino as runtime
-from squeeze_export.runtimes import openvino_bf16
-from squeeze_export.runtimes._openvino_devices import device_of, executed_on
-from squeeze_export.runtimes._openvino_records import placement, read_records
+from squeeze_export.runtimes.openvino import bf16 as openvino_bf16
+from squeeze_export.runtimes.openvino.plugins import device_of, executed_on
+from squeeze_export.runtimes.openvino.records import placement, read_records
 from squeeze_export.targets import openvino as target
 
 openvino = require("openvino", "openvino", without=("openvino_telemetry",))

@@ -24,10 +24,11 @@ from squeeze_export.graph.quantized import FP16, FP32, INT8, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import FAMILY, Architecture, fire_modules, tensor_shapes
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.runtimes import _openvino_records as records
-from squeeze_export.runtimes import _openvino_session as shared
 from squeeze_export.runtimes import openvino as runtime
-from squeeze_export.runtimes import openvino_bf16, runtime_named
+from squeeze_export.runtimes import runtime_named
+from squeeze_export.runtimes.openvino import bf16 as openvino_bf16
+from squeeze_export.runtimes.openvino import records
+from squeeze_export.runtimes.openvino import session as shared
 from squeeze_export.targets import openvino as target
 
 openvino = require("openvino", "openvino", without=("openvino_telemetry",))

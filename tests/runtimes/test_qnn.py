@@ -27,8 +27,9 @@ from squeeze_export.pipeline.sessions import Entry, RunOptions
 from squeeze_export.pipeline.timing import time_sessions
 from squeeze_export.quant.mixed import keep_float
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.runtimes import _qnn_library, _qnn_records, qnn, runtime_named
 from squeeze_export.runtimes import onnxruntime as cpu
+from squeeze_export.runtimes import qnn, runtime_named
+from squeeze_export.runtimes.qnn import plugin, records
 from squeeze_export.targets import onnx as target
 
 pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn is not installed")
@@ -205,16 +206,16 @@ def test_an_npu_is_a_chip_and_what_it_runs_is_measured(monkeypatch: pytest.Monke
     """Stand-ins for ONNX Runtime's entries: here there is no chip."""
 
     class Listed:
-        ep_name = _qnn_library.PROVIDER
+        ep_name = plugin.PROVIDER
 
         def __init__(self, kind: str) -> None:
             self.device = type("Hardware", (), {"type": f"OrtHardwareDeviceType.{kind}"})
 
-    monkeypatch.setattr(_qnn_library, "_registered", lambda: [Listed("CPU"), Listed("NPU"), Listed("GPU")])
-    assert set(_qnn_library.entries()) == {"htp", DEVICE}
+    monkeypatch.setattr(plugin, "_registered", lambda: [Listed("CPU"), Listed("NPU"), Listed("GPU")])
+    assert set(plugin.entries()) == {"htp", DEVICE}
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert set(_qnn_library.entries()) == {"htp"}  # nothing is emulated there
-    monkeypatch.setattr(_qnn_library, "_registered", lambda: [Listed("CPU")])
+    assert set(plugin.entries()) == {"htp"}  # nothing is emulated there
+    monkeypatch.setattr(plugin, "_registered", lambda: [Listed("CPU")])
     assert qnn.devices() == ()
     with pytest.raises(Unavailable) as caught:
         qnn.check_device("htp")
@@ -230,10 +231,10 @@ def test_the_package_is_named_where_it_is_missing(int8: Artifact, monkeypatch: p
 
 def test_records_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="wrote no profile"):
-        _qnn_records.read_profile(tmp_path / "profile.csv")
+        records.read_profile(tmp_path / "profile.csv")
     (tmp_path / "profile.csv").write_text("Msg Timestamp,Message,Event Identifier\n0,FINALIZE,x\n")
     with pytest.raises(Refused, match="names no operator"):
-        _qnn_records.read_profile(tmp_path / "profile.csv")
+        records.read_profile(tmp_path / "profile.csv")
     with pytest.raises(Refused, match="0 graphs"):
         qnn_graph.read_graph(tmp_path)
     for text in ("", "{}", "[[1]]", '[["a", "b", true, "x"]]'):
@@ -245,7 +246,7 @@ def test_records_that_are_none_are_refused(tmp_path: Path) -> None:
 def test_an_operator_that_the_profile_does_not_name_is_elsewhere() -> None:
     """Worked by hand: b never ran; the order is that of the profile."""
     graph = [qnn_graph.Operator(name, "Conv2d", True, 4) for name in ("a_token_1", "b", "c")]
-    found = _qnn_records.placed(graph, ("c", "a_token_1"))
+    found = records.placed(graph, ("c", "a_token_1"))
     assert [operator.name for operator in found] == ["Conv2d c", "Conv2d a", "Conv2d b"]
     assert [bool(operator.elsewhere) for operator in found] == [False, False, True]
     assert qnn_graph.graph_of_text(qnn_graph.graph_text(graph)) == tuple(graph)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray
-from squeeze_export.runtimes import _openvino_devices
-from squeeze_export.runtimes import _openvino_session as shared
+from squeeze_export.runtimes.openvino import plugins
+from squeeze_export.runtimes.openvino import session as shared
 
 NAME = "openvino"
 PRECISION = "f32"
@@ -18,7 +18,7 @@ def devices() -> tuple[str, ...]:
     Raises:
         Unavailable: `openvino` is not installed.
     """
-    return _openvino_devices.installed_devices(NAME, PRECISION)
+    return plugins.installed_devices(NAME, PRECISION)
 
 
 def check_device(device: str) -> None:
@@ -27,14 +27,14 @@ def check_device(device: str) -> None:
     Raises:
         Unavailable: it has none, or `openvino` is not installed.
     """
-    _openvino_devices.plugin_of(device, devices(), NAME)
+    plugins.plugin_of(device, devices(), NAME)
 
 
 def open_session(artifact: Artifact, *, device: str, threads: int) -> shared.OpenvinoSession:
-    """Opens a folder; see `_openvino_session.OpenvinoSession`."""
+    """Opens a folder; see `session.OpenvinoSession`."""
     return shared.OpenvinoSession(artifact, runtime=NAME, precision=PRECISION, device=device, threads=threads)
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-    """What the file's operators make of one image; see `_openvino_session.inner_values`."""
+    """What the file's operators make of one image; see `session.inner_values`."""
     return shared.inner_values(artifact, names, pixels, precision=PRECISION)

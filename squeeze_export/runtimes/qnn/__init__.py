@@ -23,11 +23,11 @@ from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Place
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.qnn_graph import GRAPH_KEY, Operator, binary_facts, graph_of_text, read_graph
-from squeeze_export.runtimes import _onnxruntime_values
-from squeeze_export.runtimes._onnxruntime_calls import answered, black_images, ends_of
-from squeeze_export.runtimes._onnxruntime_records import read_records
-from squeeze_export.runtimes._qnn_library import EMULATOR, PROVIDER, entries, open_on
-from squeeze_export.runtimes._qnn_records import SOURCE, placed, read_profile
+from squeeze_export.runtimes.onnxruntime import inner_tensors
+from squeeze_export.runtimes.onnxruntime.calls import answered, black_images, ends_of
+from squeeze_export.runtimes.onnxruntime.records import read_records
+from squeeze_export.runtimes.qnn.plugin import EMULATOR, PROVIDER, entries, open_on
+from squeeze_export.runtimes.qnn.records import SOURCE, placed, read_profile
 from squeeze_export.runtimes.session import BatchSession, check_threads
 
 NAME = "qnn"
@@ -216,6 +216,4 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) ->
         raise Unavailable("the inner tensors of a compiled file cannot be read", hint="open the ONNX file that it was made from")
     if not present:
         check_device(EMULATOR)
-    return _onnxruntime_values.inner_values(
-        artifact, names, pixels, lambda model: open_on(present[0], model, artifact.path, {}, {})
-    )
+    return inner_tensors.inner_values(artifact, names, pixels, lambda model: open_on(present[0], model, artifact.path, {}, {}))

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from squeeze_export.core import require
-from squeeze_export.runtimes._onnxruntime_records import PROFILER, Record, is_fused
+from squeeze_export.runtimes.onnxruntime.records import PROFILER, Record, is_fused
 
 SOURCE = f"{PROFILER}; inside of compiled subgraphs its graph assignment, and the file's Q/DQ pairs for the numbers"
 ASSIGNMENT = "session.record_ep_graph_assignment_info"

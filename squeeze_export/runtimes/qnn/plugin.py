@@ -13,7 +13,7 @@ from typing import Any
 
 from squeeze_export.core import require
 from squeeze_export.errors import Unavailable
-from squeeze_export.runtimes._onnxruntime_calls import onnxruntime, opened, reason, refusals, session_options
+from squeeze_export.runtimes.onnxruntime.calls import onnxruntime, opened, reason, refusals, session_options
 from squeeze_export.runtimes.quiet import quiet
 
 PROVIDER = "QNNExecutionProvider"

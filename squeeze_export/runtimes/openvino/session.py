@@ -13,7 +13,7 @@ import numpy as np
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes._openvino_devices import (
+from squeeze_export.runtimes.openvino.plugins import (
     AUTO,
     executed_on,
     float_precision,
@@ -22,7 +22,7 @@ from squeeze_export.runtimes._openvino_devices import (
     plugin_of,
     settings_of,
 )
-from squeeze_export.runtimes._openvino_records import Executed, file_macs, kernel_families, placement, read_records
+from squeeze_export.runtimes.openvino.records import Executed, file_macs, kernel_families, placement, read_records
 from squeeze_export.runtimes.quiet import quiet
 
 MAX_DYNAMIC_BATCH = 32

@@ -15,7 +15,7 @@ import numpy as np
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, place, require
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes._torch_operators import Network, placed, read_network
+from squeeze_export.runtimes.torch.operators import Network, placed, read_network
 
 NAME = "torch"
 MAX_GRAPHS = 4

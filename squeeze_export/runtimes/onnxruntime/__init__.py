@@ -19,8 +19,8 @@ import numpy as np
 from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
 from squeeze_export.errors import Unavailable
 from squeeze_export.graph.quantized import Scheme, scheme_named
-from squeeze_export.runtimes import _onnxruntime_values
-from squeeze_export.runtimes._onnxruntime_calls import (
+from squeeze_export.runtimes.onnxruntime import inner_tensors
+from squeeze_export.runtimes.onnxruntime.calls import (
     answered,
     black_images,
     ends_of,
@@ -28,7 +28,7 @@ from squeeze_export.runtimes._onnxruntime_calls import (
     opened,
     session_options,
 )
-from squeeze_export.runtimes._onnxruntime_devices import (
+from squeeze_export.runtimes.onnxruntime.providers import (
     CPU,
     DEVICES,
     Device,
@@ -39,8 +39,8 @@ from squeeze_export.runtimes._onnxruntime_devices import (
     open_on,
     plugin_entries,
 )
-from squeeze_export.runtimes._onnxruntime_records import PROFILER, Record, is_fused, placement, read_records
-from squeeze_export.runtimes._onnxruntime_subgraphs import ASSIGNMENT, SOURCE, expanded
+from squeeze_export.runtimes.onnxruntime.records import PROFILER, Record, is_fused, placement, read_records
+from squeeze_export.runtimes.onnxruntime.subgraphs import ASSIGNMENT, SOURCE, expanded
 from squeeze_export.runtimes.session import BatchSession, check_threads, read_file
 
 NAME = "onnxruntime"
@@ -227,7 +227,7 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray, *,
         Unavailable: the device, `onnx` or `onnxruntime` is not here.
     """
     driven, scheme = _driven(device), scheme_named(artifact.scheme)
-    return _onnxruntime_values.inner_values(
+    return inner_tensors.inner_values(
         artifact, names, pixels, lambda model: _open(model, artifact.path, device, driven, session_options(1), scheme, 1)
     )
 

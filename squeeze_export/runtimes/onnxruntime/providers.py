@@ -23,7 +23,7 @@ import numpy as np
 from squeeze_export.core import Evidence, require
 from squeeze_export.errors import SqueezeExportError, Unavailable
 from squeeze_export.graph.quantized import FP32, Scheme
-from squeeze_export.runtimes._onnxruntime_calls import onnxruntime, opened, reason, refusals, session_options
+from squeeze_export.runtimes.onnxruntime.calls import onnxruntime, opened, reason, refusals, session_options
 from squeeze_export.runtimes.quiet import quiet
 
 CPU = "CPUExecutionProvider"

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from squeeze_export.core import FloatPart, PlacedOperator, Placement, place
-from squeeze_export.runtimes._openvino_devices import device_of, execution_devices
+from squeeze_export.runtimes.openvino.plugins import device_of, execution_devices
 from squeeze_export.runtimes.quiet import quiet
 
 _NOT_EXECUTED = ("Const", "Input", "Output")

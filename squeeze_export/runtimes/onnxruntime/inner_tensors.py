@@ -9,7 +9,7 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, require
 from squeeze_export.errors import Refused
-from squeeze_export.runtimes._onnxruntime_calls import answered
+from squeeze_export.runtimes.onnxruntime.calls import answered
 
 _FLOAT_MAKERS = ("Add", "Concat", "Conv", "MaxPool", "Relu")
 
