@@ -1,1 +1,87 @@
-"""What a file consists of: one reader for each format."""
+"""The one place that knows what a file consists of: a reader for each format, and one audit for all.
+
+A format is one module (or a folder) that satisfies `Format`, and one line in `FORMATS`. It reads files, ours and strangers', within
+bounds, into `contents.Contents`, and says in an `audit.Policy` which of its operators compute in integers: tables of operator kinds
+and a few small functions. It shares no code with what writes the format, and needs no runtime for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, cast
+
+from squeeze_export.core import Audit, TensorSpec
+from squeeze_export.errors import BadInput
+from squeeze_export.formats.audit import Policy, audit
+from squeeze_export.formats.contents import Contents
+
+
+class Format(Protocol):
+    """What a format's module offers. Frameworks are imported inside the functions.
+
+    Attributes:
+        NAME: the registry's key.
+        SUFFIX: of the file or folder, with its dot.
+        POLICY: how the audit is to understand the format's operators.
+    """
+
+    NAME: str
+    SUFFIX: str
+    POLICY: Policy
+
+    def read(self, path: Path) -> Contents:
+        """All that the file holds.
+
+        Raises:
+            BadInput: it cannot be read, is too large, or is no sound file of this format.
+            Unavailable: the package that reads it is not installed.
+        """
+
+    def describe(self, path: Path) -> tuple[TensorSpec, TensorSpec]:
+        """Input and output of a classifier's file.
+
+        Raises:
+            BadInput: as `read`, or the file has other inputs and outputs than one image tensor and one row of numbers.
+            Unavailable: the package that reads it is not installed.
+        """
+
+
+class Listing(Format, Protocol):
+    """What the module of a format offers besides where `lint` can look at its files."""
+
+    def listing(self, path: Path) -> Contents:
+        """The file's operators as a runtime has them, each with the integers that its tensors are carried in.
+
+        Raises:
+            BadInput: as `Format.read`.
+            Unavailable: the package that reads it is not installed.
+        """
+
+
+FORMATS: Mapping[str, str] = {
+    "onnx": "squeeze_export.formats.onnx",
+}
+
+
+def format_named(name: str) -> Format:
+    """Looks a format up.
+
+    Raises:
+        BadInput: there is no such format.
+    """
+    if name not in FORMATS:
+        raise BadInput(f"no format is called `{name}`", hint=f"one of: {', '.join(FORMATS)}")
+    return cast(Format, importlib.import_module(FORMATS[name]))
+
+
+def audited(name: str, path: Path) -> Audit:
+    """What is inside a file of a format, ours or another tool's, read from the file alone.
+
+    Raises:
+        BadInput: there is no such format, or the file is not of it.
+        Unavailable: the package that reads the format is not installed.
+    """
+    module = format_named(name)
+    return audit(module.read(path), module.POLICY)

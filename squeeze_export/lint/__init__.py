@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from squeeze_export.errors import BadInput
-from squeeze_export.operators import Contents, FileOperator
+from squeeze_export.formats.contents import Contents, FileOperator
 
 Severity = Literal["fall-back", "note"]
 """`fall-back`: the operator will not run on the chip in integers. `note`: it will, or it costs little, but there is better."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from squeeze_export.formats.contents import FREE, FileOperator, FileTensor
 from squeeze_export.lint import Rule, Severity
-from squeeze_export.operators import FREE, FileOperator, FileTensor
 
 SPECIFICATION = "TensorFlow Lite 8-bit quantization specification, https://ai.google.dev/edge/litert/models/quantization_spec"
 WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})

@@ -4,6 +4,7 @@ take runs on the CPU too.
 
 from __future__ import annotations
 
+from squeeze_export.formats.contents import FileOperator
 from squeeze_export.lint import Rule, Rulebook
 from squeeze_export.lint._tflite import (
     NPU_SCHEME,
@@ -17,7 +18,6 @@ from squeeze_export.lint._tflite import (
     quantized,
     same_steps,
 )
-from squeeze_export.operators import FileOperator
 
 SOURCE = "TensorFlow models on the Edge TPU, https://coral.ai/docs/edgetpu/models-intro/ (Model requirements, Supported operations)"
 _KINDS = frozenset({

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from squeeze_export.formats.contents import FileOperator
 from squeeze_export.lint import Rule, Rulebook
 from squeeze_export.lint._tflite import (
     INTEGERS,
@@ -21,7 +22,6 @@ from squeeze_export.lint._tflite import (
     quantized,
     same_steps,
 )
-from squeeze_export.operators import FileOperator
 
 SOURCE = "ethos-u-vela 5.2.0, SUPPORTED_OPS.md (`vela --supported-ops-report`), Ethos-U55 and Ethos-U65"
 _KINDS = frozenset({

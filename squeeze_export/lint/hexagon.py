@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from squeeze_export.formats.contents import FREE, FileOperator
 from squeeze_export.lint import Rule, Rulebook
-from squeeze_export.operators import FREE, FileOperator
 
 SOURCE = (
     "ONNX Runtime documentation, QNN Execution Provider, https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from squeeze_export.formats.contents import FileOperator
 from squeeze_export.lint import Rule, Rulebook
 from squeeze_export.lint._tflite import convolutions, integers, number, plain_activation, quantized, same_steps, spatial_mean
-from squeeze_export.operators import FileOperator
 
 SOURCE = "README of LiteRT's XNNPACK delegate, tflite/delegates/xnnpack/README.md, Quantized Operators"
 _QUANTIZED = frozenset({

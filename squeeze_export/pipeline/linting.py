@@ -6,8 +6,8 @@ from pathlib import Path
 
 from squeeze_export.compilers import COMPILERS, compiler_named
 from squeeze_export.errors import BadInput
+from squeeze_export.formats.contents import Contents
 from squeeze_export.lint import Finding, lint, rulebook_named
-from squeeze_export.operators import Contents
 from squeeze_export.targets import LISTED, listing_named
 
 

@@ -10,9 +10,9 @@ from typing import Protocol, cast
 from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.files import Content
+from squeeze_export.formats.contents import Contents
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
-from squeeze_export.operators import Contents
 
 
 class Target(Protocol):

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from squeeze_export import formats
 from squeeze_export.core import Audit, EmitOptions, TensorSpec, require
 from squeeze_export.errors import BadInput
+from squeeze_export.formats.contents import Contents
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import FP32, QuantizedGraph, Scheme, check_written_as
-from squeeze_export.operators import Contents
-from squeeze_export.targets import _onnx_file
 from squeeze_export.targets._onnx_body import float_body, integer_body
 from squeeze_export.targets._onnx_sheet import Sheet
 
@@ -27,8 +27,6 @@ SCHEMES = ("fp32", "fp16", "int8", "int8-npu", "int8-symmetric", "int8-per-tenso
 INPUTS = ("uint8", "float32")
 RUNTIMES = ("onnxruntime", "torch")
 PACKAGES = ("onnx",)
-
-_DTYPES: Mapping[int, str] = {1: "float32", 2: "uint8"}  # TensorProto.FLOAT, TensorProto.UINT8
 
 
 def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> bytes:
@@ -89,36 +87,19 @@ def emit_with_taps(graph: Graph, names: Collection[str]) -> bytes:
 
 
 def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output, read from the file.
+    """See `formats.onnx.describe`."""
+    from squeeze_export.formats import onnx
 
-    Raises:
-        BadInput: no ONNX model, or not one image tensor in and one row of numbers out.
-        Unavailable: `onnx` is not installed.
-    """
-    from squeeze_export.targets._onnx_audit import read_model
-
-    model = read_model(require("onnx", "onnx"), path)
-    specs = []
-    for values, rank, layout in ((model.graph.input, 4, "NHWC"), (model.graph.output, 2, "NC")):
-        tensor = values[0].type.tensor_type if len(values) == 1 else None
-        if tensor is None or len(tensor.shape.dim) != rank or tensor.elem_type not in _DTYPES:
-            side = "takes" if layout == "NHWC" else "gives"
-            raise BadInput(f"`{path}` is none of ours: it {side} something else than one {layout} tensor of uint8 or float32")
-        shape = tuple(dim.dim_param or int(dim.dim_value) for dim in tensor.shape.dim)
-        dtype = _DTYPES[tensor.elem_type]
-        scale, zero_point = (1.0, 0) if dtype == "uint8" else (None, None)
-        specs.append(TensorSpec(values[0].name, shape, dtype, layout, scale, zero_point))
-    return specs[0], specs[1]
+    return onnx.describe(path)
 
 
 def audit(path: Path) -> Audit:
-    """What is inside the file; see `_onnx_audit`."""
-    from squeeze_export.targets._onnx_audit import audit_model, read_model
-
-    onnx = require("onnx", "onnx")
-    return audit_model(onnx, read_model(onnx, path))
+    """See `formats.audited`."""
+    return formats.audited(NAME, path)
 
 
 def contents(path: Path) -> Contents:
-    """The file's operators; see `_onnx_file.contents`."""
-    return _onnx_file.contents(path)
+    """See `formats.onnx.listing`."""
+    from squeeze_export.formats import onnx
+
+    return onnx.listing(path)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from squeeze_export.errors import BadInput
+from squeeze_export.formats.contents import FREE, Contents, FileOperator, FileTensor
 from squeeze_export.lint import RULEBOOKS, Finding, lint, rulebook_named
-from squeeze_export.operators import FREE, Contents, FileOperator, FileTensor
 
 PIXELS = FileTensor("x", "int8", (1, 8, 8, 4), scales=(0.5,), zero_points=(-128,))
 RESULT = replace(PIXELS, name="y")
@@ -114,7 +114,7 @@ BROKEN = {
         *SHARED,
         (replace(QUANTIZE, kind="DEQUANTIZE"), "Ethos-U has no DEQUANTIZE"),
         (given(CONV, dtype="float32"), "`x` is float32"),
-        (given(POOL, shape=(1, FREE, 8, 4)), "`x` has no fixed shape: int8[1, -1, 8, 4]"),
+        (given(POOL, shape=(1, FREE, 8, 4)), "`x` has no fixed shape: int8[1,N,8,4]"),
         (given(POOL, scales=()), "`x` has no positive scale"),
         (given(POOL, scales=(0.0,)), "`x` has no positive scale"),
         (given(POOL, scales=(0.5, 0.5), zero_points=(0, 0)), "`x` has 2 scales"),
@@ -151,7 +151,7 @@ BROKEN = {
         *SHARED,
         (replace(QUANTIZE, kind="DEQUANTIZE"), "the Edge TPU has no DEQUANTIZE"),
         (given(CONV, dtype="int16"), "`x` is int16"),
-        (given(CONV, shape=(FREE, 8, 8, 4)), "`x` has no fixed shape: int8[-1, 8, 8, 4]"),
+        (given(CONV, shape=(FREE, 8, 8, 4)), "`x` has no fixed shape: int8[N,8,8,4]"),
         (given(CONV, shape=(2, 8, 8, 4)), "only its three innermost sides may be above 1"),
         (given(QUANTIZE, scales=()), "`x` has no positive scale"),
         (told(CONV, dilationHFactor=2), "it is dilated by 2 and 1"),

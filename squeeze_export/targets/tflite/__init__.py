@@ -21,9 +21,9 @@ from pathlib import Path
 
 from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput
+from squeeze_export.formats.contents import Contents
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as
-from squeeze_export.operators import Contents
 from squeeze_export.targets.tflite import file
 from squeeze_export.targets.tflite.audit import audit_file, describe_file
 from squeeze_export.targets.tflite.lowering import Lowering

@@ -13,7 +13,7 @@ import numpy as np
 
 from squeeze_export.core import require
 from squeeze_export.errors import BadInput
-from squeeze_export.operators import Attribute, Contents, FileOperator, FileTensor
+from squeeze_export.formats.contents import Attribute, Contents, FileOperator, FileTensor
 from squeeze_export.targets._kept_float import KEPT_FLOAT_KEY, declared_float
 
 MAX_MODEL_BYTES = 512 << 20

@@ -14,9 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from squeeze_export.core import TORCHVISION, Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
+from squeeze_export.formats import audited as audit_of
+from squeeze_export.formats import onnx as format_
 from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, MaxPool, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import INT8, INT8_NPU, INT8_SYMMETRIC, Quantization, QuantizedGraph, Scheme
-from squeeze_export.targets import _onnx_audit as audit_module
 from squeeze_export.targets import onnx as target
 
 
@@ -59,7 +60,7 @@ def model(**options: Any) -> Any:
 def audited(tmp_path: Path) -> Callable[[Any], Audit]:
     def audit(changed: Any) -> Audit:
         (tmp_path / "a.onnx").write_bytes(changed.SerializeToString())
-        return target.audit(tmp_path / "a.onnx")
+        return audit_of("onnx", tmp_path / "a.onnx")
 
     return audit
 
@@ -171,7 +172,7 @@ def test_weight_only_file(audited: Callable[[Any], Audit]) -> None:
     result = audited(changed)
     convs = [line for line in result.violations if line.startswith("Conv")]
     assert [line.split("`")[1] for line in convs] == ["conv1", "bypass", "left", "right", "conv10"]
-    assert all("is not quantized, its weights are integers turned back into floats" in line for line in convs[1:])
+    assert all("is not quantized, its weights alone are integers" in line for line in convs[1:])
     assert convs[0].endswith("its result `conv1/float` is not quantized")  # pixels are integers in any case
     assert "MaxPool `pool1` computes in float before the last convolution" in result.violations
     assert "DequantizeLinear right/weight/real" in result.float_operators
@@ -233,7 +234,7 @@ def test_what_cannot_be_seen_through(audited: Callable[[Any], Audit]) -> None:
     changed = model()
     node(changed, "right").domain = "com.microsoft"
     changed.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    assert any(line.startswith("Conv `right` cannot be seen through") for line in audited(changed).violations)
+    assert any(line.startswith("com.microsoft:Conv `right` cannot be seen through") for line in audited(changed).violations)
     changed = model()
     changed.graph.initializer.append(numpy_helper.from_array(np.array(True), "c"))
     made = helper.make_tensor_value_info("e", TensorProto.FLOAT, ())
@@ -282,7 +283,7 @@ def test_a_pair_that_only_rescales_is_integer(audited: Callable[[Any], Audit]) -
 def test_where_types_are_unknown_they_count_as_float(audited: Callable[[Any], Audit], monkeypatch: pytest.MonkeyPatch) -> None:
     changed = model()
     constant(changed, "zero_point_3").data_type = 99
-    assert audited(changed).violations == ("the constant `zero_point_3` is stored as float32[]",)
+    assert audited(changed).violations == ("the constant `zero_point_3` is stored as unknown",)
 
     def fails(_: Any) -> Any:
         raise onnx.shape_inference.InferenceError("no")
@@ -291,23 +292,23 @@ def test_where_types_are_unknown_they_count_as_float(audited: Callable[[Any], Au
     result = audited(model())
     assert result.violations == ()
     assert result.float_operators[0] == "Transpose pixels"
-    assert result.float_tensors[0] == "pixels float32[?]"
+    assert result.float_tensors[0] == "pixels unknown"
 
 
 def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.onnx"
     with pytest.raises(BadInput, match="cannot be read: No such file"):
-        target.audit(path)
+        audit_of("onnx", path)
     path.write_bytes(b"\xff\xff no protobuf")
     with pytest.raises(BadInput, match="is not a sound ONNX file: Error parsing"):
-        target.audit(path)
+        audit_of("onnx", path)
     path.write_bytes(b"")
     with pytest.raises(BadInput, match="is not a sound ONNX file"):
-        target.describe(path)
-    monkeypatch.setattr(audit_module, "MAX_BYTES", 1 << 20)
+        format_.describe(path)
+    monkeypatch.setattr(format_, "MAX_BYTES", 1 << 20)
     path.write_bytes(bytes((1 << 20) + 1))
     with pytest.raises(BadInput, match="larger than 1 MiB"):
-        target.audit(path)
+        audit_of("onnx", path)
 
 
 def of_scheme(scheme: Scheme, **tensors: Quantization) -> Any:

@@ -1,0 +1,252 @@
+"""The audit, one for all formats: what is really inside a file, and why it is not the integer network that it claims to be.
+
+A format gives its `Contents` (see `contents.py`) and a `Policy`. The policy is tables of operator kinds, and one thing that is the
+format's own: an `Arithmetic`, which says of each operator whether it computes in floats, and why. Formats in which pairs of
+operators carry the integers (QDQ) share theirs: `qdq.Groups`. All else is here, alike for all: counting; the float tensors; bytes
+of weights; what a file declares to be kept in float, and what is in float because of it; what stands before the last convolution
+and what behind it; the violations, their words and their order.
+
+Violations are, in this order: a file without convolutions; a declaration that is not so; no convolution in integers; then in the
+file's order each operator that cannot be seen through, each product in float and why, and each other float operator, unless it
+only brings pixels to integers ahead of the first product, stands behind the last one, or is in float because of a layer that was
+kept so; then each constant stored in float that an integer network has no use for. A file that says it is `int8-npu` is held to it:
+nothing in it may be float but what brings the pixels in and the logits out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from squeeze_export.core import Audit
+from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
+
+MIXED_SCHEMES = ("int8", "int8-per-tensor")
+"""In files of these, and in strangers', a layer may be kept in float."""
+ALL_INTEGER_SCHEME = "int8-npu"
+
+
+class Arithmetic(Protocol):
+    """In what numbers a file's operators compute. Operators are told by their place in `Contents.operators`."""
+
+    def is_float(self, place: int) -> bool:
+        """Whether an operator computes in floating point, for every image anew."""
+
+    def reasons(self, place: int) -> Sequence[str]:
+        """Why a product cannot be computed in integers; empty where it can."""
+
+    def takes_parameter(self, place: int, index: int) -> bool:
+        """Whether an operator's input of this index, if it is a float constant, is one that an integer network has too: a scale, a
+        bound.
+        """
+
+
+def no_faults(contents: Contents, place: int) -> Iterator[str]:
+    """Of a format with nothing more to find fault with."""
+    yield from ()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How the audit is to understand a format. Kinds are those of `FileOperator.kind`.
+
+    Attributes:
+        arithmetic: made anew for each file.
+        products: what multiplies activations and weights, in floats or integers.
+        convolution: the product that may be kept in float; its inputs are data, weights and perhaps a bias.
+        passing: what multiplies nothing, and hands floats on where it is joined to a layer that was kept in float.
+        borders: what does nothing but bring integers to floats, or back. A way along floats ends there.
+        preparing: what may be in float ahead of the first product, and read float constants there: it brings pixels to integers.
+        converting: what may be in float anywhere before the last product: what stands at its other side is named in any case.
+        tail: what may be in float behind the last product; None for everything.
+        delivering: what may give the logits in a file that says it is all integers.
+        kept_name: name of a float convolution as the graph has it (or as `spelt` makes it), given its place.
+        spelt: a name of the graph as the format spells it.
+        float_bias: whether the format has no other bias than float.
+        bias_sum: the operator that adds a bias to a product, in a format whose convolutions have none.
+        faults: what else is wrong with an operator, one sentence each; it is looked at no further then.
+    """
+
+    arithmetic: Callable[[Contents], Arithmetic]
+    products: frozenset[str]
+    convolution: str
+    passing: frozenset[str]
+    borders: frozenset[str]
+    preparing: frozenset[str]
+    kept_name: Callable[[Contents, int], str]
+    converting: frozenset[str] = frozenset()
+    tail: frozenset[str] | None = None
+    delivering: frozenset[str] = frozenset()
+    spelt: Callable[[str], str] = str
+    float_bias: bool = False
+    bias_sum: str = ""
+    faults: Callable[[Contents, int], Iterator[str]] = no_faults
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a file's declaration accounts for.
+
+    Attributes:
+        names: the declared convolutions that are in the file and compute in float.
+        wrong: the other declared names.
+        convolutions: the former's places.
+        operators: theirs, and those of the operators that multiply nothing and are in float because of them.
+    """
+
+    names: tuple[str, ...]
+    wrong: tuple[str, ...]
+    convolutions: frozenset[int]
+    operators: frozenset[int]
+
+
+def audit(contents: Contents, policy: Policy) -> Audit:
+    """Takes stock of a file.
+
+    Args:
+        contents: from the format's `read`.
+        policy: the format's.
+
+    Returns:
+        The audit. `violations` says why the file is no integer network; a float file has many, and breaks no promise by them.
+    """
+    file = contents.whole
+    numbers = policy.arithmetic(file)
+    floating = frozenset(place for place in range(len(file.operators)) if numbers.is_float(place))
+    kept = _kept(file, policy, floating)
+    computing = [file.operators[place] for place in sorted(floating)]
+    stored = [t for t in file.constants if t.floating and not _read_as(file, t, numbers.takes_parameter)]
+    inputs = [tensor for tensor in file.inputs if tensor.floating]
+    computed = [tensor for operator in computing for tensor in operator.outputs if tensor.floating]
+    return Audit(
+        operators=dict(sorted(Counter(operator.kind for operator in file.operators).items())),
+        float_operators=tuple(map(str, computing)),
+        float_tensors=tuple(f"{tensor.name} {tensor}" for tensor in (*inputs, *stored, *computed)),
+        violations=tuple(_violations(file, policy, numbers, floating, kept, stored)),
+        weight_bytes=_weight_bytes(file.constants),
+        kept_float=kept.names,
+    )
+
+
+def _weight_bytes(constants: Sequence[FileTensor]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    seen: set[Hashable] = set()
+    for tensor in constants:
+        place = tensor.key if tensor.storage is None else (tensor.storage,)
+        if tensor.size_bytes and place not in seen:
+            found[tensor.dtype] += tensor.size_bytes
+            seen.add(place)
+    return dict(sorted(found.items()))
+
+
+def _read_as(file: Contents, constant: FileTensor, role: Callable[[int, int], bool]) -> bool:
+    """Whether a constant is read, and in no other role than this."""
+    readers = file.readers.get(constant.key, ())
+    return bool(readers) and all(role(place, index) for place, index in readers)
+
+
+def _violations(
+    file: Contents,
+    policy: Policy,
+    numbers: Arithmetic,
+    floating: frozenset[int],
+    kept: _Kept,
+    stored: Sequence[FileTensor],
+) -> Iterator[str]:
+    products = frozenset(place for place, operator in enumerate(file.operators) if operator.kind in policy.products)
+    before, behind = file.before(products), file.behind(products)
+    preparing = frozenset(p for p, operator in enumerate(file.operators) if operator.kind in policy.preparing and p not in behind)
+    if not products:
+        yield "the file holds no convolution"
+    for name in kept.wrong:
+        yield f"the file says that `{name}` was kept in float, which is no convolution in float here"
+    if products and products <= floating:
+        yield "no convolution computes in integers"
+    for place, operator in enumerate(file.operators):
+        faults = list(policy.faults(file, place))
+        if operator.opaque:
+            yield f"{_named(operator)} cannot be seen through: {operator.opaque}"
+        elif place in kept.operators:
+            continue
+        elif faults:
+            yield from faults
+        elif place not in floating:
+            continue
+        elif place in products:
+            yield f"{_named(operator)} computes in float: {', '.join(numbers.reasons(place))}"
+        elif place in before:
+            if place not in preparing and operator.kind not in policy.converting:
+                yield f"{_named(operator)} computes in float before the last convolution"
+        elif file.scheme == ALL_INTEGER_SCHEME:
+            if operator.kind not in policy.delivering or not any(tensor.key in file.given for tensor in operator.outputs):
+                yield f"{_named(operator)} computes in float, in a file of the scheme `{ALL_INTEGER_SCHEME}`"
+        elif policy.tail is not None and operator.kind not in policy.tail:
+            yield f"{_named(operator)} computes in float behind the last convolution"
+
+    def allowed(place: int, index: int) -> bool:
+        if place in preparing or (place in kept.convolutions and index > 0) or numbers.takes_parameter(place, index):
+            return True
+        return _takes_bias(file, policy, kept.operators, place, index)
+
+    for tensor in stored:
+        if not _read_as(file, tensor, allowed):
+            yield f"the constant `{tensor.name}` is stored as {tensor}"
+    yield from file.opaque
+
+
+def _named(operator: FileOperator) -> str:
+    return f"{operator.kind} `{operator.name}`"
+
+
+def _takes_bias(file: Contents, policy: Policy, kept: Collection[int], place: int, index: int) -> bool:
+    """Whether an operator's input is a bias that has no other form than float; of a sum, that of a layer kept in float."""
+    operator = file.operators[place]
+    if policy.float_bias and operator.kind in policy.products:
+        return index == 2
+    if operator.kind != policy.bias_sum or place not in kept or sum(side > 1 for side in operator.inputs[index].shape) > 1:
+        return False
+    makers = (file.maker(tensor) for tensor in operator.inputs)
+    return any(maker is not None and maker.kind == policy.convolution for maker in makers)
+
+
+def _kept(file: Contents, policy: Policy, floating: frozenset[int]) -> _Kept:
+    """Judges the file's declaration.
+
+    A declared name stands for one convolution of which every operand and result is a float, its weights and bias constants, and no
+    two names for the same; a name that several such convolutions have stands for none.
+    """
+    named: dict[str, list[int]] = {}
+    for place in sorted(floating):
+        operator = file.operators[place]
+        whole = all(t.floating for t in (*operator.inputs, *operator.outputs)) and all(t.constant for t in operator.inputs[1:])
+        if operator.kind == policy.convolution and not operator.opaque and whole:
+            named.setdefault(policy.kept_name(file, place), []).append(place)
+    single = {name: places[0] for name, places in named.items() if name and len(places) == 1}
+    declared = tuple(dict.fromkeys(file.declared_float))
+    allowed = declared if file.scheme in ("", *MIXED_SCHEMES) else ()
+    found = {name: single.pop(policy.spelt(name)) for name in allowed if policy.spelt(name) in single}
+    convolutions = frozenset(found.values())
+    wrong = tuple(name for name in declared if name not in found)
+    return _Kept(tuple(found), wrong, convolutions, _joined(file, policy, floating, convolutions))
+
+
+def _joined(file: Contents, policy: Policy, floating: frozenset[int], convolutions: frozenset[int]) -> frozenset[int]:
+    """Convolutions, and the float operators that multiply nothing and that floats alone join to them: those that make their input
+    or read their result, or do so to an operator that is in float for the same reason. A border ends the way: what else reads
+    the same integers in float has no such reason.
+    """
+    found = set(convolutions)
+    waiting = list(convolutions)
+    while waiting:
+        operator = file.operators[waiting.pop()]
+        if operator.kind in policy.borders:
+            continue
+        beside = {file.makers.get(tensor.key) for tensor in operator.inputs if tensor.floating}
+        beside |= {reader for tensor in operator.outputs if tensor.floating for reader, _ in file.readers.get(tensor.key, ())}
+        able = policy.passing | policy.borders
+        new = {place for place in beside if place in floating and file.operators[place].kind in able} - found
+        found |= new
+        waiting += new
+    return frozenset(found)

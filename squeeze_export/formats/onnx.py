@@ -1,0 +1,282 @@
+"""ONNX files: one protobuf message, read within bounds. https://onnx.ai/onnx/repo-docs/IR.html"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from squeeze_export.core import TensorSpec, require
+from squeeze_export.errors import BadInput
+from squeeze_export.formats.audit import Policy
+from squeeze_export.formats.contents import FREE, UNKNOWN, Attribute, Contents, FileOperator, FileTensor
+from squeeze_export.formats.qdq import Words, groups
+
+NAME = "onnx"
+SUFFIX = ".onnx"
+
+MAX_BYTES = 256 << 20
+MAX_VALUES = 16
+"""Elements of a constant that are read as `FileTensor.values`, at most."""
+
+_STANDARD = ("", "ai.onnx")
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
+_ACTIVATIONS = ("Relu", "Clip")
+"""Belong to the operator before them where integers follow."""
+_MULTIPLYING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_INTEGERS = frozenset({"QLinearConv", "QLinearMatMul"})
+_DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
+_DTYPES: Mapping[int, str] = {1: "float32", 2: "uint8"}  # TensorProto.FLOAT, TensorProto.UINT8
+
+
+def _faults(contents: Contents, place: int) -> Iterator[str]:
+    operator = contents.operators[place]
+    if operator.kind in _DYNAMIC:
+        yield f"{operator.kind} `{operator.name}`: a dynamic-range file, its activations are quantized while it runs"
+
+
+POLICY = Policy(
+    arithmetic=groups(
+        Words(
+            "QuantizeLinear",
+            "DequantizeLinear",
+            "Relu",
+            _MULTIPLYING,
+            frozenset({
+                "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Add", "Mul", "Relu",
+                "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Softmax",
+            }),
+            integers=_INTEGERS,
+        )
+    ),
+    products=_MULTIPLYING | _INTEGERS,
+    convolution="Conv",
+    passing=frozenset({"Add", "Concat", "MaxPool", "Relu"}),
+    borders=frozenset(_PAIR),
+    preparing=frozenset({"Sub"}),
+    converting=frozenset({*_PAIR, "Cast", "Transpose", "Reshape"}),
+    delivering=frozenset({"DequantizeLinear"}),
+    kept_name=lambda contents, place: contents.operators[place].name,
+    faults=_faults,
+)  # fmt: skip
+
+
+def read(path: Path) -> Contents:
+    """All that an ONNX file holds; see `Format.read`. Names are optional in ONNX: a node without has that of its first result."""
+    return OnnxFile(read_model(path)).contents
+
+
+def listing(path: Path) -> Contents:
+    """Its operators; see `Listing.listing`. Pairs of QuantizeLinear and DequantizeLinear are none, but what their neighbours'
+    tensors are carried in; those at the edge of the integers are operators, for nobody else brings floats to integers there.
+    """
+    return _Listing(OnnxFile(read_model(path))).contents()
+
+
+def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
+    """Input and output; see `Format.describe`."""
+    graph, specs = read_model(path).graph, []
+    for values, rank, layout in ((graph.input, 4, "NHWC"), (graph.output, 2, "NC")):
+        tensor = values[0].type.tensor_type if len(values) == 1 else None
+        if tensor is None or len(tensor.shape.dim) != rank or tensor.elem_type not in _DTYPES:
+            side = "takes" if layout == "NHWC" else "gives"
+            raise BadInput(f"`{path}` is none of ours: it {side} something else than one {layout} tensor of uint8 or float32")
+        shape = tuple(dim.dim_param or int(dim.dim_value) for dim in tensor.shape.dim)
+        dtype = _DTYPES[tensor.elem_type]
+        scale, zero_point = (1.0, 0) if dtype == "uint8" else (None, None)
+        specs.append(TensorSpec(values[0].name, shape, dtype, layout, scale, zero_point))
+    return specs[0], specs[1]
+
+
+def read_model(path: Path) -> Any:
+    """The message of a file without external data, checked: operand counts and order may be relied on.
+
+    Raises:
+        BadInput: it cannot be read, is too large, or is no sound ONNX file.
+        Unavailable: `onnx` is not installed.
+    """
+    onnx = require("onnx", "onnx")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadInput(f"`{path}` is larger than {MAX_BYTES >> 20} MiB, the most that is read of an ONNX file")
+        model = onnx.load_model_from_string(path.read_bytes())
+        onnx.checker.check_model(model)
+    except OSError as err:
+        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
+    except (require("google.protobuf.message", "onnx").DecodeError, onnx.checker.ValidationError) as err:
+        raise BadInput(f"`{path}` is not a sound ONNX file: {' '.join(str(err).split())}") from err
+    for node in model.graph.node:  # the checker knows the operands of the standard's operators alone
+        fewest = 2 if node.op_type in (*_MULTIPLYING, *_PAIR) else 0
+        if node.domain not in _STANDARD and (len(node.input) < fewest or not node.output):
+            raise BadInput(f"`{path}` is not a sound ONNX file: {node.op_type} `{node_name(node)}` lacks operands or results")
+    return model
+
+
+def node_name(node: Any) -> str:
+    """A node's name, or its first result's: names are optional in ONNX."""
+    return str(node.name or (node.output[0] if node.output else node.op_type))
+
+
+class OnnxFile:
+    """A model's graph, asked by tensor name.
+
+    Attributes:
+        graph: the message.
+        stored: name -> the message of every initializer and of what Constant nodes hold.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._onnx, self._model, self.graph = require("onnx", "onnx"), model, model.graph
+        self.stored: dict[str, Any] = {tensor.name: tensor for tensor in self.graph.initializer}
+        for node in self.graph.node:
+            if node.op_type == "Constant":
+                self.stored.update((node.output[0], a.t) for a in node.attribute if a.type == a.TENSOR)
+
+    @cached_property
+    def makers(self) -> Mapping[str, Any]:
+        """Tensor -> the node that makes it."""
+        return {name: node for node in self.graph.node for name in node.output}
+
+    @cached_property
+    def readers(self) -> Mapping[str, list[Any]]:
+        """Tensor -> the nodes that read it."""
+        found: dict[str, list[Any]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                found.setdefault(name, []).append(node)
+        return found
+
+    @cached_property
+    def _types(self) -> Mapping[str, Any]:
+        try:
+            graph = self._onnx.shape_inference.infer_shapes(self._model).graph
+        except self._onnx.shape_inference.InferenceError:
+            graph = self.graph  # what stays unknown counts as float
+        return {entry.name: entry.type.tensor_type for entry in (*graph.input, *graph.value_info, *graph.output)}
+
+    @cached_property
+    def contents(self) -> Contents:
+        """The graph as operators and tensors."""
+        graph, model = self.graph, self._model
+        said = Counter(entry.key for entry in model.metadata_props)
+        return Contents(
+            NAME,
+            tuple(self.operator(node) for node in graph.node if node.op_type != "Constant"),
+            tuple(self.tensor(entry.name) for entry in graph.input if entry.name not in self.stored),
+            tuple(self.tensor(entry.name) for entry in graph.output),
+            tuple(self.tensor(name) for name in self.stored),
+            {entry.key: entry.value for entry in model.metadata_props if said[entry.key] == 1},
+            ("the file defines functions of its own, which cannot be seen through",) if model.functions else (),
+        )
+
+    def operator(self, node: Any) -> FileOperator:
+        """A node."""
+        standard = node.domain in _STANDARD
+        nested = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
+        return FileOperator(
+            node.op_type if standard else f"{node.domain}:{node.op_type}",
+            node_name(node),
+            tuple(self.tensor(name) for name in node.input if name),
+            tuple(self.tensor(name) for name in node.output if name),
+            {a.name: value for a in node.attribute if (value := self._attribute(a)) is not None},
+            "it has operators inside" if nested else "" if standard else "a foreign operator",
+        )
+
+    def tensor(self, name: str) -> FileTensor:
+        """A tensor as it is stored or handed on."""
+        if name in self.stored:
+            tensor = self.stored[name]
+            shape = tuple(int(side) for side in tensor.dims)
+            few = tensor.data_type in (tensor.INT32, tensor.INT64) and sum(shape) <= MAX_VALUES
+            values = tuple(int(v) for v in self.array(name)) if few else ()
+            size_bytes = math.prod(shape) * self._itemsize(tensor.data_type)
+            return FileTensor(name, self.dtype(tensor.data_type), shape, True, values=values, size_bytes=size_bytes)
+        kind = self._types.get(name)
+        constant = name in self.makers and self.makers[name].op_type == "Constant"
+        if kind is None:
+            return FileTensor(name, UNKNOWN, (), constant)
+        shape = tuple(int(dim.dim_value) if dim.HasField("dim_value") else FREE for dim in kind.shape.dim)
+        return FileTensor(name, self.dtype(kind.elem_type), shape, constant)
+
+    def dtype(self, elem_type: int) -> str:
+        """numpy's name of an element type."""
+        try:
+            return str(self._onnx.helper.tensor_dtype_to_np_dtype(elem_type).name)
+        except KeyError:
+            return UNKNOWN
+
+    def _itemsize(self, elem_type: int) -> int:
+        try:
+            return int(self._onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize)
+        except KeyError:
+            return 0
+
+    def array(self, name: str) -> Any:
+        """A constant's elements in a row; none of what is no constant."""
+        return self._onnx.numpy_helper.to_array(self.stored[name]).reshape(-1) if name in self.stored else ()
+
+    def _attribute(self, attribute: Any) -> Attribute | None:
+        value = self._onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace")
+        if isinstance(value, list) and all(isinstance(entry, int) for entry in value):
+            return tuple(value)
+        return value if isinstance(value, int | float) else None
+
+
+class _Listing:
+    """A file's operators with their tensors in the integers that pairs carry them in."""
+
+    def __init__(self, file: OnnxFile) -> None:
+        self._file, self._whole = file, file.contents
+
+    def contents(self) -> Contents:
+        """The whole of it."""
+        return Contents(NAME, tuple(self._operators()), self._whole.inputs, self._whole.outputs)
+
+    def _operators(self) -> Iterator[FileOperator]:
+        for operator in self._whole.operators:
+            if operator.kind not in _PAIR:
+                inputs, outputs = (tuple(self._carried(t.name) for t in side) for side in (operator.inputs, operator.outputs))
+                yield FileOperator(operator.kind, operator.name, inputs, outputs, operator.attributes)
+            elif self._at_edge(operator):
+                yield operator  # what it brings from one kind to the other is told by the tensors themselves
+
+    def _at_edge(self, operator: FileOperator) -> bool:
+        """Whether one of the pair stands alone: nothing but it makes integers of what is a float elsewhere, or the reverse."""
+        if operator.inputs[0].constant:
+            return False
+        if operator.kind == "QuantizeLinear":
+            return not self._carried(operator.inputs[0].name).scales
+        (made, *_), readers = operator.outputs, self._whole.readers_of(operator.outputs[0])
+        return made.key in self._whole.given or any(not self._ends_in_integers(reader) for reader, _ in readers)
+
+    def _ends_in_integers(self, operator: FileOperator) -> bool:
+        return operator.kind == "QuantizeLinear" or any(self._carried(tensor.name).scales for tensor in operator.outputs)
+
+    def _carried(self, name: str) -> FileTensor:
+        """A tensor as a runtime that knows the pairs hands it on: in the integers that it comes from or goes to at once."""
+        maker, readers = self._file.makers.get(name), self._file.readers.get(name, [])
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            return self._quantized(name, maker, maker.input[0])
+        if len(readers) == 1 and readers[0].op_type in _ACTIVATIONS:
+            return self._carried_through(name, readers[0])
+        if name not in self._whole.given and readers and all(reader.op_type == "QuantizeLinear" for reader in readers):
+            return self._quantized(name, readers[0], readers[0].output[0])
+        return self._file.tensor(name)
+
+    def _carried_through(self, name: str, activation: Any) -> FileTensor:
+        made = self._carried(activation.output[0])
+        plain = self._file.tensor(name)
+        return FileTensor(name, made.dtype, plain.shape, False, made.scales, made.zero_points) if made.scales else plain
+
+    def _quantized(self, name: str, node: Any, integers: str) -> FileTensor:
+        """`name`, carried in the tensor `integers`, of which a QuantizeLinear or DequantizeLinear has the scale."""
+        file, stored = self._file, self._file.tensor(integers)
+        scales = tuple(float(value) for value in file.array(node.input[1]))
+        zeros = tuple(int(value) for value in file.array(node.input[2])) if len(node.input) > 2 else (0,) * len(scales)
+        dtype = file.dtype(file.stored[node.input[2]].data_type) if len(node.input) > 2 else stored.dtype
+        return FileTensor(name, dtype, file.tensor(name).shape or stored.shape, stored.constant, scales, zeros)

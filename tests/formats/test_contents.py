@@ -1,0 +1,70 @@
+"""What is asked of a file's contents, and what the audit knows of the schemes."""
+
+from __future__ import annotations
+
+import pytest
+
+from squeeze_export.errors import BadInput
+from squeeze_export.formats import FORMATS, format_named
+from squeeze_export.formats.audit import ALL_INTEGER_SCHEME, MIXED_SCHEMES
+from squeeze_export.formats.contents import FREE, Contents, FileOperator, FileTensor
+from squeeze_export.graph import quantized
+
+
+def tensor(name: str, **fields: object) -> FileTensor:
+    return FileTensor(name, "float32", (1, 4), **fields)  # type: ignore[arg-type]
+
+
+def test_the_audit_knows_the_schemes_as_the_graph_does() -> None:
+    """It shares no code with what writes a file, so it holds the names itself."""
+    assert MIXED_SCHEMES == quantized.MIXED_SCHEMES
+    assert quantized.INT8_NPU.name == ALL_INTEGER_SCHEME
+
+
+def test_before_and_behind() -> None:
+    """a -> first -> b -> second -> c, and d -> third -> e beside them."""
+    a, b, c, d, e = (tensor(name) for name in "abcde")
+    operators = (
+        FileOperator("X", "first", (a,), (b,)),
+        FileOperator("X", "second", (b,), (c,)),
+        FileOperator("X", "third", (d,), (e,)),
+    )
+    contents = Contents("onnx", operators, (a, d), (c, e))
+    assert (contents.before([1]), contents.behind([0])) == ({0}, {1})
+    assert (contents.before([2]), contents.behind([2])) == (set(), set())
+    assert contents.maker(b) is operators[0]
+    assert contents.maker(a) is None
+    assert contents.readers_of(b) == [(operators[1], 0)]
+    assert contents.given == {"c", "e"}
+
+
+def test_a_circle_ends() -> None:
+    a, b = tensor("a"), tensor("b")
+    contents = Contents("tflite", (FileOperator("X", "1", (a,), (b,)), FileOperator("X", "2", (b,), (a,))), (), ())
+    assert contents.before([0]) == contents.behind([0]) == {0, 1}
+
+
+def test_bodies_are_part_of_the_whole() -> None:
+    inner = Contents("tflite", (FileOperator("X", "in", (tensor("a", place=(1, 0)),), ()),), (), (), (tensor("w", place=(1, 1)),))
+    outer = Contents("tflite", (FileOperator("X", "out", (tensor("a", place=(0, 0)),), ()),), (), (), bodies=(inner,))
+    assert [operator.name for operator in outer.whole.operators] == ["out", "in"]
+    assert set(outer.whole.readers) == {(0, 0), (1, 0)}
+    assert [constant.key for constant in outer.whole.constants] == [(1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "floating"),
+    [("float16", True), ("bfloat16", True), ("unknown", True), ("nf4", True), ("uint8", False), ("int64", False), ("bool", False)],
+)
+def test_what_cannot_be_shown_to_be_an_integer_is_a_float(dtype: str, floating: bool) -> None:
+    assert FileTensor("x", dtype, ()).floating == floating
+
+
+def test_a_tensor_in_words() -> None:
+    assert str(FileTensor("x", "int8", (FREE, 8, 8, 4))) == "int8[N,8,8,4]"
+
+
+def test_a_format_that_is_not_there() -> None:
+    assert [format_named(name).NAME for name in FORMATS] == list(FORMATS)
+    with pytest.raises(BadInput, match="no format is called `onyx`"):
+        format_named("onyx")
