@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import rknn
 from benchmarks.contestants import NETWORKS
 from benchmarks.recording import assets, write
+from benchmarks.rknn.onnx_file import onnx_for_rknn
+from benchmarks.rknn.placement import BUILD_LIMIT_S, IMAGE_LIMIT_S, placement_of
 from squeeze_export import demo
 from squeeze_export.compilers import compiler_named
 from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
@@ -25,9 +28,7 @@ from squeeze_export.pipeline import calibrate, open_network
 from squeeze_export.pipeline.export import export, keep_compiled
 from squeeze_export.pipeline.network import Network
 from squeeze_export.runtimes import runtime_named
-from squeeze_export.toolchains import _rknn_records, rknn
-from squeeze_export.toolchains._environment import start
-from squeeze_export.toolchains._rknn_onnx import onnx_for_rknn
+from squeeze_export.workers.environments import start
 
 PHOTOGRAPHS = 100
 DEMO = "demo network"
@@ -88,10 +89,10 @@ def through_rknn(artifact: Artifact, chip: str, pixels: ByteArray, folder: Path)
     with start(rknn) as worker:
         (worker.folder / "network.onnx").write_bytes(onnx_for_rknn(artifact.path))
         start_ns = time.perf_counter_ns()
-        answer, _ = worker.ask("build", {"chip": chip}, limit_s=_rknn_records.BUILD_LIMIT_S)
+        answer, _ = worker.ask("build", {"chip": chip}, limit_s=BUILD_LIMIT_S)
         compile_s = (time.perf_counter_ns() - start_ns) / 1e9
-        _, arrays = worker.ask("simulate", {}, {"pixels": pixels}, limit_s=_rknn_records.IMAGE_LIMIT_S * len(pixels))
-        return Run(worker.read("network.rknn"), _rknn_records.placement_of(answer), "simulated", arrays["logits"], compile_s)
+        _, arrays = worker.ask("simulate", {}, {"pixels": pixels}, limit_s=IMAGE_LIMIT_S * len(pixels))
+        return Run(worker.read("network.rknn"), placement_of(answer), "simulated", arrays["logits"], compile_s)
 
 
 TOOLCHAINS = {"executorch": ("int8", through_executorch), "rknn": ("int8-npu", through_rknn)}

@@ -1,7 +1,7 @@
 """The arrows of docs and design: which room may import which, kept by reading the code, not by running it.
 
 cli -> pipeline -> {report, lint, gate, package, measure, train, compress, quant, targets, compilers, runtimes, peers, remote}
-    -> toolchains (compilers and runtimes alone) -> {formats, graph, images, nets} -> core -> errors
+    -> {formats, workers, graph, images, nets} -> core -> errors
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from squeeze_export.compilers import COMPILERS
 from squeeze_export.peers import PEERS
 from squeeze_export.runtimes import RUNTIMES
 from squeeze_export.targets import TARGETS
-from squeeze_export.toolchains import TOOLCHAINS
 
 PACKAGE = Path(squeeze_export.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -43,7 +42,7 @@ FRAMEWORKS = {
 }
 
 CORE = {"core", "errors", "files", "qnn_graph", "results"}
-LOW = CORE | {"formats", "graph", "images", "nets"}
+LOW = CORE | {"formats", "workers", "graph", "images", "nets"}
 WORKSHOPS = {"report", "lint", "gate", "package", "measure", "train", "compress", "quant", "targets", "compilers", "runtimes"}
 WORKSHOPS |= {"peers", "remote"}
 
@@ -54,15 +53,13 @@ ROOMS: dict[str, set[str]] = {
     "core": {"errors"},
     "results": {"core", "errors", "files"},  # stands with core
     "qnn_graph": {"errors"},  # likewise
-    "toolchains": CORE,  # below the workshops: compilers and runtimes drive them
+    "workers": CORE,
     "nets": CORE,
     "images": CORE,
     "graph": CORE | {"nets"},  # build.py reads the architecture
     "formats": {"core", "errors", "files"},
     **dict.fromkeys(WORKSHOPS, LOW),
     "analyze": LOW | {"quant", "report"},  # tries quantizations, and its page is a report's
-    "compilers": LOW | {"toolchains"},
-    "runtimes": LOW | {"toolchains"},
     "demo": {"core", "nets"},  # data and where it lies
     "pipeline": LOW | WORKSHOPS | {"analyze", "demo"},
     # The command line shows what rooms hold: reports, the registries' names, a network's layers, the machine's inventory.
@@ -83,7 +80,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "cli/analyze.py": {"quant.recipes"},
     "cli/lint.py": {"lint"},
     "cli/executorch.py": {"compilers.executorch"},
-    "cli/toolchain.py": {"toolchains"},
+    "cli/toolchain.py": {"workers.environments"},
     # Three commands that have no job in the pipeline: they print what one function returns.
     "cli/inspect.py": {"nets.architecture", "nets.complexity"},
     "cli/weights.py": {"nets.download"},
@@ -184,14 +181,14 @@ def crossings(folder: str, file: str, source: str) -> list[str]:
         module = rest.split(".")[0]
         if room != folder or not any((PACKAGE / folder / part).exists() for part in (f"{module}.py", f"{module}/__init__.py")):
             continue
-        shared = module.startswith("_") if folder in ("runtimes", "peers", "toolchains") else module.startswith("_kept_")
+        shared = module.startswith("_") if folder in ("runtimes", "peers") else module.startswith("_kept_")
         own = module.startswith(f"_{owner}") or module in (Path(file).parts[0], THROUGH.get(folder, {}).get(owner))
         if not (own or shared or module in SHARED.get(folder, set())):
             found.append(module)
     return sorted(found)
 
 
-@pytest.mark.parametrize("folder", ["targets", "compilers", "runtimes", "peers", "toolchains"])
+@pytest.mark.parametrize("folder", ["targets", "compilers", "runtimes", "peers"])
 def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> None:
     """What several runtimes share lies in `SHARED` or in modules that begin with an underscore; targets share how a file says what
     it keeps in float, `_kept_*`, and nothing else.
@@ -226,7 +223,7 @@ def test_a_crossing_is_found(folder: str, file: str, line: str, found: list[str]
 
 @pytest.mark.parametrize(
     ("folder", "registry"),
-    [("targets", TARGETS), ("compilers", COMPILERS), ("runtimes", RUNTIMES), ("peers", PEERS), ("toolchains", TOOLCHAINS)],
+    [("targets", TARGETS), ("compilers", COMPILERS), ("runtimes", RUNTIMES), ("peers", PEERS)],
 )
 def test_the_folder_equals_the_registry(folder: str, registry: dict[str, str]) -> None:
     """Each entry is a module that is there, and each module or package directly in the folder holds an entry, or is shared."""

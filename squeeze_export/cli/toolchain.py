@@ -10,8 +10,16 @@ import click
 from squeeze_export.cli.console import note, print_json, shown_progress
 from squeeze_export.cli.options import option, output_options
 from squeeze_export.errors import BadInput
-from squeeze_export.toolchains import TOOLCHAINS, Toolchain, toolchain_named
-from squeeze_export.toolchains._environment import data_folder, install, installed, is_installed, remove
+from squeeze_export.workers.environments import (
+    TOOLCHAINS,
+    Toolchain,
+    data_folder,
+    install,
+    installed,
+    is_installed,
+    remove,
+    toolchain_named,
+)
 
 _ACTIONS = ("install", "list", "remove")
 

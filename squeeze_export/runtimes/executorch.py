@@ -13,10 +13,10 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Progress, silent
 from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.toolchains import executorch
-from squeeze_export.toolchains._environment import is_installed, start
-from squeeze_export.toolchains._executorch_records import IMAGE_LIMIT_S, OPEN_LIMIT_S, PRODUCT, placement_of
-from squeeze_export.toolchains._process import Worker
+from squeeze_export.workers import executorch
+from squeeze_export.workers.environments import is_installed, start
+from squeeze_export.workers.executorch.placement import IMAGE_LIMIT_S, OPEN_LIMIT_S, PRODUCT, placement_of
+from squeeze_export.workers.process import Worker
 
 NAME = "executorch"
 DEVICES = ("cpu",)

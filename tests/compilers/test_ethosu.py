@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from squeeze_export.compilers import COMPILERS, _ethosu_process, compiler_named, ethosu
-from squeeze_export.compilers._ethosu_figures import estimate_of
-from squeeze_export.compilers._ethosu_operators import placement_of
-from squeeze_export.compilers._ethosu_settings import DEFAULTS, STRATEGIES, choices_of
+from squeeze_export.compilers import COMPILERS, compiler_named, ethosu
+from squeeze_export.compilers.ethosu import vela
+from squeeze_export.compilers.ethosu.figures import estimate_of
+from squeeze_export.compilers.ethosu.operators import placement_of
+from squeeze_export.compilers.ethosu.settings import DEFAULTS, STRATEGIES, choices_of
 from squeeze_export.core import Artifact
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import INT8, INT8_NPU
@@ -323,7 +324,7 @@ def test_another_vela_in_its_place(code, message, tiny_files, tmp_path, monkeypa
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"), prepend=os.pathsep)
-    monkeypatch.setattr(_ethosu_process, "TIMEOUT_S", 1.0 if "sleep" in code else 60.0)
+    monkeypatch.setattr(vela, "TIMEOUT_S", 1.0 if "sleep" in code else 60.0)
     with pytest.raises(Refused, match=message):
         ethosu.compile_for(tiny_files["npu"], "ethos-u55-128", {}, make(tmp_path / "work"))
 

@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from squeeze_export.compilers import COMPILERS, Compiled, compiler_named, qnn
-from squeeze_export.compilers._qnn_rounding import correct_biases
+from squeeze_export.compilers.qnn.rounding import correct_biases
 from squeeze_export.core import TORCHVISION, Artifact, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.build import build_graph

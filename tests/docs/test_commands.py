@@ -30,7 +30,7 @@ NOT_RUN = {
             "squeeze-export toolchain install executorch",
             "squeeze-export toolchain remove executorch",
         ),
-        "needs a toolchain of a gigabyte; tests/toolchains installs a small one, and runs the real one where it is installed",
+        "needs a toolchain of a gigabyte; tests/workers installs a small one, and runs the real one where it is installed",
     ),
     "python -m benchmarks.gpu": "needs a GPU; tests/benchmarks runs it as far as no such device",
     "python -m tools.demo.train": "trains for minutes; tests/tools trains a smaller one",

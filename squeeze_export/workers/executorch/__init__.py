@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 NAME = "executorch"
 VERSION = "1.5.1"
@@ -35,4 +36,4 @@ PINS: tuple[str, ...] = (
     "tqdm==4.70.1",
     "typing_extensions==4.16.0",
 )
-WORKER = "_executorch_worker.py"
+WORKER = Path(__file__).with_name("child.py")

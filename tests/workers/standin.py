@@ -118,6 +118,8 @@ def wheel(folder: Path, *, version: str = "1.0", says: str = "1.0") -> Path:
 def toolchain(path: Path, **changes: Any) -> Any:
     """The toolchain of a wheel; satisfies `Toolchain`."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    script = path.parent / "worker.py"
+    script.write_text(WORKER)
     values = {
         "NAME": "standin",
         "VERSION": "1.0",
@@ -128,6 +130,6 @@ def toolchain(path: Path, **changes: Any) -> Any:
         "SYSTEM": sysconfig.get_platform(),
         "WHOLE": (),
         "PINS": (),
-        "WORKER": "worker.py",
+        "WORKER": script,
     }
     return SimpleNamespace(**{**values, **changes})

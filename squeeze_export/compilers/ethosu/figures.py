@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from typing import TypeVar
 
-from squeeze_export.compilers._ethosu_settings import Choice
+from squeeze_export.compilers.ethosu.settings import Choice
 from squeeze_export.errors import Refused
 from squeeze_export.results import Estimate, LayerCycles
 

@@ -14,8 +14,8 @@ import pytest
 import standin
 
 from squeeze_export.errors import Refused, Unavailable
-from squeeze_export.toolchains import _process
-from squeeze_export.toolchains._process import Worker, run_quietly
+from squeeze_export.workers import process
+from squeeze_export.workers.process import Worker, run_quietly
 
 
 @pytest.fixture(scope="module")
@@ -132,26 +132,27 @@ def test_a_link_is_no_product(worker):
 
 
 def test_a_file_too_large_is_no_product(worker, monkeypatch):
-    monkeypatch.setattr(_process, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(process, "MAX_FILE_BYTES", 10)
     (worker.folder / "large").write_bytes(bytes(11))
     with pytest.raises(Refused, match="no readable file"):
         worker.read("large")
 
 
-def test_it_runs_apart(worker, monkeypatch):
+def test_it_runs_apart(script, monkeypatch):
     """In its own folder, with another home, and without the caller's search path."""
-    values, _ = worker.ask("environment", limit_s=60)
-    assert Path(values["folder"]) == worker.folder
-    assert Path(values["variables"]["HOME"]).parent == worker.folder
-    assert values["variables"]["https_proxy"] == "http://127.0.0.1:9"
-    assert str(Path.cwd()) not in values["path"]
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    assert "PYTHONPATH" not in _process.isolated(worker.folder)
+    with Worker(Path(sys.executable), script, tool="the stand-in") as worker:
+        values, _ = worker.ask("environment", limit_s=60)
+        assert Path(values["folder"]) == worker.folder
+        assert Path(values["variables"]["HOME"]).parent == worker.folder
+    assert values["variables"]["https_proxy"] == "http://127.0.0.1:9"
+    assert "PYTHONPATH" not in values["variables"]
+    assert "/somewhere" not in values["path"]
 
 
 def test_what_is_printed_is_bounded(worker):
     worker.ask("flood", {"lines": 2000}, limit_s=60)
-    assert 0 < sum(len(line) for line in worker.printed()) <= _process.MAX_PRINTED_BYTES
+    assert 0 < sum(len(line) for line in worker.printed()) <= process.MAX_PRINTED_BYTES
     worker.ask("flood", {"lines": 1}, limit_s=60)
     assert (worker.folder / "output.txt").stat().st_size < 2000  # not kept for the next call
 

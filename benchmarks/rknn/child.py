@@ -1,6 +1,6 @@
 """RKNN-Toolkit2's side: builds a `.rknn` from an ONNX file in integers, and runs the toolkit's simulator on what it built.
 
-Runs in the toolkit's environment, under `_serve.py`; imports nothing of this project.
+Runs in the toolkit's environment, under squeeze_export's `workers/serve.py`; imports nothing of this project.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 SOURCE, PRODUCT = "network.onnx", "network.rknn"
-PRINTED = "output.txt"  # where `_process` sends what the compiler prints: its table of layers is told nowhere else
+PRINTED = "output.txt"  # where `workers/process.py` sends what the compiler prints: its table of layers is told nowhere else
 MAX_LOG_CHARACTERS = 16_000_000
 STATE: dict[str, Any] = {}
 Values = dict[str, Any]

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from squeeze_export.compilers import Compiled
-from squeeze_export.compilers._ethosu_figures import estimate_of
-from squeeze_export.compilers._ethosu_operators import placement_of
-from squeeze_export.compilers._ethosu_process import run_vela
-from squeeze_export.compilers._ethosu_settings import AUTO, DEFAULTS, PACKAGE, STRATEGIES, Choice, choices_of, installed_version
+from squeeze_export.compilers.ethosu.figures import estimate_of
+from squeeze_export.compilers.ethosu.operators import placement_of
+from squeeze_export.compilers.ethosu.settings import AUTO, DEFAULTS, PACKAGE, STRATEGIES, Choice, choices_of, installed_version
+from squeeze_export.compilers.ethosu.vela import run_vela
 from squeeze_export.core import Artifact, require
 from squeeze_export.errors import BadInput
 

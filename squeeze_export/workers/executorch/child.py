@@ -1,7 +1,7 @@
 """ExecuTorch's side: lowers a network of plain files to a `.pte` for XNNPACK, says what is inside a `.pte`, and runs it.
 
-Runs in ExecuTorch's environment, under `_serve.py`; imports nothing of this project. The network comes as the operators of an ONNX
-file in integers (see `compilers/_executorch_network.py`), and every operator says in torch what it says there, so that nothing is
+Runs in ExecuTorch's environment, under `serve.py`; imports nothing of this project. The network comes as the operators of an ONNX
+file in integers (see `compilers/executorch/network.py`), and every operator says in torch what it says there, so that nothing is
 quantized anew: uint8 integers are written as int8 ones 128 lower, which is all that XNNPACK's operators take.
 """
 

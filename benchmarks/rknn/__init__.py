@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 NAME = "rknn"
 VERSION = "2.5.0"
@@ -42,4 +43,4 @@ PINS: tuple[str, ...] = (
     "tqdm==4.70.1",
     "typing_extensions==4.16.0",
 )
-WORKER = "_rknn_worker.py"
+WORKER = Path(__file__).with_name("child.py")

@@ -4,7 +4,7 @@ The product is an ONNX file of one node that holds QNN's context binary. It is l
 came from, bit for bit, before it gets its name; and the binary's own record must name the SoC that was asked for. The library takes
 a number that it does not know without a word, and compiles for something else.
 
-The HTP of v68 and v69 rounds every sum down. For those a file whose biases make up for it (`_qnn_rounding`) is compiled as well,
+The HTP of v68 and v69 rounds every sum down. For those a file whose biases make up for it (`rounding`) is compiled as well,
 unless that is switched off, and kept where it answers nearer to the exact integers.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 import squeeze_export
 from squeeze_export.compilers import Compiled
-from squeeze_export.compilers._qnn_rounding import ROUNDS_DOWN, correct_biases
+from squeeze_export.compilers.qnn.rounding import ROUNDS_DOWN, correct_biases
 from squeeze_export.core import Artifact, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.qnn_graph import GRAPH_KEY, binary_facts, graph_text, read_graph
@@ -161,7 +161,7 @@ def _run(folder: Path, chip: str) -> Any:
     with log.open("wb") as output:
         try:
             code = subprocess.run(
-                [sys.executable, "-W", "ignore", "-m", "squeeze_export.compilers._qnn_child", str(folder)],
+                [sys.executable, "-W", "ignore", "-m", "squeeze_export.compilers.qnn.child", str(folder)],
                 cwd=folder,
                 env={
                     **os.environ,

@@ -1,4 +1,4 @@
-"""Qualcomm's compiler in a process of its own: `python -m squeeze_export.compilers._qnn_child FOLDER`.
+"""Qualcomm's compiler in a process of its own: `python -m squeeze_export.compilers.qnn.child FOLDER`.
 
 The SoC that it compiles for is the whole process's: two in one process break each other. The folder holds `source.onnx`, which is
 compiled, `exact.onnx`, whose integers it should give, and `options.json`; what is left there is the graph as JSON, `product.onnx`,
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_export.compilers._qnn_rounding import ROUNDS_DOWN
+from squeeze_export.compilers.qnn.rounding import ROUNDS_DOWN
 from squeeze_export.qnn_graph import binary_facts
 
 SEED, IMAGES, SQUARES = 0, 8, 8

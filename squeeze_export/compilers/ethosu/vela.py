@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from squeeze_export.compilers._ethosu_settings import Choice
+from squeeze_export.compilers.ethosu.settings import Choice
 from squeeze_export.errors import Refused
 
 TIMEOUT_S = 300.0

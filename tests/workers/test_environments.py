@@ -15,11 +15,11 @@ import pytest
 import standin
 
 from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.toolchains import TOOLCHAINS, _environment, toolchain_named
-from squeeze_export.toolchains._environment import MARKER, install, installed, is_installed, remove, start
+from squeeze_export.workers import environments
+from squeeze_export.workers.environments import MARKER, TOOLCHAINS, install, installed, is_installed, remove, start, toolchain_named
 
 
-def made(data: Path, name: str = "rknn", version: str = "2.5.0", marker: object = None) -> Path:
+def made(data: Path, name: str = "executorch", version: str = "1.5.1", marker: object = None) -> Path:
     """A folder as an installation leaves it, without an environment inside."""
     folder = data / f"{name}-{version}"
     folder.mkdir(parents=True)
@@ -28,7 +28,7 @@ def made(data: Path, name: str = "rknn", version: str = "2.5.0", marker: object 
     return folder
 
 
-def test_install_list_run_remove(data, index, worker, known):
+def test_install_list_run_remove(data, index, known):
     """With pip and a real environment, once: the steps, the answer of what was installed, and nothing left of it."""
     toolchain = known(standin.toolchain(standin.wheel(index), NOTICE="accept me"))
     with pytest.raises(BadInput, match="licence") as caught:
@@ -75,13 +75,13 @@ def own_pip(commands: list[list[str]]) -> Callable[..., Any]:
     return run
 
 
-REAL_RUN = _environment._run
+REAL_RUN = environments._run
 
 
-def test_the_downloads_are_the_pinned_ones(monkeypatch, data, index, worker):
+def test_the_downloads_are_the_pinned_ones(monkeypatch, data, index):
     """The package's own wheel comes first, by its hash; no step builds anything, and none but the last follows dependencies."""
     commands: list[list[str]] = []
-    monkeypatch.setattr(_environment, "_run", own_pip(commands))
+    monkeypatch.setattr(environments, "_run", own_pip(commands))
     toolchain = standin.toolchain(standin.wheel(index), WHOLE=("standin-tool==1.0",), PINS=("standin-tool==1.0",))
     install(toolchain, accepted=True)
     pips = [command for command in commands if "pip" in command]
@@ -90,32 +90,32 @@ def test_the_downloads_are_the_pinned_ones(monkeypatch, data, index, worker):
     assert ["--no-deps" in command for command in pips] == [True, True, False]
 
 
-def test_another_download_is_refused(monkeypatch, data, index, worker):
+def test_another_download_is_refused(monkeypatch, data, index):
     """Negative control of the hash: the index holds another wheel of the same name."""
-    monkeypatch.setattr(_environment, "_run", own_pip([]))
+    monkeypatch.setattr(environments, "_run", own_pip([]))
     toolchain = standin.toolchain(standin.wheel(index), WHEELS={standin.PYTHON: "0" * 64})
     with pytest.raises(Refused, match="SHA-256 differs"):
         install(toolchain, accepted=True)
     assert nothing_left(data)
 
 
-def test_a_failed_self_check_leaves_nothing(monkeypatch, data, index, worker):
+def test_a_failed_self_check_leaves_nothing(monkeypatch, data, index):
     toolchain = standin.toolchain(standin.wheel(index, says="0.9"))
-    monkeypatch.setattr(_environment, "_run", own_pip([]))
+    monkeypatch.setattr(environments, "_run", own_pip([]))
     with pytest.raises(Refused, match=r"calls itself `0\.9`"):
         install(toolchain, accepted=True)
     assert nothing_left(data)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_an_interrupted_installation_leaves_nothing(monkeypatch, data, index, worker, error):
+def test_an_interrupted_installation_leaves_nothing(monkeypatch, data, index, error):
     toolchain = standin.toolchain(standin.wheel(index))
 
     def run(command, folder, limit_s):
         (folder / "half").write_text("written")
         raise error
 
-    monkeypatch.setattr(_environment, "_run", run)
+    monkeypatch.setattr(environments, "_run", run)
     with pytest.raises((KeyboardInterrupt, BadInput)):
         install(toolchain, accepted=True)
     assert data.is_dir()
@@ -123,23 +123,23 @@ def test_an_interrupted_installation_leaves_nothing(monkeypatch, data, index, wo
     assert not is_installed(toolchain)
 
 
-def test_what_a_killed_process_left_is_removed_when_it_is_old(monkeypatch, data, index, worker):
+def test_what_a_killed_process_left_is_removed_when_it_is_old(monkeypatch, data, index):
     toolchain = standin.toolchain(standin.wheel(index))
-    old, young, foreign = data / ".draft-rknn-1-aa", data / ".draft-rknn-1-bb", data / "foreign"
+    old, young, foreign = data / ".draft-executorch-1-aa", data / ".draft-executorch-1-bb", data / "foreign"
     for folder in (old, young, foreign):
         folder.mkdir(parents=True)
         (folder / "file").write_text("x")
-    long_ago = time.time() - 2 * _environment.ABANDONED_AFTER_S
+    long_ago = time.time() - 2 * environments.ABANDONED_AFTER_S
     os.utime(old, (long_ago, long_ago))
     os.utime(foreign, (long_ago, long_ago))
-    monkeypatch.setattr(_environment, "_run", lambda *_: (1, ["no venv here"]))
+    monkeypatch.setattr(environments, "_run", lambda *_: (1, ["no venv here"]))
     with pytest.raises(Unavailable, match="no venv here"):
         install(toolchain, accepted=True)
     assert sorted(path.name for path in data.iterdir()) == [young.name, "foreign"]
 
 
-def test_a_step_that_takes_too_long(monkeypatch, data, index, worker):
-    monkeypatch.setattr(_environment, "VENV_LIMIT_S", 0.01)
+def test_a_step_that_takes_too_long(monkeypatch, data, index):
+    monkeypatch.setattr(environments, "VENV_LIMIT_S", 0.01)
     with pytest.raises(Unavailable, match=r"did not finish within 0\.01 s"):
         install(standin.toolchain(standin.wheel(index)), accepted=True)
     assert nothing_left(data)
@@ -155,9 +155,9 @@ def test_another_machine_is_told_before_anything_is_made(data, index, changes, m
     assert not data.exists()
 
 
-def test_an_index_without_the_package(data, index, monkeypatch, worker):
+def test_an_index_without_the_package(data, index, monkeypatch):
     monkeypatch.setattr(
-        _environment, "run_quietly", lambda command, **_: (int("pip" in command), ["ERROR: No matching distribution found"])
+        environments, "run_quietly", lambda command, **_: (int("pip" in command), ["ERROR: No matching distribution found"])
     )
     with pytest.raises(Unavailable, match="No matching distribution") as caught:
         install(standin.toolchain(standin.wheel(index)), accepted=True)
@@ -171,29 +171,30 @@ def test_a_folder_of_somebody_else_is_not_installed_over(data, index):
         install(standin.toolchain(standin.wheel(index)), accepted=True)
 
 
-def test_remove_takes_every_version_and_nothing_else(data):
-    first, second, other = made(data), made(data, version="2.4.0"), made(data, name="executorch", version="1.5.1")
-    (data / "rknn-notes").mkdir()
-    assert remove("rknn") == [second, first]
-    assert sorted(path.name for path in data.iterdir()) == [other.name, "rknn-notes"]
+def test_remove_takes_every_version_and_nothing_else(data, known, tmp_path):
+    known(standin.toolchain(standin.wheel(tmp_path)))
+    first, second, other = made(data), made(data, version="1.4.0"), made(data, name="standin", version="1.0")
+    (data / "executorch-notes").mkdir()
+    assert remove("executorch") == [second, first]
+    assert sorted(path.name for path in data.iterdir()) == ["executorch-notes", other.name]
     with pytest.raises(BadInput, match="not installed"):
-        remove("rknn")
+        remove("executorch")
 
 
 @pytest.mark.parametrize(
     "marker",
     [
         {"made_by": "somebody"},
-        {"name": "executorch"},
+        {"name": "standin"},
         {"version": "9"},
-        {"version": "../../2.5.0"},
+        {"version": "../../1.5.1"},
         {"version": None},
     ],
 )
 def test_a_marker_that_is_not_ours_protects_a_folder(data, marker):
     folder = made(data, marker=marker)
     with pytest.raises(BadInput, match="not installed"):
-        remove("rknn")
+        remove("executorch")
     assert (folder / "file").exists()
     assert installed() == []
 
@@ -203,7 +204,7 @@ def test_a_marker_that_cannot_be_read_protects_a_folder(data, text):
     folder = made(data)
     (folder / MARKER).write_text(text)
     with pytest.raises(BadInput, match="not installed"):
-        remove("rknn")
+        remove("executorch")
     assert (folder / "file").exists()
 
 
@@ -211,24 +212,24 @@ def test_links_are_not_followed(data, tmp_path):
     """A link in place of the folder or of its marker is none of ours; one inside is removed, and what it leads to stays."""
     precious = made(tmp_path / "elsewhere")
     data.mkdir(parents=True)
-    (data / "rknn-2.5.0").symlink_to(precious)
+    (data / "executorch-1.5.1").symlink_to(precious)
     assert installed() == []
     with pytest.raises(BadInput, match="not installed"):
-        remove("rknn")
-    (data / "rknn-2.5.0").unlink()
+        remove("executorch")
+    (data / "executorch-1.5.1").unlink()
     folder = made(data)
     (folder / MARKER).rename(tmp_path / "marker")
     (folder / MARKER).symlink_to(tmp_path / "marker")
     with pytest.raises(BadInput, match="not installed"):
-        remove("rknn")
+        remove("executorch")
     (folder / MARKER).unlink()
     (tmp_path / "marker").rename(folder / MARKER)
     (folder / "inside").symlink_to(precious)
-    assert remove("rknn") == [folder]
+    assert remove("executorch") == [folder]
     assert (precious / "file").read_text() == "12345"
 
 
-@pytest.mark.parametrize("name", ["../rknn", "", "rknn-2.5.0", "/etc"])
+@pytest.mark.parametrize("name", ["../executorch", "", "executorch-1.5.1", "/etc"])
 def test_a_name_is_one_of_the_registry(data, name):
     with pytest.raises(BadInput, match="no toolchain is called"):
         remove(name)
@@ -241,7 +242,7 @@ def test_a_tenant_is_pinned(name):
     assert name == tenant.NAME
     assert all(line.count("==") == 1 and not set(line) & set("<>~*,; ") for line in (*tenant.PINS, *tenant.WHOLE))
     assert all(len(digest) == 64 and int(digest, 16) for digest in tenant.WHEELS.values())
-    assert (Path(_environment.__file__).parent / tenant.WORKER).is_file()
+    assert tenant.WORKER.is_file()
     assert bool(tenant.NOTICE) == ("none stated" in tenant.LICENCE)
 
 
@@ -249,11 +250,11 @@ def test_the_data_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("SQUEEZE_EXPORT_DATA", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
-    assert _environment.data_folder() == tmp_path / "squeeze-export" / "toolchains"
+    assert environments.data_folder() == tmp_path / "squeeze-export" / "toolchains"
     monkeypatch.setattr("sys.platform", "darwin")
-    assert _environment.data_folder() == Path.home() / "Library" / "Application Support" / "squeeze-export" / "toolchains"
+    assert environments.data_folder() == Path.home() / "Library" / "Application Support" / "squeeze-export" / "toolchains"
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert _environment.data_folder() == tmp_path / "local" / "squeeze-export" / "toolchains"
+    assert environments.data_folder() == tmp_path / "local" / "squeeze-export" / "toolchains"
     monkeypatch.setenv("SQUEEZE_EXPORT_DATA", str(tmp_path / "own"))
-    assert _environment.data_folder() == tmp_path / "own" / "toolchains"
+    assert environments.data_folder() == tmp_path / "own" / "toolchains"

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from squeeze_export.compilers import Compiled
-from squeeze_export.compilers._executorch_network import read_network
+from squeeze_export.compilers.executorch.network import read_network
 from squeeze_export.core import Artifact, Placement
 from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.toolchains import executorch
-from squeeze_export.toolchains._environment import is_installed, start
-from squeeze_export.toolchains._executorch_records import COMPILE_LIMIT_S, PRODUCT, placement_of
+from squeeze_export.workers import executorch
+from squeeze_export.workers.environments import is_installed, start
+from squeeze_export.workers.executorch.placement import COMPILE_LIMIT_S, PRODUCT, placement_of
 
 NAME = "executorch"
 TARGET = "onnx"

@@ -30,7 +30,7 @@ MAX_PRINTED_BYTES = 64_000
 MAX_LINE_CHARACTERS = 300
 PATIENCE_S = 5
 STEP_S = 0.2
-_SERVE = Path(__file__).with_name("_serve.py")
+_SERVE = Path(__file__).with_name("serve.py")
 _OUTPUT = "output.txt"
 _NOWHERE = "http://127.0.0.1:9"
 """A proxy that is none, for what looks for a network by itself."""

@@ -1,7 +1,12 @@
-"""The environments of toolchains: a folder each in the user's data folder, whole or not there at all, known by a marker."""
+"""Toolchains that cannot share our environment: each has one of its own, and is talked to through a worker in it.
+
+An environment is a folder in the user's data folder, whole or not there at all, known by a marker. A toolchain is one module that
+satisfies `Toolchain`, and one line in `TOOLCHAINS`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import secrets
@@ -11,15 +16,15 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast
 
 from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.toolchains import TOOLCHAINS, Toolchain, toolchain_named
-from squeeze_export.toolchains._process import Worker, run_quietly
+from squeeze_export.workers.process import Worker, run_quietly
 
 DATA_VARIABLE = "SQUEEZE_EXPORT_DATA"
 MARKER = "squeeze-export-toolchain.json"
@@ -28,6 +33,49 @@ VENV_LIMIT_S, PIP_LIMIT_S, CHECK_LIMIT_S = 300.0, 3600.0, 300.0
 ABANDONED_AFTER_S = 3 * PIP_LIMIT_S
 _DRAFT = ".draft-"
 _PIP_PLACES = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIREMENT", "PIP_CONSTRAINT")
+
+
+class Toolchain(Protocol):
+    """What a toolchain's module offers: data alone.
+
+    Attributes:
+        NAME: the registry's key, and the command's word.
+        VERSION: of `PACKAGE`; the environment's folder is called after both, so that another version is another environment.
+        PACKAGE: name of the distribution that it is.
+        LICENCE: of the toolchain, in a few words.
+        NOTICE: what a user accepts before anything is downloaded; empty where there is nothing to accept.
+        WHEELS: Python's `major.minor` -> SHA-256 of the package's wheel. Another Python has none.
+        SYSTEM: what those wheels are for, as `sysconfig.get_platform()` says it.
+        WHOLE: requirements that are installed with what they need themselves, within the pins of `PINS`: torch needs more or less,
+            by the index that it comes from.
+        PINS: everything else, to the letter; nothing is installed that is not named here.
+        WORKER: its side of the talk: a file that `serve` runs in the other environment, so it imports nothing of this project.
+    """
+
+    NAME: str
+    VERSION: str
+    PACKAGE: str
+    LICENCE: str
+    NOTICE: str
+    WHEELS: Mapping[str, str]
+    SYSTEM: str
+    WHOLE: tuple[str, ...]
+    PINS: tuple[str, ...]
+    WORKER: Path
+
+
+TOOLCHAINS: Mapping[str, str] = {"executorch": "squeeze_export.workers.executorch"}
+
+
+def toolchain_named(name: str) -> Toolchain:
+    """Looks a toolchain up.
+
+    Raises:
+        BadInput: there is no such toolchain.
+    """
+    if name not in TOOLCHAINS:
+        raise BadInput(f"no toolchain is called `{name}`", hint=f"one of: {', '.join(TOOLCHAINS)}")
+    return cast(Toolchain, importlib.import_module(TOOLCHAINS[name]))
 
 
 @dataclass(frozen=True)
@@ -224,11 +272,7 @@ def _check_machine(toolchain: Toolchain) -> None:
 
 
 def _start(toolchain: Toolchain, folder: Path) -> Worker:
-    return Worker(_python(folder), _script(toolchain), tool=f"{toolchain.PACKAGE} {toolchain.VERSION}")
-
-
-def _script(toolchain: Toolchain) -> Path:
-    return Path(__file__).with_name(toolchain.WORKER)
+    return Worker(_python(folder), toolchain.WORKER, tool=f"{toolchain.PACKAGE} {toolchain.VERSION}")
 
 
 def _python(folder: Path) -> Path:
