@@ -42,7 +42,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they run; their one-line helps are written in `COMMANDS`."""
+    """A group whose commands are imported when they run; their one-line helps are written in `COMMANDS`.
+
+    A module's `command` is its command; that of the exports is a function that makes one, since each target's differs.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -51,7 +54,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"squeeze_export.cli.{COMMANDS[cmd_name][0]}")
-        return cast(click.Command, module.command(cmd_name))
+        command = module.command
+        return cast(click.Command, command if isinstance(command, click.Command) else command(cmd_name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

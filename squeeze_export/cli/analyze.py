@@ -11,46 +11,47 @@ import click
 
 from squeeze_export.analyze.results import Analysis, Kept
 from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
-from squeeze_export.cli.keeping import keep_choice, keep_float_option
-from squeeze_export.cli.options import FILE, calibration_options, chosen_network, network_options, option, output_options
+from squeeze_export.cli.options import FILE, Command, option
+from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION
+from squeeze_export.cli.options.network import NETWORK, chosen_network
+from squeeze_export.cli.options.output import OUTPUT
+from squeeze_export.cli.options.quantization import keep_float_choice, keep_float_option, recipe_options
+from squeeze_export.cli.options.running import NO_BENCH, ROUNDS
 from squeeze_export.errors import EXIT_DONE, GateFailed, GateUndecided
 from squeeze_export.files import make_folder, write_files
 from squeeze_export.pipeline.analysis import PART_COUNT, analyze
-from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.quant.recipes import RECIPES
 
-_NETWORK = ("weights", "labels", "bypass", "mean", "std", "channel_order", "resize", "crop", "interpolation")
-"""The options of `network_options`."""
+OPTIONS = (
+    keep_float_option("Layer to put back to float; repeat it for more. Or a number: that many, those that gain most first."),
+    option("--max-drop", type=float, metavar="PP", help="Put back the fewest layers that keep the drop's upper bound under this."),
+    option("--images", default=PART_COUNT, show_default=True, metavar="N", help="Images that every layer is tried on."),
+    option(
+        "--table",
+        type=FILE,
+        metavar="FILE",
+        help="Analyze the integers of this table. The images of --calib are then only looked at.",
+    ),
+    option("--out", type=FILE, metavar="DIR", help="Folder for analysis.json, analysis.html and the table with layers in float."),
+)
 
 
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _analyze
+@click.command(
+    "analyze",
+    cls=Command,
+    params=[*OPTIONS, *NETWORK, *CALIBRATION, EVALUATION, *recipe_options(list(RECIPES)), ROUNDS, NO_BENCH, *OUTPUT],
+)
+def command(**values: Any) -> int:
+    """Show which layers the integers' error comes from, which images change their class, and what would help.
 
-
-@click.command("analyze")
-@calibration_options(list(RECIPES))
-@option("--table", type=FILE, metavar="FILE", help="Integers of an earlier calibration; --calib is then only looked at.")
-@option("--eval", "evaluation", type=FILE, metavar="DIR|CSV", help="Images to compare on: folders by class, a CSV, or plain.")
-@option("--images", default=PART_COUNT, show_default=True, metavar="N", help="Images on which every layer is tried.")
-@keep_float_option("A layer to put back to float, and again for more; or how many, from those that win most.")
-@option("--max-drop", type=float, metavar="PP", help="Put back the fewest that keep the upper bound of the drop under this.")
-@option("--rounds", default=RunOptions.rounds, show_default=True, help="Timed inferences of each file.")
-@option("--no-bench", is_flag=True, help="Do not time.")
-@network_options
-@option("--out", type=FILE, metavar="DIR", help="Where to write analysis.json, analysis.html and the table with layers in float.")
-@output_options
-def _analyze(**values: Any) -> int:
-    """Show which layers the error of the integers comes from, which images change their class, and what would mend it.
-
-    With --keep-float or --max-drop, also what layers in float win, and what they cost in latency and size.
+    With --keep-float or --max-drop: also what putting layers back to float gains, and what it costs in latency and size.
 
     \b
     squeeze-export analyze --weights squeezenet1_1.pth --calib imgs/ --eval val/ --labels classes.txt
     squeeze-export analyze --weights squeezenet1_1.pth --table squeeze-export-out/squeezenet1_1.int8.table --eval val/
     squeeze-export analyze --weights squeezenet1_1.pth --calib imgs/ --eval val/ --max-drop 1 --out found
     """
-    layers, max_drop_pp = keep_choice(values)
+    layers, max_drop_pp = keep_float_choice(values)
     with shown_progress() as progress:
         network = chosen_network(values, progress)
         if values["out"] is not None:
@@ -84,10 +85,10 @@ def _analyze(**values: Any) -> int:
 def _tell_export(table: Path, scheme: str, values: dict[str, Any]) -> None:
     """What to type next: the network as it was named here."""
     how = ["--int8"] if scheme == "int8" else ["--scheme", scheme]
-    for name in _NETWORK:
-        if values[name] is not None:
-            value = values[name]
-            how += [f"--{name.replace('_', '-')}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    for param in NETWORK:
+        value = values[param.name or ""]
+        if value is not None:
+            how += [param.opts[0], ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     note(f"wrote {table}")
     note(f"export it: {shlex.join(['squeeze-export', 'tflite', *how, '--table', str(table)])}")
 

@@ -10,22 +10,16 @@ import click
 
 from squeeze_export.cli import visible
 from squeeze_export.cli.console import print_json
-from squeeze_export.cli.options import FILE, output_options
+from squeeze_export.cli.options import FILES, Command
+from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.core import Audit
 from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.pipeline import audit_file
 
 
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _audit
-
-
-@click.command("audit")
-@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@output_options
-def _audit(files: tuple[Path, ...], **values: Any) -> int:
-    """List every float operator and tensor left in exported files. Exit code 4 where one is no integer network.
+@click.command("audit", cls=Command, params=[FILES, *OUTPUT])
+def command(files: tuple[Path, ...], **values: Any) -> int:
+    """List the float operators and tensors in exported files. Exit code 4 if a file is not an integer network.
 
     \b
     squeeze-export audit squeezenet1_1.int8.tflite other-tool.onnx

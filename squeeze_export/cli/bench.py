@@ -8,21 +8,15 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import print_json, shown_progress, stdout_console
-from squeeze_export.cli.options import FILE, output_options, run_choice, run_options
+from squeeze_export.cli.options import FILES, Command
+from squeeze_export.cli.options.output import OUTPUT
+from squeeze_export.cli.options.running import RUNNING, run_choice
 from squeeze_export.pipeline import bench_files, check_full_placement
 
 
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _bench
-
-
-@click.command("bench")
-@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@run_options
-@output_options
-def _bench(files: tuple[Path, ...], **values: Any) -> None:
-    """Time exported files in interleaved rounds. An fp32 file among them is what the others of its target are compared with.
+@click.command("bench", cls=Command, params=[FILES, *RUNNING, *OUTPUT])
+def command(files: tuple[Path, ...], **values: Any) -> None:
+    """Time exported files in interleaved rounds. If one is an fp32 file, the others of its target are compared with it.
 
     \b
     squeeze-export bench squeezenet1_1.fp32.tflite squeezenet1_1.int8.tflite --threads 2

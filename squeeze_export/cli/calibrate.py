@@ -12,16 +12,12 @@ from click.core import ParameterSource
 
 from squeeze_export.cli import visible
 from squeeze_export.cli.console import note, print_json, shown_progress, warn
-from squeeze_export.cli.keeping import keep_float_option
-from squeeze_export.cli.options import (
-    FILE,
-    calibration_options,
-    chosen_network,
-    network_options,
-    option,
-    output_options,
-)
-from squeeze_export.cli.training import training_choice, training_options
+from squeeze_export.cli.options import Command, option
+from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION
+from squeeze_export.cli.options.network import NETWORK, chosen_network
+from squeeze_export.cli.options.output import OUT, OUTPUT
+from squeeze_export.cli.options.quantization import TRAINING as TRAINING_OPTIONS
+from squeeze_export.cli.options.quantization import keep_float_option, recipe_options, training_choice
 from squeeze_export.errors import BadInput
 from squeeze_export.files import make_folder, write_bytes
 from squeeze_export.pipeline import calibrate, write_table
@@ -30,22 +26,12 @@ from squeeze_export.pipeline.curve import Curve, calibration_curve
 from squeeze_export.pipeline.training import QAT, TRAINING
 from squeeze_export.quant.recipes import RECIPES
 
-
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _calibrate
+CURVE = option("--curve", is_flag=True, help="Also calibrate on 16, 32, 64 ... of the images, to see whether there are enough.")
+QUANTIZATION = (*recipe_options([*RECIPES, QAT]), keep_float_option(), *TRAINING_OPTIONS)
 
 
-@click.command("calibrate")
-@calibration_options([*RECIPES, QAT])
-@training_options
-@keep_float_option("A layer that stays in float among the integers; again for more. `analyze` tells which.")
-@option("--curve", is_flag=True, help="Also on 16, 32, 64 ... of the images, to see whether there are enough.")
-@option("--eval", "evaluation", type=FILE, metavar="DIR|CSV", help="Images to compare on: folders by class, a CSV, or plain.")
-@network_options
-@option("--out", type=FILE, default=Path("squeeze-export-out"), show_default=True, metavar="DIR", help="Where to write.")
-@output_options
-def _calibrate(**values: Any) -> None:
+@click.command("calibrate", cls=Command, params=[CURVE, *NETWORK, *CALIBRATION, EVALUATION, *QUANTIZATION, OUT, *OUTPUT])
+def command(**values: Any) -> None:
     """Quantize a SqueezeNet once and write the integers as a table file.
 
     \b

@@ -9,20 +9,15 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import print_json, stdout_console
-from squeeze_export.cli.options import output_options
+from squeeze_export.cli.options import Command
+from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.core import require
 from squeeze_export.errors import Unavailable
 from squeeze_export.measure.environment import Probes, environment
 
 
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _doctor
-
-
-@click.command("doctor")
-@output_options
-def _doctor(**values: Any) -> None:
+@click.command("doctor", cls=Command, params=[*OUTPUT])
+def command(**values: Any) -> None:
     """List what is installed, which devices exist, and what to install for the rest.
 
     \b

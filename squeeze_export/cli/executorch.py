@@ -6,23 +6,15 @@ from typing import Any
 
 import click
 
-from squeeze_export.cli.compiling import compile_and_show, compile_options
-from squeeze_export.cli.options import option
+from squeeze_export.cli.jobs import COMPILING, compile_and_show
+from squeeze_export.cli.options import Command
+from squeeze_export.cli.options.running import NO_BENCH, ROUNDS, THREADS
 from squeeze_export.compilers.executorch import NAME, SCHEMES
 from squeeze_export.pipeline.sessions import RunOptions
 
 
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _executorch
-
-
-@click.command("executorch")
-@option("--threads", default=RunOptions.threads, show_default=True, help="Threads of every session.")
-@option("--rounds", default=RunOptions.rounds, show_default=True, help="Timed inferences of each file.")
-@option("--no-bench", is_flag=True, help="Do not time.")
-@compile_options
-def _executorch(**values: Any) -> int:
+@click.command("executorch", cls=Command, params=[THREADS, ROUNDS, *COMPILING, NO_BENCH])
+def command(**values: Any) -> int:
     """Lower to ExecuTorch: a .pte for XNNPACK with the integers of the ONNX file, run by ExecuTorch on this CPU.
 
     \b

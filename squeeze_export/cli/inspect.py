@@ -8,21 +8,19 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import print_json, stdout_console
-from squeeze_export.cli.options import chosen_network, network_options, option, output_options
+from squeeze_export.cli.options import Command, option
+from squeeze_export.cli.options.network import NETWORK, chosen_network
+from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.nets.architecture import FAMILY, architecture
 from squeeze_export.nets.complexity import LayerCost, table, total
 
+ARCHITECTURE = option(
+    "--architecture", "family", type=click.Choice(list(FAMILY)), help="A member of the family, instead of a checkpoint."
+)
 
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _inspect
 
-
-@click.command("inspect")
-@option("--architecture", "family", type=click.Choice(list(FAMILY)), help="A member of the family instead of a checkpoint.")
-@network_options
-@output_options
-def _inspect(family: str | None, **values: Any) -> None:
+@click.command("inspect", cls=Command, params=[ARCHITECTURE, *NETWORK, *OUTPUT])
+def command(family: str | None, **values: Any) -> None:
     """Print layers, parameters, MACs, bytes moved and arithmetic intensity (the paper's Table 1, and more).
 
     \b

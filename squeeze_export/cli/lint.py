@@ -11,23 +11,18 @@ import click
 
 from squeeze_export.cli import visible
 from squeeze_export.cli.console import print_json
-from squeeze_export.cli.options import FILE, option, output_options
+from squeeze_export.cli.options import FILES, Command, option
+from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.lint import RULEBOOKS, Finding
 from squeeze_export.pipeline import lint_file
 
-
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _lint
+CHIP = option("--for", "chip", type=click.Choice(list(RULEBOOKS)), required=True, help="The chip or compiler whose rules to apply.")
 
 
-@click.command("lint")
-@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@option("--for", "chip", type=click.Choice(list(RULEBOOKS)), required=True, help="Whose documented rules.")
-@output_options
-def _lint(files: tuple[Path, ...], chip: str, **values: Any) -> int:
-    """Hold a file's operators against a chip's documented rules. Exit code 4 where one of them will fall back.
+@click.command("lint", cls=Command, params=[FILES, CHIP, *OUTPUT])
+def command(files: tuple[Path, ...], chip: str, **values: Any) -> int:
+    """Check a file's operators against a chip's documented rules. Exit code 4 if one of them will fall back.
 
     \b
     squeeze-export lint squeezenet1_1.int8-npu.tflite --for ethosu

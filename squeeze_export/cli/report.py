@@ -9,21 +9,23 @@ import click
 
 from squeeze_export.cli import visible
 from squeeze_export.cli.console import print_json, stdout_console
-from squeeze_export.cli.options import FILE, option, output_options
+from squeeze_export.cli.options import FILE, Command, option
+from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.results import from_json, read_json, to_json
 
+FORMAT = option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "markdown", "html"]),
+    default="table",
+    show_default=True,
+    help="The form to show it in.",
+)
 
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _report
 
-
-@click.command("report")
-@click.argument("file", type=FILE)
-@option("--format", "form", type=click.Choice(["table", "markdown", "html"]), default="table", show_default=True, help="The form.")
-@output_options
-def _report(file: Path, form: str, **values: Any) -> None:
-    """Show a report.json on stdout as table, Markdown (for a pull request) or one self-contained HTML page.
+@click.command("report", cls=Command, params=[click.Argument(["file"], type=FILE), FORMAT, *OUTPUT])
+def command(file: Path, form: str, **values: Any) -> None:
+    """Show a report.json on stdout: as a table, as Markdown for a pull request, or as one HTML page.
 
     \b
     squeeze-export report squeeze-export-out/report.json --format markdown

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import note, print_json, shown_progress
-from squeeze_export.cli.options import option, output_options
+from squeeze_export.cli.options import Command, option
+from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.errors import BadInput
 from squeeze_export.workers.environments import (
     TOOLCHAINS,
@@ -21,23 +22,18 @@ from squeeze_export.workers.environments import (
     toolchain_named,
 )
 
-_ACTIONS = ("install", "list", "remove")
+PARAMS = (
+    click.Argument(["action"], type=click.Choice(["install", "list", "remove"])),
+    click.Argument(["name"], required=False, type=click.Choice(list(TOOLCHAINS)), metavar="NAME"),
+    option("--accept-licence", is_flag=True, help="install: accept the toolchain's licence without being asked."),
+)
 
 
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _toolchain
-
-
-@click.command("toolchain")
-@click.argument("action", type=click.Choice(_ACTIONS))
-@click.argument("name", required=False, type=click.Choice(list(TOOLCHAINS)), metavar="NAME")
-@option("--accept-licence", is_flag=True, help="install: accept the toolchain's licence, as a prompt would ask for it.")
-@output_options
-def _toolchain(action: str, name: str | None, accept_licence: bool, **values: Any) -> None:
+@click.command("toolchain", cls=Command, params=[*PARAMS, *OUTPUT])
+def command(action: str, name: str | None, accept_licence: bool, **values: Any) -> None:
     """Install a vendor's toolchain into an environment of its own, list what is installed, or remove it.
 
-    Nothing is downloaded before its licence is accepted, where there is something to accept. The package index is pip's own.
+    If a toolchain has a licence to accept, nothing is downloaded before you accept it. Packages come from pip's own index.
 
     \b
     squeeze-export toolchain install executorch

@@ -8,36 +8,29 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
-from squeeze_export.cli.options import (
-    FILE,
-    chosen_network,
-    network_options,
-    option,
-    output_options,
-    run_choice,
-    run_options,
-)
+from squeeze_export.cli.options import FILE, FILES, Command, option
+from squeeze_export.cli.options.calibration import EVALUATION, SKIP_BROKEN
+from squeeze_export.cli.options.network import NETWORK, chosen_network
+from squeeze_export.cli.options.output import OUTPUT
+from squeeze_export.cli.options.running import RUNNING, run_choice
 from squeeze_export.errors import BadInput
 from squeeze_export.pipeline import check_full_placement, validate_files, validate_portability
 from squeeze_export.pipeline.portability import FACTS, table_behind
 from squeeze_export.results import Report
 
+OPTIONS = (
+    option("--portability", is_flag=True, help="Also emulate int8 files on CPUs without VNNI; needs --table."),
+    option(
+        "--table",
+        type=FILE,
+        metavar="FILE",
+        help="The table that int8 files were written from. Warns if its calibration images differ in kind from these.",
+    ),
+)
 
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _validate
 
-
-@click.command("validate")
-@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@option("--eval", "evaluation", type=FILE, metavar="DIR|CSV", help="Images to compare on: folders by class, a CSV, or plain.")
-@network_options
-@run_options
-@option("--skip-broken", is_flag=True, help="Leave out images that cannot be read.")
-@option("--portability", is_flag=True, help="Also on CPUs without VNNI: int8 files, emulated; needs --table.")
-@option("--table", type=FILE, metavar="FILE", help="The integers that int8 files hold; warns where its images are of another kind.")
-@output_options
-def _validate(files: tuple[Path, ...], **values: Any) -> None:
+@click.command("validate", cls=Command, params=[FILES, *NETWORK, EVALUATION, *OPTIONS, SKIP_BROKEN, *RUNNING, *OUTPUT])
+def command(files: tuple[Path, ...], **values: Any) -> None:
     """Compare exported files with the fp32 reference on the same pixels.
 
     \b

@@ -7,21 +7,17 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import print_json, shown_progress
-from squeeze_export.cli.options import option, output_options
+from squeeze_export.cli.options import Command, option
+from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.nets.download import NAMED_WEIGHTS, cache_folder, fetch_weights
 
-
-def command(name: str) -> click.Command:
-    """Makes the command."""
-    return _weights
+NAME = click.Argument(["name"], required=False, type=click.Choice(list(NAMED_WEIGHTS)))
+MIRROR = option("--mirror", metavar="URL", help="Address of a folder with the files, instead of the publisher's.")
 
 
-@click.command("weights")
-@click.argument("name", required=False, type=click.Choice(list(NAMED_WEIGHTS)))
-@option("--mirror", metavar="URL", help="A folder that holds the files, instead of the publisher's.")
-@output_options
-def _weights(name: str | None, mirror: str | None, **values: Any) -> None:
-    """List the named weights and where they are kept, or download one. The hash in the file's name is checked.
+@click.command("weights", cls=Command, params=[NAME, MIRROR, *OUTPUT])
+def command(name: str | None, mirror: str | None, **values: Any) -> None:
+    """List the named weights and where they are stored, or download one. The hash in its file name is checked.
 
     \b
     squeeze-export weights squeezenet1_1

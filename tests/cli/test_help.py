@@ -1,5 +1,6 @@
 """Help: complete, instant, and what a mistyped command gets."""
 
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,9 @@ import pytest
 
 from squeeze_export import __version__
 from squeeze_export.cli import COMMANDS, cli, known_options
+from squeeze_export.cli.options import GROUPS
+from squeeze_export.graph.quantized import SCHEMES
+from squeeze_export.targets import TARGETS, target_named
 
 FRAMEWORKS = ("torch", "onnx", "onnxruntime", "ai_edge_litert", "tensorflow", "openvino", "coremltools", "flatbuffers")
 
@@ -128,3 +132,36 @@ def test_completion_of_an_option(squeeze, monkeypatch, capsys):
 def test_python_dash_m_is_the_same_program():
     done = subprocess.run([sys.executable, "-m", "squeeze_export", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"squeeze-export, version {__version__}\n"
+
+
+def test_an_export_shows_the_five_options_that_most_need_first(squeeze):
+    for name in ("tflite", "all"):
+        shown = squeeze(name, "--help").out
+        first = shown.split("Most used:\n")[1].split("\n\n")[0]
+        assert set(re.findall(r"^  (--[\w-]+)", first, re.MULTILINE)) == {"--weights", "--labels", "--calib", "--eval", "--int8"}
+        headings = re.findall(r"^(\w[\w ]+):$", shown, re.MULTILINE)
+        assert headings == list(GROUPS[1:])
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_an_exports_help_shows_what_its_target_takes(name, squeeze):
+    target, shown = target_named(name), squeeze(name, "--help").out
+    schemes, inputs = (re.search(rf"^  {option} \[(.*?)\]", shown, re.MULTILINE)[1] for option in ("--scheme", "--input"))
+    assert set(schemes.split("|")) == set(target.SCHEMES)
+    assert set(inputs.split("|")) == set(target.INPUTS)
+    assert ("--ios" in shown) == (name == "coreml")
+
+
+def test_a_scheme_that_the_help_does_not_show_is_refused_with_the_reason(squeeze):
+    result = squeeze("tflite", "--scheme", "palette8")
+    assert result.code == 2
+    assert result.refusal()[0] == "tflite does not carry the scheme `palette8`"
+
+
+def test_completion_offers_what_the_help_shows(squeeze, monkeypatch, capsys):
+    monkeypatch.setenv("_SQUEEZE_EXPORT_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "squeeze-export tflite --scheme ")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    with pytest.raises(SystemExit):
+        squeeze()
+    assert capsys.readouterr().out.split() == [f"plain,{name}" for name in SCHEMES if name in target_named("tflite").SCHEMES]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from squeeze_export.cli.options import DEMO_NOTE
+from squeeze_export.cli.options.network import DEMO_NOTE
 from squeeze_export.graph.table import read_table
 from squeeze_export.nets.download import NAMED_WEIGHTS
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from squeeze_export import demo
-from squeeze_export.cli.export import show
+from squeeze_export.cli.jobs import show
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.pipeline import Job, PreprocessChoice, RunOptions, calibrate, open_network, run, write_table

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from squeeze_export import files
-from squeeze_export import results
+from squeeze_export import files, results
 from squeeze_export.core import Audit, Placement
 from squeeze_export.errors import BadInput
 from squeeze_export.results import (

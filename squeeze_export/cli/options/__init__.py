@@ -1,0 +1,71 @@
+"""The options that commands share. One file here is one group of the help; an option is a value, and a command is given a list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
+GROUPS = ("Options", "Most used", "Input", "Calibration", "Quantization", "File", "Running", "Output")
+"""Headings of the help, in their order. A command's own options stand under the first."""
+
+FILE = click.Path(path_type=Path)
+SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
+"""Where an option may be set: the first beats the others."""
+FILES = click.Argument(["files"], nargs=-1, required=True, type=FILE, metavar="FILE...")
+
+
+class Option(click.Option):
+    """An option that stands in a group of the help."""
+
+    def __init__(self, *names: Any, group: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.group = group
+
+
+class Repeatable(Option):
+    """An option that may be given again; in the settings file a single value needs no list."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Reads the values."""
+        return super().type_cast_value(ctx, [value] if isinstance(value, str | int) else value)
+
+
+def option(*names: str, group: str = GROUPS[0], cls: type[Option] = Option, **settings: Any) -> Option:
+    """An option that can also be set as SQUEEZE_EXPORT_<LONG NAME>."""
+    long = next(name for name in names if name.startswith("--"))
+    variable = "SQUEEZE_EXPORT_" + long.removeprefix("--").replace("-", "_").upper()
+    return cls(names, group=group, envvar=variable, **settings)
+
+
+class Choice(click.Choice[str]):
+    """Names, of which help and completion show a part. The others are accepted, so that a refusal can say why they do not fit."""
+
+    def __init__(self, choices: Sequence[str], shown: Sequence[str]) -> None:
+        super().__init__(choices)
+        self.shown = tuple(shown)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """What the help shows."""
+        return f"[{'|'.join(self.shown)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """What completion offers."""
+        return [item for item in super().shell_complete(ctx, param, incomplete) if item.value in self.shown]
+
+
+class Command(click.Command):
+    """A command whose help shows the options in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes them. `--help` itself is the last of the output."""
+        for group in GROUPS:
+            params = [param for param in self.get_params(ctx) if getattr(param, "group", GROUPS[-1]) == group]
+            records = [record for param in params if (record := param.get_help_record(ctx)) is not None]
+            if records:
+                with formatter.section(group):
+                    formatter.write_dl(records)

@@ -1,0 +1,89 @@
+"""The images that set the integers' ranges, and those that files are compared on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from squeeze_export.cli.options import FILE, SOURCES, Repeatable, option
+from squeeze_export.errors import BadInput
+from squeeze_export.pipeline.calibration_images import MAX_WEIGHT, CalibrationFolder, CalibrationSource
+
+
+class Folders(click.Path):
+    """Folders. In the environment several are apart as in PATH, unless the whole text is one that exists."""
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """Takes the text of the environment apart."""
+        return [rv] if os.path.exists(rv) else rv.split(os.pathsep)
+
+
+def _keep_weights(ctx: click.Context, param: click.Parameter, value: tuple[int, ...]) -> None:
+    ctx.meta[_WEIGHTS] = value
+
+
+def _calibration_source(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) -> CalibrationSource | None:
+    """One folder as a path, several as folders with their weights.
+
+    Weights belong to the folders that they were given with: folders of the command line leave those of the settings file behind.
+    """
+    weights: tuple[int, ...] = ctx.meta.get(_WEIGHTS, ())
+    sources = [ctx.get_parameter_source(name) for name in ("calib", "calib_weight")]
+    ranks = [SOURCES.index(source) if source in SOURCES else len(SOURCES) for source in sources]
+    if ranks[0] < ranks[1]:
+        weights = ()
+    if weights and len(weights) != len(paths):
+        raise BadInput(
+            f"`{len(weights)}` of --calib-weight for `{len(paths)}` of --calib", hint="one weight for each folder, in their order"
+        )
+    if len(paths) < 2:
+        return paths[0] if paths else None
+    return tuple(CalibrationFolder(path, weight) for path, weight in zip(paths, weights or (1,) * len(paths), strict=True))
+
+
+_WEIGHTS = "squeeze_export.calib_weight"
+
+SKIP_BROKEN = option("--skip-broken", group="Calibration", is_flag=True, help="Leave out images that cannot be read.")
+TABLE = option(
+    "--table",
+    group="Calibration",
+    type=FILE,
+    metavar="FILE",
+    help="Take the integers from this file of `calibrate`, instead of calibrating.",
+)
+EVALUATION = option(
+    "--eval",
+    "evaluation",
+    group="Most used",
+    type=FILE,
+    metavar="DIR|CSV",
+    help="Images to compare on: one folder per class, a CSV manifest, or a folder without labels.",
+)
+CALIBRATION = (
+    option(
+        "--calib",
+        group="Most used",
+        type=Folders(path_type=Path),
+        cls=Repeatable,
+        multiple=True,
+        callback=_calibration_source,
+        metavar="DIR",
+        help="Calibration images: a few hundred, without labels. Repeat it for more folders.",
+    ),
+    option(
+        "--calib-weight",
+        group="Calibration",
+        type=click.IntRange(1, MAX_WEIGHT),
+        cls=Repeatable,
+        multiple=True,
+        is_eager=True,  # read before --calib, which takes it up
+        expose_value=False,
+        callback=_keep_weights,
+        metavar="N",
+        help="How often each image of a folder counts: one for each --calib, in the same order.",
+    ),
+    SKIP_BROKEN,
+)

@@ -1,0 +1,82 @@
+"""A file's outer form: batch, pixels, output, and what Core ML alone asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import click
+
+from squeeze_export.cli.options import Choice, Option, option
+from squeeze_export.core import EmitOptions
+
+INPUTS = ("uint8", "float32", "int8")
+
+
+class Batch(click.ParamType[int | Literal["dynamic"]]):
+    """A batch size or `dynamic`."""
+
+    name = "N|dynamic"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["dynamic"]:
+        """Reads the text."""
+        if value == "dynamic":
+            return "dynamic"
+        try:
+            count = int(value)
+        except (TypeError, ValueError):
+            self.fail(f"`{value}` is neither a number nor `dynamic`", param, ctx)
+        if not 1 <= count <= 1024:
+            self.fail(f"`{value}` is outside 1 to 1024", param, ctx)
+        return count
+
+
+def form_options(inputs: Sequence[str]) -> tuple[Option, ...]:
+    """What every format asks. The help shows the pixel types of `inputs`."""
+    pixels = "Type of the raw pixels, 0 to 255."
+    return (
+        option(
+            "--batch",
+            group="File",
+            type=Batch(),
+            default="1",
+            show_default=True,
+            metavar="N|dynamic",
+            help="Images per inference.",
+        ),
+        option(
+            "--input",
+            group="File",
+            type=Choice(INPUTS, inputs),
+            default="uint8",
+            show_default=True,
+            help=f"{pixels} As int8 they are 128 lower; TFLite only." if "int8" in inputs else pixels,
+        ),
+        option("--softmax", group="File", is_flag=True, help="Output probabilities instead of logits."),
+    )
+
+
+COREML_FORM = (
+    option(
+        "--ios",
+        group="File",
+        type=click.IntRange(17, 18),
+        default=17,
+        show_default=True,
+        help="Core ML: the oldest iOS that the file must run on.",
+    ),
+    option(
+        "--coreml-compute",
+        group="File",
+        type=click.Choice(["float32", "float16"]),
+        default=EmitOptions.coreml_compute,
+        show_default=True,
+        help="Core ML, int8: type of the numbers between the integers.",
+    ),
+)
+
+
+def emit_choice(values: dict[str, Any]) -> EmitOptions:
+    """Takes the options of the outer form out of a command's values."""
+    coreml = {name: values[name] for name in ("ios", "coreml_compute") if name in values}
+    return EmitOptions(values["batch"], values["input"], values["softmax"], **coreml)
