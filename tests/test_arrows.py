@@ -41,7 +41,7 @@ FRAMEWORKS = {
     "scipy",
 }
 
-CORE = {"core", "errors", "files", "qnn_graph", "results"}
+CORE = {"core", "errors", "files", "results"}
 LOW = CORE | {"formats", "workers", "graph", "images", "nets"}
 WORKSHOPS = {"report", "lint", "gate", "package", "measure", "train", "compress", "quant", "targets", "compilers", "runtimes"}
 WORKSHOPS |= {"peers", "remote"}
@@ -52,7 +52,6 @@ ROOMS: dict[str, set[str]] = {
     "files": {"errors"},  # stands with core
     "core": {"errors"},
     "results": {"core", "errors", "files"},  # stands with core
-    "qnn_graph": {"errors"},  # likewise
     "workers": CORE,
     "nets": CORE,
     "images": CORE,

@@ -17,6 +17,7 @@ from squeeze_export.compilers import COMPILERS, Compiled, compiler_named, qnn
 from squeeze_export.compilers.qnn.rounding import correct_biases
 from squeeze_export.core import TORCHVISION, Artifact, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.formats.qnn import GRAPH_KEY, binary_facts, graph_of_text
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import INT8, QuantizedGraph
@@ -25,7 +26,6 @@ from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import load_all
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.pipeline.network import open_network
-from squeeze_export.qnn_graph import GRAPH_KEY, binary_facts, graph_of_text
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import qnn as runtime
 from squeeze_export.targets import onnx as target

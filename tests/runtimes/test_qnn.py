@@ -13,9 +13,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from squeeze_export import qnn_graph
 from squeeze_export.core import TORCHVISION, Artifact, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.formats.qnn import GRAPH_KEY, QnnOperator, graph_of_text, graph_text, read_graph
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
@@ -166,7 +166,7 @@ def context_file(folder: Path, *, embed_mode: int = 1, metadata: bool = True) ->
     ends = [helper.make_tensor_value_info("input", 2, (1, 64, 64, 3)), helper.make_tensor_value_info("logits", 1, (1, 10))]
     model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:]))
     if metadata:
-        helper.set_model_props(model, {qnn_graph.GRAPH_KEY: qnn_graph.graph_text([qnn_graph.Operator("a", "Conv2d", True, 3)])})
+        helper.set_model_props(model, {GRAPH_KEY: graph_text([QnnOperator("a", "Conv2d", True, 3)])})
     return replace(stored(folder, model.SerializeToString()), target="qnn")
 
 
@@ -236,20 +236,20 @@ def test_records_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="names no operator"):
         records.read_profile(tmp_path / "profile.csv")
     with pytest.raises(Refused, match="0 graphs"):
-        qnn_graph.read_graph(tmp_path)
+        read_graph(tmp_path)
     for text in ("", "{}", "[[1]]", '[["a", "b", true, "x"]]'):
         if text != "{}":
             with pytest.raises(Refused, match="damaged"):
-                qnn_graph.graph_of_text(text)
+                graph_of_text(text)
 
 
 def test_an_operator_that_the_profile_does_not_name_is_elsewhere() -> None:
     """Worked by hand: b never ran; the order is that of the profile."""
-    graph = [qnn_graph.Operator(name, "Conv2d", True, 4) for name in ("a_token_1", "b", "c")]
+    graph = [QnnOperator(name, "Conv2d", True, 4) for name in ("a_token_1", "b", "c")]
     found = records.placed(graph, ("c", "a_token_1"))
     assert [operator.name for operator in found] == ["Conv2d c", "Conv2d a", "Conv2d b"]
     assert [bool(operator.elsewhere) for operator in found] == [False, False, True]
-    assert qnn_graph.graph_of_text(qnn_graph.graph_text(graph)) == tuple(graph)
+    assert graph_of_text(graph_text(graph)) == tuple(graph)
 
 
 def test_a_float_file_runs_in_floats(graph: Graph, tmp_path: Path) -> None:

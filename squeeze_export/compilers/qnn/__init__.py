@@ -25,7 +25,7 @@ from squeeze_export.compilers import Compiled
 from squeeze_export.compilers.qnn.rounding import ROUNDS_DOWN, correct_biases
 from squeeze_export.core import Artifact, require
 from squeeze_export.errors import BadInput, Refused
-from squeeze_export.qnn_graph import GRAPH_KEY, binary_facts, graph_text, read_graph
+from squeeze_export.formats.qnn import GRAPH_KEY, binary_facts, graph_text, read_graph
 
 NAME = "qnn"
 TARGET = "onnx"

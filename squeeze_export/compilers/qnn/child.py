@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from squeeze_export.compilers.qnn.rounding import ROUNDS_DOWN
-from squeeze_export.qnn_graph import binary_facts
+from squeeze_export.formats.qnn import binary_facts
 
 SEED, IMAGES, SQUARES = 0, 8, 8
 """Of the images on which the product is compared with the exact integers: 8 by 8 squares of noise."""

@@ -21,8 +21,8 @@ from typing import Any
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, place, require
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.formats.qnn import GRAPH_KEY, QnnOperator, binary_facts, graph_of_text, read_graph
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.qnn_graph import GRAPH_KEY, Operator, binary_facts, graph_of_text, read_graph
 from squeeze_export.runtimes.onnxruntime import inner_tensors
 from squeeze_export.runtimes.onnxruntime.calls import answered, black_images, ends_of
 from squeeze_export.runtimes.onnxruntime.records import read_records
@@ -179,7 +179,7 @@ def _without_last_dequantize(found: Placement) -> Placement:
     return replace(found, fallbacks=tuple(before)) if meant else found
 
 
-def compiled_record(model: bytes, path: Path) -> tuple[Operator, ...] | None:
+def compiled_record(model: bytes, path: Path) -> tuple[QnnOperator, ...] | None:
     """The operators of a compiled file, from its own record; None of an ONNX file that is not compiled.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from squeeze_export.core import PlacedOperator
 from squeeze_export.errors import Refused
-from squeeze_export.qnn_graph import VERSION_HINT, Operator
+from squeeze_export.formats.qnn import VERSION_HINT, QnnOperator
 
 SOURCE = "QNN's graph, and its profile of one inference"
 MAX_PROFILE_BYTES = 16_000_000
@@ -39,7 +39,7 @@ def read_profile(path: Path) -> tuple[str, ...]:
     return names
 
 
-def placed(operators: Sequence[Operator], ran: Sequence[str]) -> tuple[PlacedOperator, ...]:
+def placed(operators: Sequence[QnnOperator], ran: Sequence[str]) -> tuple[PlacedOperator, ...]:
     """The operators of a graph in the order in which they ran, and whether they ran on the HTP.
 
     Args:

@@ -24,7 +24,7 @@ _SOC = re.compile(rb"soc_type=(\w{1,32});arch=(\d{1,3});")  # in the context bin
 
 
 @dataclass(frozen=True)
-class Operator:
+class QnnOperator:
     """An operator of QNN's graph.
 
     Attributes:
@@ -40,7 +40,7 @@ class Operator:
     macs: int
 
 
-def read_graph(folder: Path) -> tuple[Operator, ...]:
+def read_graph(folder: Path) -> tuple[QnnOperator, ...]:
     """The operators of the graph that a session wrote into a folder.
 
     Raises:
@@ -57,27 +57,27 @@ def read_graph(folder: Path) -> tuple[Operator, ...]:
     return tuple(_operator(name, node, tensors) for name, node in found[0]["nodes"].items())
 
 
-def _operator(name: str, node: Mapping[str, Any], tensors: Mapping[str, Any]) -> Operator:
+def _operator(name: str, node: Mapping[str, Any], tensors: Mapping[str, Any]) -> QnnOperator:
     data = [tensors[tensor] for tensor in (*node["input_names"], *node["output_names"])]
     macs = 0
     if node["type"] == "Conv2d":  # activations are NHWC, weights (k, k, I, O)
         macs = math.prod(data[-1]["dims"]) * math.prod(data[1]["dims"][:3])
-    return Operator(name, node["type"], all(tensor["data_type"] & _KIND_MASK != _FLOATS for tensor in data), macs)
+    return QnnOperator(name, node["type"], all(tensor["data_type"] & _KIND_MASK != _FLOATS for tensor in data), macs)
 
 
-def graph_text(operators: Sequence[Operator]) -> str:
+def graph_text(operators: Sequence[QnnOperator]) -> str:
     """For a compiled file's metadata."""
     return json.dumps([[o.name, o.kind, o.integer, o.macs] for o in operators], separators=(",", ":"))
 
 
-def graph_of_text(text: str) -> tuple[Operator, ...]:
+def graph_of_text(text: str) -> tuple[QnnOperator, ...]:
     """Reads what `graph_text` wrote.
 
     Raises:
         Refused: it is something else.
     """
     try:
-        return tuple(Operator(str(n), str(k), bool(i), int(m)) for n, k, i, m in json.loads(text))
+        return tuple(QnnOperator(str(n), str(k), bool(i), int(m)) for n, k, i, m in json.loads(text))
     except (TypeError, ValueError) as err:
         raise Refused("the compiled file's own record of its operators is damaged", hint="compile it again") from err
 
