@@ -25,12 +25,11 @@ from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
 from squeeze_export.errors import Refused
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.folders import open_images
-from squeeze_export.images.stream import load_all, usable_cores
+from squeeze_export.images.stream import load_all, spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
 from squeeze_export.pipeline import Job, open_network, run
 from squeeze_export.pipeline.export import keep_compiled, read_artifact
 from squeeze_export.pipeline.network import Network
-from squeeze_export.pipeline.validation import spread_evenly
 from squeeze_export.report.wording import decibel, percent, percent_range, size
 from squeeze_export.results import Accuracy
 from squeeze_export.runtimes import onnxruntime

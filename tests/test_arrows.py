@@ -71,6 +71,7 @@ ROOMS: dict[str, set[str]] = {
 EXCEPTIONS: dict[str, set[str]] = {
     # The choices of options: names out of the registries.
     "cli/options/quantization.py": {"graph.quantized"},
+    "cli/options/calibration.py": {"images.calibration"},
     "cli/export.py": {"graph.quantized", "quant.recipes", "targets"},
     "cli/jobs.py": {"quant.recipes"},
     "cli/qnn.py": {"compilers.qnn"},

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from squeeze_export.core import ByteArray
 
 MAX_LOADED_BYTES = 2_000_000_000
+KEPT_BYTES = 200_000_000
+"""A set that is looped over again stays in memory if its pixels take no more: 1,300 images at 224 px."""
 
 # Batches decoded while the consumer computes: one being handed over, one in the making. More would only hold memory.
 _BATCHES_AHEAD = 2
@@ -51,6 +53,12 @@ class Batch:
     files: tuple[Path, ...]
     hashes: tuple[str, ...]
     statistics: NDArray[np.float64]
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Its images in batches of at most `size`."""
+        for start in range(0, len(self.files), size):
+            part = slice(start, start + size)
+            yield Batch(self.pixels[part], self.labels[part], self.files[part], self.hashes[part], self.statistics[part])
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def usable_cores() -> int:
 
 
 class ImageStream:
-    """An image set as batches; each `for` loop over it reads the files anew.
+    """An image set as batches; each `for` loop over it reads the files anew, unless they were kept.
 
     Decoding runs in threads (Pillow lets go of the interpreter lock in decoding and resizing), at most two batches ahead of the
     consumer. Batches come in the order of the set and all but the last are full, however many threads there are.
@@ -92,16 +100,26 @@ class ImageStream:
     """
 
     def __init__(
-        self, image_set: ImageSet, preprocess: Preprocess, *, batch: int, workers: int, skip_broken: bool, progress: Progress
+        self,
+        image_set: ImageSet,
+        preprocess: Preprocess,
+        *,
+        batch: int,
+        workers: int,
+        skip_broken: bool,
+        keep_bytes: int,
+        progress: Progress,
     ) -> None:
-        self._image_set = image_set
+        self.image_set = image_set
         self._preprocess = preprocess
         self._batch = batch
         self._workers = workers
         self._skip_broken = skip_broken
+        self._keep_bytes = keep_bytes
         self._progress = progress
         self._skipped: list[Skipped] = []
         self._statistics: list[NDArray[np.float64]] = []
+        self._kept: Batch | None = None
 
     @property
     def statistics(self) -> NDArray[np.float64]:
@@ -113,9 +131,50 @@ class ImageStream:
         """The broken images of the latest loop so far, in order; complete once the loop has ended."""
         return tuple(self._skipped)
 
+    def load(self) -> tuple[Batch, tuple[Skipped, ...]]:
+        """Reads the whole set into memory, and keeps it for later loops.
+
+        Returns:
+            all images as one batch, and the broken ones that were left out (empty unless that was asked for).
+
+        Raises:
+            BadInput: broken images, or the pixels would take more than `MAX_LOADED_BYTES`.
+        """
+        if self._kept is not None:
+            return self._kept, self.skipped
+        count, side = len(self.image_set.files), self._preprocess.crop_px
+        if self.size_bytes > MAX_LOADED_BYTES:
+            raise BadInput(
+                f"`{count}` images of {side} px need `{self.size_bytes // 10**6:,}` MB of memory, "
+                f"above the limit of {MAX_LOADED_BYTES // 10**6:,} MB",
+                hint=f"pass at most {MAX_LOADED_BYTES // (3 * side * side):,} images; a few hundred calibrate as well",
+            )
+        pixels = np.empty((count, side, side, 3), np.uint8)
+        labels = np.empty(count, np.int64)
+        files: list[Path] = []
+        hashes: list[str] = []
+        for batch in self._read_all():
+            place = slice(len(files), len(files) + len(batch.files))
+            pixels[place], labels[place] = batch.pixels, batch.labels
+            files += batch.files
+            hashes += batch.hashes
+        kept = len(files)
+        self._kept = Batch(pixels[:kept], labels[:kept], tuple(files), tuple(hashes), self.statistics)
+        return self._kept, self.skipped
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all pixels in memory."""
+        return len(self.image_set.files) * 3 * self._preprocess.crop_px**2
+
     def __iter__(self) -> Iterator[Batch]:
+        if self.size_bytes <= self._keep_bytes:
+            self.load()
+        return self._read_all() if self._kept is None else self._kept.split(self._batch)
+
+    def _read_all(self) -> Iterator[Batch]:
         self._skipped, self._statistics = [], []
-        count = len(self._image_set.files)
+        count = len(self.image_set.files)
         waiting: list[_Image] = []
         with closing(self._decoded()) as decoded:
             for done, image in enumerate(decoded, start=1):
@@ -135,7 +194,7 @@ class ImageStream:
 
     def _decoded(self) -> Generator[_Image | Skipped, None, None]:
         """Every image in order. Closing this early gives up what has not started."""
-        count = len(self._image_set.files)
+        count = len(self.image_set.files)
         ahead = max(_BATCHES_AHEAD * self._batch, 2 * self._workers)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="decode") as pool:
             pending: deque[Future[_Image | Skipped]] = deque()
@@ -153,7 +212,7 @@ class ImageStream:
 
     def _read(self, index: int) -> _Image | Skipped:
         """Hashes and decodes one file from the same bytes; runs in a worker thread."""
-        file = self._image_set.files[index]
+        file = self.image_set.files[index]
         try:
             data = read_image_bytes(file)
             pixels = fit(decode(io.BytesIO(data), file), self._preprocess, file)
@@ -162,20 +221,20 @@ class ImageStream:
         return _Image(index, pixels, hashlib.sha256(data).hexdigest(), image_statistics(pixels))
 
     def _join(self, images: Sequence[_Image]) -> Batch:
-        labels = self._image_set.labels
+        labels = self.image_set.labels
         self._statistics.append(np.stack([image.statistics for image in images]))
         return Batch(
             pixels=np.stack([image.pixels for image in images]),
             labels=np.array([labels[image.index] if labels else UNKNOWN for image in images], np.int64),
-            files=tuple(self._image_set.files[image.index] for image in images),
+            files=tuple(self.image_set.files[image.index] for image in images),
             hashes=tuple(image.sha256 for image in images),
             statistics=self._statistics[-1],
         )
 
     def _refusal(self) -> BadInput:
         first = self._skipped[0]
-        what = f"`{len(self._skipped)}` of `{len(self._image_set.files)}` images cannot be read"
-        message = f"{what}, the first is {shown_file(first.file, self._image_set.root)} ({first.reason})"
+        what = f"`{len(self._skipped)}` of `{len(self.image_set.files)}` images cannot be read"
+        message = f"{what}, the first is {shown_file(first.file, self.image_set.root)} ({first.reason})"
         return BadInput(message, hint="is it the right folder?" if self._skip_broken else "`--skip-broken` leaves them out")
 
 
@@ -186,6 +245,7 @@ def batches(
     batch: int,
     workers: int | None = None,
     skip_broken: bool = False,
+    keep_bytes: int = 0,
     progress: Progress = silent,
 ) -> ImageStream:
     """Reads a set in batches.
@@ -196,6 +256,7 @@ def batches(
         batch: images a batch; the last one may be smaller.
         workers: decoding threads; None takes every usable core.
         skip_broken: leaves broken images out (see `ImageStream.skipped`) where they would be refused.
+        keep_bytes: a set whose pixels take no more is read as a whole by the first loop, and kept for the others.
         progress: called every `batch` images, in the consumer's thread.
 
     Raises:
@@ -206,7 +267,15 @@ def batches(
     for name, value in (("batch", batch), ("workers", threads)):
         if value < 1:
             raise BadInput(f"{name} `{value}` is below 1", hint="a whole number from 1 up")
-    return ImageStream(image_set, preprocess, batch=batch, workers=threads, skip_broken=skip_broken, progress=progress)
+    return ImageStream(
+        image_set,
+        preprocess,
+        batch=batch,
+        workers=threads,
+        skip_broken=skip_broken,
+        keep_bytes=keep_bytes,
+        progress=progress,
+    )
 
 
 def load_all(
@@ -217,38 +286,26 @@ def load_all(
     skip_broken: bool = False,
     progress: Progress = silent,
 ) -> tuple[Batch, tuple[Skipped, ...]]:
-    """Reads a whole set into memory, as calibration needs it.
-
-    Args:
-        image_set: from `open_images` or `open_calibration`.
-        preprocess: how files become pixels.
-        workers: decoding threads; None takes every usable core.
-        skip_broken: leaves broken images out where they would be refused.
-        progress: called every 32 images, in this thread.
-
-    Returns:
-        all images as one batch, and the broken ones that were left out (empty unless that was asked for).
+    """Reads a whole set into memory: `ImageStream.load` of a set that is looked at once.
 
     Raises:
         BadInput: broken images, or the pixels would take more than `MAX_LOADED_BYTES`.
     """
-    count, side = len(image_set.files), preprocess.crop_px
-    image_bytes = 3 * side * side
-    if count * image_bytes > MAX_LOADED_BYTES:
-        raise BadInput(
-            f"`{count}` images of {side} px need `{count * image_bytes // 10**6:,}` MB of memory, "
-            f"above the limit of {MAX_LOADED_BYTES // 10**6:,} MB",
-            hint=f"pass at most {MAX_LOADED_BYTES // image_bytes:,} images; a few hundred calibrate as well",
-        )
     stream = batches(image_set, preprocess, batch=32, workers=workers, skip_broken=skip_broken, progress=progress)
-    pixels = np.empty((count, side, side, 3), np.uint8)
-    labels = np.empty(count, np.int64)
-    files: list[Path] = []
-    hashes: list[str] = []
-    for batch in stream:
-        place = slice(len(files), len(files) + len(batch.files))
-        pixels[place], labels[place] = batch.pixels, batch.labels
-        files += batch.files
-        hashes += batch.hashes
-    kept = len(files)
-    return Batch(pixels[:kept], labels[:kept], tuple(files), tuple(hashes), stream.statistics), stream.skipped
+    return stream.load()
+
+
+def spread_evenly(done: int, count: int, total: int, limit: int) -> NDArray[np.bool_]:
+    """Which of the next images belong to a part of the set that is spread evenly over it.
+
+    Args:
+        done: images before these.
+        count: these images.
+        total: images of the set.
+        limit: images of the part; all belong to it where there are no more.
+
+    Returns:
+        (count,).
+    """
+    index = np.arange(done, done + count, dtype=np.int64)
+    return index * limit % total < limit if total > limit else np.ones(count, np.bool_)

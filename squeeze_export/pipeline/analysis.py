@@ -19,17 +19,17 @@ from squeeze_export.analyze.sensitivity import Subject, shares_of, subject_of
 from squeeze_export.core import ByteArray, FloatArray, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.run import one_blas_thread
+from squeeze_export.images.calibration import CalibrationSource
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.manifest import UNKNOWN
-from squeeze_export.images.stream import Batch, usable_cores
+from squeeze_export.images.stream import Batch, spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
-from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, shift_warnings, write_table
-from squeeze_export.pipeline.calibration_images import CalibrationSource, evaluation_or_calibration
+from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, read_images, shift_warnings, write_table
+from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.float_cost import cost_of
 from squeeze_export.pipeline.mixed_precision import Trial, Wish, check_image_count, keep, wish_of
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import RunOptions
-from squeeze_export.pipeline.validation import Evaluation, spread_evenly
 from squeeze_export.quant.mixed import check_mixed_scheme
 
 PART_COUNT = 32
@@ -108,13 +108,16 @@ def analyze(
         raise BadInput(f"--rounds `{rounds}` is below 1", hint=f"--rounds {RunOptions.rounds}")
     wish = wish_of(network.graph, keep_float, max_drop_pp)
     cores = threads or usable_cores()
-    evaluation = evaluation_or_calibration(network, eval_path, calib, skip_broken=skip_broken, progress=progress)
+    evaluation = evaluation_images(network, eval_path, calib, again=bool(wish), skip_broken=skip_broken, progress=progress)
     if evaluation is not None:
-        check_image_count(int(evaluation.found["image_count"]), wish)
+        check_image_count(evaluation.image_count, wish)
     if table is not None:
         calibration = _read(table, network)
     else:
-        calibration = calibrate(network, calib, recipe=recipe, seed=seed, threads=cores, skip_broken=skip_broken, progress=progress)
+        read = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
+        calibration = calibrate(network, read, recipe=recipe, seed=seed, threads=cores, progress=progress)
+        if evaluation is not None and not evaluation.independent:
+            evaluation = evaluation_images(network, None, read)  # so that no file is read again
     if wish:
         check_mixed_scheme(calibration.quantized.scheme)
     path = _table_path(out, network, calibration, table) if wish and out is not None else None
@@ -201,7 +204,7 @@ def _kept(
 
 
 def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, limit: int, cores: int) -> _Counted:
-    total, done = int(evaluation.found["image_count"]), 0
+    total, done = evaluation.image_count, 0
     counter = Counter(subject)
     sums, part, folder = Tally(), [], ""
     reference: list[FloatArray] = []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from squeeze_export import demo
 from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.files import write_bytes
@@ -18,11 +19,10 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.table import read_table, table_bytes
+from squeeze_export.images.calibration import CalibrationFolder as CalibrationFolder
+from squeeze_export.images.calibration import CalibrationImages, CalibrationSource, calibration_folders, read_calibration_images
 from squeeze_export.images.distribution import Distribution, read_distribution, shift_warning
 from squeeze_export.images.stream import usable_cores
-from squeeze_export.pipeline.calibration_images import CalibrationFolder as CalibrationFolder
-from squeeze_export.pipeline.calibration_images import CalibrationImages, CalibrationSource, read_images
-from squeeze_export.pipeline.calibration_images import calibration_images as calibration_images
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.training import START, TRAINING_HASHES, Training, check_training, read_training, train, training_facts
 from squeeze_export.quant import mixed
@@ -106,7 +106,7 @@ def calibrate(
 
     Args:
         network: from `open_network`.
-        calib: a folder of images, or several with weights; None takes the demo network's own.
+        calib: a folder of images, several with weights, or what `read_images` gave; None takes the demo network's own.
         scheme: an integer scheme.
         recipe: how: a key of `quant.recipes.RECIPES`, or `qat`.
         training: of `qat`: on what images, and how.
@@ -156,6 +156,36 @@ def calibrate(
     return Calibration(mixed.keep_float(network.graph, quantized, keep_float), hashes, images.source, warnings)
 
 
+def read_images(
+    network: Network,
+    calib: CalibrationSource | None = None,
+    *,
+    threads: int | None = None,
+    skip_broken: bool = False,
+    progress: Progress = silent,
+) -> CalibrationImages:
+    """Reads and checks the images to calibrate a network on; those that were read already are given back.
+
+    Raises:
+        BadInput: too few, duplicate, constant, unreadable or noise images, or none at all.
+    """
+    if isinstance(calib, CalibrationImages):
+        return calib
+    source = ""
+    if not calib:
+        if not network.is_demo:
+            raise BadInput("integers need calibration images", hint="--calib DIR with a few hundred photographs, or --table FILE")
+        calib, source = demo.calibration_folder(), "the demo network's own images"
+    return read_calibration_images(
+        calibration_folders(calib),
+        network.graph.preprocess,
+        source=source,
+        threads=threads,
+        skip_broken=skip_broken,
+        progress=progress,
+    )
+
+
 def _not_distilled(quantized: QuantizedGraph) -> tuple[str, ...]:
     """A warning where `best` left its second step out."""
     told = quantized.provenance.get(DISTILLATION)
@@ -181,7 +211,7 @@ def provenance_of(images: CalibrationImages, network: Network, runtime: str) -> 
     return {
         "image_sha256": list(images.batch.hashes),
         FOLDERS: [dict(folder) for folder in images.folders],
-        APPEARANCE: asdict(images.summary),
+        APPEARANCE: asdict(images.distribution),
         "network": network.name,
         "statistics_by": runtime,
     }

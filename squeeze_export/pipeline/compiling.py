@@ -11,7 +11,7 @@ from squeeze_export.compilers import Compiled, Compiler, compiler_named
 from squeeze_export.core import Artifact, Progress, silent
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.measure.host import tool_versions
-from squeeze_export.pipeline.calibration_images import evaluation_or_calibration
+from squeeze_export.pipeline.evaluation import evaluation_images
 from squeeze_export.pipeline.export import keep_compiled, read_artifact
 from squeeze_export.pipeline.job import Job, run
 from squeeze_export.pipeline.network import open_network
@@ -139,7 +139,7 @@ def _run(
     with opened(entries, options, failures) as sessions:
         network = open_network(job.weights, preprocess=job.preprocess, labels=job.labels, bypass=job.bypass) if compared else None
         if network is not None and sessions:
-            evaluation = evaluation_or_calibration(network, job.eval, job.calib, skip_broken=job.skip_broken, progress=progress)
+            evaluation = evaluation_images(network, job.eval, job.calib, skip_broken=job.skip_broken, progress=progress)
             if evaluation is not None:
                 accuracies, warnings = validate(
                     network,

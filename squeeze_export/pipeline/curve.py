@@ -16,6 +16,7 @@ from squeeze_export.errors import BadInput
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
+from squeeze_export.images.calibration import BATCH, CalibrationSource
 from squeeze_export.images.checks import MIN_CALIBRATION_COUNT, check_overlap
 from squeeze_export.images.stream import usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
@@ -25,11 +26,11 @@ from squeeze_export.pipeline.calibration import (
     check_scheme,
     fastest_run,
     provenance_of,
+    read_images,
     shift_warnings,
 )
-from squeeze_export.pipeline.calibration_images import CalibrationSource, read_images
+from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.network import Network
-from squeeze_export.pipeline.validation import BATCH, Evaluation, evaluation_images
 from squeeze_export.quant.observations import keep_statistics
 from squeeze_export.quant.recipes import Material, check_recipe, quantize_observed
 from squeeze_export.results import Interval, json_value
@@ -159,7 +160,7 @@ def calibration_curve(
         progress("quantizing", done + 1, len(parts) + 1)
     calibration = Calibration(quantized[0], images.batch.hashes, images.source, images.warnings)
     batches = _pixels(evaluation, pixels[held_out], images.batch.hashes)
-    total = int(evaluation.found["image_count"]) if evaluation is not None else len(held_out)
+    total = evaluation.image_count if evaluation is not None else len(held_out)
     runners = [IntegerRunner(graph) for graph in quantized[1:]]
     points = _points(FloatRunner(network.graph), runners, counts, batches, total, cores, progress)
     facts: dict[str, Any] = {

@@ -11,12 +11,13 @@ from squeeze_export.core import Artifact, EmitOptions, Progress, Session, silent
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.files import make_folder
 from squeeze_export.graph.quantized import FP32, Scheme, scheme_named
+from squeeze_export.images.calibration import CalibrationImages, CalibrationSource, only_folder
 from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
 from squeeze_export.pipeline.boards import gives_logits, unheard
-from squeeze_export.pipeline.calibration import Calibration, calibrate, shift_warnings
-from squeeze_export.pipeline.calibration_images import CalibrationSource, evaluation_or_calibration, only_folder
+from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings
 from squeeze_export.pipeline.comparison import NO_STEPS, Comparison, has_steps
+from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.given_table import given_table
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.products import Plan, Product, make_products
@@ -34,7 +35,7 @@ from squeeze_export.pipeline.sessions import (
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.pipeline.timing import time_sessions
 from squeeze_export.pipeline.training import QAT, Training, check_apart, check_training
-from squeeze_export.pipeline.validation import Evaluation, evaluation_images, validate
+from squeeze_export.pipeline.validation import validate
 from squeeze_export.pipeline.vendor import Vendor, check_vendor, needs_labels, vendor_images
 from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme
 from squeeze_export.quant.recipes import RECIPES, check_recipe
@@ -135,12 +136,15 @@ def run(job: Job, progress: Progress = silent) -> Report:
     if job.validate and not reference_known:
         warnings.append("not validated: the table was made from another checkpoint, name it with --weights")
     elif job.validate:
-        evaluation = evaluation_or_calibration(network, job.eval, job.calib, skip_broken=job.skip_broken, progress=progress)
+        evaluation = evaluation_images(network, job.eval, job.calib, skip_broken=job.skip_broken, progress=progress)
         if evaluation is None:
             warnings.append("not validated: there are no images, give --eval DIR")
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         if scheme.integer and integers is None:
-            integers = _integers(job, network, scheme, evaluation, progress)
+            images = read_images(network, job.calib, skip_broken=job.skip_broken, progress=progress)
+            if evaluation is not None and not evaluation.independent:
+                evaluation = evaluation_images(network, None, images)  # so that no file is read again
+            integers = _integers(job, network, scheme, images, evaluation, progress)
             warnings += integers.warnings
         name = network.name
         if isinstance(integers, Calibration):
@@ -162,17 +166,17 @@ def run(job: Job, progress: Progress = silent) -> Report:
 
 
 def _integers(
-    job: Job, network: Network, scheme: Scheme, evaluation: Evaluation | None, progress: Progress
+    job: Job, network: Network, scheme: Scheme, images: CalibrationImages, evaluation: Evaluation | None, progress: Progress
 ) -> Calibration | Vendor:
     """Ours, or what the vendors' tools make theirs from."""
     if job.vendor:
-        labelled, calib = None, only_folder(job.calib, f"the recipe `{job.recipe}`")
+        labelled = None
         if needs_labels(job.targets, job.recipe):
-            labelled = evaluation or evaluation_images(network, job.eval, calib, skip_broken=job.skip_broken)
-        return vendor_images(network, calib, job.recipe, labelled, skip_broken=job.skip_broken, progress=progress)
+            labelled = evaluation or evaluation_images(network, job.eval, images, skip_broken=job.skip_broken)
+        return vendor_images(images, job.recipe, labelled)
     return calibrate(
         network,
-        job.calib,
+        images,
         scheme=scheme,
         recipe=job.recipe,
         training=job.training,

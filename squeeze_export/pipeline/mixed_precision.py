@@ -18,7 +18,7 @@ from squeeze_export.graph.quantized import QuantizedGraph
 from squeeze_export.graph.run import one_blas_thread
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
 from squeeze_export.measure.statistics import wilson
-from squeeze_export.pipeline.validation import Evaluation
+from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme, keep_float
 from squeeze_export.results import Accuracy
 

@@ -18,17 +18,18 @@ from squeeze_export.graph.quantized import QuantizedGraph
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.graph.saturation import SaturatingProducts, pair_count
 from squeeze_export.images.checks import check_overlap
-from squeeze_export.images.stream import usable_cores
+from squeeze_export.images.stream import spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.measure.difference import Gap, widened
 from squeeze_export.pipeline.calibration import Calibration, read_calibration
 from squeeze_export.pipeline.comparison import INTEGER_RUN, has_steps
+from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.export import read_all_exported, read_artifact
 from squeeze_export.pipeline.forced_avx2 import can_be_forced, run_on_avx2
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import Entry, RunOptions
 from squeeze_export.pipeline.summary import measurement
-from squeeze_export.pipeline.validation import PROBABILITIES, Evaluation, evaluation_images, spread_evenly, validate_files
+from squeeze_export.pipeline.validation import PROBABILITIES, validate_files
 from squeeze_export.results import Accuracy, Difference, Measurement, Report
 
 RUNTIME = "int16 saturation"
@@ -185,7 +186,7 @@ def _check_table(calibration: Calibration, table: Path, network: Network) -> Non
 
 
 def _runs(network: Network, calibration: Calibration, evaluation: Evaluation, limit: int, progress: Progress) -> _Runs:
-    total, done = int(evaluation.found["image_count"]), 0
+    total, done = evaluation.image_count, 0
     products = SaturatingProducts(calibration.quantized)
     ways: tuple[Callable[[ByteArray], FloatArray], ...] = (
         FloatRunner(network.graph),

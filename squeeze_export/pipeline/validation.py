@@ -5,80 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from squeeze_export import demo
 from squeeze_export.core import FloatArray, Progress, Session, silent
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.distribution import Distribution, shift_warning
-from squeeze_export.images.folders import open_calibration, open_images
-from squeeze_export.images.stream import ImageStream, batches, usable_cores
+from squeeze_export.images.stream import spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
 from squeeze_export.pipeline.comparison import Comparison
+from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.export import read_all_exported
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import Key, RunOptions, entries_of, opened
 from squeeze_export.pipeline.summary import measurement, report_of
 from squeeze_export.results import Accuracy, Report
 
-BATCH = 16
 PROBABILITIES = "probabilities"
 """Name of the output tensor of a file that ends in a softmax."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The images to compare on.
-
-    Attributes:
-        stream: their pixels, in batches.
-        found: what was known of them before they were read.
-        independent: False where they are the calibration images.
-    """
-
-    stream: ImageStream
-    found: Mapping[str, Any]
-    independent: bool
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a report says of them: `image_count` is of those that could be read, `note` why they are not the user's own."""
-        return {**self.found, "image_count": self.found["image_count"] - len(self.stream.skipped)}
-
-
-def evaluation_images(
-    network: Network, eval_path: Path | None, calib: Path | None, *, skip_broken: bool = False, progress: Progress = silent
-) -> Evaluation | None:
-    """The user's evaluation images, else the demo network's own, else the calibration images; None where there are none."""
-    independent, note = True, ""
-    path = eval_path
-    if path is None and network.is_demo and calib is None:
-        path, note = demo.evaluation_folder(), "the demo network's own evaluation images"
-    if path is None:
-        path, independent = calib, False
-        note = "these are the calibration images: give --eval DIR for an independent check"
-    if path is None:
-        return None
-    preprocess = network.graph.preprocess
-    if independent:
-        images = open_images(path, class_count=network.architecture.class_count, labels=network.graph.labels)
-    else:
-        images = open_calibration(path)
-    stream = batches(images, preprocess, batch=BATCH, skip_broken=skip_broken, progress=progress)
-    facts: dict[str, Any] = {
-        "source": path.name,
-        "image_count": len(images.files),
-        "labelled": images.labels is not None,
-        "classes_from": images.class_source,
-    }
-    return Evaluation(stream, facts | ({"note": note} if note else {}), independent)
 
 
 def validate(
@@ -114,7 +61,7 @@ def validate(
     """
     sums = dict.fromkeys(sessions, Tally())
     reference = FloatRunner(network.graph)
-    total, done = int(evaluation.found["image_count"]), 0
+    total, done = evaluation.image_count, 0
     with one_blas_thread(), _threads() as pool:
         for batch in evaluation.stream:
             if evaluation.independent:
@@ -158,22 +105,6 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         raise
     finally:
         pool.shutdown(wait=waits, cancel_futures=True)
-
-
-def spread_evenly(done: int, count: int, total: int, limit: int) -> NDArray[np.bool_]:
-    """Which of the next images belong to a part of the set that is spread evenly over it.
-
-    Args:
-        done: images before these.
-        count: these images.
-        total: images of the set.
-        limit: images of the part; all belong to it where there are no more.
-
-    Returns:
-        (count,).
-    """
-    index = np.arange(done, done + count, dtype=np.int64)
-    return index * limit % total < limit if total > limit else np.ones(count, np.bool_)
 
 
 def _warnings(evaluation: Evaluation, found: Mapping[Key, Accuracy], class_count: int) -> tuple[str, ...]:

@@ -10,19 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import Artifact, Audit, ByteArray, EmitOptions, Progress, silent
+from squeeze_export.core import Artifact, Audit, ByteArray, EmitOptions
 from squeeze_export.errors import BadInput
 from squeeze_export.files import write_draft
 from squeeze_export.graph.quantized import FP32, INT8, Scheme
-from squeeze_export.images.checks import check_calibration
-from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import MAX_LOADED_BYTES, load_all, usable_cores
+from squeeze_export.images.calibration import CalibrationImages
+from squeeze_export.images.stream import MAX_LOADED_BYTES
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.peers import PEERS, Source, peer_for, peer_of
-from squeeze_export.pipeline.calibration import calibration_images
+from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.export import keep, metadata_of, provenance_of
 from squeeze_export.pipeline.network import Network
-from squeeze_export.pipeline.validation import Evaluation
 from squeeze_export.targets import target_named
 
 
@@ -78,36 +76,18 @@ def needs_labels(targets: Sequence[str], recipe: str) -> bool:
     return any(recipe in peer_of(target).LABELLED for target in targets)
 
 
-def vendor_images(
-    network: Network,
-    calib: Path | None,
-    recipe: str,
-    labelled: Evaluation | None,
-    *,
-    skip_broken: bool,
-    progress: Progress = silent,
-) -> Vendor:
-    """Reads the calibration images, with the checks that our own calibration makes.
+def vendor_images(images: CalibrationImages, recipe: str, labelled: Evaluation | None) -> Vendor:
+    """What the vendors' tools are given.
 
     Args:
-        network: the checkpoint.
-        calib: calibration images.
+        images: to calibrate on.
         recipe: a vendor's.
         labelled: images that the recipe needs beside them; None where it needs none.
-        skip_broken: leaves unreadable images out.
-        progress: told of reading.
 
     Raises:
-        BadInput: too few, duplicate, constant or unreadable images, or none at all.
+        BadInput: too many labelled images.
     """
-    folder = calibration_images(network, calib)
-    images, skipped = load_all(
-        open_calibration(folder), network.graph.preprocess, workers=usable_cores(), skip_broken=skip_broken, progress=progress
-    )
-    warnings = check_calibration(images.pixels, images.files, images.hashes)
-    if skipped:
-        warnings += (f"`{len(skipped)}` unreadable calibration images were left out, the first is `{skipped[0].file.name}`",)
-    vendor = Vendor(recipe, images.pixels, images.hashes, folder.name, warnings=warnings)
+    vendor = Vendor(recipe, images.batch.pixels, images.batch.hashes, images.folders[0]["name"], warnings=images.warnings)
     if labelled is None:
         return vendor
     kept, size_bytes = [], 0
@@ -121,7 +101,7 @@ def vendor_images(
     if not len(labels):
         return vendor
     seen = f"`{recipe}` chose what to leave in float by these evaluation images and their labels: its figures on them flatter it"
-    return replace(vendor, validation=pixels, labels=labels, warnings=(*warnings, seen))
+    return replace(vendor, validation=pixels, labels=labels, warnings=(*vendor.warnings, seen))
 
 
 def export_vendor(vendor: Vendor, network: Network, target: str, scheme: Scheme, out: Path, *, name: str) -> tuple[Artifact, Audit]:

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from squeeze_export.errors import BadInput
+from squeeze_export.images.calibration import CalibrationFolder
 from squeeze_export.pipeline import Job, calibrate, read_calibration, run, write_table
 from squeeze_export.pipeline.calibration import APPEARANCE, FOLDERS, shift_warnings
-from squeeze_export.pipeline.calibration_images import CalibrationFolder
 
 
 @pytest.fixture(scope="module")

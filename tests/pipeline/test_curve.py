@@ -13,11 +13,11 @@ from squeeze_export.errors import BadInput
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.graph.run import FloatRunner
+from squeeze_export.images.calibration import CalibrationFolder
 from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import load_all
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import calibrate, curve, open_network
-from squeeze_export.pipeline.calibration_images import CalibrationFolder
 from squeeze_export.pipeline.curve import CurvePoint, calibration_curve, enough_count, part_counts
 from squeeze_export.results import Interval
 

@@ -242,7 +242,7 @@ def test_a_device_that_is_not_there(job, tmp_path):
 
 
 def test_evaluation_images_are_looked_for_before_calibrating(job, tmp_path, monkeypatch):
-    monkeypatch.setattr("squeeze_export.pipeline.job.calibrate", None)
+    monkeypatch.setattr("squeeze_export.pipeline.job.read_images", None)
     with pytest.raises(BadInput, match="does not exist"):
         run(job(eval=tmp_path / "nowhere"))
 

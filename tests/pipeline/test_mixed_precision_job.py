@@ -200,7 +200,7 @@ def test_where_no_runtime_is_installed_the_cost_is_left_out(network, tiny, tiny_
     ],
 )
 def test_refused_at_once(wish, message, hint, network, monkeypatch):
-    monkeypatch.setattr("squeeze_export.pipeline.analysis.evaluation_or_calibration", None)
+    monkeypatch.setattr("squeeze_export.pipeline.analysis.evaluation_images", None)
     with pytest.raises(BadInput, match=message) as refused:
         analyze(network, **wish)
     assert hint in refused.value.hint
@@ -361,7 +361,7 @@ def test_the_vendors_recipes_are_refused_before_any_work(job, monkeypatch):
 
 
 def test_a_wrong_name_is_refused_before_calibrating(job, network, tiny, monkeypatch):
-    monkeypatch.setattr("squeeze_export.pipeline.job.calibrate", None)
+    monkeypatch.setattr("squeeze_export.pipeline.job.read_images", None)
     with pytest.raises(BadInput, match="no layer is called `fire2`"):
         run(job(keep_float=("fire2",)))
     monkeypatch.setattr("squeeze_export.pipeline.calibration.read_images", None)

@@ -10,10 +10,11 @@ from squeeze_export import demo
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import FP32, INT8
-from squeeze_export.images.stream import usable_cores
+from squeeze_export.images.stream import spread_evenly, usable_cores
 from squeeze_export.pipeline import RunOptions, export, open_network, validate_files
+from squeeze_export.pipeline.evaluation import evaluation_images
 from squeeze_export.pipeline.sessions import entries_of, opened
-from squeeze_export.pipeline.validation import _threads, evaluation_images, spread_evenly, validate
+from squeeze_export.pipeline.validation import _threads, validate
 from squeeze_export.targets import TARGETS
 
 FAST = RunOptions(rounds=2)

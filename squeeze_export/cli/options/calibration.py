@@ -10,7 +10,7 @@ import click
 
 from squeeze_export.cli.options import FILE, SOURCES, Repeatable, option
 from squeeze_export.errors import BadInput
-from squeeze_export.pipeline.calibration_images import MAX_WEIGHT, CalibrationFolder, CalibrationSource
+from squeeze_export.images.calibration import MAX_WEIGHT, CalibrationFolder, CalibrationSource
 
 
 class Folders(click.Path):

@@ -1,0 +1,160 @@
+"""The images to calibrate on: which folders, how much each counts, and whether they can calibrate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from squeeze_export.core import Preprocess, Progress, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.images.checks import check_calibration
+from squeeze_export.images.distribution import Distribution, distribution_of
+from squeeze_export.images.folders import open_calibration_folders
+from squeeze_export.images.names import shown
+from squeeze_export.images.stream import Batch, ImageStream, batches
+
+BATCH = 16
+MAX_WEIGHT = 100
+
+
+@dataclass(frozen=True)
+class CalibrationFolder:
+    """One of several sets of calibration images.
+
+    Attributes:
+        path: folder or `.csv` manifest.
+        weight: how often each of its images counts, 1 to `MAX_WEIGHT`.
+    """
+
+    path: Path
+    weight: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationImages:
+    """Images that were read and found fit to calibrate on.
+
+    Attributes:
+        stream: the set that they are of; a loop over it reads no file again.
+        batch: all of them, N.
+        weights: N, how often each counts.
+        folders: of each folder its name, `image_count` and `weight`.
+        source: the folders' names, or what they are called in their place.
+        warnings: what the user should know.
+        distribution: of their statistics.
+    """
+
+    stream: ImageStream
+    batch: Batch
+    weights: tuple[int, ...]
+    folders: tuple[Mapping[str, Any], ...]
+    source: str
+    warnings: tuple[str, ...]
+    distribution: Distribution
+
+    @property
+    def weighted(self) -> bool:
+        """Whether some images count more than others."""
+        return len(set(self.weights)) > 1
+
+
+CalibrationSource: TypeAlias = Path | Sequence[CalibrationFolder] | CalibrationImages
+"""Where calibration images come from: a folder, several with weights, or images that were read already."""
+
+
+def calibration_folders(calib: Path | Sequence[CalibrationFolder]) -> tuple[CalibrationFolder, ...]:
+    """One folder or several, as folders with their weights.
+
+    Raises:
+        BadInput: a weight is no whole number from 1 to `MAX_WEIGHT`.
+    """
+    if isinstance(calib, Path):
+        return (CalibrationFolder(calib),)
+    for folder in calib:
+        if not 1 <= folder.weight <= MAX_WEIGHT:
+            raise BadInput(f"the weight `{folder.weight}` of {shown(folder.path)} is outside 1 to {MAX_WEIGHT}", hint="such as 2")
+    return tuple(calib)
+
+
+def only_folder(calib: CalibrationSource | None, who: str) -> None:
+    """Refuses several folders for those who know no weights.
+
+    Raises:
+        BadInput: there are several.
+    """
+    if isinstance(calib, Sequence) and len(calib) > 1:
+        raise BadInput(f"{who} takes one calibration folder, not `{len(calib)}`", hint="--calib once, without --calib-weight")
+
+
+def stream_folders(
+    folders: Sequence[CalibrationFolder],
+    preprocess: Preprocess,
+    *,
+    threads: int | None = None,
+    skip_broken: bool = False,
+    keep_bytes: int = 0,
+    progress: Progress = silent,
+) -> tuple[ImageStream, tuple[int, ...]]:
+    """Finds the images of several folders, folder after folder; the rest as of `batches`.
+
+    Returns:
+        the images, and for each the index of its folder.
+
+    Raises:
+        BadInput: see `open_calibration_folders`.
+    """
+    image_set, owners = open_calibration_folders([folder.path for folder in folders])
+    stream = batches(
+        image_set,
+        preprocess,
+        batch=BATCH,
+        workers=threads,
+        skip_broken=skip_broken,
+        keep_bytes=keep_bytes,
+        progress=progress,
+    )
+    return stream, owners
+
+
+def read_calibration_images(
+    folders: Sequence[CalibrationFolder],
+    preprocess: Preprocess,
+    *,
+    source: str = "",
+    threads: int | None = None,
+    skip_broken: bool = False,
+    progress: Progress = silent,
+) -> CalibrationImages:
+    """Reads and checks the images to calibrate on.
+
+    Args:
+        folders: where they are.
+        preprocess: how files become pixels.
+        source: what to call them where it is not by the folders' names.
+        threads: that decode; None takes every usable core.
+        skip_broken: leaves unreadable images out.
+        progress: told of reading.
+
+    Raises:
+        BadInput: too few, duplicate, constant, unreadable or noise images, or none at all.
+    """
+    stream, owners = stream_folders(folders, preprocess, threads=threads, skip_broken=skip_broken, progress=progress)
+    owner = dict(zip(stream.image_set.files, owners, strict=True))
+    batch, skipped = stream.load()
+    warnings = check_calibration(batch.pixels, batch.files, batch.hashes)
+    if skipped:
+        warnings += (f"`{len(skipped)}` unreadable calibration images were left out, the first is `{skipped[0].file.name}`",)
+    counts = Counter(owner[file] for file in batch.files)
+    weights = tuple(folders[owner[file]].weight for file in batch.files)
+    return CalibrationImages(
+        stream,
+        batch,
+        weights,
+        tuple({"name": f.path.name, "image_count": counts[index], "weight": f.weight} for index, f in enumerate(folders)),
+        source or ", ".join(folder.path.name for folder in folders),
+        warnings,
+        distribution_of(batch.statistics, weights),
+    )

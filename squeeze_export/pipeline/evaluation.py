@@ -1,0 +1,90 @@
+"""The images to compare on: the user's, the demo network's own, or the calibration images in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from squeeze_export import demo
+from squeeze_export.core import Progress, silent
+from squeeze_export.images.calibration import BATCH, CalibrationImages, CalibrationSource, calibration_folders, stream_folders
+from squeeze_export.images.folders import open_images
+from squeeze_export.images.stream import KEPT_BYTES, ImageStream, batches
+from squeeze_export.pipeline.network import Network
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The images to compare on.
+
+    Attributes:
+        stream: their pixels, in batches.
+        found: what was known of them before they were read.
+        independent: False where they are the calibration images.
+    """
+
+    stream: ImageStream
+    found: Mapping[str, Any]
+    independent: bool
+
+    @property
+    def image_count(self) -> int:
+        """Of all files, before any was read."""
+        return len(self.stream.image_set.files)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a report says of them: `image_count` is of those that could be read, `note` why they are not the user's own."""
+        return {**self.found, "image_count": self.image_count - len(self.stream.skipped)}
+
+
+def evaluation_images(
+    network: Network,
+    eval_path: Path | None,
+    calib: CalibrationSource | None,
+    *,
+    again: bool = False,
+    skip_broken: bool = False,
+    progress: Progress = silent,
+) -> Evaluation | None:
+    """The user's evaluation images, else the demo network's own, else the calibration images; None where there are none.
+
+    Args:
+        network: whose classes they show.
+        eval_path: the user's: a folder or manifest.
+        calib: the calibration images. Those that were read already are not read again.
+        again: they will be looped over more than once: small sets are kept in memory.
+        skip_broken: leaves unreadable images out.
+        progress: told of reading.
+
+    Raises:
+        BadInput: there are no images where they should be, or their classes are not the network's.
+    """
+    settings: dict[str, Any] = {"keep_bytes": KEPT_BYTES if again else 0, "skip_broken": skip_broken, "progress": progress}
+    note = ""
+    path = eval_path
+    if path is None and network.is_demo and not calib:
+        path, note = demo.evaluation_folder(), "the demo network's own evaluation images"
+    if path is not None:
+        names = path.name
+        images = open_images(path, class_count=network.architecture.class_count, labels=network.graph.labels)
+        stream = batches(images, network.graph.preprocess, batch=BATCH, **settings)
+    elif not calib:
+        return None
+    else:
+        note = "these are the calibration images: give --eval DIR for an independent check"
+        if isinstance(calib, CalibrationImages):
+            stream, names = calib.stream, calib.source
+        else:
+            folders = calibration_folders(calib)
+            stream, _ = stream_folders(folders, network.graph.preprocess, **settings)
+            names = ", ".join(folder.path.name for folder in folders)
+    found = {
+        "source": names,
+        "image_count": len(stream.image_set.files),
+        "labelled": stream.image_set.labels is not None,
+        "classes_from": stream.image_set.class_source,
+    }
+    return Evaluation(stream, found | ({"note": note} if note else {}), independent=path is not None)
