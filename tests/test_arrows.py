@@ -208,9 +208,9 @@ def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> Non
         ("targets", "onnx.py", "from squeeze_export.targets._onnx_body import float_body", []),
         ("targets", "onnx.py", "from squeeze_export.targets import Target", []),
         ("targets", "_openvino_audit.py", "from squeeze_export.targets._kept_float import declared_float", []),
-        ("runtimes", "litert_builtin.py", "from squeeze_export.runtimes.litert import NAME", ["litert"]),
-        ("runtimes", "litert.py", "from squeeze_export.runtimes.quiet import quiet", []),
-        ("runtimes", "onnxruntime/session.py", "from squeeze_export.runtimes.litert import NAME", ["litert"]),
+        ("runtimes", "executorch.py", "from squeeze_export.runtimes.tflite.litert import NAME", ["tflite"]),
+        ("runtimes", "tflite/litert.py", "from squeeze_export.runtimes.quiet import quiet", []),
+        ("runtimes", "onnxruntime/session.py", "from squeeze_export.runtimes.tflite import litert", ["tflite"]),
         ("runtimes", "onnxruntime/session.py", "from squeeze_export.runtimes.onnxruntime.calls import opened", []),
         ("runtimes", "qnn/plugin.py", "from squeeze_export.runtimes.onnxruntime.calls import opened", []),
         ("runtimes", "onnxruntime/calls.py", "from squeeze_export.runtimes.qnn.plugin import entries", ["qnn"]),
@@ -228,7 +228,7 @@ def test_a_crossing_is_found(folder: str, file: str, line: str, found: list[str]
 def test_the_folder_equals_the_registry(folder: str, registry: dict[str, str]) -> None:
     """Each entry is a module that is there, and each module or package directly in the folder holds an entry, or is shared."""
     for module in registry.values():
-        path = PACKAGE.parent / module.replace(".", "/")
+        path = PACKAGE.parent / module.partition(":")[0].replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), module
     inside = (PACKAGE / folder).glob("[!_]*")
     there = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}

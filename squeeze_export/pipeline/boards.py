@@ -15,10 +15,10 @@ from squeeze_export.remote import ssh
 from squeeze_export.remote.adb import AdbBoard, AdbSession
 from squeeze_export.remote.address import AdbAddress, read_address
 from squeeze_export.remote.session import Board, RemoteSession
-from squeeze_export.runtimes import _tflite_records
 from squeeze_export.runtimes.executorch import ExecutorchSession
 from squeeze_export.runtimes.onnxruntime import records as onnxruntime_records
 from squeeze_export.runtimes.openvino import records as openvino_records
+from squeeze_export.runtimes.tflite import placement as tflite_placement
 
 BOARD = "board"
 """Stands for the runtime of what is run on a board, until a session there says which it is."""
@@ -78,7 +78,7 @@ def read_records(target: str, records: Mapping[str, Any], scheme: str) -> tuple[
     """
     floats = scheme_named(scheme).floats
     if target == "tflite":
-        return _tflite_records.read_records(records["nodes"], records["tensors"], records["inputs"], floats=floats)
+        return tflite_placement.read_records(records["nodes"], records["tensors"], records["inputs"], floats=floats)
     if target == "onnx":
         ran = onnxruntime_records.read_records(records["events"])
         counted = ran

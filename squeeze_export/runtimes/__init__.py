@@ -1,8 +1,8 @@
-"""What opens an artifact and runs it. One runtime is one module that satisfies `Runtime`, and one line in `RUNTIMES`."""
+"""What opens an artifact and runs it. One runtime is one module or object that satisfies `Runtime`, and one line in `RUNTIMES`."""
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
@@ -61,11 +61,11 @@ class Runtime(Protocol):
 
 RUNTIMES: Mapping[str, str] = {
     "onnxruntime": "squeeze_export.runtimes.onnxruntime",
-    "litert": "squeeze_export.runtimes.litert",
-    "litert-builtin": "squeeze_export.runtimes.litert_builtin",
-    "tflite-runtime": "squeeze_export.runtimes.tflite_runtime",
-    "tensorflow-lite": "squeeze_export.runtimes.tensorflow_lite",
-    "tflite-micro": "squeeze_export.runtimes.tflite_micro",
+    "litert": "squeeze_export.runtimes.tflite.litert",
+    "litert-builtin": "squeeze_export.runtimes.tflite.interpreter:LITERT_BUILTIN",
+    "tflite-runtime": "squeeze_export.runtimes.tflite.interpreter:TFLITE_RUNTIME",
+    "tensorflow-lite": "squeeze_export.runtimes.tflite.interpreter:TENSORFLOW_LITE",
+    "tflite-micro": "squeeze_export.runtimes.tflite.micro",
     "torch": "squeeze_export.runtimes.torch",
     "openvino": "squeeze_export.runtimes.openvino",
     "openvino-bf16": "squeeze_export.runtimes.openvino.bf16",
@@ -74,6 +74,7 @@ RUNTIMES: Mapping[str, str] = {
     "coreml-evaluator": "squeeze_export.runtimes.coreml.evaluator",
     "executorch": "squeeze_export.runtimes.executorch",
 }
+"""Name -> `module`, or `module:object` where one module holds several."""
 
 
 def runtime_named(name: str) -> Runtime:
@@ -84,4 +85,4 @@ def runtime_named(name: str) -> Runtime:
     """
     if name not in RUNTIMES:
         raise BadInput(f"no runtime is called `{name}`", hint=f"one of: {', '.join(RUNTIMES)}")
-    return cast(Runtime, importlib.import_module(RUNTIMES[name]))
+    return cast(Runtime, pkgutil.resolve_name(RUNTIMES[name]))

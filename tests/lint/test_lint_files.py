@@ -15,8 +15,9 @@ from squeeze_export.core import EmitOptions, PlacedOperator, place
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.pipeline import calibrate, export, lint_file, open_network, read_artifact
 from squeeze_export.pipeline.export import sidecar_path
-from squeeze_export.runtimes import litert, litert_builtin
-from squeeze_export.runtimes._tflite_records import read_records
+from squeeze_export.runtimes.tflite import litert
+from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN
+from squeeze_export.runtimes.tflite.placement import placement, taken_over
 
 BATCH = EmitOptions(batch="dynamic")
 
@@ -94,8 +95,9 @@ def left_to_the_builtin_kernels(path: Path) -> set[str]:
     interpreter.allocate_tensors()
     inputs = [detail["index"] for detail in interpreter.get_input_details()]
     nodes = interpreter._get_ops_details()
-    _, placement = read_records(nodes, interpreter.get_tensor_details(), inputs, floats="none", device="xnnpack")
-    return {name.removesuffix(" on cpu") for name in placement.elsewhere}
+    taken = taken_over(nodes)
+    placed = placement(nodes, interpreter.get_tensor_details(), inputs, taken, device="xnnpack", floats="none", source="")
+    return {name.removesuffix(" on cpu") for name in placed.elsewhere}
 
 
 def planted_artifact(folder: Path) -> Path:
@@ -116,7 +118,7 @@ PLANTED = ["DEQUANTIZE planted/real", "LOGISTIC planted", "QUANTIZE planted/int8
 
 def test_a_planted_float_operator_is_found_by_placement(tmp_path: Path) -> None:
     artifact = read_artifact(planted_artifact(tmp_path))
-    for runtime in (litert, litert_builtin):
+    for runtime in (litert, LITERT_BUILTIN):
         session = runtime.open_session(artifact, device="cpu", threads=1)
         assert list(session.placement.fallbacks) == [f"{name} in floating point" for name in PLANTED]
         assert session.placement.integer_mac_share == 1.0

@@ -25,16 +25,10 @@ from squeeze_export.graph.quantized import FP16, FP32, INT8, INT8_NPU, Quantized
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.runtimes import (
-    _tflite_interpreter,
-    litert,
-    litert_builtin,
-    runtime_named,
-    tensorflow_lite,
-    tflite_runtime,
-)
-from squeeze_export.runtimes._tflite_interpreter import takes_pixels
-from squeeze_export.runtimes._tflite_records import read_records
+from squeeze_export.runtimes import runtime_named
+from squeeze_export.runtimes.tflite import interpreter, litert
+from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN, TENSORFLOW_LITE, TFLITE_RUNTIME, takes_pixels
+from squeeze_export.runtimes.tflite.placement import read_records
 from squeeze_export.targets import tflite
 
 ANY = TensorSpec("", (), "", "")
@@ -73,7 +67,7 @@ def test_a_session_reports_what_the_interpreter_says(tmp_path: Path) -> None:
 
 def test_builtin_kernels_are_close_and_say_so(tmp_path: Path) -> None:
     _, quantized, pixels = small()
-    session = litert_builtin.open_session(int8_artifact(tmp_path), device="cpu", threads=1)
+    session = LITERT_BUILTIN.open_session(int8_artifact(tmp_path), device="cpu", threads=1)
     assert (session.runtime, session.kernels) == ("litert-builtin", "builtin")
     assert "0 delegate node(s) took over 0 of 12" in session.placement.source
     expected = IntegerRunner(quantized)(pixels)
@@ -98,7 +92,7 @@ def test_a_file_without_weights_has_no_share(tmp_path: Path) -> None:
         subgraph.tensors[1].shape, subgraph.tensors[1].type = [1, 48], schema.TensorType.FLOAT32
         subgraph.outputs, subgraph.operators, model.signatureDefs = [1], [], None
 
-    session = litert_builtin.open_session(artifact(tmp_path, edited(content, keep_the_front)), device="cpu", threads=1)
+    session = LITERT_BUILTIN.open_session(artifact(tmp_path, edited(content, keep_the_front)), device="cpu", threads=1)
     assert (session.placement.operator_count, session.placement.integer_mac_share) == (0, 0.0)
 
 
@@ -128,7 +122,7 @@ def test_batches_are_split_filled_and_cut(tmp_path: Path, monkeypatch: pytest.Mo
     session = litert.open_session(int8_artifact(tmp_path, options), device="cpu", threads=1)
     for count in (8, 1, 3, 6):
         np.testing.assert_array_equal(session.infer(pixels[:count]), one[:count])
-    monkeypatch.setattr(_tflite_interpreter, "MAX_DYNAMIC_BATCH", 3)
+    monkeypatch.setattr(interpreter, "MAX_DYNAMIC_BATCH", 3)
     np.testing.assert_array_equal(session.infer(pixels), one)
 
 
@@ -217,8 +211,8 @@ def test_inputs_that_pixels_can_be_given_to(dtype: Any, scale: float, zero_point
 @pytest.mark.parametrize(
     ("runtime", "module", "hint"),
     [
-        (tflite_runtime, "tflite_runtime.interpreter", "environment of its own"),
-        (tensorflow_lite, "tensorflow.lite.python.interpreter", "squeeze-export[peers]"),
+        (TFLITE_RUNTIME, "tflite_runtime.interpreter", "environment of its own"),
+        (TENSORFLOW_LITE, "tensorflow.lite.python.interpreter", "squeeze-export[peers]"),
     ],
 )
 def test_the_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: Any, module: str, hint: str) -> None:
@@ -245,7 +239,7 @@ def test_the_registry_finds_them(name: str) -> None:
 
 
 def test_devices() -> None:
-    assert litert.devices() == litert_builtin.devices() == ("cpu",)
+    assert litert.devices() == LITERT_BUILTIN.devices() == ("cpu",)
 
 
 def test_nothing_reaches_stderr(tmp_path: Path) -> None:
@@ -255,7 +249,7 @@ def test_nothing_reaches_stderr(tmp_path: Path) -> None:
 import numpy as np
 from pathlib import Path
 from squeeze_export.core import Artifact, TensorSpec
-from squeeze_export.runtimes import litert
+from squeeze_export.runtimes.tflite import litert
 spec = TensorSpec("", (), "", "")
 session = litert.open_session(Artifact(Path({str(item.path)!r}), "tflite", "int8", "", 0, spec, spec), device="cpu", threads=1)
 print(session.kernels, session.infer(np.zeros((3, 48, 48, 3), np.uint8)).shape)

@@ -24,9 +24,11 @@ from squeeze_export.graph.quantized import QuantizedGraph, scheme_named
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.runtimes import _litert_devices, _litert_probe, _litert_process, litert, litert_builtin
-from squeeze_export.runtimes._litert_compiling import Division, division_of
-from squeeze_export.runtimes._litert_records import placement, taken_of
+from squeeze_export.runtimes.tflite import accelerator_probe, accelerators, litert
+from squeeze_export.runtimes.tflite.accelerator_process import LitertProcess
+from squeeze_export.runtimes.tflite.compiled_model import Division, division_of
+from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN
+from squeeze_export.runtimes.tflite.placement import placement, taken_of
 from squeeze_export.targets import tflite
 from tests.lint.planted import planted
 
@@ -61,18 +63,18 @@ def why_not_taken(driver: str, patch: pytest.MonkeyPatch) -> str | None:
     patch.setenv("VK_ICD_FILENAMES", driver)
     patch.delenv("VK_DRIVER_FILES", raising=False)
     try:
-        ctypes.CDLL(_litert_devices.VULKAN)
+        ctypes.CDLL(accelerators.VULKAN)
     except OSError:  # Debian's chromium brings its loader along
         beside = Path(driver).parent
-        if not (beside / _litert_devices.VULKAN).exists():
+        if not (beside / accelerators.VULKAN).exists():
             return "no Vulkan loader (apt-get install libvulkan1)"
         patch.setenv("LD_LIBRARY_PATH", str(beside))  # for the children; this process's own was read when it started
-        why_none = _litert_devices._why_none
-        patch.setattr(_litert_devices, "_why_none", lambda device: "" if device == "gpu" else why_none(device))
+        why_none = accelerators._why_none
+        patch.setattr(accelerators, "_why_none", lambda device: "" if device == "gpu" else why_none(device))
     if "gpu" in litert.devices():
         return None
     with pytest.raises(Unavailable) as caught:
-        _litert_devices.accelerator_for("gpu")
+        accelerators.accelerator_for("gpu")
     return caught.value.message
 
 
@@ -194,18 +196,18 @@ def test_a_driver_that_does_not_answer_is_no_device(tmp_path: Path, monkeypatch:
 
 def test_absent_accelerators_are_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     item = artifact(tmp_path, "fp32")
-    monkeypatch.setattr(_litert_devices, "NPU_NODES", ())
+    monkeypatch.setattr(accelerators, "NPU_NODES", ())
     with pytest.raises(Unavailable, match="LiteRT has no device `npu` here: no driver of an NPU has a device file") as caught:
         litert.open_session(item, device="npu", threads=1)
     assert "npu-sdk" in str(caught.value.hint)
-    monkeypatch.setattr(_litert_devices, "VULKAN", "libvulkan-of-nobody.so.1")
+    monkeypatch.setattr(accelerators, "VULKAN", "libvulkan-of-nobody.so.1")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("VK_ICD_FILENAMES", "asked again")
     with pytest.raises(Unavailable, match=r"there is no Vulkan loader, `libvulkan-of-nobody\.so\.1`"):
         litert.open_session(item, device="gpu", threads=1)
     assert litert.devices() == ("cpu",)
     monkeypatch.setattr(sys, "platform", "win32")
-    assert "cannot be asked on `win32`" in _litert_devices._why_none("gpu")
+    assert "cannot be asked on `win32`" in accelerators._why_none("gpu")
     with pytest.raises(BadInput, match="`0` threads"):
         litert.open_session(item, device="gpu", threads=0)
     for device in ("npu", "tpu"):
@@ -213,7 +215,7 @@ def test_absent_accelerators_are_unavailable(tmp_path: Path, monkeypatch: pytest
             litert.check_device(device)
     litert.check_device("cpu")
     with pytest.raises(Unavailable, match="`litert-builtin` has no device `gpu`"):
-        litert_builtin.open_session(item, device="gpu", threads=1)
+        LITERT_BUILTIN.open_session(item, device="gpu", threads=1)
 
 
 @pytest.mark.parametrize(
@@ -227,14 +229,14 @@ def test_absent_accelerators_are_unavailable(tmp_path: Path, monkeypatch: pytest
     ids=["none", "software", "both", "not asked"],
 )
 def test_the_driver_decides_what_is_emulated(answer: Any, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_litert_devices, "_why_none", lambda device: "")
-    monkeypatch.setattr(_litert_devices, "_probe", lambda device: answer)
+    monkeypatch.setattr(accelerators, "_why_none", lambda device: "")
+    monkeypatch.setattr(accelerators, "_probe", lambda device: answer)
     monkeypatch.setenv("HOME", f"/of/{id(answer)}")  # an environment of its own, so that nothing is remembered
     if isinstance(expected, str):
         with pytest.raises(Unavailable, match=expected):
-            _litert_devices.accelerator_for("gpu")
+            accelerators.accelerator_for("gpu")
     else:
-        found = _litert_devices.accelerator_for("gpu")
+        found = accelerators.accelerator_for("gpu")
         assert (found.driver, found.kind, found.software) == expected
 
 
@@ -244,7 +246,7 @@ def test_a_file_that_an_accelerator_does_not_take_is_not_run_on_the_cpu(tmp_path
         pytest.skip("there is an NPU on this machine")
     content = artifact(tmp_path, "int8").path.read_bytes()
     with pytest.raises(Refused, match="NPU accelerator does not take all of the file"):
-        _litert_process.LitertProcess(
+        LitertProcess(
             content,
             "npu",
             1,
@@ -254,9 +256,9 @@ def test_a_file_that_an_accelerator_does_not_take_is_not_run_on_the_cpu(tmp_path
 
 
 def test_the_probe_says_what_it_found(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(_litert_probe, "VULKAN", "libvulkan-of-nobody.so.1")
+    monkeypatch.setattr(accelerator_probe, "VULKAN", "libvulkan-of-nobody.so.1")
     monkeypatch.setattr(sys, "platform", "linux")
-    _litert_probe.main("gpu")
+    accelerator_probe.main("gpu")
     assert json.loads(capfd.readouterr().out)["reason"].startswith("there is no Vulkan loader: libvulkan-of-nobody.so.1")
 
 

@@ -17,7 +17,7 @@ from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.runtimes import litert
+from squeeze_export.runtimes.tflite import litert
 from squeeze_export.targets import tflite
 
 pytest.importorskip("mediapipe")

@@ -20,8 +20,9 @@ from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import FP32, INT8, INT8_NPU, scheme_named
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.pipeline import calibrate, export, open_network
-from squeeze_export.runtimes import litert_builtin, tflite_micro
-from squeeze_export.runtimes._tflite_micro_probe import FIRST_BYTES, STEP_BYTES, smallest
+from squeeze_export.runtimes.tflite import micro
+from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN
+from squeeze_export.runtimes.tflite.micro_probe import FIRST_BYTES, STEP_BYTES, smallest
 from squeeze_export.targets import tflite
 
 pytest.importorskip("tflite_micro")
@@ -56,8 +57,8 @@ def drawn(count: int) -> Any:
 @pytest.mark.parametrize("scheme", [INT8.name, INT8_NPU.name, FP32.name])
 def test_it_answers_as_the_builtin_kernels_and_says_what_it_is(tmp_path: Path, scheme: str) -> None:
     artifact, pixels = written(tmp_path, scheme), drawn(3)
-    session = tflite_micro.open_session(artifact, device="cpu", threads=2)
-    builtin = litert_builtin.open_session(artifact, device="cpu", threads=1)
+    session = micro.open_session(artifact, device="cpu", threads=2)
+    builtin = LITERT_BUILTIN.open_session(artifact, device="cpu", threads=1)
     if scheme == FP32.name:
         np.testing.assert_allclose(session.infer(pixels), builtin.infer(pixels), rtol=0, atol=1e-3)
     else:
@@ -76,8 +77,8 @@ def test_real_photographs_bit_for_bit(assets: Path, tmp_path: Path, network_file
     artifact, _ = export(quantized, "tflite", INT8, tmp_path, name="net")
     photos = sorted((assets / "images" / "eval").rglob("*.jpg"))[:PHOTOGRAPHS]
     pixels = np.stack([load_pixels(photo, opened.graph.preprocess) for photo in photos])
-    session = tflite_micro.open_session(artifact, device="cpu", threads=1)
-    builtin = litert_builtin.open_session(artifact, device="cpu", threads=1)
+    session = micro.open_session(artifact, device="cpu", threads=1)
+    builtin = LITERT_BUILTIN.open_session(artifact, device="cpu", threads=1)
     np.testing.assert_array_equal(session.infer(pixels), builtin.infer(pixels))
     assert len(pixels) == PHOTOGRAPHS
     assert session.facts["arena_bytes"] > 900_000  # two feature maps of conv1's size do not fit into less
@@ -86,18 +87,18 @@ def test_real_photographs_bit_for_bit(assets: Path, tmp_path: Path, network_file
 def test_int8_pixels(tmp_path: Path) -> None:
     """They are 128 lower than those it is given."""
     pixels = drawn(2)
-    expected = tflite_micro.open_session(written(tmp_path), device="cpu", threads=1).infer(pixels)
+    expected = micro.open_session(written(tmp_path), device="cpu", threads=1).infer(pixels)
     artifact = written(tmp_path, "int8", EmitOptions(input_dtype="int8"))
-    np.testing.assert_array_equal(tflite_micro.open_session(artifact, device="cpu", threads=1).infer(pixels), expected)
+    np.testing.assert_array_equal(micro.open_session(artifact, device="cpu", threads=1).infer(pixels), expected)
     np.testing.assert_array_equal(
-        *(runtime.inner_values(artifact, ["conv1"], pixels[:1])["conv1"] for runtime in (tflite_micro, litert_builtin))
+        *(runtime.inner_values(artifact, ["conv1"], pixels[:1])["conv1"] for runtime in (micro, LITERT_BUILTIN))
     )
 
 
 def runs_in(artifact: Artifact, arena_bytes: int) -> bool:
     """Whether TFLite Micro, in a process that may die of it, runs a file in an arena."""
     code = (
-        "import sys; from pathlib import Path; from squeeze_export.runtimes._tflite_micro_probe import run_once\n"
+        "import sys; from pathlib import Path; from squeeze_export.runtimes.tflite.micro_probe import run_once\n"
         "run_once(Path(sys.argv[1]).read_bytes(), int(sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, str(artifact.path), str(arena_bytes)]
@@ -106,7 +107,7 @@ def runs_in(artifact: Artifact, arena_bytes: int) -> bool:
 
 def test_the_arena_is_the_smallest_that_works(tmp_path: Path) -> None:
     artifact = written(tmp_path)
-    found = tflite_micro.arena_of(artifact.path)
+    found = micro.arena_of(artifact.path)
     assert runs_in(artifact, found)
     assert not runs_in(artifact, found - STEP_BYTES)
 
@@ -137,12 +138,12 @@ def test_nothing_fits() -> None:
 
 def test_inner_values_are_the_builtin_kernels(tmp_path: Path) -> None:
     artifact, names = written(tmp_path), ["conv1", "fire5/concat", "fire9/squeeze1x1"]
-    found = tflite_micro.inner_values(artifact, names, drawn(1))
-    expected = litert_builtin.inner_values(artifact, names, drawn(1))
+    found = micro.inner_values(artifact, names, drawn(1))
+    expected = LITERT_BUILTIN.inner_values(artifact, names, drawn(1))
     for name in names:
         np.testing.assert_array_equal(found[name], expected[name])
     with pytest.raises(Refused, match="has no tensor `conv11`"):
-        tflite_micro.inner_values(artifact, ["conv11"], drawn(1))
+        micro.inner_values(artifact, ["conv11"], drawn(1))
 
 
 def cut(content: bytes) -> bytes:
@@ -157,14 +158,14 @@ def test_the_users_folder_is_no_place_to_import_from(tmp_path: Path, monkeypatch
     artifact = written(tmp_path)
     (tmp_path / "json.py").write_text("raise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
-    assert tflite_micro.arena_of(artifact.path) > 0
+    assert micro.arena_of(artifact.path) > 0
 
 
 @pytest.mark.parametrize("damage", [cut, without_root, lambda content: b"", lambda content: b"no flatbuffer"])
 def test_what_ends_its_process_is_refused_here(tmp_path: Path, damage: Any) -> None:
     whole = written(tmp_path).path.read_bytes()
     with pytest.raises(Refused, match="TFLite Micro cannot open"):
-        tflite_micro.open_session(saved(tmp_path, damage(whole)), device="cpu", threads=1)
+        micro.open_session(saved(tmp_path, damage(whole)), device="cpu", threads=1)
 
 
 def test_weights_behind_the_flatbuffer_are_refused(tmp_path: Path) -> None:
@@ -179,18 +180,18 @@ def test_weights_behind_the_flatbuffer_are_refused(tmp_path: Path) -> None:
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     with pytest.raises(Refused, match="behind the flatbuffer"):
-        tflite_micro.open_session(saved(tmp_path, bytes(builder.Output()) + data), device="cpu", threads=1)
+        micro.open_session(saved(tmp_path, bytes(builder.Output()) + data), device="cpu", threads=1)
 
 
 def test_misuse(tmp_path: Path) -> None:
     artifact = written(tmp_path)
     with pytest.raises(Unavailable, match="no device `npu`"):
-        tflite_micro.open_session(artifact, device="npu", threads=1)
+        micro.open_session(artifact, device="npu", threads=1)
     with pytest.raises(BadInput, match="`0` threads"):
-        tflite_micro.open_session(artifact, device="cpu", threads=0)
+        micro.open_session(artifact, device="cpu", threads=0)
     with pytest.raises(BadInput, match="cannot be read"):
-        tflite_micro.open_session(Artifact(tmp_path / "none", "tflite", "int8", "", 0, ANY, ANY), device="cpu", threads=1)
-    session = tflite_micro.open_session(artifact, device="cpu", threads=1)
+        micro.open_session(Artifact(tmp_path / "none", "tflite", "int8", "", 0, ANY, ANY), device="cpu", threads=1)
+    session = micro.open_session(artifact, device="cpu", threads=1)
     with pytest.raises(ValueError, match="the file takes uint8"):
         session.infer(drawn(1)[:, :40])
     session.close()
@@ -200,13 +201,13 @@ def test_misuse(tmp_path: Path) -> None:
 
 
 def test_a_search_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tflite_micro, "PROBE_S", 0.01)
+    monkeypatch.setattr(micro, "PROBE_S", 0.01)
     with pytest.raises(Refused, match=r"did not run .* within 0.01 s"):
-        tflite_micro.arena_of(written(tmp_path).path)
+        micro.arena_of(written(tmp_path).path)
 
 
 def test_the_probe_prints_its_answer_and_nothing_else(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "squeeze_export.runtimes._tflite_micro_probe", str(written(tmp_path).path), "4096"]
+    command = [sys.executable, "-m", "squeeze_export.runtimes.tflite.micro_probe", str(written(tmp_path).path), "4096"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "reason" in json.loads(done.stdout)
     assert done.stderr == ""

@@ -28,7 +28,8 @@ from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.pipeline.export import export
 from squeeze_export.quant.mixed import keep_float
 from squeeze_export.quant.recipes import quantize as quantize_graph
-from squeeze_export.runtimes import litert, litert_builtin
+from squeeze_export.runtimes.tflite import litert
+from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN
 from squeeze_export.targets import tflite
 from squeeze_export.targets._kept_float import KEPT_FLOAT_KEY
 from squeeze_export.targets.tflite.audit import audit_file
@@ -194,7 +195,7 @@ def test_runtimes_give_the_exact_runs_answers(bypass: Bypass, layer: str, tmp_pa
     assert (found.violations, found.kept_float) == ((), network.kept_float)
     runner, names = IntegerRunner(network), [node.name for node in network.nodes[:-1]]
     expected = runner(pixels)
-    for runtime, least_db in ((litert, 45), (litert_builtin, 30)):
+    for runtime, least_db in ((litert, 45), (LITERT_BUILTIN, 30)):
         session = runtime.open_session(artifact, device="cpu", threads=1)
         logits = session.infer(pixels)
         assert sqnr_db(expected, logits) > least_db, runtime.NAME

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from squeeze_export.errors import Unavailable
-from squeeze_export.runtimes._litert_process import child_environment, last_words
+from squeeze_export.runtimes.tflite.accelerator_process import child_environment, last_words
 
 DEVICES = ("gpu", "npu")
 PROBE_S = 60
@@ -115,7 +115,7 @@ def _probe(device: str) -> Mapping[str, Any]:
     try:
         with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
             done = subprocess.run(
-                [sys.executable, "-m", "squeeze_export.runtimes._litert_probe", device],
+                [sys.executable, "-m", "squeeze_export.runtimes.tflite.accelerator_probe", device],
                 cwd=folder,  # the user's is no place to import from
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

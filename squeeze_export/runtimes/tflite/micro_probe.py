@@ -1,4 +1,4 @@
-"""Finds the smallest arena that a file runs in: `python -m squeeze_export.runtimes._tflite_micro_probe FILE LIMIT`.
+"""Finds the smallest arena that a file runs in: `python -m squeeze_export.runtimes.tflite.micro_probe FILE LIMIT`.
 
 TFLite Micro was made for firmware: where an arena is too small, or a file is damaged, it may follow a null pointer. So each attempt
 is a forked process, and this whole search is one that the caller can lose. Prints one JSON object: `arena_bytes`, or `reason`.

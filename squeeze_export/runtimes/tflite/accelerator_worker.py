@@ -1,8 +1,8 @@
-"""A file on one of LiteRT's accelerators, in a process of its own: `python -m squeeze_export.runtimes._litert_worker FOLDER DEVICE
-THREADS`.
+"""A file on one of LiteRT's accelerators, in a process of its own:
+`python -m squeeze_export.runtimes.tflite.accelerator_worker FOLDER DEVICE THREADS`.
 
-A GPU's driver may crash, and LiteRT prints to stdout and stderr, also while the process ends. `_litert_process` is the other side:
-pixels and logits lie in two files of the folder that both have mapped, and each line of stdin asks for one run.
+A GPU's driver may crash, and LiteRT prints to stdout and stderr, also while the process ends. `accelerator_process` is the other
+side: pixels and logits lie in two files of the folder that both have mapped, and each line of stdin asks for one run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from squeeze_export.errors import Refused, SqueezeExportError
-from squeeze_export.runtimes._litert_compiling import Compiled, NotAll, compile_alone, compile_beside_cpu
+from squeeze_export.runtimes.tflite.compiled_model import Compiled, NotAll, compile_alone, compile_beside_cpu
 
 FILE, PIXELS, LOGITS = "net.tflite", "pixels", "logits"
 

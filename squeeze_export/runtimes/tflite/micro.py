@@ -24,10 +24,10 @@ import squeeze_export
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, require
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes._tflite_interpreter import pixels_as, takes_pixels
-from squeeze_export.runtimes._tflite_micro_file import FileRecords, read_file
-from squeeze_export.runtimes._tflite_records import read_records
 from squeeze_export.runtimes.quiet import quiet
+from squeeze_export.runtimes.tflite.interpreter import pixels_as, takes_pixels
+from squeeze_export.runtimes.tflite.micro_file import FileRecords, read_file
+from squeeze_export.runtimes.tflite.placement import read_records
 
 NAME = "tflite-micro"
 DEVICES = ("cpu",)
@@ -98,7 +98,7 @@ def arena_of(path: Path) -> int:
     """
     root = str(Path(squeeze_export.__file__).parent.parent)
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "squeeze_export.runtimes._tflite_micro_probe", str(path.absolute()), str(MAX_ARENA_BYTES)]
+    command = [sys.executable, "-m", "squeeze_export.runtimes.tflite.micro_probe", str(path.absolute()), str(MAX_ARENA_BYTES)]
     try:
         with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
             done = subprocess.run(

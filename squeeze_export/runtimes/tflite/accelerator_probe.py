@@ -1,4 +1,4 @@
-"""Asks LiteRT for an accelerator: `python -m squeeze_export.runtimes._litert_probe gpu|npu`.
+"""Asks LiteRT for an accelerator: `python -m squeeze_export.runtimes.tflite.accelerator_probe gpu|npu`.
 
 A process of its own, since a broken driver may end it. Prints one JSON object: `accelerator` and `drivers`, or `reason`.
 """
@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from squeeze_export.errors import SqueezeExportError, Unavailable
-from squeeze_export.runtimes._litert_compiling import compile_alone
+from squeeze_export.runtimes.tflite.compiled_model import compile_alone
 
 VULKAN = "libvulkan.so.1"
 KINDS = ("other", "integrated", "discrete", "virtual", "software")

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray
-from squeeze_export.errors import BadInput, Refused
+from squeeze_export.errors import Refused
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes._litert_compiling import Division
-from squeeze_export.runtimes._litert_devices import Accelerator
-from squeeze_export.runtimes._litert_process import LitertProcess
-from squeeze_export.runtimes._litert_records import placement, taken_of
-from squeeze_export.runtimes._tflite_interpreter import classifier_interface, interpreting, pixels_as, real_values
 from squeeze_export.runtimes.quiet import lower_log_levels
+from squeeze_export.runtimes.tflite.accelerator_process import LitertProcess
+from squeeze_export.runtimes.tflite.accelerators import Accelerator
+from squeeze_export.runtimes.tflite.compiled_model import Division
+from squeeze_export.runtimes.tflite.interpreter import (
+    InterpreterRuntime,
+    classifier_interface,
+    pixels_as,
+    read_content,
+    real_values,
+)
+from squeeze_export.runtimes.tflite.placement import placement, taken_of
 
 
 class AcceleratedSession:
@@ -36,20 +43,18 @@ class AcceleratedSession:
         Refused: LiteRT cannot open it, runs nothing of it on the device, does not tell which part, or it is no image classifier.
     """
 
-    def __init__(
-        self, artifact: Artifact, accelerator: Accelerator, *, runtime: str, threads: int, load: Callable[[], Any]
-    ) -> None:
-        self.runtime, self.device, self.threads = runtime, accelerator.device, threads
+    def __init__(self, artifact: Artifact, accelerator: Accelerator, runtime: InterpreterRuntime, *, threads: int) -> None:
+        self.runtime, self.device, self.threads = runtime.NAME, accelerator.device, threads
         self.evidence: Evidence = "emulated" if accelerator.software else "measured"
         self.kernels = accelerator.name + (", software driver" if accelerator.software else "")
         lower_log_levels()
-        self._content = _read(artifact.path)
+        content = read_content(artifact.path, runtime.NAME)
         # The interpreter's list of the file's operators; it also finds a damaged file before a driver is given it.
-        with interpreting(self._content, artifact.path, runtime=runtime, threads=1, load=load, delegates=False) as interpreter:
+        with replace(runtime, delegates=False).interpreting(content, artifact.path, threads=1) as interpreter:
             source, self._output = classifier_interface(interpreter)
             nodes, tensors = interpreter._get_ops_details(), interpreter.get_tensor_details()
         self._shape = tuple(int(side) for side in source["shape"])
-        self._process = LitertProcess(self._content, self.device, threads, source=source, result=self._output)
+        self._process = LitertProcess(content, self.device, threads, source=source, result=self._output)
         try:
             taken, account = self._taken(nodes, artifact.path)
         except Refused:
@@ -108,13 +113,3 @@ class AcceleratedSession:
                 hint="--device cpu",
             )
         return taken, f"LiteRT's list of what its GPU accelerator does not take: {counts}"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as err:
-        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
-    if not content:
-        raise Refused(f"LiteRT cannot open `{path}`: the file is empty")
-    return content

@@ -1,4 +1,4 @@
-"""The process in which LiteRT runs a file on an accelerator, seen from ours; `_litert_worker` is the other side."""
+"""The process in which LiteRT runs a file on an accelerator, seen from ours; `accelerator_worker` is the other side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import numpy as np
 import squeeze_export
 from squeeze_export.core import FloatArray
 from squeeze_export.errors import Refused, Unavailable
-from squeeze_export.runtimes._litert_worker import FILE, LOGITS, PIXELS
+from squeeze_export.runtimes.tflite.accelerator_worker import FILE, LOGITS, PIXELS
 
 OPEN_S, RUN_S = 300, 120
 """How long a file may take to be opened (a driver compiles every kernel then) and to be run once."""
@@ -39,7 +39,7 @@ class LitertProcess:
     """A file opened on an accelerator by another process.
 
     Attributes:
-        account: what LiteRT says of it: `division`, as in `_litert_compiling.Division`, or None where the accelerator takes all.
+        account: what LiteRT says of it: `division`, as in `compiled_model.Division`, or None where the accelerator takes all.
         pixels: what the next run is given; shape and dtype of the file's input.
         logits: what the last run gave; those of its output.
 
@@ -56,7 +56,7 @@ class LitertProcess:
                 self.pixels: Any = _map(folder / PIXELS, source)
                 self.logits: Any = _map(folder / LOGITS, result)
                 self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-                    [sys.executable, "-m", "squeeze_export.runtimes._litert_worker", name, device, str(threads)],
+                    [sys.executable, "-m", "squeeze_export.runtimes.tflite.accelerator_worker", name, device, str(threads)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._log,

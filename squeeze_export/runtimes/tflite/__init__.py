@@ -1,0 +1,1 @@
+"""What runs TFLite files: the interpreter of three packages, LiteRT with its accelerators, and TFLite Micro."""
