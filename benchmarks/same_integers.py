@@ -10,7 +10,8 @@ from benchmarks.contestants import NETWORKS
 from benchmarks.recording import assets, write
 from squeeze_export.core import EmitOptions
 from squeeze_export.pipeline import Job, RunOptions, run
-from squeeze_export.report.differences import HEADER, difference_note, difference_rows
+from squeeze_export.report.tables import difference_table
+from squeeze_export.report.wording import sentence
 from squeeze_export.targets import TARGETS
 
 COUNT = 200
@@ -18,7 +19,7 @@ COUNT = 200
 
 def main() -> None:
     """Runs the benchmark and writes its results."""
-    rows, raw, note = [], [], ""
+    rows, raw, note, header = [], [], "", []
     for network, file in NETWORKS.items():
         for compute in ("float32", "float16"):
             with tempfile.TemporaryDirectory() as folder:
@@ -36,8 +37,10 @@ def main() -> None:
                         bench=False,
                     )
                 )
-            note = difference_note(report.differences)
-            for difference, row in zip(report.differences, difference_rows(report.differences), strict=True):
+            table = difference_table(report.differences)
+            assert table is not None
+            note, header = sentence(table.note), [column.name for column in table.columns]
+            for difference, row in zip(report.differences, table.rows, strict=True):
                 is_coreml = "coreml" in difference.second
                 if is_coreml or compute == "float32":
                     rows.append((network, *row[:1], f"{row[1]}, {compute}" if is_coreml else row[1], *row[2:]))
@@ -45,8 +48,8 @@ def main() -> None:
     write(
         "same_integers",
         "The same integers in four formats",
-        [f"{note[0].upper()}{note[1:]}. Core ML's packages are written with float32 and with float16 between their integers."],
-        ("network", *HEADER),
+        [f"{note} Core ML's packages are written with float32 and with float16 between their integers."],
+        ("network", *header),
         rows,
         raw,
     )

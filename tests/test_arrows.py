@@ -39,6 +39,8 @@ FRAMEWORKS = {
     "flatbuffers",
     "matplotlib",
     "scipy",
+    "jinja2",
+    "markupsafe",
 }
 
 CORE = {"core", "errors", "files", "results"}

@@ -1,48 +1,16 @@
-"""An analysis in words and as JSON: the rows and lines that the table and the page share."""
+"""An analysis in words: the tables and lines that the terminal and the page share."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
-from squeeze_export.analyze.results import Advice, Analysis, Flip, LayerError, TensorUse
-from squeeze_export.report.wording import NOTHING, decibel, one_line, percent, signed
-from squeeze_export.results import json_value
+from squeeze_export.analyze.results import Advice, Analysis, Cost, ExactEffect, FileCost, Flip, Kept, LayerError, TensorUse, Which
+from squeeze_export.report.tables import Column, Table
+from squeeze_export.report.wording import NOTHING, decibel, milliseconds, one_line, percent, signed, size
 
-LAYER_HEADER = (
-    "layer",
-    "weights",
-    "output",
-    "without",
-    "clipped",
-    "on images",
-    "largest",
-    "mean",
-    "99.9%",
-    "unused",
-    "dead",
-)
-FLIP_HEADER = ("file", "reference", "margin", "int8", "margin there", "lost", "its change", "the other's")
-FLIPS_SHOWN = 10
-LAYERS = "Where the error comes from"
 ADVICE = "What would mend it"
-FLIPS = "Images that change their class"
-
-
-def analysis_json(analysis: Analysis) -> dict[str, Any]:
-    """As JSON has it: an infinite SQNR is `"inf"`, and flips carry the names of their classes."""
-    values: dict[str, Any] = json_value(analysis, "analysis")
-    labels = values.pop("labels")
-    for flip in values["flips"]:
-        for key in ("label", "reference_class", "int8_class"):
-            flip[f"{key}_name"] = labels[flip[key]] if labels and flip[key] is not None else None
-    timed = analysis.kept is not None and analysis.kept.cost is not None and analysis.kept.cost.runtime
-    evidence = (
-        "counts, flips, `int8` and the effects of `kept`: the exact integer run (graph/integer.py) and the float network; other "
-        "effects, shares, gains: simulated (analyze/simulation.py); "
-        f"{'latencies: measured, as `kept.cost` says' if timed else 'no runtime took part'}"
-    )
-    return {**values, "evidence": evidence}
+FLIPS_SHOWN = 10
 
 
 def summary_lines(analysis: Analysis) -> list[str]:
@@ -57,20 +25,19 @@ def summary_lines(analysis: Analysis) -> list[str]:
     ]
 
 
-def layer_note(analysis: Analysis) -> str:
-    """What the columns of `LAYER_HEADER` mean, in one sentence."""
+def layer_table(analysis: Analysis) -> Table:
+    """One row a layer: what it has to do with the error, and how its output fills its range."""
     total = sum(layer.share for layer in analysis.layers)
-    return (
+    uses = {use.name: use for use in analysis.tensors}
+    figures = ("weights", "output", "without", "clipped", "on images", "largest", "mean", "99.9%", "unused", "dead")
+    return Table(
+        (Column("layer", "name"), *map(Column, figures)),
+        [(*_error_cells(layer), *_use_cells(uses.get(layer.name))) for layer in analysis.layers],
+        "Where the error comes from",
         f"weights, output: the error that each makes alone, of the whole one (together {percent_of(total)}); without: dB won with "
         "both in float; clipped: share of the output's values outside its range, and on how many images; largest, mean of each "
-        "image's largest, and 99.9% point: of the range; unused: of its integers; dead: channels above 0 on no image"
+        "image's largest, and 99.9% point: of the range; unused: of its integers; dead: channels above 0 on no image",
     )
-
-
-def layer_rows(analysis: Analysis) -> list[tuple[str, ...]]:
-    """One row a layer, in the columns of `LAYER_HEADER`."""
-    uses = {use.name: use for use in analysis.tensors}
-    return [(*_error_cells(layer), *_use_cells(uses.get(layer.name))) for layer in analysis.layers]
 
 
 def _error_cells(layer: LayerError) -> tuple[str, ...]:
@@ -100,14 +67,15 @@ def worst_lines(analysis: Analysis) -> list[tuple[str, list[str]]]:
     found = []
     for name in analysis.worst:
         layer = layers[name]
-        head = f"{one_line(name)}: {percent_of(layer.share)} of the error ({_parts(layer)})"
+        head = f"{one_line(name)}: {percent_of(layer.share)} of the error ({share_line(layer)})"
         lines = [advice_line(advice) for advice in analysis.advice if advice.layer == name]
         found.append((head, lines or ["nothing that was tried gains 0.1 dB"]))
     whole = [advice_line(advice) for advice in analysis.advice if not advice.layer]
     return [*found, ("all layers", whole)] if whole else found
 
 
-def _parts(layer: LayerError) -> str:
+def share_line(layer: LayerError) -> str:
+    """`weights 4.8%, output 20%`."""
     return f"weights {percent_of(layer.weights_share)}, output {percent_of(layer.output_share)}"
 
 
@@ -116,17 +84,20 @@ def advice_line(advice: Advice) -> str:
     return f"{db(advice.gain_db)}  {advice.cause}: {one_line(advice.mend)} (tried: {one_line(advice.tried)})"
 
 
-def flip_rows(analysis: Analysis) -> list[tuple[str, ...]]:
-    """The first `FLIPS_SHOWN` of them, in the columns of `FLIP_HEADER`."""
-    return [_flip_row(flip, analysis) for flip in analysis.flips[:FLIPS_SHOWN]]
-
-
-def flip_note(analysis: Analysis) -> str:
-    """What the columns mean, in one sentence."""
+def flip_table(analysis: Analysis) -> Table | None:
+    """The first `FLIPS_SHOWN` images that change their class; None where there are none."""
+    if not analysis.flips:
+        return None
     more = f"; {len(analysis.flips) - FLIPS_SHOWN:,} more in the JSON" if len(analysis.flips) > FLIPS_SHOWN else ""
-    return (
+    return Table(
+        (
+            *(Column("file", "name"), Column("reference", "name"), Column("margin"), Column("int8", "name")),
+            *map(Column, ("margin there", "lost", "its change", "the other's")),
+        ),
+        [_flip_row(flip, analysis) for flip in analysis.flips[:FLIPS_SHOWN]],
+        "Images that change their class",
         "margin: the reference class's logit less the largest other one, in the reference and in the integers; its change: of that "
-        f"class's logit; the other's: of the integers' class; sorted by the margin lost{more}"
+        f"class's logit; the other's: of the integers' class; sorted by the margin lost{more}",
     )
 
 
@@ -134,9 +105,9 @@ def _flip_row(flip: Flip, analysis: Analysis) -> tuple[str, ...]:
     right = " (right)"
     return (
         one_line(flip.file),
-        class_name(flip.reference_class, analysis) + (right if flip.reference_class == flip.label else ""),
+        _class_name(flip.reference_class, analysis) + (right if flip.reference_class == flip.label else ""),
         f"{flip.reference_margin:.2f}",
-        class_name(flip.int8_class, analysis) + (right if flip.int8_class == flip.label else ""),
+        _class_name(flip.int8_class, analysis) + (right if flip.int8_class == flip.label else ""),
         signed(flip.int8_margin, 2),
         f"{flip.margin_lost:.2f}",
         signed(flip.reference_class_change, 2),
@@ -144,7 +115,7 @@ def _flip_row(flip: Flip, analysis: Analysis) -> tuple[str, ...]:
     )
 
 
-def class_name(index: int, analysis: Analysis) -> str:
+def _class_name(index: int, analysis: Analysis) -> str:
     """The class's name; its index where it has none."""
     return one_line(analysis.labels[index]) if analysis.labels else str(index)
 
@@ -164,3 +135,98 @@ def small_share(share: float) -> str:
 def db(value_db: float) -> str:
     """`+1.42 dB`; `exact` where nothing is left of the error."""
     return "exact" if value_db == math.inf else f"{signed(value_db, 2)} dB"
+
+
+def kept_lines(kept: Kept) -> list[str]:
+    """Which layers, why these, and what then computes in float."""
+    lines = [_answer(kept)]
+    if kept.layers:
+        convs = ", ".join(map(one_line, kept.convs))
+        lines.append(f"in float: {len(kept.convs)} of {kept.conv_count} convolutions, which are {convs}")
+    if kept.tried:
+        runs = ", ".join(f"{tried.layer_count}: {_bound(tried.effect)}" for tried in kept.tried)
+        lines.append(f"upper bounds of the drop by the number of layers, each from an exact run on all images: {runs}")
+    return lines
+
+
+def _answer(kept: Kept) -> str:
+    layers, count = ", ".join(map(one_line, kept.layers)), len(kept.layers)
+    if kept.max_drop_pp is None:
+        first = f"the first {count} of the ranking, " if kept.ranking else ""
+        return f"put back to float: {first}{layers}"
+    bound = f"a drop of at most {kept.max_drop_pp:g} pp"
+    if not kept.reached:
+        where = f"with {_layers(count)} in float: {layers}" if layers else "with none"
+        return f"{bound} is shown with no number of layers in float; the lowest upper bound, {_bound(kept.after)}, is {where}"
+    if not layers:
+        return f"{bound} needs no layer in float: its upper bound is {_bound(kept.after)}"
+    fewer = next(tried.effect for tried in kept.tried if tried.layer_count == count - 1)
+    return f"{bound} needs {_layers(count)} in float (with {count - 1 or 'none'} its upper bound is {_bound(fewer)}): {layers}"
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
+
+
+def kept_table(kept: Kept) -> Table:
+    """One row a network: all in integers, with layers in float, fp32."""
+    files = {file.network: file for file in kept.cost.files} if kept.cost is not None else {}
+    rows = [_row("integers", 0, kept.before, files)]
+    if kept.layers:
+        rows.append(_row("kept", len(kept.convs), kept.after, files))
+    if files:
+        rows.append(_row("fp32", kept.conv_count, None, files))
+    drop = (
+        "top-1 of fp32 less that of the integers, with a paired 95% interval"
+        if kept.drop_of == "top-1"
+        else "share of images with another top-1 class than fp32's, with a 95% interval (no image is labelled)"
+    )
+    return Table(
+        (
+            Column("network", "name"),
+            *map(Column, ("in float", "SQNR", "agreement", "drop", "", "size", "p50", "of int8's", "")),
+        ),
+        rows,
+        "Layers kept in float",
+        f"SQNR, agreement, drop: the exact integer run; drop: {drop}; {_cost_note(kept.cost, bool(kept.layers))}",
+    )
+
+
+_NAMES: Mapping[Which, str] = {"integers": "int8", "kept": "int8, these in float", "fp32": "fp32"}
+
+
+def _row(which: Which, in_float: int, effect: ExactEffect | None, files: Mapping[Which, FileCost]) -> tuple[str, ...]:
+    figures: tuple[str, ...] = (NOTHING, NOTHING, NOTHING, "")
+    if effect is not None:
+        drop = f"{signed(effect.drop_pp, 2)} pp", f"[{signed(effect.drop_low_pp, 2)}, {signed(effect.drop_high_pp, 2)}]"
+        figures = (decibel(effect.sqnr_db), percent(effect.agreement), *drop)
+    return _NAMES[which], f"{in_float}", *figures, *_cost_cells(files.get(which))
+
+
+def _cost_cells(file: FileCost | None) -> tuple[str, ...]:
+    if file is None:
+        return (NOTHING,) * 3 + ("",)
+    if file.p50_ms is None or file.to_integers is None:
+        return size(file.size_bytes), NOTHING, NOTHING, ""
+    bounds = f"[{file.to_integers_low:.2f}, {file.to_integers_high:.2f}]" if file.network != "integers" else ""
+    return size(file.size_bytes), milliseconds(file.p50_ms), f"{file.to_integers:.2f}x", bounds
+
+
+def _cost_note(cost: Cost | None, asked: bool) -> str:
+    if cost is None:
+        return (
+            "size and p50: nothing that writes and runs ONNX or TFLite files is installed"
+            if asked
+            else "nothing is exported, as no layer is in float"
+        )
+    if not cost.runtime:
+        return f"size: {cost.target} files; nothing was timed"
+    where = f"{one_line(cost.runtime)} on {one_line(cost.device)}"
+    return (
+        f"size, p50: {cost.target} files, {where}, 1 thread, {cost.rounds:,} interleaved rounds; of int8's: the ratio of the p50s, "
+        "with a 95% bootstrap interval"
+    )
+
+
+def _bound(effect: ExactEffect) -> str:
+    return f"{signed(effect.drop_high_pp, 2)} pp"

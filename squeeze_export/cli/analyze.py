@@ -66,11 +66,11 @@ def command(**values: Any) -> int:
     if values["out"] is not None:
         _write(analysis, values["out"])
     if values["as_json"]:
-        from squeeze_export.analyze.words import analysis_json
+        from squeeze_export.analyze.report import analysis_json
 
         print_json(analysis_json(analysis))
     else:
-        from squeeze_export.analyze.table import print_analysis
+        from squeeze_export.analyze.report import print_analysis
 
         print_analysis(analysis, stdout_console())
     if analysis.evaluation.get("note"):
@@ -97,15 +97,14 @@ def _exit_code(kept: Kept) -> int:
     """5 where the drop is shown to be above its bound with every choice of layers, 6 where the images do not tell."""
     if kept.max_drop_pp is None or kept.reached:
         return EXIT_DONE
-    from squeeze_export.analyze.mixed_words import kept_lines
+    from squeeze_export.analyze.words import kept_lines
 
     warn(kept_lines(kept)[0])
     return GateFailed.exit_code if kept.after.drop_low_pp > kept.max_drop_pp else GateUndecided.exit_code
 
 
 def _write(analysis: Analysis, folder: Path) -> None:
-    from squeeze_export.analyze.page import analysis_html
-    from squeeze_export.analyze.words import analysis_json
+    from squeeze_export.analyze.report import analysis_html, analysis_json
 
     text = json.dumps(analysis_json(analysis), indent=1, allow_nan=False) + "\n"
     page = analysis_html(analysis)

@@ -28,7 +28,7 @@ def command(files: tuple[Path, ...], **values: Any) -> None:
 
         print_json(to_json(report))
     else:
-        from squeeze_export.report.table import print_table
+        from squeeze_export.report.terminal import print_table
 
         print_table(report, stdout_console())
     if values["require_full_placement"]:

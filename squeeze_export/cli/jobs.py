@@ -107,7 +107,7 @@ def show(report: Report, job: Job, *, as_json: bool) -> int:
     if as_json:
         print_json(to_json(report))
     else:
-        from squeeze_export.report.table import print_table
+        from squeeze_export.report.terminal import print_table
 
         print_table(report, stdout_console())
         if emulated_note(report.measurements):

@@ -44,7 +44,7 @@ def command(file: Path, form: str, **values: Any) -> None:
 
         click.echo(to_html(report))
     else:
-        from squeeze_export.report.table import print_table
+        from squeeze_export.report.terminal import print_table
 
         print_table(report, stdout_console())
 

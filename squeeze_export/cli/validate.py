@@ -65,7 +65,7 @@ def command(files: tuple[Path, ...], **values: Any) -> None:
 
 
 def _print(report: Report) -> None:
-    from squeeze_export.report.table import print_table
+    from squeeze_export.report.terminal import print_table
     from squeeze_export.report.wording import emulated_note
 
     print_table(report, stdout_console())

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-from squeeze_export.files import write_text
-from squeeze_export.report.differences import HEADER, TITLE, difference_note, difference_rows
-from squeeze_export.report.estimates import HEADER as ESTIMATES
-from squeeze_export.report.estimates import WORD_COLUMNS, estimate_note, estimate_rows, estimate_title, left_lines, p50
+from squeeze_export.report.tables import Column, SummaryRow, Table, difference_table, estimate_table, left_lines, summary
 from squeeze_export.report.verdicts import TITLE as VERDICTS
 from squeeze_export.report.verdicts import verdict_lines, verdict_note
 from squeeze_export.report.wording import (
     NOTHING,
     accuracy_heading,
     accuracy_note,
-    accuracy_parts,
     board_line,
-    decibel,
-    device,
-    evidence,
     facts_line,
     host_line,
     joined,
     one_line,
-    outcome,
-    scheme,
-    size,
-    speedup_parts,
+    sentence,
     timing_note,
 )
-from squeeze_export.results import Measurement, Report
+from squeeze_export.results import Report
 
 _SPECIAL = re.compile(r"([\\*{}\[\]|~$]|(?<!\w)_|_(?!\w))")
 """What GitHub reads as markup inside a line; an underscore inside a word is none."""
@@ -40,21 +29,19 @@ _SPECIAL = re.compile(r"([\\*{}\[\]|~$]|(?<!\w)_|_(?!\w))")
 def to_markdown(report: Report) -> str:
     """A table of all measurements, and a list: warnings, what the figures mean, evaluation, calibration, host, versions."""
     measurements = report.measurements
-    heading = accuracy_heading(measurements)
+    found, verdicts = summary(measurements), verdict_lines(report)
     lines = [
         f"### {_text(str(report.network.get('name', 'squeeze-export')))}",
         "",
-        f"| target | scheme | device | size | {heading} | SQNR | p50 | speed-up |",
-        "|:--|:--|:--|--:|--:|--:|--:|--:|",
-        *(_row(measurement, heading, measurements) for measurement in measurements),
+        *_table(found.columns, map(_cells, found.rows)),
         "",
-        *_verdicts(report),
-        *_estimates(report),
-        *_differences(report),
+        *([f"**{VERDICTS}**", "", *_bullets(verdicts), "", sentence(verdict_note()), ""] if verdicts else []),
+        *_section(estimate_table(measurements), left_lines(measurements)),
+        *_section(difference_table(report.differences)),
         *(f"- **warning:** {_text(warning)}" for warning in report.warnings),
     ]
     notes = {
-        heading: accuracy_note(measurements),
+        accuracy_heading(measurements): accuracy_note(measurements),
         "speed-up": timing_note(measurements),
         "network": facts_line(report.network),
         "evaluation": facts_line(report.evaluation),
@@ -68,79 +55,30 @@ def to_markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_markdown(report: Report, path: Path) -> None:
-    """Writes the Markdown, whole or not at all.
-
-    Raises:
-        BadInput: the file cannot be written.
-    """
-    write_text(path, to_markdown(report))
-
-
-def _verdicts(report: Report) -> list[str]:
-    if not report.verdicts:
+def _section(table: Table | None, lines: Sequence[str] = ()) -> list[str]:
+    """A table with its title and note, and lines under it; nothing where there is no table."""
+    if table is None:
         return []
-    lines = [f"- {_text(line)}" for line in verdict_lines(report)]
-    return [f"**{VERDICTS}**", "", *lines, "", f"{verdict_note()}.", ""]
+    rows = _table(table.columns, (map(_text, row) for row in table.rows))
+    return [f"**{_text(table.title)}**", "", *rows, "", sentence(table.note), "", *_bullets(lines), *([""] if lines else [])]
 
 
-def _estimates(report: Report) -> list[str]:
-    rows = estimate_rows(report.measurements)
-    if not rows:
-        return []
-    note = estimate_note()
-    left = [f"- {_text(line)}" for line in left_lines(report.measurements)]
-    rule = "|".join([":--"] * WORD_COLUMNS + ["--:"] * (len(ESTIMATES) - WORD_COLUMNS))
-    return [
-        f"**{_text(estimate_title(report.measurements))}**",
-        "",
-        f"| {' | '.join(ESTIMATES)} |",
-        f"|{rule}|",
-        *(f"| {' | '.join(_text(cell) for cell in row)} |" for row in rows),
-        "",
-        f"{note[0].upper()}{note[1:]}.",
-        "",
-        *left,
-        *([""] if left else []),
-    ]
+def _table(columns: Sequence[Column], rows: Iterable[Iterable[str]]) -> list[str]:
+    rule = "|".join("--:" if column.kind == "figure" else ":--" for column in columns)
+    header = " | ".join(column.name for column in columns)
+    return [f"| {header} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def _differences(report: Report) -> list[str]:
-    if not report.differences:
-        return []
-    rows = [f"| {' | '.join(_text(cell) for cell in row)} |" for row in difference_rows(report.differences)]
-    note = difference_note(report.differences)
-    return [
-        f"**{TITLE}**",
-        "",
-        f"| {' | '.join(HEADER)} |",
-        "|:--|:--|--:|--:|:--|",
-        *rows,
-        "",
-        f"{note[0].upper()}{note[1:]}.",
-        "",
-    ]
+def _bullets(lines: Sequence[str]) -> list[str]:
+    return [f"- {_text(line)}" for line in lines]
 
 
-def _row(measurement: Measurement, heading: str, among: Sequence[Measurement]) -> str:
-    how = evidence(measurement)
-    accuracy, latency = measurement.accuracy, measurement.latency
-    cells = [
-        _text(measurement.target),
-        _text(scheme(measurement)),
-        _text(device(measurement, among)) + (f" *({how})*" if how else ""),
-        size(measurement.size_bytes),
-    ]
-    if measurement.status == "ok":
-        cells += [
-            joined(accuracy_parts(accuracy, heading)),
-            decibel(accuracy.sqnr_db) if accuracy else NOTHING,
-            p50(measurement),
-            joined(speedup_parts(latency)),
-        ]
-    else:
-        cells += [_text(outcome(measurement)), NOTHING, NOTHING, NOTHING]
-    return f"| {' | '.join(cells)} |"
+def _cells(row: SummaryRow) -> list[str]:
+    """The reason of a row without figures stands where the accuracy would."""
+    target, scheme, device = map(_text, row.names)
+    names = [target, scheme, device + (f" *({row.evidence})*" if row.evidence else "")]
+    figures = [joined(parts) for parts in row.figures]
+    return [*names, figures[0], _text(row.outcome), NOTHING, NOTHING, NOTHING] if row.outcome else [*names, *figures]
 
 
 def _text(text: str) -> str:

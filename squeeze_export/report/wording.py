@@ -142,6 +142,11 @@ def outcome(measurement: Measurement) -> str:
     return f"{measurement.status}: {one_line(measurement.reason) or 'no reason given'}"
 
 
+def sentence(note: str) -> str:
+    """A note as a sentence: `Share of images.`"""
+    return f"{note[0].upper()}{note[1:]}."
+
+
 def one_line(text: str) -> str:
     """Text from elsewhere (a tool's message, a tensor's name) without line breaks and without a terminal's control codes."""
     return "".join(character for character in " ".join(text.split()) if character.isprintable())

@@ -10,21 +10,35 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from squeeze_export.analyze.page import analysis_html
-from squeeze_export.analyze.results import Advice, Analysis, Effect, Flip, LayerError, TensorUse
-from squeeze_export.analyze.table import print_analysis
+from squeeze_export.analyze.report import analysis_html, analysis_json, print_analysis
+from squeeze_export.analyze.results import (
+    Advice,
+    Analysis,
+    Cost,
+    Effect,
+    ExactEffect,
+    FileCost,
+    Flip,
+    Kept,
+    LayerError,
+    Ranked,
+    TensorUse,
+    Tried,
+)
 from squeeze_export.analyze.words import (
-    FLIP_HEADER,
     FLIPS_SHOWN,
-    LAYER_HEADER,
-    analysis_json,
     db,
-    flip_rows,
-    layer_rows,
+    flip_table,
+    kept_lines,
+    kept_table,
+    layer_table,
     percent_of,
     small_share,
     worst_lines,
 )
+from squeeze_export.core import Audit
+from squeeze_export.report.wording import scheme
+from squeeze_export.results import Measurement
 
 
 def layer(name, weights, output, gain_db):
@@ -76,6 +90,26 @@ ANALYSIS = Analysis(
     flips=tuple(flip(index) for index in range(FLIPS_SHOWN + 2)),
     labels=("bee", "ant"),
 )
+BEFORE = ExactEffect(30.04, 0.91, 3.25, 1.01, 6.04)
+AFTER = ExactEffect(41.0, 0.99, 0.0, -1.0, 0.9)
+FILES = (
+    FileCost("integers", 1_300_000, 2.0, 1.0, 1.0, 1.0),
+    FileCost("kept", 1_500_000, 3.0, 1.5, 1.414, 1.606),
+    FileCost("fp32", 5_000_000, 7.0, 3.5, 3.4, 3.6),
+)
+KEPT = Kept(
+    max_drop_pp=1.0,
+    reached=True,
+    drop_of="top-1",
+    layers=("conv1",),
+    convs=("conv1", "fire2/squeeze1x1"),
+    conv_count=26,
+    before=BEFORE,
+    after=AFTER,
+    ranking=(Ranked("conv1", 3.0, 0, ("conv1", "fire2/squeeze1x1")), Ranked("conv10", 1.0, 0, ("conv10",))),
+    tried=(Tried(0, BEFORE), Tried(1, AFTER)),
+    cost=Cost("onnx", "onnxruntime", "cpu", 50, FILES),
+)
 HOSTILE = '<script>"&\x1b[2J\n`'
 
 
@@ -87,8 +121,9 @@ def printed(analysis, width=None):
 
 
 def test_every_layer_has_its_row():
-    first, second = layer_rows(ANALYSIS)
-    assert len(first) == len(second) == len(LAYER_HEADER)
+    table = layer_table(ANALYSIS)
+    first, second = table.rows
+    assert len(first) == len(second) == len(table.columns)
     assert first == ("conv1", "4.8%", "20%", "+1.60 dB", "0.2%", "7", "125%", "50%", "40%", "12", "2")
     assert second == ("conv2", "0.0%", "102%", "-0.01 dB", *["-"] * 7)
 
@@ -103,12 +138,13 @@ def test_the_worst_come_with_what_was_tried():
 
 
 def test_flips_name_their_classes_and_who_is_right():
-    rows = flip_rows(ANALYSIS)
+    table = flip_table(ANALYSIS)
+    rows = table.rows
     assert len(rows) == FLIPS_SHOWN
     assert rows[0] == ("img0.jpg", "ant (right)", "0.50", "bee", "-0.25", "0.75", "-1.00", "-0.25")
-    assert len(rows[0]) == len(FLIP_HEADER)
+    assert len(rows[0]) == len(table.columns)
     nameless = replace(ANALYSIS, labels=(), flips=(flip(0, label=0),))
-    assert flip_rows(nameless)[0][1:4] == ("1", "0.50", "0 (right)")
+    assert flip_table(nameless).rows[0][1:4] == ("1", "0.50", "0 (right)")
 
 
 def test_the_table():
@@ -117,7 +153,7 @@ def test_the_table():
     assert "weights alone in integers 45.1 dB, activations alone exact\n" in text
     assert "2 more in the JSON" in text
     header = next(line for line in text.splitlines() if line.startswith("layer"))
-    assert header.split() == " ".join(LAYER_HEADER).split()
+    assert header.split() == " ".join(column.name for column in layer_table(ANALYSIS).columns).split()
     assert "change their class" not in printed(replace(ANALYSIS, flips=()))
 
 
@@ -153,7 +189,7 @@ def test_the_page_stands_alone_and_draws_true_bars():
     outlined = [float(bar.get("width")) for bar in drawing.iter("rect") if bar.get("class") == "box"]
     assert filled[1] / filled[0] == pytest.approx(1.02 / 0.199, rel=1e-2)
     assert outlined[0] / filled[0] == pytest.approx(0.048 / 0.199, rel=1e-2)
-    for row in (*layer_rows(ANALYSIS), *flip_rows(ANALYSIS)):
+    for row in (*layer_table(ANALYSIS).rows, *flip_table(ANALYSIS).rows):
         assert "".join(f">{cell}</td>" for cell in row[:1]) in page
 
 
@@ -177,6 +213,11 @@ def test_hostile_names_are_shown_not_obeyed():
     assert "<script>" not in page
     assert "\x1b" not in page + text
     assert page.count("&lt;script&gt;") > 5
+    in_float = replace(KEPT, layers=(HOSTILE,), convs=(HOSTILE,), cost=replace(KEPT.cost, runtime=HOSTILE, device=HOSTILE))
+    more, text = analysis_html(replace(bad, kept=in_float)), printed(replace(bad, kept=in_float))
+    assert "<script>" not in more
+    assert "\x1b" not in more + text
+    assert more.count("&lt;script&gt;") == page.count("&lt;script&gt;") + 4
 
 
 def test_figures_in_words():
@@ -190,3 +231,79 @@ def test_figures_in_words():
     ]
     assert [small_share(share) for share in (0.0, 2.1e-5, 0.0123)] == ["-", "0.0021%", "1.2%"]
     assert [db(value) for value in (1.416, -0.004, math.inf)] == ["+1.42 dB", "0.00 dB", "exact"]
+
+
+def test_the_answer_to_a_bound():
+    answer, floats, runs = kept_lines(KEPT)
+    assert answer == "a drop of at most 1 pp needs 1 layer in float (with none its upper bound is +6.04 pp): conv1"
+    assert floats == "in float: 2 of 26 convolutions, which are conv1, fire2/squeeze1x1"
+    assert runs.endswith("from an exact run on all images: 0: +6.04 pp, 1: +0.90 pp")
+    three = replace(KEPT, layers=("a", "b", "c"), tried=(Tried(0, BEFORE), Tried(2, BEFORE), Tried(3, AFTER)))
+    assert "needs 3 layers in float (with 2 its upper bound is +6.04 pp): a, b, c" in kept_lines(three)[0]
+
+
+def test_the_answers_without_one():
+    none = replace(KEPT, layers=(), convs=(), tried=(Tried(0, AFTER),), after=AFTER, before=AFTER, cost=None)
+    assert kept_lines(none)[0] == "a drop of at most 1 pp needs no layer in float: its upper bound is +0.90 pp"
+    assert len(kept_table(none).rows) == 1
+    assert "nothing is exported" in kept_table(none).note
+    lost = replace(KEPT, reached=False)
+    told = "a drop of at most 1 pp is shown with no number of layers in float; the lowest upper bound, +0.90 pp, is with 1 layer"
+    assert kept_lines(lost)[0] == f"{told} in float: conv1"
+
+
+def test_layers_that_were_asked_for():
+    named = replace(KEPT, max_drop_pp=None, reached=None, ranking=(), tried=())
+    assert kept_lines(named)[0] == "put back to float: conv1"
+    assert len(kept_lines(named)) == 2
+    counted = replace(named, ranking=KEPT.ranking)
+    assert kept_lines(counted)[0] == "put back to float: the first 1 of the ranking, conv1"
+
+
+def test_the_rows():
+    table = kept_table(KEPT)
+    integers, kept, fp32 = table.rows
+    assert {len(integers), len(kept), len(fp32)} == {len(table.columns)}
+    assert integers[:6] == ("int8", "0", "30.0 dB", "91.0%", "+3.25 pp", "[+1.01, +6.04]")
+    assert integers[6:] == ("1.30 MB", "2.00 ms", "1.00x", "")
+    assert kept[:6] == ("int8, these in float", "2", "41.0 dB", "99.0%", "0.00 pp", "[-1.00, +0.90]")
+    assert kept[6:] == ("1.50 MB", "3.00 ms", "1.50x", "[1.41, 1.61]")
+    assert fp32 == ("fp32", "26", "-", "-", "-", "", "5.00 MB", "7.00 ms", "3.50x", "[3.40, 3.60]")
+    assert "top-1 of fp32 less" in kept_table(KEPT).note
+    assert "onnx files, onnxruntime on cpu, 1 thread, 50 interleaved rounds" in kept_table(KEPT).note
+    assert "no image is labelled" in kept_table(replace(KEPT, drop_of="agreement")).note
+
+
+def test_what_was_not_measured_has_no_figure():
+    sizes = tuple(FileCost(file.network, file.size_bytes) for file in FILES)
+    untimed = replace(KEPT, cost=Cost("onnx", "", "", 0, sizes))
+    assert [row[6:] for row in kept_table(untimed).rows] == [(size, "-", "-", "") for size in ("1.30 MB", "1.50 MB", "5.00 MB")]
+    assert "nothing was timed" in kept_table(untimed).note
+    absent = replace(KEPT, cost=None)
+    assert [row[6:] for row in kept_table(absent).rows] == [("-", "-", "-", "")] * 2
+    assert "ONNX or TFLite" in kept_table(absent).note
+
+
+def test_the_table_and_the_page_show_layers_in_float():
+    with_layers = replace(ANALYSIS, kept=KEPT)
+    lines = printed(with_layers).splitlines()
+    assert lines[lines.index("Layers kept in float") :][1:4] == [f"  {line}" for line in kept_lines(KEPT)]
+    assert sum(line.startswith(("int8", "fp32")) for line in lines) == 3
+    page = analysis_html(with_layers)
+    assert all(f">{cell}</td>" in page for row in kept_table(KEPT).rows for cell in row)
+    assert "Layers kept in float" not in printed(ANALYSIS) + analysis_html(ANALYSIS)
+
+
+@pytest.mark.parametrize(
+    ("kept", "recipe", "expected"),
+    [
+        ((), "fast", "int8"),
+        (("a", "b", "c"), "fast", "int8 with 3 float"),
+        (("a",), "", "int8 with 1 float"),
+        ((), "vendor", "int8 vendor"),
+    ],
+)
+def test_a_row_says_that_layers_are_in_float(kept, recipe, expected):
+    audit = Audit({}, (), (), (), {}, kept)
+    assert scheme(Measurement("onnx", "int8", "a.onnx", "", 1, recipe=recipe, audit=audit)) == expected
+    assert scheme(Measurement("onnx", "int8", "a.onnx", "", 1)) == "int8"

@@ -10,6 +10,7 @@ import pytest
 
 from squeeze_export.cli.options.network import DEMO_NOTE
 from squeeze_export.graph.table import read_table
+from squeeze_export.measure.environment import Item
 from squeeze_export.nets.download import NAMED_WEIGHTS
 
 OUT = Path("squeeze-export-out")
@@ -224,3 +225,20 @@ def test_doctor_in_json(squeeze):
 def test_doctor_without_onnxruntime(squeeze, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     assert squeeze("doctor").code == 0
+
+
+def test_doctor_groups_what_it_found_and_says_what_to_type(squeeze, monkeypatch):
+    items = [
+        Item("package", "onnx", True, "1.23.2", serves="target onnx"),
+        Item("package", "coremltools", False, serves="target coreml", hint="pip install 'squeeze-export[coreml]'"),
+        Item("device", "cpu", True, "Xeon"),
+    ]
+    monkeypatch.setattr("squeeze_export.cli.doctor.environment", lambda _: items)
+    assert [" ".join(line.split()) for line in squeeze("doctor").out.splitlines()] == [
+        "packages",
+        "yes onnx 1.23.2 (target onnx)",
+        "no coremltools not found (target coreml)",
+        "hint: pip install 'squeeze-export[coreml]'",
+        "devices",
+        "yes cpu Xeon",
+    ]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from squeeze_export import demo
+from squeeze_export.analyze.report import analysis_json
 from squeeze_export.analyze.results import ExactEffect
-from squeeze_export.analyze.words import analysis_json
 from squeeze_export.errors import BadInput, GateUndecided, Unavailable
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import QuantizedConv

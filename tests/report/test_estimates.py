@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from squeeze_export.core import Placement
-from squeeze_export.report.estimates import estimate_entries, estimate_rows, estimate_title, estimates_section, left_lines, p50
 from squeeze_export.report.html import to_html
 from squeeze_export.report.markdown import to_markdown
-from squeeze_export.report.table import print_table
+from squeeze_export.report.tables import estimate_lines, estimate_table, left_lines, operator_table, summary
+from squeeze_export.report.terminal import print_table
 from squeeze_export.results import Estimate, LayerCycles, Measurement
 
 FELL = ("MEAN <logits> on the CPU: Unsupported opType",)
@@ -57,11 +57,12 @@ def printed(report, width, terminal=True):
 def test_one_row_an_estimate():
     other = dataclasses.replace(ROW, placement=None, estimate=dataclasses.replace(ESTIMATE, settings={}, used_bytes={}))
     figures = ("500 MHz", "4,911,305", "9.82 ms")
-    assert estimate_rows((ROW, dataclasses.replace(ROW, estimate=None), other)) == [
+    table = estimate_table((ROW, dataclasses.replace(ROW, estimate=None), other))
+    assert table.rows == [
         ("ethos-u55-128", "High_End, Shared|Sram, Size", *figures, "983 KB", "1.22 MB off chip flash", "38 of 39"),
         ("ethos-u55-128", "-", *figures, "-", "-", "-"),
     ]
-    assert estimate_title((ROW,)) == "Estimated by Vela 5.2.0, not measured"
+    assert table.title == "Estimated by Vela 5.2.0, not measured"
 
 
 def test_what_is_left_is_said_once_for_all_that_leave_it():
@@ -74,6 +75,9 @@ def test_what_is_left_is_said_once_for_all_that_leave_it():
 
 
 def test_p50_is_the_estimate_only_where_nothing_was_timed(report):
+    def p50(row):
+        return summary((row,)).rows[0].figures[3][0]
+
     timed = report.measurements[0]
     assert p50(timed) == "2.65 ms"
     assert p50(dataclasses.replace(timed, estimate=ESTIMATE)) == "2.65 ms"
@@ -115,11 +119,14 @@ def test_markdown(with_estimate, report):
 def test_page(with_estimate, report):
     page = to_html(with_estimate)
     assert "<h2>Estimated by Vela 5.2.0, not measured</h2>" in page
-    assert '<dt class="run">compiled for</dt><dd class="run">ethos-u55-128, ethos-u-vela <span class="tag">estimated</span>' in page
+    assert (
+        '<dt class="run">compiled for</dt>\n<dd class="run">ethos-u55-128, ethos-u-vela <span class="tag">estimated</span>' in page
+    )
     assert "<dt>fell back</dt><dd><code>MEAN &lt;logits&gt; on the CPU: Unsupported opType</code></dd>" in page
     assert page.count("<dt>elsewhere</dt>") == 0
     assert "<details><summary>2 operators" in page
     assert "conv1 &amp; &lt;co&gt;" in page
+    assert "4,911,305 cycles at 500 MHz, 9.82 ms, by Vela 5.2.0: no measurement</dd>" in page
     assert "<co>" not in page
     assert "Estimated by" not in to_html(report)
     assert "<details>" not in to_html(report)
@@ -135,15 +142,16 @@ def test_facts_and_what_ran_elsewhere_are_in_the_page(report):
 
 
 def test_lines_of_one_estimate():
-    entries = dict(estimate_entries(ESTIMATE))
-    assert entries["estimate"] == "4,911,305 cycles at 500 MHz, 9.82 ms, by Vela 5.2.0: no measurement"
-    assert entries["taken to be"] == "system config High_End, memory mode Shared|Sram, optimise Size"
-    assert entries["memory used"] == "SRAM 983 KB, off chip flash 1.22 MB"
-    assert entries["memory traffic"] == "SRAM 22.87 MB (2.33 GB/s), off chip flash 1.22 MB"
-    assert "12.2%" in entries["by operator"]
-    assert "27.8%" in entries["by operator"]
-    assert "by operator" not in dict(estimate_entries(dataclasses.replace(ESTIMATE, layers=())))
+    assert estimate_lines(ESTIMATE) == [
+        ("taken to be", "system config High_End, memory mode Shared|Sram, optimise Size"),
+        ("memory used", "SRAM 983 KB, off chip flash 1.22 MB"),
+        ("memory traffic", "SRAM 22.87 MB (2.33 GB/s), off chip flash 1.22 MB"),
+    ]
+    assert operator_table(ESTIMATE).rows == [
+        ("conv1 & <co>", "Conv2D", "NPU", "598,117", "12.2%", "27.8%"),
+        ("logits", "Mean", "CPU", "0", "0%", "-"),
+    ]
 
 
 def test_nothing_where_nothing_was_estimated(report):
-    assert estimates_section(report.measurements) == ""
+    assert estimate_table(report.measurements) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from squeeze_export.report.markdown import to_markdown, write_markdown
+from squeeze_export.report.markdown import to_markdown
 
 
 def table(text):
@@ -51,8 +51,3 @@ def test_text_from_elsewhere_is_no_markup(report):
     for reason, expected in reasons.items():
         row = dataclasses.replace(report.measurements[5], reason=reason)
         assert f"failed: {expected} |" in to_markdown(dataclasses.replace(report, measurements=(row,)))
-
-
-def test_written_file(report, tmp_path):
-    write_markdown(report, tmp_path / "report.md")
-    assert (tmp_path / "report.md").read_text() == to_markdown(report)

@@ -10,10 +10,9 @@ import pytest
 from rich.console import Console
 
 from squeeze_export.report import wording
-from squeeze_export.report.environment import print_environment
 from squeeze_export.report.html import to_html
 from squeeze_export.report.markdown import to_markdown
-from squeeze_export.report.table import print_table
+from squeeze_export.report.terminal import print_table
 from squeeze_export.results import Interval
 
 
@@ -178,22 +177,3 @@ def test_notes(report, labelled_report):
     assert wording.accuracy_note(()) == wording.timing_note(()) == ""
     assert wording.host_line(report) == "Xeon, avx2, 2 usable cores, virtualised"
     assert wording.host_line(dataclasses.replace(report, host={})) == ""
-
-
-def test_inventory():
-    rows = [
-        ("package", "onnx", True, "1.23.2", "target onnx", ""),
-        ("package", "coremltools", False, "", "target coreml", "pip install 'squeeze-export[coreml]'"),
-        ("device", "cpu", True, "Xeon", "", ""),
-    ]
-    out = io.StringIO()
-    print_environment(rows, Console(file=out, width=40))
-    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
-    assert lines == [
-        "packages",
-        "yes onnx 1.23.2 (target onnx)",
-        "no coremltools not found (target coreml)",
-        "hint: pip install 'squeeze-export[coreml]'",
-        "devices",
-        "yes cpu Xeon",
-    ]

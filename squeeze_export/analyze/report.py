@@ -1,0 +1,89 @@
+"""An analysis as JSON, on a rich console, and as one self-contained page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from squeeze_export.analyze.results import Analysis
+from squeeze_export.analyze.words import (
+    ADVICE,
+    flip_table,
+    kept_lines,
+    kept_table,
+    layer_table,
+    percent_of,
+    share_line,
+    summary_lines,
+    worst_lines,
+)
+from squeeze_export.report.charts import ticks_over
+from squeeze_export.report.html import render
+from squeeze_export.report.terminal import print_line, print_rows
+from squeeze_export.results import json_value
+
+
+def analysis_json(analysis: Analysis) -> dict[str, Any]:
+    """As JSON has it: an infinite SQNR is `"inf"`, and flips carry the names of their classes."""
+    values: dict[str, Any] = json_value(analysis, "analysis")
+    labels = values.pop("labels")
+    for flip in values["flips"]:
+        for key in ("label", "reference_class", "int8_class"):
+            flip[f"{key}_name"] = labels[flip[key]] if labels and flip[key] is not None else None
+    timed = analysis.kept is not None and analysis.kept.cost is not None and analysis.kept.cost.runtime
+    evidence = (
+        "counts, flips, `int8` and the effects of `kept`: the exact integer run (graph/integer.py) and the float network; other "
+        "effects, shares, gains: simulated (analyze/simulation.py); "
+        f"{'latencies: measured, as `kept.cost` says' if timed else 'no runtime took part'}"
+    )
+    return {**values, "evidence": evidence}
+
+
+def print_analysis(analysis: Analysis, console: Console) -> None:
+    """Prints the summary, one row a layer (the worst in bold), what would mend the worst, the images that change their class, and
+    what layers in float win and cost."""
+    for line in summary_lines(analysis):
+        print_line(line, console)
+    console.print()
+    layers, flips = layer_table(analysis), flip_table(analysis)
+    print_rows(layers, console, bold=analysis.worst)
+    print_line(layers.note, console, "dim")
+    for head, lines in worst_lines(analysis):
+        console.print()
+        print_line(head, console, "bold")
+        for line in lines:
+            print_line(line, console, indent="  ")
+    if flips is not None:
+        console.print()
+        print_rows(flips, console)
+        print_line(flips.note, console, "dim")
+    if analysis.kept is not None:
+        kept = kept_table(analysis.kept)
+        console.print()
+        print_line(kept.title, console, "bold")
+        for line in kept_lines(analysis.kept):
+            print_line(line, console, indent="  ")
+        print_rows(kept, console)
+        print_line(kept.note, console, "dim")
+
+
+def analysis_html(analysis: Analysis) -> str:
+    """The page: the summary, each layer's part of the error drawn and in figures, what would mend it, the images that change their
+    class, and what layers in float win and cost."""
+    return render(
+        "analyze/templates/analysis.html",
+        analysis.network,
+        analysis.warnings,
+        analysis=analysis,
+        summary=summary_lines(analysis),
+        # An axis in percent of the whole error that starts at 0; each layer with its share in words, all and by its parts.
+        ticks=ticks_over(0.0, 100 * max(layer.share for layer in analysis.layers)),
+        bars=[(layer, percent_of(layer.share), share_line(layer)) for layer in analysis.layers],
+        layers=layer_table(analysis),
+        advice=ADVICE,
+        worst=worst_lines(analysis),
+        flips=flip_table(analysis),
+        kept=kept_table(analysis.kept) if analysis.kept is not None else None,
+        kept_lines=kept_lines(analysis.kept) if analysis.kept is not None else [],
+    )
