@@ -209,7 +209,6 @@ def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> Non
         ("targets", "openvino.py", "from squeeze_export.targets._onnx_body import float_body", ["_onnx_body"]),
         ("targets", "onnx.py", "from squeeze_export.targets._onnx_body import float_body", []),
         ("targets", "onnx.py", "from squeeze_export.targets import Target", []),
-        ("targets", "_openvino_audit.py", "from squeeze_export.targets._kept_float import declared_float", []),
         ("runtimes", "executorch.py", "from squeeze_export.runtimes.tflite.litert import NAME", ["tflite"]),
         ("runtimes", "tflite/litert.py", "from squeeze_export.runtimes.quiet import quiet", []),
         ("runtimes", "onnxruntime/session.py", "from squeeze_export.runtimes.tflite import litert", ["tflite"]),

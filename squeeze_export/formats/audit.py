@@ -58,7 +58,8 @@ class Policy:
         convolution: the product that may be kept in float; its inputs are data, weights and perhaps a bias.
         passing: what multiplies nothing, and hands floats on where it is joined to a layer that was kept in float.
         borders: what does nothing but bring integers to floats, or back. A way along floats ends there.
-        preparing: what may be in float ahead of the first product, and read float constants there: it brings pixels to integers.
+        preparing: what may be in float between the pixels and the first product, and read float constants there: it brings the
+            pixels to integers.
         converting: what may be in float anywhere before the last product: what stands at its other side is named in any case.
         tail: what may be in float behind the last product; None for everything.
         delivering: what may give the logits in a file that says it is all integers.
@@ -157,7 +158,9 @@ def _violations(
 ) -> Iterator[str]:
     products = frozenset(place for place, operator in enumerate(file.operators) if operator.kind in policy.products)
     before, behind = file.before(products), file.behind(products)
-    preparing = frozenset(p for p, operator in enumerate(file.operators) if operator.kind in policy.preparing and p not in behind)
+    first = {reader for tensor in file.inputs for reader, _ in file.readers.get(tensor.key, ())}
+    ahead = (first | file.behind(first)) - behind
+    preparing = frozenset(place for place in ahead if file.operators[place].kind in policy.preparing)
     if not products:
         yield "the file holds no convolution"
     for name in kept.wrong:

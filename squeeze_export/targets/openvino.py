@@ -23,13 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from squeeze_export import formats
 from squeeze_export.core import Audit, EmitOptions, FloatArray, TensorSpec, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme, check_written_as
 from squeeze_export.graph.weights import real_weights, symmetric_weights
-from squeeze_export.targets._openvino_audit import audit_network
-from squeeze_export.targets._openvino_file import describe_network
 from squeeze_export.targets._openvino_info import PRODUCT_SUFFIX, labels_file, runtime_info
 
 NAME = "openvino"
@@ -85,13 +84,15 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
 
 
 def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output, read from the folder or an `.xml` file; see `_openvino_file.describe_network`."""
-    return describe_network(path)
+    """See `formats.openvino.describe`."""
+    from squeeze_export.formats import openvino
+
+    return openvino.describe(path)
 
 
 def audit(path: Path) -> Audit:
-    """What is inside the folder or the `.xml` file, ours or another tool's; see `_openvino_audit.audit_network`."""
-    return audit_network(path)
+    """See `formats.audited`."""
+    return formats.audited(NAME, path)
 
 
 def _serialized(openvino: Any, model: Any) -> dict[str, bytes]:

@@ -12,9 +12,10 @@ import pytest
 
 from squeeze_export.core import TORCHVISION, Audit, EmitOptions, TensorSpec, require
 from squeeze_export.errors import BadInput
+from squeeze_export.formats import audited as audit_of
+from squeeze_export.formats import openvino as format_
 from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, MaxPool, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph
-from squeeze_export.targets import _openvino_file as file_module
 from squeeze_export.targets import openvino as target
 
 openvino = require("openvino", "openvino", without=("openvino_telemetry",))
@@ -72,7 +73,7 @@ def edited(folder: Path, edit: Edit) -> Audit:
     edit({node.get_friendly_name(): node for node in model.get_ops()})
     model.validate_nodes_and_infer_types()
     openvino.serialize(model, folder / "model.xml", folder / "model.bin")
-    return target.audit(folder)
+    return audit_of("openvino", folder)
 
 
 def reworded(folder: Path, old: str, new: str, count: int = 1) -> Path:
@@ -95,7 +96,7 @@ def quantized(source: Any, levels: int, high: Any = None) -> Any:
 
 
 def test_an_int8_network_passes(folder: Path) -> None:
-    result = target.audit(folder)
+    result = audit_of("openvino", folder)
     assert result.violations == ()
     assert result.float_operators == ("ReduceMean logits",)
     assert result.float_tensors == ("logits float32[1,5]",)
@@ -107,7 +108,7 @@ def test_an_int8_network_passes(folder: Path) -> None:
 
 
 def test_float_input_and_softmax_are_listed_and_allowed(tmp_path: Path) -> None:
-    result = target.audit(written(tmp_path / "a", input_dtype="float32", softmax=True, batch="dynamic"))
+    result = audit_of("openvino", written(tmp_path / "a", input_dtype="float32", softmax=True, batch="dynamic"))
     assert result.violations == ()
     expected = ["Transpose input/nchw", "FakeQuantize input/steps", "ReduceMean logits", "SoftMax probabilities"]
     assert list(result.float_operators) == expected
@@ -255,9 +256,9 @@ def test_a_float_detour_is_no_way_around(folder: Path) -> None:
 
 def test_what_cannot_be_seen_through(folder: Path) -> None:
     reworded(folder, 'type="ReduceMean" version="opset1"', 'type="Magic" version="extension"')
-    assert "Magic `logits` cannot be seen through" in target.audit(folder).violations[0]
+    assert "Magic `logits` cannot be seen through" in audit_of("openvino", folder).violations[0]
     reworded(folder, 'type="Magic" version="extension">', 'type="If" version="opset8"><then_body/>')
-    assert "If `logits` cannot be seen through" in target.audit(folder).violations[0]
+    assert "If `logits` cannot be seen through" in audit_of("openvino", folder).violations[0]
 
 
 def test_a_network_without_a_product(folder: Path) -> None:
@@ -270,7 +271,7 @@ def test_a_network_without_a_product(folder: Path) -> None:
 def test_a_float_that_nothing_reads(folder: Path) -> None:
     stray = '<layer id="999" name="stray" type="Const" version="opset1"><data element_type="f32" shape="2" offset="0" size="8" />'
     stray += '<output><port id="0" precision="FP32"><dim>2</dim></port></output></layer></layers>'
-    result = target.audit(reworded(folder, "</layers>", stray))
+    result = audit_of("openvino", reworded(folder, "</layers>", stray))
     assert result.violations == ("the constant `stray` is stored as float32[2]",)
 
 
@@ -301,9 +302,9 @@ def test_damaged_networks_are_refused(folder: Path, old: str, new: str, reason: 
     reworded(folder, old, new)
     if reason == "many":
         with pytest.raises(BadInput, match="has `1` inputs and `2` outputs"):
-            target.describe(folder)
+            format_.describe(folder)
         return
-    for read in (target.audit, target.describe):
+    for read in (format_.read, format_.describe):
         with pytest.raises(BadInput, match=reason) as caught:
             read(folder)
         assert "is not a sound OpenVINO network" in caught.value.message
@@ -315,17 +316,17 @@ def test_truncated_files_are_refused(folder: Path) -> None:
     for kept in (0, 1, len(text) // 3, len(text) - 10):
         (folder / "model.xml").write_bytes(text[:kept])
         with pytest.raises(BadInput, match="is not a sound OpenVINO network"):
-            target.audit(folder)
+            audit_of("openvino", folder)
     (folder / "model.xml").write_bytes(text)
     (folder / "model.bin").write_bytes((folder / "model.bin").read_bytes()[:-100])
     with pytest.raises(BadInput, match="lies outside the weights"):
-        target.audit(folder)
+        audit_of("openvino", folder)
 
 
 def test_a_network_of_something_else_is_refused(folder: Path) -> None:
     (folder / "model.xml").write_text("<html/>")
     with pytest.raises(BadInput, match="it holds a `html`"):
-        target.audit(folder)
+        audit_of("openvino", folder)
 
 
 def test_a_circle_is_refused(folder: Path) -> None:
@@ -334,45 +335,45 @@ def test_a_circle_is_refused(folder: Path) -> None:
     edge = next(line for line in xml.splitlines() if f'to-layer="{number}" to-port="0"' in line)
     reworded(folder, edge.strip(), f'<edge from-layer="{number}" from-port="1" to-layer="{number}" to-port="0" />')
     with pytest.raises(BadInput, match="cycle"):
-        target.audit(folder)
+        audit_of("openvino", folder)
 
 
 def test_other_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read as a folder: No such file"):
-        target.audit(tmp_path / "missing")
+        audit_of("openvino", tmp_path / "missing")
     with pytest.raises(BadInput, match="cannot be read as a folder: Not a directory"):
-        target.audit(folder / "model.bin")
+        audit_of("openvino", folder / "model.bin")
     (folder / "other.xml").write_text("<net/>")
     with pytest.raises(BadInput, match="does not hold one network"):
-        target.audit(folder)
+        audit_of("openvino", folder)
     (folder / "other.xml").unlink()
     (folder / "model.bin").rename(folder / "other.bin")
     with pytest.raises(BadInput, match="does not hold one network"):
-        target.audit(folder)
+        audit_of("openvino", folder)
 
 
 def test_another_tools_names_are_read(folder: Path) -> None:
     for file in list(folder.iterdir()):
         file.rename(folder / f"openvino_model{file.suffix}")
     (folder / "config.json").write_text("{}")
-    assert target.audit(folder).violations == ()
+    assert audit_of("openvino", folder).violations == ()
 
 
 def test_a_single_xml_file_with_its_weights_is_read(folder: Path) -> None:
     """As every other tool writes a network: two files, in whatever folder, beside others."""
     (folder / "other.xml").write_text("<net/>")
-    assert target.audit(folder / "model.xml").violations == ()
-    source, result = target.describe(folder / "model.xml")
+    assert audit_of("openvino", folder / "model.xml").violations == ()
+    source, result = format_.describe(folder / "model.xml")
     assert (source.name, source.dtype, result.name) == ("input", "uint8", "logits")
     with pytest.raises(BadInput, match=r"other.xml` has no weights: `other.bin` is not beside it"):
-        target.audit(folder / "other.xml")
+        audit_of("openvino", folder / "other.xml")
     (folder / "model.xml").rename(folder / "gone.txt")
     with pytest.raises(BadInput, match=r"model.xml` cannot be read: No such file"):
-        target.audit(folder / "model.xml")
+        audit_of("openvino", folder / "model.xml")
 
 
 def test_a_folder_that_is_called_xml_is_a_folder(tmp_path: Path) -> None:
-    assert target.audit(written(tmp_path / "net.xml")).violations == ()
+    assert audit_of("openvino", written(tmp_path / "net.xml")).violations == ()
 
 
 def test_too_large_or_unreadable_files_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,10 +383,10 @@ def test_too_large_or_unreadable_files_are_refused(folder: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", deny)
         with pytest.raises(BadInput, match=r"model.xml` cannot be read: Permission denied"):
-            target.audit(folder)
-    monkeypatch.setattr(file_module, "MAX_WEIGHT_BYTES", 10)
+            audit_of("openvino", folder)
+    monkeypatch.setattr(format_, "MAX_WEIGHT_BYTES", 10)
     with pytest.raises(BadInput, match="is larger than 64 MiB of XML"):
-        target.audit(folder)
+        audit_of("openvino", folder)
 
 
 @pytest.mark.parametrize(
@@ -398,18 +399,18 @@ def test_too_large_or_unreadable_files_are_refused(folder: Path, monkeypatch: py
 )
 def test_describe_refuses_what_is_no_image_classifier(folder: Path, old: str, new: str, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
-        target.describe(reworded(folder, old, new))
+        format_.describe(reworded(folder, old, new))
 
 
 def test_names_and_layouts_of_others(folder: Path) -> None:
     """A tensor without a name has its operator's; channels may come first; a type without a name in numpy stays as it is."""
     reworded(folder, ' names="logits"', "")
     reworded(folder, "<dim>20</dim>\n\t\t\t\t\t<dim>20</dim>\n\t\t\t\t\t<dim>3</dim>", "<dim>3</dim><dim>20</dim><dim>20</dim>")
-    source, result = target.describe(folder)
+    source, result = format_.describe(folder)
     assert (source.layout, source.shape, result.name) == ("NCHW", (1, 3, 20, 20), "logits")
     reworded(folder, 'precision="U8" names="input"', 'precision="STRING" names="input"')
     with pytest.raises(BadInput, match="it takes `string`"):
-        target.describe(folder)
+        format_.describe(folder)
 
 
 def test_a_long_chain_is_read(folder: Path) -> None:
@@ -424,5 +425,5 @@ def test_a_long_chain_is_read(folder: Path) -> None:
     first = '<edge from-layer="3" from-port="1" to-layer="1000" to-port="0"/>'
     reworded(folder, "</layers>", f"{layers}</layers>")
     reworded(folder, "</edges>", f"{first}{edges}</edges>")
-    assert target.audit(folder).operators["ReLU"] == count + 4
+    assert audit_of("openvino", folder).operators["ReLU"] == count + 4
     assert os.path.getsize(folder / "model.xml") > 300_000

@@ -1,0 +1,403 @@
+"""OpenVINO networks: an XML file with the layers and a file with the weights. https://docs.openvino.ai, "OpenVINO IR format"
+
+Everything is bounded, and document types are refused: with them come entities, which may grow without end or name other files.
+
+An integer network is written on floats. A FakeQuantize says that a tensor takes one of 256 values; a runtime computes a product in
+integers where its operand comes out of such a FakeQuantize, with nothing between that makes other values, and its weights are
+stored as integers. The sum with the bias and the ReLU behind it belong to it as far as the next FakeQuantize. Such a group counts
+as integer; the notional floats inside it are no float tensors. Scales, bounds and biases have no other form than float.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NoReturn
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
+from xml.parsers import expat
+
+from squeeze_export.core import TensorSpec
+from squeeze_export.errors import BadInput
+from squeeze_export.formats.audit import Policy
+from squeeze_export.formats.contents import FREE, Contents, FileOperator, FileTensor
+
+NAME = "openvino"
+SUFFIX = ".openvino"
+
+MAX_XML_BYTES = 64 << 20
+MAX_WEIGHT_BYTES = 1 << 30
+SECTION = "squeeze_export"
+"""Of `rt_info`: what this tool's files say of themselves."""
+
+_DTYPES: Mapping[str, str] = {
+    **{f"f{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"fp{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"i{bits}": f"int{bits}" for bits in (4, 8, 16, 32, 64)},
+    **{f"u{bits}": f"uint{bits}" for bits in (1, 4, 8, 16, 32, 64)},
+    "bf16": "bfloat16",
+    "boolean": "bool",
+}
+"""The XML's names of types, in small letters -> numpy's. Ports say FP32 where constants say f32."""
+_OPERANDS: Mapping[str, int] = {"Convert": 1, "FakeQuantize": 5, "Result": 1}
+"""The fewest operands of an operator, where there is something to be asked of them."""
+
+_MOST_LEVELS = 256
+_PRODUCTS = frozenset({"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"})
+_MOVING = ("Concat", "MaxPool", "ReLU", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze")
+"""Give no value that they did not read, or 0."""
+_BELONGING = ("Add", "ReLU")
+"""Belong to the product or the quantized tensors that they read, where a FakeQuantize comes behind."""
+_WEIGHTS = ("int8", "uint8", "int4", "uint4")
+_UNPACKING = ("Convert", "Divide", "Multiply", "Reshape", "Subtract", "Transpose", "Unsqueeze")
+"""What may lie between stored weights and a product: it is computed once, when the file is opened."""
+_ROUNDING_IN_FLOAT = "ceil_torch"
+"""The `rounding_type` of a max-pool that OpenVINO computes in float, and the product behind it too. A converted torch network has
+it; the other types stay in integers."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """An operator, a constant, an input or an output as it is written down.
+
+    Attributes:
+        kind: the operator's type, such as `Convolution`; `Const`, `Parameter` and `Result` are kinds too.
+        opset: the version of its definition, such as `opset8`.
+        sources: (layer, which of its tensors), one per operand.
+        outputs: what it gives; a tensor is called as its layer here.
+        name: the layer's.
+        tensor_name: its first tensor's own name; empty where it has none.
+        nested: whether there are networks inside it.
+    """
+
+    kind: str
+    opset: str
+    attributes: Mapping[str, str]
+    sources: tuple[tuple[int, int], ...]
+    outputs: tuple[FileTensor, ...]
+    name: str
+    tensor_name: str
+    nested: bool
+
+
+def read(path: Path) -> Contents:
+    """All that the network of a folder or of an `.xml` file holds; see `Format.read`. OpenVINO is not needed for it."""
+    root, layers = _read(path)
+
+    def operands(layer: _Layer) -> tuple[FileTensor, ...]:
+        return tuple(layers[number].outputs[index] for number, index in layer.sources)
+
+    ordered = list(layers.values())
+    return Contents(
+        NAME,
+        tuple(
+            FileOperator(layer.kind, layer.name, operands(layer), layer.outputs, layer.attributes, _opaque(layer))
+            for layer in ordered
+            if layer.kind not in ("Const", "Parameter", "Result")
+        ),
+        tuple(layer.outputs[0] for layer in ordered if layer.kind == "Parameter"),
+        tuple(operands(layer)[0] for layer in ordered if layer.kind == "Result"),
+        tuple(layer.outputs[0] for layer in ordered if layer.kind == "Const"),
+        _metadata(root),
+    )
+
+
+def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
+    """Input and output of the network of a folder or an `.xml` file; see `Format.describe`."""
+    _, layers = _read(path)
+    inputs = [layer for layer in layers.values() if layer.kind == "Parameter"]
+    outputs = [layer for layer in layers.values() if layer.kind == "Result"]
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise BadInput(f"`{path}` has `{len(inputs)}` inputs and `{len(outputs)}` outputs; a classifier has one of each")
+    number, index = outputs[0].sources[0]
+    specs = _spec(inputs[0], 0), _spec(layers[number], index)
+    for side, spec, layouts in (("takes", specs[0], ("NHWC", "NCHW")), ("gives", specs[1], ("NC",))):
+        if spec.layout not in layouts or spec.dtype not in ("uint8", "float32"):
+            raise BadInput(f"`{path}` is no classifier: it {side} `{spec.dtype}` `{spec.shape}`")
+    return specs
+
+
+def _spec(layer: _Layer, index: int) -> TensorSpec:
+    tensor = layer.outputs[index]
+    shape = tuple("N" if side == FREE else side for side in tensor.shape)
+    layout = "NC" if len(shape) == 2 else ""
+    if len(shape) == 4:
+        layout = "NHWC" if shape[3] == 3 else "NCHW" if shape[1] == 3 else ""
+    scale, zero_point = (1.0, 0) if tensor.dtype == "uint8" else (None, None)
+    return TensorSpec(layer.tensor_name or layer.name, shape, tensor.dtype, layout, scale, zero_point)
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    """The XML and the weights: of a folder, or an `.xml` file with its `.bin`. Other files may lie beside them.
+
+    Raises:
+        BadInput: no folder, not one network in it, or an `.xml` file without its weights.
+    """
+    if path.suffix == ".xml" and not path.is_dir():
+        if not path.with_suffix(".bin").is_file():
+            raise BadInput(f"`{path}` has no weights: `{path.with_suffix('.bin').name}` is not beside it")
+        return path, path.with_suffix(".bin")
+    try:
+        found = sorted(file for file in path.iterdir() if file.suffix == ".xml")
+    except OSError as err:
+        raise BadInput(f"`{path}` cannot be read as a folder: {err.strerror or err}") from err
+    if len(found) != 1 or not found[0].with_suffix(".bin").is_file():
+        raise BadInput(f"`{path}` does not hold one network: one `.xml` file with its `.bin`")
+    return found[0], found[0].with_suffix(".bin")
+
+
+def _read(path: Path) -> tuple[Element, dict[int, _Layer]]:
+    """The XML, and its layers by number, every layer behind those that it reads.
+
+    Raises:
+        BadInput: not one network, too large, or a damaged one.
+    """
+    xml, weights = _files(path)
+    try:
+        weight_bytes = weights.stat().st_size
+        if xml.stat().st_size > MAX_XML_BYTES or weight_bytes > MAX_WEIGHT_BYTES:
+            most = f"{MAX_XML_BYTES >> 20} MiB of XML and {MAX_WEIGHT_BYTES >> 20} MiB of weights"
+            raise BadInput(f"`{path}` is larger than {most}, the most that is read of an OpenVINO network")
+        text = xml.read_bytes()
+    except OSError as err:
+        raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror or err}") from err
+    try:
+        root = _parsed(text)
+        return root, _layers(root, weight_bytes)
+    except (expat.ExpatError, ParseError, LookupError, TypeError, ValueError) as err:
+        raise BadInput(f"`{xml}` is not a sound OpenVINO network: {' '.join(str(err).split())}") from err
+
+
+def _parsed(text: bytes) -> Element:
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+
+    def refuse(*_: object) -> NoReturn:
+        raise ValueError("it declares a document type")
+
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.Parse(text, True)
+    return builder.close()
+
+
+def _metadata(root: Element) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for entry in root.iterfind(f"rt_info/{SECTION}/*"):
+        found.setdefault(f"{SECTION}.{entry.tag}", []).append(entry.attrib.get("value", ""))
+    return {key: texts[0] for key, texts in found.items() if len(texts) == 1}
+
+
+def _layers(root: Element, weight_bytes: int) -> dict[int, _Layer]:
+    places: dict[tuple[int, int], tuple[int, int]] = {}  # (layer, port) that gives a tensor -> (layer, which of its tensors)
+    found: dict[int, _Layer] = {}
+    if root.tag != "net":
+        raise ValueError(f"it holds a `{root.tag}`")
+    sources = {
+        (int(edge.attrib["to-layer"]), int(edge.attrib["to-port"])): (
+            int(edge.attrib["from-layer"]),
+            int(edge.attrib["from-port"]),
+        )
+        for edge in root.iterfind("edges/edge")
+    }
+    entries = {int(entry.attrib["id"]): entry for entry in root.iterfind("layers/layer")}
+    for number, entry in entries.items():
+        for index, port in enumerate(entry.iterfind("output/port")):
+            places[number, int(port.attrib["id"])] = (number, index)
+    for number, entry in entries.items():
+        operands = (places[sources[number, int(port.attrib["id"])]] for port in entry.iterfind("input/port"))
+        found[number] = _layer(number, entry, tuple(operands), weight_bytes)
+    order = TopologicalSorter({number: [source for source, _ in layer.sources] for number, layer in found.items()})
+    return {number: found[number] for number in order.static_order()}
+
+
+def _layer(number: int, entry: Element, sources: tuple[tuple[int, int], ...], weight_bytes: int) -> _Layer:
+    """A layer in which what is asked of it later is there.
+
+    Raises:
+        ValueError: it is not; a LookupError likewise.
+    """
+    name, kind, ports = entry.attrib["name"], entry.attrib["type"], entry.findall("output/port")
+    data = entry.find("data")
+    attributes = {} if data is None else dict(data.attrib)
+    if len(sources) < _OPERANDS.get(kind, 0) or (kind in ("Const", "Parameter") and not ports):
+        raise ValueError(f"{kind} {name} has too few operands or results")
+    if kind == "FakeQuantize" and int(attributes["levels"]) < 2:
+        raise ValueError(f"{name} has {attributes['levels']} levels")
+    offset, size = (int(attributes[key]) for key in ("offset", "size")) if kind == "Const" else (0, 0)
+    if not 0 <= offset <= offset + size <= weight_bytes:
+        raise ValueError(f"the constant {name} lies outside the weights")
+    outputs = tuple(_tensor(port, name, (number, index), kind, offset, size) for index, port in enumerate(ports))
+    names = [word for word in (ports[0].attrib.get("names", "") if ports else "").split(",") if word]
+    nested = any(child.tag.endswith("body") for child in entry)
+    return _Layer(kind, entry.attrib["version"], attributes, sources, outputs, name, (names or [""])[0], nested)
+
+
+def _tensor(port: Element, name: str, place: tuple[int, int], kind: str, offset: int, size_bytes: int) -> FileTensor:
+    dtype = port.attrib["precision"].lower()
+    shape = tuple(int(dim.text or 0) for dim in port.iterfind("dim"))
+    constant = kind == "Const"
+    storage = (offset, size_bytes) if constant else None
+    return FileTensor(name, _DTYPES.get(dtype, dtype), shape, constant, size_bytes=size_bytes, place=place, storage=storage)
+
+
+def _opaque(layer: _Layer) -> str:
+    if layer.nested:
+        return "it has operators inside"
+    return "" if re.fullmatch(r"opset\d+", layer.opset) else "a foreign operator"
+
+
+class _Steps:
+    """The network's `audit.Arithmetic`: which tensors take few enough values. The operators are in the order in which they run, so
+    that every question about all of them is answered in one walk along them or back.
+    """
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents, self._operators = contents, contents.operators
+
+    def is_float(self, place: int) -> bool:
+        """See `audit.Arithmetic`."""
+        if place in self._constant or place in self._integer:
+            return False
+        operator = self._operators[place]
+        return any(tensor.floating for tensor in (*operator.inputs, *operator.outputs))
+
+    def reasons(self, place: int) -> list[str]:
+        """See `audit.Arithmetic`."""
+        found = list[str]()
+        for tensor in self._operators[place].inputs:
+            if not self._is_constant(tensor):
+                if not self._made_in(tensor, self._quantized):
+                    found.append(f"its input `{tensor.name}` is not quantized to {_MOST_LEVELS} steps")
+            elif not self._is_packed(tensor):
+                found.append(f"its weights `{tensor.name}` are not stored as integers")
+        return found
+
+    def takes_parameter(self, place: int, index: int) -> bool:
+        """See `audit.Arithmetic`: a FakeQuantize's bound, an integer product's bias or the scale of integers, of one number or one
+        a channel.
+        """
+        operator = self._operators[place]
+        if sum(side > 1 for side in operator.inputs[index].shape) > 1:
+            return False
+        return place in self._parameters or self._takes_directly(place, index)
+
+    def _made_in(self, tensor: FileTensor, places: frozenset[int] | set[int]) -> bool:
+        return self._contents.makers.get(tensor.key) in places
+
+    def _is_constant(self, tensor: FileTensor) -> bool:
+        """Whether a tensor is the same for every image."""
+        return tensor.constant or self._made_in(tensor, self._constant)
+
+    @cached_property
+    def _constant(self) -> frozenset[int]:
+        """Operators that give the same for every image."""
+        found: set[int] = set()
+        for place, operator in enumerate(self._operators):
+            if operator.inputs and all(tensor.constant or self._made_in(tensor, found) for tensor in operator.inputs):
+                found.add(place)
+        return frozenset(found)
+
+    def _flowing(self, operator: FileOperator) -> list[FileTensor]:
+        """What an operator reads, without what is constant."""
+        return [tensor for tensor in operator.inputs if not self._is_constant(tensor)]
+
+    @cached_property
+    def _quantized(self) -> frozenset[int]:
+        """Operators whose result takes at most 256 values, by a FakeQuantize and what only moves values behind it."""
+        found: set[int] = set()
+        for place, operator in enumerate(self._operators):
+            inputs = self._flowing(operator)
+            if operator.kind == "FakeQuantize":
+                steady = all(self._is_constant(bound) and math.prod(bound.shape) == 1 for bound in operator.inputs[1:])
+                fits = bool(inputs) and steady and int(str(operator.attributes["levels"])) <= _MOST_LEVELS
+            else:
+                moving = operator.kind in _MOVING and operator.attributes.get("rounding_type") != _ROUNDING_IN_FLOAT
+                fits = moving and bool(inputs) and all(self._made_in(tensor, found) for tensor in inputs)
+            if fits:
+                found.add(place)
+        return frozenset(found)
+
+    def _is_packed(self, tensor: FileTensor) -> bool:
+        """Whether a constant is integers of at most 8 bits, behind scales and conversions."""
+        return (tensor.constant and tensor.dtype in _WEIGHTS) or self._made_in(tensor, self._unpacking)
+
+    @cached_property
+    def _unpacking(self) -> frozenset[int]:
+        """Operators that make such constants into weights: of their operands the largest counts."""
+        found: set[int] = set()
+        for place, operator in enumerate(self._operators):
+            if place in self._constant and operator.kind in _UNPACKING:
+                largest = max(operator.inputs, key=lambda tensor: math.prod(tensor.shape))
+                if (largest.constant and largest.dtype in _WEIGHTS) or self._made_in(largest, found):
+                    found.add(place)
+        return frozenset(found)
+
+    @cached_property
+    def _quantized_next(self) -> frozenset[int]:
+        """Operators whose result nothing reads but FakeQuantize, or sums and ReLUs of which the same is true."""
+        found: set[int] = set()
+        for place in reversed(range(len(self._operators))):
+            outputs = self._operators[place].outputs
+            readers = [reader for tensor in outputs for reader in self._contents.readers.get(tensor.key, ())]
+            given = any(tensor.key in self._contents.given for tensor in outputs)
+            if readers and not given and all(self._quantizes(reader, index, found) for reader, index in readers):
+                found.add(place)
+        return frozenset(found)
+
+    def _quantizes(self, reader: int, index: int, found: set[int]) -> bool:
+        return reader in found if self._operators[reader].kind in _BELONGING else reader in self._quantized and index == 0
+
+    @cached_property
+    def _integer(self) -> frozenset[int]:
+        """Operators that compute in integers: products, what belongs to them as far as a FakeQuantize, and what only moves."""
+        found: set[int] = set()
+        for place, operator in enumerate(self._operators):
+            inputs = self._flowing(operator)
+            grouped = bool(inputs) and all(self._made_in(t, found) or self._made_in(t, self._quantized) for t in inputs)
+            if operator.kind in _PRODUCTS:
+                fits = not self.reasons(place)
+            elif operator.kind == "Convert":
+                fits = not operator.inputs[0].floating and place in self._quantized_next
+            elif operator.kind in _BELONGING and place not in self._quantized:
+                fits = grouped and place in self._quantized_next
+            else:
+                fits = grouped and place in self._quantized
+            if fits:
+                found.add(place)
+        return frozenset(found)
+
+    @cached_property
+    def _parameters(self) -> frozenset[int]:
+        """Constant operators whose result nothing reads but as such a parameter."""
+        found: set[int] = set()
+        for place in reversed(range(len(self._operators))):
+            readers = [r for tensor in self._operators[place].outputs for r in self._contents.readers.get(tensor.key, ())]
+            if place in self._constant and readers and all(r in found or self._takes_directly(r, index) for r, index in readers):
+                found.add(place)
+        return frozenset(found)
+
+    def _takes_directly(self, place: int, index: int) -> bool:
+        operator = self._operators[place]
+        if operator.kind == "FakeQuantize":
+            return index > 0
+        if operator.kind == "Add":
+            return any(self._made_in(tensor, self._integer) for tensor in operator.inputs)
+        return place in self._unpacking
+
+
+POLICY = Policy(
+    arithmetic=_Steps,
+    products=_PRODUCTS,
+    convolution="Convolution",
+    passing=frozenset({"Add", "Concat", "MaxPool", "ReLU"}),
+    borders=frozenset({"FakeQuantize"}),
+    preparing=frozenset({"Convert", "FakeQuantize", "Reshape", "Transpose"}),
+    kept_name=lambda contents, place: contents.operators[place].name.removesuffix("/product"),
+    bias_sum="Add",
+)
