@@ -43,7 +43,7 @@ FRAMEWORKS = {
     "markupsafe",
 }
 
-CORE = {"core", "errors", "files", "results"}
+CORE = {"core", "errors", "files", "registry", "results"}
 LOW = CORE | {"formats", "workers", "graph", "images", "nets"}
 WORKSHOPS = {"report", "lint", "gate", "package", "measure", "train", "compress", "quant", "targets", "compilers", "runtimes"}
 WORKSHOPS |= {"peers", "remote"}
@@ -54,6 +54,7 @@ ROOMS: dict[str, set[str]] = {
     "files": {"errors"},  # stands with core
     "core": {"errors"},
     "results": {"core", "errors", "files"},  # stands with core
+    "registry": {"errors"},  # likewise
     "workers": CORE,
     "nets": CORE,
     "images": CORE,
@@ -61,6 +62,7 @@ ROOMS: dict[str, set[str]] = {
     "formats": {"core", "errors", "files"},
     **dict.fromkeys(WORKSHOPS, LOW),
     "analyze": LOW | {"quant", "report"},  # tries quantizations, and its page is a report's
+    "remote": LOW | {"runtimes.session"},  # a session on a board is a session
     "demo": {"core", "nets"},  # data and where it lies
     "pipeline": LOW | WORKSHOPS | {"analyze", "demo"},
     # The command line shows what rooms hold: reports, the registries' names, a network's layers, the machine's inventory.

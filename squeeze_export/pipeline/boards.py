@@ -10,15 +10,13 @@ from typing import Any, TypeAlias, TypeGuard
 
 from squeeze_export.core import ByteArray, Placement, Progress, Session, silent
 from squeeze_export.errors import BadInput
-from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.remote import ssh
 from squeeze_export.remote.adb import AdbBoard, AdbSession
 from squeeze_export.remote.address import AdbAddress, read_address
 from squeeze_export.remote.session import Board, RemoteSession
+from squeeze_export.runtimes import runtime_named
 from squeeze_export.runtimes.executorch import ExecutorchSession
-from squeeze_export.runtimes.onnxruntime import records as onnxruntime_records
-from squeeze_export.runtimes.openvino import records as openvino_records
-from squeeze_export.runtimes.tflite import placement as tflite_placement
+from squeeze_export.targets import target_named
 
 BOARD = "board"
 """Stands for the runtime of what is run on a board, until a session there says which it is."""
@@ -71,32 +69,10 @@ def reached(reaching: Reaching) -> Iterator[Board | AdbBoard]:
 
 
 def read_records(target: str, records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
-    """Kernels and placement of what a runtime on a board tells, as this package's own runtime of that target reads it.
-
-    Raises:
-        KeyError, TypeError, ValueError, IndexError, AttributeError: the records are not as the runner writes them.
+    """Kernels and placement of what a runtime on a board tells, as this package's own runtime of that target reads it; see
+    `Runtime.read_records`.
     """
-    floats = scheme_named(scheme).floats
-    if target == "tflite":
-        return tflite_placement.read_records(records["nodes"], records["tensors"], records["inputs"], floats=floats)
-    if target == "onnx":
-        ran = onnxruntime_records.read_records(records["events"])
-        counted = ran
-        if len({record.integer for record in ran if record.macs}) > 1:
-            counted = onnxruntime_records.read_records(records["events_as_in_the_file"])
-        return "MLAS", onnxruntime_records.placement(ran, sum(record.macs for record in counted), floats)
-    executed = [
-        openvino_records.Executed(
-            name=str(entry["name"]),
-            operator=str(entry["operator"]),
-            kernel=str(entry["kernel"]),
-            precision=str(entry["precision"]),
-            output_precisions=tuple(str(precision) for precision in entry["output_precisions"]),
-            macs=int(entry["macs"]),
-        )
-        for entry in records["executed"]
-    ]
-    return openvino_records.kernel_families(executed), openvino_records.placement(executed, floats)
+    return runtime_named(target_named(target).RUNTIMES[0]).read_records(records, scheme)
 
 
 def is_far(session: Session) -> TypeGuard[Far]:

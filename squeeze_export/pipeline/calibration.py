@@ -29,7 +29,7 @@ from squeeze_export.quant import mixed
 from squeeze_export.quant.distill import FEWEST_IMAGES
 from squeeze_export.quant.observations import TappedRun, observed_tensors
 from squeeze_export.quant.recipes import BEST, DISTILLATION, check_recipe, quantize
-from squeeze_export.runtimes.onnxruntime import tapped_run
+from squeeze_export.runtimes.onnxruntime.inner_tensors import tapped_run
 from squeeze_export.targets.onnx import emit_with_taps
 
 APPEARANCE = "appearance"

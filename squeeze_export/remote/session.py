@@ -16,6 +16,7 @@ from squeeze_export.errors import BadInput, Inapplicable, Refused, Unavailable
 from squeeze_export.files import read_content
 from squeeze_export.remote.link import Link
 from squeeze_export.remote.runner import RUNTIMES
+from squeeze_export.runtimes.session import BatchSession
 
 OPEN_S, INFER_S, SILENCE_S = 300, 900, 600
 """Limits: to open a file, to run a batch, and between two rounds."""
@@ -149,7 +150,7 @@ class Board:
         self._link.close()
 
 
-class RemoteSession:
+class RemoteSession(BatchSession):
     """An artifact on a board; satisfies `core.Session`.
 
     Attributes:
@@ -167,39 +168,27 @@ class RemoteSession:
     def __init__(
         self, board: Board, number: int, artifact: Artifact, answer: Mapping[str, Any], kernels: str, placement: Placement
     ) -> None:
-        self.board, self.number, self.evidence, self.device = board, number, board.evidence, "cpu"
+        super().__init__(artifact.input.shape[1:])
+        self.board, self.number, self.evidence = board, number, board.evidence
         self.runtime, self.threads = str(answer["runtime"])[:MAX_TEXT], int(answer["threads"])
         self.kernels, self.placement = kernels, placement
-        self._sides, self._classes = artifact.input.shape[1:], artifact.output.shape[-1]
+        self._classes = int(artifact.output.shape[-1])
         self.facts: Mapping[str, Any] = ChainMap({"runtime_version": str(answer["version"])[:MAX_TEXT]}, board.facts)
 
-    def infer(self, batch: ByteArray) -> FloatArray:
-        """Runs a batch on the board.
-
-        Args:
-            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
-
-        Returns:
-            (N, classes) float32, a fresh array.
+    def run_piece(self, images: ByteArray) -> FloatArray:
+        """See `BatchSession.run_piece`; the board's runner splits as the file needs it.
 
         Raises:
-            ValueError: a batch of another shape or dtype.
             Unavailable: the connection broke.
             Refused: the runtime failed, the runner ended, or it gave something else than logits.
         """
-        if batch.dtype != np.uint8 or batch.shape[1:] != self._sides or not len(batch):
-            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *self._sides)}")
-        shape = [len(batch), self._classes]
-        size = 4 * len(batch) * int(self._classes)
+        shape, size = [len(images), self._classes], 4 * len(images) * self._classes
         answer, data = self.board.ask(
-            {"do": "infer", "id": self.number, "shape": list(batch.shape)}, batch.tobytes(), limit_s=INFER_S, answer_bytes=size
+            {"do": "infer", "id": self.number, "shape": list(images.shape)}, images.tobytes(), limit_s=INFER_S, answer_bytes=size
         )
         if answer.get("shape") != shape or len(data) != size:
             raise Refused(f"the board gave `{answer.get('shape')}`, not logits of {shape}")
-        return np.frombuffer(data, "<f4").reshape(len(batch), -1).astype(np.float32)
-
-    def close(self) -> None:
-        """Does nothing: the board's runner ends with its connection."""
+        return np.frombuffer(data, "<f4").reshape(shape)
 
 
 def _count(row: Any) -> int:

@@ -1,13 +1,19 @@
-"""What opens an artifact and runs it. One runtime is one module or object that satisfies `Runtime`, and one line in `RUNTIMES`."""
+"""What opens an artifact and runs it. One runtime is one module or object that satisfies `Runtime`, and one line in `RUNTIMES`.
+
+A small one is a NAME, `devices` and `open_session`, whose session is a `session.BatchSession`; the rest has defaults. Another
+distribution adds its own by an entry point of the group `squeeze_export.runtimes`.
+"""
 
 from __future__ import annotations
 
-import pkgutil
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
-from squeeze_export.core import Artifact, ByteArray, FloatArray, Session
-from squeeze_export.errors import BadInput
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement, Session
+from squeeze_export.errors import Unavailable
+from squeeze_export.registry import entry_named, registered
+from squeeze_export.runtimes import session
 
 
 class Runtime(Protocol):
@@ -15,10 +21,13 @@ class Runtime(Protocol):
 
     Attributes:
         NAME: the registry's key.
+        TARGETS: targets whose files it opens, of a runtime of another distribution. Those of ours are named by the targets.
     """
 
     NAME: str
+    TARGETS: tuple[str, ...] = ()
 
+    @abstractmethod
     def open_session(self, artifact: Artifact, *, device: str, threads: int) -> Session:
         """Opens an artifact on a device: that one, never another.
 
@@ -28,22 +37,31 @@ class Runtime(Protocol):
             threads: intra-op threads, at least 1.
 
         Raises:
+            BadInput: `threads` is below 1, or the file cannot be read.
             Unavailable: the device or the runtime's package is not on this machine.
             Refused: the runtime cannot open the file.
         """
 
+    @abstractmethod
     def devices(self) -> tuple[str, ...]:
-        """The devices that this runtime can use on this machine."""
+        """The devices that this runtime can use on this machine.
+
+        Raises:
+            Unavailable: the runtime's package is not installed.
+        """
 
     def check_device(self, device: str) -> None:
-        """Refuses a device that a session could not be opened on, before any work is done for it.
+        """Refuses a device that a session could not be opened on, before any work is done for it. By default, one that is not
+        among `devices()`.
 
         Raises:
             Unavailable: it is not on this machine, or the runtime is not; with what to install.
         """
+        session.check_device(device, self.devices(), self.NAME)
 
     def inner_values(self, artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-        """What the operators of an integer file make of one image, with the kernels that a session uses.
+        """What the operators of an integer file make of one image, with the kernels that a session uses. By default, it cannot be
+        shown.
 
         Args:
             artifact: of an integer scheme.
@@ -57,6 +75,23 @@ class Runtime(Protocol):
             Unavailable: the runtime cannot show them.
             Refused: the file has no such tensors.
         """
+        raise Unavailable(f"`{self.NAME}` does not show what lies inside a network", hint=f"leave out --runtime {self.NAME}")
+
+    def read_records(self, records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
+        """Reads what this runtime told of an open file on a board, as `remote.board_engines` collects it. By default, it cannot.
+
+        Args:
+            records: of one of the engines there.
+            scheme: of the file.
+
+        Returns:
+            Kernels and placement, as a session has them.
+
+        Raises:
+            Unavailable: it is not run on boards.
+            KeyError, TypeError, ValueError, IndexError, AttributeError: the records are not as the engine writes them.
+        """
+        raise Unavailable(f"`{self.NAME}` is not run on boards")
 
 
 RUNTIMES: Mapping[str, str] = {
@@ -82,7 +117,12 @@ def runtime_named(name: str) -> Runtime:
 
     Raises:
         BadInput: there is no such runtime.
+        Refused: another distribution's module is none.
     """
-    if name not in RUNTIMES:
-        raise BadInput(f"no runtime is called `{name}`", hint=f"one of: {', '.join(RUNTIMES)}")
-    return cast(Runtime, pkgutil.resolve_name(RUNTIMES[name]))
+    return cast(Runtime, entry_named(name, RUNTIMES, "runtime", Runtime))
+
+
+def added_runtimes(target: str) -> tuple[str, ...]:
+    """Names of the runtimes of other distributions that open a target's files."""
+    names = registered(RUNTIMES, "runtime").keys() - RUNTIMES.keys()
+    return tuple(name for name in sorted(names) if target in runtime_named(name).TARGETS)

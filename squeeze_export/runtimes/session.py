@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from squeeze_export.core import ByteArray, Clock, Evidence, FloatArray, Placement
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, Unavailable
 
 MAX_FREE_BATCH = 32
 """Images at once where a file leaves the batch free and memory grows with it: the speed no longer does."""
@@ -94,6 +94,21 @@ def check_threads(threads: int) -> None:
     """
     if threads < 1:
         raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+
+
+def check_device(device: str, present: Sequence[str], runtime: str) -> None:
+    """Refuses a device that is not there.
+
+    Args:
+        device: that was asked for.
+        present: those of this machine.
+        runtime: the registry's name, for the message.
+
+    Raises:
+        Unavailable: it is none of them.
+    """
+    if device not in present:
+        raise Unavailable(f"`{runtime}` has no device `{device}`", hint=f"it runs on: {', '.join(present)}")
 
 
 def read_file(path: Path) -> bytes:

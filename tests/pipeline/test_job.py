@@ -187,7 +187,7 @@ def test_a_runtime_that_fails_while_it_runs_leaves_the_others(validate, job, mon
     def infer(*_):
         raise Refused("out of scratch memory")
 
-    monkeypatch.setattr("squeeze_export.runtimes.onnxruntime.OnnxSession.infer", infer)
+    monkeypatch.setattr("squeeze_export.runtimes.onnxruntime.session.OnnxSession.infer", infer)
     rows = run(job(targets=("onnx", "tflite"), validate=validate)).measurements
     assert {(row.target, row.status, row.reason) for row in rows} == {
         ("onnx", "failed", "out of scratch memory"),

@@ -54,7 +54,7 @@ def spies(monkeypatch):
         sessions.append(Spy())
         return sessions[-1]
 
-    for name in ("onnxruntime", "litert"):
+    for name in ("onnxruntime", "tflite.litert"):
         monkeypatch.setattr(f"squeeze_export.runtimes.{name}.open_session", open_session)
     return sessions
 

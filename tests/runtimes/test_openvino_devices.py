@@ -22,7 +22,7 @@ from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import openvino as runtime
 from squeeze_export.runtimes.openvino import bf16 as openvino_bf16
 from squeeze_export.runtimes.openvino.plugins import device_of, executed_on
-from squeeze_export.runtimes.openvino.records import placement, read_records
+from squeeze_export.runtimes.openvino.records import placement, read_compiled
 from squeeze_export.targets import openvino as target
 
 openvino = require("openvino", "openvino", without=("openvino_telemetry",))
@@ -155,7 +155,7 @@ def test_an_npu_computes_in_float16_and_in_fixed_shapes(graph: Graph, tmp_path: 
     assert core.asked == [("NPU", {"INFERENCE_PRECISION_HINT": "f16", "PERFORMANCE_HINT": "LATENCY"})]
     assert session.facts == {"device_name": "AI Boost", "precision": "f16"}
     assert session.infer(noise(3)).shape == (3, 10)  # one by one
-    assert session._batch == 1
+    assert session.most == 1
 
 
 def test_a_driver_that_tells_little(graph: Graph, tmp_path: Path, core: StandIn) -> None:
@@ -254,7 +254,7 @@ def runtime_on_cpu(item: Artifact) -> Any:
     """The records of the same file on the real CPU."""
     files = [(item.path / name).read_bytes() for name in ("model.xml", "model.bin")]
     made = Core().compile_model(Core().read_model(*files), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    found = read_records(made)
+    found = read_compiled(made)
     assert placement(found, "around the convolutions").elsewhere == ()
     assert executed_on(made).device == "cpu"
     return found

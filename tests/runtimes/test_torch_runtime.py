@@ -56,8 +56,6 @@ def test_an_integer_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="`DequantizeLinear` is no operator of a float file") as caught:
         torch.open_session(written(tmp_path, "int8"), device="cpu", threads=1)
     assert "--scheme fp32" in str(caught.value.hint)
-    with pytest.raises(Refused, match="it runs float files"):
-        torch.inner_values(written(tmp_path, "int8"), ["conv1"], drawn(1))
 
 
 def test_no_gpu_is_told_and_never_replaced(tmp_path: Path) -> None:
@@ -95,9 +93,6 @@ def test_misuse(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="`0` threads"):
         torch.open_session(artifact, device="cpu", threads=0)
     session = torch.open_session(artifact, device="cpu", threads=1)
-    for wrong in (drawn(1)[:, :40], drawn(1).astype(np.float32), drawn(1)[:0]):
-        with pytest.raises(ValueError, match="the file takes uint8"):
-            session.infer(wrong)
     session.close()
     session.close()
     with pytest.raises(ValueError, match="closed"):

@@ -1,15 +1,17 @@
-"""An ONNX file's own inner tensors, made outputs."""
+"""An ONNX file's own inner tensors, made outputs: of an integer file to compare it, of a float one to calibrate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, require
 from squeeze_export.errors import Refused
-from squeeze_export.runtimes.onnxruntime.calls import answered
+from squeeze_export.runtimes.onnxruntime.calls import answered, opened, session_options
+from squeeze_export.runtimes.onnxruntime.providers import CPU
 
 _FLOAT_MAKERS = ("Add", "Concat", "Conv", "MaxPool", "Relu")
 
@@ -58,3 +60,35 @@ def inner_values(
             real = (real - np.float32(zero_point)) * scale
         result[name] = np.ascontiguousarray(real.transpose(0, 2, 3, 1))
     return result
+
+
+def tapped_run(model: bytes, names: Sequence[str]) -> Callable[[ByteArray, Callable[[str, FloatArray], None] | None], FloatArray]:
+    """A float run that shows inner tensors, for calibration. May be called from several threads: one thread each.
+
+    Args:
+        model: an ONNX file of batch 1 whose first output is the logits and which also outputs each of `names` as (1, H, W, C).
+        names: the tensors to show, in the order in which they are shown.
+
+    Returns:
+        `run(batch, tap=None)`: `batch` (N, H, W, 3) uint8; `tap(name, values)` sees (1, H, W, C) float32, once per image and
+        name; gives (N, classes) float32 logits.
+
+    Raises:
+        Refused: ONNX Runtime cannot open the model.
+        Unavailable: `onnxruntime` is not installed.
+    """
+    session = opened(model, Path("calibration.onnx"), session_options(1), [CPU])
+    source, logits = session.get_inputs()[0].name, session.get_outputs()[0].name
+
+    def run(batch: ByteArray, tap: Callable[[str, FloatArray], None] | None = None) -> FloatArray:
+        shown = list(names) if tap is not None else []
+        rows = []
+        for image in batch:
+            row, *values = session.run([logits, *shown], {source: image[None]})
+            rows.append(row)
+            if tap is not None:
+                for name, value in zip(shown, values, strict=True):
+                    tap(name, value)
+        return np.concatenate(rows)
+
+    return run

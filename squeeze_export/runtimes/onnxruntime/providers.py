@@ -152,7 +152,7 @@ def _one_operator() -> bytes:
 
 
 def open_on(name: str, device: Device, model: bytes, path: Path, options: Any, scheme: Scheme, threads: int) -> Any:
-    """Opens a session on a device that is not `cpu`: its provider first, the CPU's for what that one does not take.
+    """Opens a session on a device: its provider first, the CPU's for what that one does not take.
 
     Args:
         name: of the device.
@@ -167,6 +167,8 @@ def open_on(name: str, device: Device, model: bytes, path: Path, options: Any, s
         Unavailable: the provider is installed, and does not work on this machine.
         Refused: the file cannot be opened on it.
     """
+    if name == "cpu":
+        return opened(model, path, options, [CPU])
     entries = entries_for(name, device.provider)
     chosen = provider_options(name, scheme, threads)
     if device.provider == "DmlExecutionProvider":

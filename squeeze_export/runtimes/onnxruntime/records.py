@@ -34,7 +34,7 @@ class Record:
     provider: str = ""
 
 
-def read_records(events: Sequence[Mapping[str, Any]]) -> tuple[Record, ...]:
+def read_events(events: Sequence[Mapping[str, Any]]) -> tuple[Record, ...]:
     """The operators that ran, from a profile's events."""
     return tuple(_records(events))
 
@@ -60,6 +60,13 @@ def placement(
         for record in records
     ]
     return place(operators, floats=floats, source=source, mac_count=mac_count)
+
+
+def is_mixed(records: Sequence[Record]) -> bool:
+    """Whether some convolutions run in integers and some in floats. The CPU's float kernels fill up the channels, so that the
+    multiply-accumulates are to be counted in a run without optimizations: its convolutions are those of the file.
+    """
+    return len({record.integer for record in records if record.macs}) > 1
 
 
 def is_fused(record: Record) -> bool:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
-from squeeze_export.core import Artifact, ByteArray, FloatArray
-from squeeze_export.runtimes.openvino import plugins
-from squeeze_export.runtimes.openvino import session as shared
+from squeeze_export.core import Placement
+from squeeze_export.graph.quantized import scheme_named
+from squeeze_export.runtimes.openvino import session
+from squeeze_export.runtimes.openvino.plugins import installed_devices, plugin_of
+from squeeze_export.runtimes.openvino.records import Executed, kernel_families, placement
 
-NAME = "openvino"
-PRECISION = "f32"
+NAME, PRECISION = "openvino", "f32"
 
-
-def devices() -> tuple[str, ...]:
-    """The devices that OpenVINO has here.
-
-    Raises:
-        Unavailable: `openvino` is not installed.
-    """
-    return plugins.installed_devices(NAME, PRECISION)
+devices = partial(installed_devices, NAME, PRECISION)
+open_session = partial(session.OpenvinoSession, runtime=NAME, precision=PRECISION)
+inner_values = partial(session.inner_values, precision=PRECISION)
 
 
 def check_device(device: str) -> None:
@@ -27,14 +25,20 @@ def check_device(device: str) -> None:
     Raises:
         Unavailable: it has none, or `openvino` is not installed.
     """
-    plugins.plugin_of(device, devices(), NAME)
+    plugin_of(device, devices(), NAME)
 
 
-def open_session(artifact: Artifact, *, device: str, threads: int) -> shared.OpenvinoSession:
-    """Opens a folder; see `session.OpenvinoSession`."""
-    return shared.OpenvinoSession(artifact, runtime=NAME, precision=PRECISION, device=device, threads=threads)
-
-
-def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-    """What the file's operators make of one image; see `session.inner_values`."""
-    return shared.inner_values(artifact, names, pixels, precision=PRECISION)
+def read_records(records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
+    """What a board's OpenVINO told on its CPU: every operator that it executes; see `Runtime.read_records`."""
+    executed = [
+        Executed(
+            name=str(entry["name"]),
+            operator=str(entry["operator"]),
+            kernel=str(entry["kernel"]),
+            precision=str(entry["precision"]),
+            output_precisions=tuple(str(precision) for precision in entry["output_precisions"]),
+            macs=int(entry["macs"]),
+        )
+        for entry in records["executed"]
+    ]
+    return kernel_families(executed), placement(executed, scheme_named(scheme).floats)

@@ -5,39 +5,18 @@ An int8 file runs the same integer kernels as with `openvino`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from functools import partial
 
-from squeeze_export.core import Artifact, ByteArray, FloatArray
-from squeeze_export.runtimes.openvino import plugins
-from squeeze_export.runtimes.openvino import session as shared
+from squeeze_export.runtimes.openvino import session
+from squeeze_export.runtimes.openvino.plugins import installed_devices, plugin_of
 
-NAME = "openvino-bf16"
-PRECISION = "bf16"
+NAME, PRECISION = "openvino-bf16", "bf16"
 
-
-def devices() -> tuple[str, ...]:
-    """The devices that compute in bfloat16.
-
-    Raises:
-        Unavailable: `openvino` is not installed, or the CPU would have to emulate it.
-    """
-    return plugins.installed_devices(NAME, PRECISION)
+devices = partial(installed_devices, NAME, PRECISION)
+open_session = partial(session.OpenvinoSession, runtime=NAME, precision=PRECISION)
+inner_values = partial(session.inner_values, precision=PRECISION)
 
 
 def check_device(device: str) -> None:
-    """Refuses a device that this machine does not have, and tells what to install for it; `auto` is none and is let through.
-
-    Raises:
-        Unavailable: it has none, or `openvino` is not installed.
-    """
-    plugins.plugin_of(device, devices(), NAME)
-
-
-def open_session(artifact: Artifact, *, device: str, threads: int) -> shared.OpenvinoSession:
-    """Opens a folder; see `session.OpenvinoSession`."""
-    return shared.OpenvinoSession(artifact, runtime=NAME, precision=PRECISION, device=device, threads=threads)
-
-
-def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-    """What the file's operators make of one image; see `session.inner_values`."""
-    return shared.inner_values(artifact, names, pixels, precision=PRECISION)
+    """See `openvino.check_device`."""
+    plugin_of(device, devices(), NAME)

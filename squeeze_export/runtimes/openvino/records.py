@@ -45,7 +45,7 @@ class Executed:
         return all(precision.startswith(("i", "u", "boolean")) for precision in (self.precision, *given))
 
 
-def read_records(compiled: Any, macs: Mapping[str, int] = MappingProxyType({})) -> tuple[Executed, ...]:
+def read_compiled(compiled: Any, macs: Mapping[str, int] = MappingProxyType({})) -> tuple[Executed, ...]:
     """The operators of a compiled model, in the order of execution; constants and what only depends on them are none.
 
     Args:

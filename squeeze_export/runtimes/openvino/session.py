@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.openvino.plugins import (
@@ -22,17 +21,16 @@ from squeeze_export.runtimes.openvino.plugins import (
     plugin_of,
     settings_of,
 )
-from squeeze_export.runtimes.openvino.records import Executed, file_macs, kernel_families, placement, read_records
+from squeeze_export.runtimes.openvino.records import Executed, file_macs, kernel_families, placement, read_compiled
 from squeeze_export.runtimes.quiet import quiet
+from squeeze_export.runtimes.session import MAX_FREE_BATCH, BatchSession, check_threads
 
-MAX_DYNAMIC_BATCH = 32
-"""Images at once where the file leaves the batch free: memory grows with it, the speed no longer does."""
 MAX_FILE_BYTES = 1 << 30
 
 _DTYPES: Mapping[str, str] = {"u8": "uint8", "f32": "float32"}
 
 
-class OpenvinoSession:
+class OpenvinoSession(BatchSession):
     """An OpenVINO network compiled for a device; satisfies `core.Session`. Not to be used by two threads at once.
 
     Attributes:
@@ -50,12 +48,8 @@ class OpenvinoSession:
             image classifier.
     """
 
-    evidence: Evidence = "measured"
-    facts: Mapping[str, Any] = MappingProxyType({})
-
     def __init__(self, artifact: Artifact, *, runtime: str, precision: str, device: str, threads: int) -> None:
-        if threads < 1:
-            raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+        check_threads(threads)
         self.runtime = runtime
         self._floats = scheme_named(artifact.scheme).floats
         plugin = plugin_of(device, installed_devices(runtime, precision), runtime)
@@ -72,59 +66,36 @@ class OpenvinoSession:
         self.device, self.threads = found.device, threads if found.threads is None else found.threads
         if device != "cpu":
             self.facts = {"device_name": found.full_name, "precision": found.precision}
-        self._dtype, self._batch, self._sides = _interface(compiled, artifact.path)
-        self.executed: tuple[Executed, ...] = read_records(compiled, macs)
+        self._dtype, batch, sides = _interface(compiled, artifact.path)
+        super().__init__(sides, least=batch or 1, most=batch or MAX_FREE_BATCH)
+        self.executed: tuple[Executed, ...] = read_compiled(compiled, macs)
         self.kernels = kernel_families(self.executed) if self.executed else "not told"
         self._request: Any = compiled.create_infer_request()
-        self._tensor: Any = self._request.get_input_tensor() if self._batch else None
+        self._tensor: Any = self._request.get_input_tensor() if batch else None
 
     @cached_property
-    def placement(self) -> Placement:
+    def placement(self) -> Placement | None:
         """Which operators run in integers, from `executed`; None where the device does not list them."""
-        if not self.executed:
-            return None  # type: ignore[return-value]  # `core.Session` has no word for "not told"; reports have
-        return placement(self.executed, self._floats)
+        return placement(self.executed, self._floats) if self.executed else None
 
-    def infer(self, batch: ByteArray) -> FloatArray:
-        """Runs a batch, in pieces where the file's own batch size is fixed; the last piece is filled up with zeros.
-
-        Args:
-            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
-
-        Returns:
-            (N, classes) float32, a fresh array.
-
-        Raises:
-            ValueError: a batch of another shape or dtype, or the session is closed.
-            Refused: OpenVINO failed.
-        """
-        if self._request is None:
-            raise ValueError("the session is closed")
-        if batch.dtype != np.uint8 or batch.shape[1:] != self._sides or not len(batch):
-            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *self._sides)}")
-        size = self._batch or min(len(batch), MAX_DYNAMIC_BATCH)
-        pieces = [self._run(batch[start : start + size]) for start in range(0, len(batch), size)]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-    def close(self) -> None:
-        """Frees the network. Calling it twice is allowed."""
-        self._request = self._tensor = None
-
-    def _run(self, images: ByteArray) -> FloatArray:
-        if self._tensor is None or not (self._batch or self._tensor.shape[0] == len(images)):
+    def run_piece(self, images: ByteArray) -> FloatArray:
+        """See `BatchSession.run_piece`."""
+        if self._tensor is None or self._tensor.shape[0] != len(images):
             openvino = load()
             self._tensor = openvino.Tensor(openvino.Type(np.dtype(self._dtype)), openvino.Shape(images.shape))
             self._request.set_input_tensor(self._tensor)
         # OpenVINO's own tensor is aligned, and was a little faster than a borrowed array.
-        values = self._tensor.data
-        values[: len(images)] = images
-        values[len(images) :] = 0
+        self._tensor.data[:] = images
         try:
             self._request.infer()
         except RuntimeError as err:
             raise Refused(f"`{self.runtime}` failed on `{len(images)}` images: {' '.join(str(err).split())}") from err
-        result: FloatArray = self._request.get_output_tensor().data[: len(images)].copy()
-        return result
+        logits: FloatArray = self._request.get_output_tensor().data
+        return logits
+
+    def free(self) -> None:
+        """Frees the network."""
+        self._request = self._tensor = None
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray, *, precision: str) -> Mapping[str, FloatArray]:

@@ -25,7 +25,7 @@ from squeeze_export.formats.qnn import GRAPH_KEY, QnnOperator, binary_facts, gra
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.onnxruntime import inner_tensors
 from squeeze_export.runtimes.onnxruntime.calls import answered, black_images, ends_of
-from squeeze_export.runtimes.onnxruntime.records import read_records
+from squeeze_export.runtimes.onnxruntime.records import read_events
 from squeeze_export.runtimes.qnn.plugin import EMULATOR, PROVIDER, entries, open_on
 from squeeze_export.runtimes.qnn.records import SOURCE, placed, read_profile
 from squeeze_export.runtimes.session import BatchSession, check_threads
@@ -161,7 +161,7 @@ class QnnSession(BatchSession):
             session = open_on(self.device, self._model, self._path, options, {"profile": str(folder / "onnxruntime")})
             answered(session, self._path, None, black_images(self._ends))
             events = Path(session.end_profiling())
-            others = [r for r in read_records(json.loads(events.read_text())) if r.provider != PROVIDER]
+            others = [r for r in read_events(json.loads(events.read_text())) if r.provider != PROVIDER]
             events.unlink()
             del session  # it writes the end of its profile then
             graph = self._record if self._record is not None else read_graph(folder)

@@ -6,9 +6,13 @@ CPU stays with the interpreter, whose node list says what XNNPACK takes; `Compil
 
 from __future__ import annotations
 
-from squeeze_export.core import Artifact, Session
+from collections.abc import Mapping
+from typing import Any
+
+from squeeze_export.core import Artifact, Placement, Session
 from squeeze_export.errors import BadInput, Unavailable
-from squeeze_export.runtimes.tflite import accelerators
+from squeeze_export.graph.quantized import scheme_named
+from squeeze_export.runtimes.tflite import accelerators, placement
 from squeeze_export.runtimes.tflite.accelerator_session import AcceleratedSession
 from squeeze_export.runtimes.tflite.interpreter import LITERT
 
@@ -38,6 +42,12 @@ def check_device(device: str) -> None:
         accelerators.accelerator_for(device)
     elif device not in here:
         raise Unavailable(f"`{NAME}` has no device `{device}`", hint=f"it runs on: {', '.join(devices())}")
+
+
+def read_records(records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
+    """What a board's interpreter told: its `nodes`, `tensors` and `inputs`; see `Runtime.read_records`."""
+    floats = scheme_named(scheme).floats
+    return placement.read_records(records["nodes"], records["tensors"], records["inputs"], floats=floats)
 
 
 def devices() -> tuple[str, ...]:

@@ -6,15 +6,14 @@ size as a CUDA graph, so that an inference costs one launch, and float32 means f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, place, require
-from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.core import Artifact, ByteArray, FloatArray, place, require
+from squeeze_export.errors import Unavailable
 from squeeze_export.graph.quantized import scheme_named
+from squeeze_export.runtimes.session import BatchSession, check_threads, read_file
 from squeeze_export.runtimes.torch.operators import Network, placed, read_network
 
 NAME = "torch"
@@ -47,14 +46,9 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> TorchSessi
         Unavailable: no such device, or `torch` is not installed.
         Refused: it is no float file of an image classifier.
     """
-    if threads < 1:
-        raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+    check_threads(threads)
     check_device(device)
-    try:
-        content = artifact.path.read_bytes()
-    except OSError as err:
-        raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
-    return TorchSession(read_network(content, artifact.path, device), artifact, device, threads)
+    return TorchSession(read_network(read_file(artifact.path), artifact.path, device), artifact, device, threads)
 
 
 def check_device(device: str) -> None:
@@ -65,16 +59,7 @@ def check_device(device: str) -> None:
         raise Unavailable(f"torch has no device `{device}` here", hint=hint)
 
 
-def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-    """torch opens float files, and inner values are asked of integer ones.
-
-    Raises:
-        Refused: always.
-    """
-    raise Refused(f"torch does not open `{artifact.path}`: it runs float files", hint="--runtime onnxruntime")
-
-
-class TorchSession:
+class TorchSession(BatchSession):
     """A float ONNX file opened in torch; satisfies `core.Session`. Not to be used by two threads at once.
 
     Attributes:
@@ -87,15 +72,14 @@ class TorchSession:
     """
 
     runtime = NAME
-    evidence: Evidence = "measured"
 
     def __init__(self, network: Network, artifact: Artifact, device: str, threads: int) -> None:
+        super().__init__(network.sides, least=network.batch or 1, most=network.batch)
         torch = _torch()
         self._network: Network | None = network
         self._path = artifact.path
         self.device = torch.zeros(1, device=device).device.type
         self._graphs: dict[int, tuple[Any, Any, Any]] = {}
-        self.facts: Mapping[str, Any] = MappingProxyType({})
         if self.device == "cuda":
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
             self.threads, self.kernels = 1, f"ATen, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, CUDA graph"
@@ -104,35 +88,22 @@ class TorchSession:
             torch.set_num_threads(threads)
             self.threads, self.kernels = torch.get_num_threads(), "ATen"
         floats = scheme_named(artifact.scheme).floats
-        self.placement: Placement = place(
-            self._operators(), floats=floats, source="the file's operators, which torch runs one by one"
-        )
+        self.placement = place(self._operators(), floats=floats, source="the file's operators, which torch runs one by one")
 
-    def infer(self, batch: ByteArray) -> FloatArray:
-        """Runs a batch, in pieces where the file's own batch size is fixed; the last piece is filled up with zeros.
+    def run_piece(self, images: ByteArray) -> FloatArray:
+        """See `BatchSession.run_piece`."""
+        torch = _torch()
+        given = torch.from_numpy(images.astype(self._open().dtype))  # a copy, which may be written
+        with torch.inference_mode():
+            if self.device != "cuda":
+                return np.asarray(self._open().run(given).numpy())
+            source, graph, result = self.graph_of(len(images))
+            source.copy_(given)
+            graph.replay()
+            return np.asarray(result.cpu().numpy())
 
-        Args:
-            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
-
-        Returns:
-            (N, classes) float32, a fresh array.
-
-        Raises:
-            ValueError: a batch of another shape or dtype, or the session is closed.
-        """
-        network = self._open()
-        if batch.dtype != np.uint8 or batch.shape[1:] != network.sides or not len(batch):
-            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *network.sides)}")
-        size = network.batch or len(batch)
-        pieces = []
-        for start in range(0, len(batch), size):
-            piece = np.zeros((size, *network.sides), network.dtype)
-            piece[: len(batch) - start] = batch[start : start + size]
-            pieces.append(self._run(piece))
-        return np.concatenate(pieces)[: len(batch)]
-
-    def close(self) -> None:
-        """Frees the weights, and the GPU's graphs. Calling it twice is allowed."""
+    def free(self) -> None:
+        """Frees the weights, and the GPU's graphs."""
         self._network = None
         self._graphs.clear()
 
@@ -140,17 +111,6 @@ class TorchSession:
         if self._network is None:
             raise ValueError("the session is closed")
         return self._network
-
-    def _run(self, pixels: Any) -> FloatArray:
-        torch = _torch()
-        given = torch.from_numpy(pixels)
-        with torch.inference_mode():
-            if self.device != "cuda":
-                return np.array(self._open().run(given).numpy(), np.float32)
-            source, graph, result = self.graph_of(len(pixels))
-            source.copy_(given)
-            graph.replay()
-            return np.array(result.cpu().numpy(), np.float32)
 
     def graph_of(self, size: int) -> tuple[Any, Any, Any]:
         """The CUDA graph of a batch size: its input tensor, the graph, its output tensor. Captured when first asked for."""
