@@ -63,6 +63,7 @@ class Listing(Format, Protocol):
 FORMATS: Mapping[str, str] = {
     "onnx": "squeeze_export.formats.onnx",
     "openvino": "squeeze_export.formats.openvino",
+    "tflite": "squeeze_export.formats.tflite",
 }
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from test_tflite import small, sqnr_db
-from test_tflite_audit import STEPS, conv, dequantize, quantize
 
 from squeeze_export.core import Artifact, Audit, EmitOptions
 from squeeze_export.errors import Refused
+from squeeze_export.formats import audited as audit_of
+from squeeze_export.formats.contents import KEPT_FLOAT_KEY
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Add, Conv, QuantizedConv
@@ -31,9 +32,8 @@ from squeeze_export.quant.recipes import quantize as quantize_graph
 from squeeze_export.runtimes.tflite import litert
 from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN
 from squeeze_export.targets import tflite
-from squeeze_export.targets._kept_float import KEPT_FLOAT_KEY
-from squeeze_export.targets.tflite.audit import audit_file
 from squeeze_export.targets.tflite.writer import Writer
+from tests.formats.test_tflite_format import STEPS, conv, dequantize, quantize
 
 KEPT: tuple[tuple[Bypass, str], ...] = (
     ("none", "fire2/squeeze1x1"),
@@ -284,9 +284,9 @@ def test_the_floats_stay_listed(tmp_path: Path) -> None:
 def test_without_the_declaration_nothing_is_excused(bypass: Bypass, layer: str, tmp_path: Path) -> None:
     network, _, _ = mixed(bypass, layer)
     found = declaring(tmp_path, network, [])
-    lines = [line for line in found.violations if line.startswith("float convolution")]
+    lines = [line for line in found.violations if line.startswith("CONV_2D")]
     assert len(lines) == len(network.kept_float)
-    assert len([line for line in found.violations if line.startswith("float constant")]) == 2 * len(network.kept_float)
+    assert len([line for line in found.violations if line.startswith("the constant")]) == 2 * len(network.kept_float)
     assert found.kept_float == ()
 
 
@@ -295,10 +295,12 @@ def test_a_float_convolution_more_than_declared_fails(tmp_path: Path) -> None:
     found = declaring(tmp_path, network, network.kept_float[:2])
     assert network.kept_float[2] == "fire2/expand3x3"
     assert found.violations == (
-        "float convolution: `CONV_2D fire2/expand3x3/unrounded`",
-        "a float detour inside the network: `QUANTIZE fire2/expand3x3`",
-        "float constant: `fire2/expand3x3/weight float32[12, 3, 3, 4]`",
-        "float constant: `fire2/expand3x3/bias float32[12]`",
+        "CONV_2D `fire2/expand3x3/unrounded` computes in float: its input `fire2/squeeze1x1` is float32[1,15,15,4], its operand "
+        "`fire2/expand3x3/weight` is float32[12,3,3,4], its operand `fire2/expand3x3/bias` is float32[12], its result "
+        "`fire2/expand3x3/unrounded` is float32[1,15,15,12]",
+        "QUANTIZE `fire2/expand3x3` computes in float before the last convolution",
+        "the constant `fire2/expand3x3/weight` is stored as float32[12,3,3,4]",
+        "the constant `fire2/expand3x3/bias` is stored as float32[12]",
     )
     assert found.kept_float == network.kept_float[:2]
 
@@ -317,18 +319,18 @@ def test_a_scheme_without_floats_excuses_none(tmp_path: Path) -> None:
     assert found.kept_float == ()
     for name in network.kept_float:
         assert f"the file says that `{name}` was kept in float, which is no convolution in float here" in found.violations
-    assert "float convolution: `CONV_2D fire2/squeeze1x1`" in found.violations
+    assert any(line.startswith("CONV_2D `fire2/squeeze1x1` computes in float") for line in found.violations)
 
 
 @pytest.mark.parametrize("declared", [{"fire2/squeeze1x1": 1}, "fire2/squeeze1x1", [1]])
 def test_a_declaration_that_is_no_list_of_names_excuses_none(declared: Any, tmp_path: Path) -> None:
-    assert any("float convolution" in line for line in declaring(tmp_path, mixed()[0], declared).violations)
+    assert any("computes in float: " in line for line in declaring(tmp_path, mixed()[0], declared).violations)
 
 
 def audited(writer: Writer, source: int, result: int, path: Path, declared: tuple[str, ...] = ("conv2",)) -> Audit:
     said = {KEPT_FLOAT_KEY: json.dumps(declared), "squeeze_export.scheme": "int8"}
     path.write_bytes(writer.pack(source, result, {"squeeze_export": json.dumps(said).encode()}))
-    return audit_file(path)
+    return audit_of("tflite", path)
 
 
 def front() -> tuple[Writer, int, int]:
@@ -344,14 +346,14 @@ def test_two_float_convolutions_of_one_name_are_not_excused(tmp_path: Path) -> N
         real = conv(writer, real, "conv2", activations="float32", weights="float32")
     found = audited(writer, source, real, tmp_path / "a.tflite")
     assert found.kept_float == ()
-    assert found.violations[:2] == ("float convolution: `CONV_2D conv2`",) * 2
+    assert [line.startswith("CONV_2D `conv2` computes in float") for line in found.violations[1:3]] == [True, True]
 
 
 def test_integer_weights_are_no_layer_kept_in_float(tmp_path: Path) -> None:
     writer, source, real = front()
     result = conv(writer, real, "conv2", activations="float32")
     found = audited(writer, source, result, tmp_path / "a.tflite")
-    assert "hybrid (dynamic-range) convolution: `CONV_2D conv2`" in found.violations
+    assert found.violations[1].endswith("its weights alone are integers")
     assert "the file says that `conv2` was kept in float, which is no convolution in float here" in found.violations
 
 
@@ -374,7 +376,8 @@ def test_a_detour_beside_a_kept_layer_fails(tmp_path: Path) -> None:
         writer.operator("MAX_POOL_2D", 1, [second if behind else real], pool, ("Pool2DOptions", {"strideW": 1, "strideH": 1}))
         result = conv(writer, quantize(writer, pool, "back"), "conv3")
         found = audited(writer, source, result, tmp_path / "a.tflite")
-        detour = ("float operator: `MAX_POOL_2D pool`", "a float detour inside the network: `QUANTIZE back`")
+        named = ("MAX_POOL_2D `pool`", "QUANTIZE `back`")
+        detour = tuple(f"{name} computes in float before the last convolution" for name in named)
         assert found.violations == (() if behind else detour)
         assert found.kept_float == ("conv2",)
 
@@ -386,8 +389,8 @@ def test_what_else_reads_a_kept_layers_weights_fails(tmp_path: Path) -> None:
     total = writer.tensor("total", (1, 8, 8, 4), "float32")
     writer.operator("ADD", 1, [second, bias], total, ("AddOptions", {}))
     found = audited(writer, source, total, tmp_path / "a.tflite")
-    assert found.violations == ("float constant: `conv2/bias float32[4]`",)
+    assert found.violations == ("the constant `conv2/bias` is stored as float32[4]",)
     multiplied = writer.tensor("multiplied", (1, 8, 8, 4), "float32")
     writer.operator("MUL", 1, [total, second], multiplied, ("MulOptions", {}))
     found = audited(writer, source, multiplied, tmp_path / "a.tflite")
-    assert "float operator: `MUL multiplied`" in found.violations
+    assert "MUL `multiplied` computes in float behind the last convolution" in found.violations

@@ -19,13 +19,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from squeeze_export import formats
 from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.formats.contents import Contents
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as
-from squeeze_export.targets.tflite import file
-from squeeze_export.targets.tflite.audit import audit_file, describe_file
 from squeeze_export.targets.tflite.lowering import Lowering
 from squeeze_export.targets.tflite.metadata import LABELS_FILE, METADATA_NAME, model_metadata, with_files
 
@@ -68,21 +67,22 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
 
 
 def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output, read from the file.
+    """See `formats.tflite.describe`."""
+    from squeeze_export.formats import tflite
 
-    Raises:
-        BadInput: no such file, or no TFLite file with one input and one output.
-    """
-    return describe_file(path)
+    return tflite.describe(path)
 
 
 def audit(path: Path) -> Audit:
-    """What is inside the file; see `audit.audit_file`.
+    """See `formats.audited`."""
+    return formats.audited(NAME, path)
 
-    Raises:
-        BadInput: no such file, or no TFLite file.
-    """
-    return audit_file(path)
+
+def contents(path: Path) -> Contents:
+    """See `formats.tflite.listing`."""
+    from squeeze_export.formats import tflite
+
+    return tflite.listing(path)
 
 
 def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
@@ -97,8 +97,3 @@ def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions
         raise BadInput(f"`{scheme.name}` gives logits of 8 bits, not probabilities", hint="leave out --softmax, or --scheme int8")
     if options.batch != "dynamic" and options.batch < 1:
         raise BadInput(f"a batch of `{options.batch}` images", hint="a positive number, or dynamic")
-
-
-def contents(path: Path) -> Contents:
-    """The file's operators; see `file.contents`."""
-    return file.contents(path)

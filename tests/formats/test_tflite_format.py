@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from squeeze_export.errors import BadInput
-from squeeze_export.targets.tflite.audit import audit_file, describe_file
+from squeeze_export.formats import audited, tflite
 from squeeze_export.targets.tflite.writer import Steps, Writer
 
 SIZE = (1, 8, 8, 4)
@@ -62,11 +62,11 @@ def integer_file(path: Path) -> Path:
 
 
 def test_an_integer_file_passes_and_its_float_ends_are_listed(tmp_path: Path) -> None:
-    found = audit_file(integer_file(tmp_path / "a.tflite"))
+    found = audited("tflite", integer_file(tmp_path / "a.tflite"))
     assert found.violations == ()
     assert found.operators == {"CONV_2D": 2, "DEQUANTIZE": 1, "QUANTIZE": 1}
     assert found.float_operators == ("QUANTIZE moved", "DEQUANTIZE logits")
-    assert found.float_tensors == ("input float32[1, 8, 8, 4]", "logits float32[1, 8, 8, 4]")
+    assert found.float_tensors == ("input float32[1,8,8,4]", "logits float32[1,8,8,4]")
     assert found.weight_bytes == {"int8": 32, "int32": 32}
 
 
@@ -75,12 +75,13 @@ def test_a_float_convolution_fails(tmp_path: Path) -> None:
     source = writer.tensor("input", SIZE, "int8", STEPS)
     middle = dequantize(writer, conv(writer, source, "conv1"), "detour")
     result = quantize(writer, conv(writer, middle, "conv2", activations="float32", weights="float32"), "back")
-    found = audit_file(saved(writer, source, conv(writer, result, "conv3"), tmp_path / "a.tflite"))
+    found = audited("tflite", saved(writer, source, conv(writer, result, "conv3"), tmp_path / "a.tflite"))
     assert found.violations == (
-        "float convolution: `CONV_2D conv2`",
-        "a float detour inside the network: `QUANTIZE back`",
-        "float constant: `conv2/weight float32[4, 1, 1, 4]`",
-        "float constant: `conv2/bias float32[4]`",
+        "CONV_2D `conv2` computes in float: its input `detour` is float32[1,8,8,4], its operand `conv2/weight` is "
+        "float32[4,1,1,4], its operand `conv2/bias` is float32[4], its result `conv2` is float32[1,8,8,4]",
+        "QUANTIZE `back` computes in float before the last convolution",
+        "the constant `conv2/weight` is stored as float32[4,1,1,4]",
+        "the constant `conv2/bias` is stored as float32[4]",
     )
 
 
@@ -88,9 +89,10 @@ def test_a_dynamic_range_file_fails(tmp_path: Path) -> None:
     writer = Writer("integer weights, float activations")
     source = writer.tensor("input", SIZE, "float32")
     result = conv(writer, source, "conv1", activations="float32")
-    found = audit_file(saved(writer, source, result, tmp_path / "a.tflite"))
-    assert "hybrid (dynamic-range) convolution: `CONV_2D conv1`" in found.violations
-    assert "no convolution computes in integers" in found.violations
+    found = audited("tflite", saved(writer, source, result, tmp_path / "a.tflite"))
+    assert found.violations[0] == "no convolution computes in integers"
+    assert found.violations[1].startswith("CONV_2D `conv1` computes in float: its input `input` is float32[1,8,8,4]")
+    assert found.violations[1].endswith("its weights alone are integers")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -102,10 +104,10 @@ def test_float_weights_fail(tmp_path: Path, dtype: str) -> None:
     writer.operator("DEQUANTIZE", 3, [stored], widened)
     result = writer.tensor("conv2", SIZE, "int8", STEPS)
     writer.operator("CONV_2D", 1, [conv(writer, source, "conv1"), widened], result, CONV)
-    found = audit_file(saved(writer, source, result, tmp_path / "a.tflite"))
+    found = audited("tflite", saved(writer, source, result, tmp_path / "a.tflite"))
     assert found.violations == (
-        "float convolution: `CONV_2D conv2`",
-        f"float constant: `conv2/weight/half {dtype}[4, 1, 1, 4]`",
+        "CONV_2D `conv2` computes in float: its input `conv2/weight` is float32[4,1,1,4]",
+        f"the constant `conv2/weight/half` is stored as {dtype}[4,1,1,4]",
     )
     assert found.weight_bytes[dtype] == 16 * np.dtype(dtype).itemsize
 
@@ -116,8 +118,8 @@ def test_a_float_pool_fails(tmp_path: Path) -> None:
     middle = dequantize(writer, conv(writer, source, "conv1"), "detour")
     result = writer.tensor("pool", SIZE, "float32")
     writer.operator("MAX_POOL_2D", 1, [middle], result, ("Pool2DOptions", {"strideW": 1, "strideH": 1}))
-    found = audit_file(saved(writer, source, result, tmp_path / "a.tflite"))
-    assert found.violations == ("float operator: `MAX_POOL_2D pool`",)
+    found = audited("tflite", saved(writer, source, result, tmp_path / "a.tflite"))
+    assert found.violations == ("MAX_POOL_2D `pool` computes in float behind the last convolution",)
 
 
 def test_a_detour_under_the_inputs_name_fails(tmp_path: Path) -> None:
@@ -125,18 +127,21 @@ def test_a_detour_under_the_inputs_name_fails(tmp_path: Path) -> None:
     source = writer.tensor("input", SIZE, "float32")
     middle = dequantize(writer, conv(writer, quantize(writer, source, "moved"), "conv1"), "input")
     result = conv(writer, quantize(writer, middle, "back"), "conv2")
-    found = audit_file(saved(writer, source, result, tmp_path / "a.tflite"))
-    assert found.violations == ("a float detour inside the network: `QUANTIZE back`",)
+    found = audited("tflite", saved(writer, source, result, tmp_path / "a.tflite"))
+    assert found.violations == ("QUANTIZE `back` computes in float before the last convolution",)
 
 
 def test_a_float_tail_breaks_the_promise_of_int8_npu(tmp_path: Path) -> None:
-    for scheme, expected in (("int8", ()), ("int8-npu", ("float operator: `DEQUANTIZE logits`",))):
+    for scheme, expected in (
+        ("int8", ()),
+        ("int8-npu", ("DEQUANTIZE `logits` computes in float, in a file of the scheme `int8-npu`",)),
+    ):
         writer = Writer("says what it is")
         source = writer.tensor("input", SIZE, "float32")
         result = dequantize(writer, conv(writer, quantize(writer, source, "moved"), "conv1"), "logits")
         metadata = {"squeeze_export": json.dumps({"squeeze_export.scheme": scheme}).encode()}
         (tmp_path / "a.tflite").write_bytes(writer.pack(source, result, metadata))
-        assert audit_file(tmp_path / "a.tflite").violations == expected
+        assert audited("tflite", tmp_path / "a.tflite").violations == expected
 
 
 @pytest.mark.parametrize("metadata", [b"no JSON", b"[]", b"\xff", b"[" * 100_000], ids=["text", "list", "bytes", "deep"])
@@ -145,22 +150,22 @@ def test_damaged_metadata_is_refused(metadata: bytes, tmp_path: Path) -> None:
     source = writer.tensor("input", SIZE, "int8", STEPS)
     (tmp_path / "a.tflite").write_bytes(writer.pack(source, conv(writer, source, "conv1"), {"squeeze_export": metadata}))
     with pytest.raises(BadInput, match="damaged TFLite file"):
-        audit_file(tmp_path / "a.tflite")
+        audited("tflite", tmp_path / "a.tflite")
 
 
 def test_weights_without_scales_fail(tmp_path: Path) -> None:
     writer = Writer("integers that stand for nothing")
     source = writer.tensor("input", SIZE, "int8", STEPS)
-    found = audit_file(saved(writer, source, conv(writer, source, "conv1", steps=False), tmp_path / "a.tflite"))
-    assert found.violations[0] == "integers without a scale: `conv1/weight int8[4, 1, 1, 4]` of `CONV_2D conv1`"
+    found = audited("tflite", saved(writer, source, conv(writer, source, "conv1", steps=False), tmp_path / "a.tflite"))
+    assert found.violations[0] == "CONV_2D `conv1`: its integers `conv1/weight` have no scale"
 
 
 def test_a_file_without_convolutions_fails(tmp_path: Path) -> None:
     writer = Writer("nothing inside")
     source = writer.tensor("input", SIZE, "int8", STEPS)
     path = saved(writer, source, dequantize(writer, source, "logits"), tmp_path / "a.tflite")
-    assert audit_file(path).violations == ("no convolution computes in integers",)
-    assert describe_file(path)[1].name == "logits"
+    assert audited("tflite", path).violations[0] == "the file holds no convolution"
+    assert tflite.describe(path)[1].name == "logits"
 
 
 def test_a_description_needs_one_input_and_one_output(tmp_path: Path) -> None:
@@ -171,36 +176,36 @@ def test_a_description_needs_one_input_and_one_output(tmp_path: Path) -> None:
     model.subgraphs[0].outputs = [0, 0]
     (tmp_path / "a.tflite").write_bytes(packed(model))
     with pytest.raises(BadInput, match="`1` inputs and `2` outputs"):
-        describe_file(tmp_path / "a.tflite")
+        tflite.describe(tmp_path / "a.tflite")
 
 
 def test_bad_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tflite"
     with pytest.raises(BadInput, match="cannot be read: No such file"):
-        audit_file(path)
+        audited("tflite", path)
     path.write_bytes(b"PK not a model")
     with pytest.raises(BadInput, match="is no TFLite file"):
-        audit_file(path)
+        audited("tflite", path)
     good = integer_file(path).read_bytes()
     path.write_bytes(good[: len(good) // 2])
     with pytest.raises(BadInput, match="is a damaged TFLite file"):
-        audit_file(path)
+        audited("tflite", path)
     model = Writer("").schema.ModelT.InitFromPackedBuf(good)
     model.subgraphs[0].operators[1].inputs = [0]
     path.write_bytes(packed(model))
     with pytest.raises(BadInput, match="CONV_2D with 1 inputs"):
-        audit_file(path)
+        audited("tflite", path)
     model.subgraphs[0].operators[1].inputs = [-2, 0]
     path.write_bytes(packed(model))
     with pytest.raises(BadInput, match="tensor index -2"):
-        audit_file(path)
+        audited("tflite", path)
     model.subgraphs = []
     path.write_bytes(packed(model))
     with pytest.raises(BadInput, match="without a graph"):
-        audit_file(path)
-    monkeypatch.setattr("squeeze_export.targets.tflite.file.MAX_MODEL_BYTES", 10)
+        audited("tflite", path)
+    monkeypatch.setattr("squeeze_export.formats.tflite.MAX_BYTES", 10)
     with pytest.raises(BadInput, match="larger than 0 MiB"):
-        audit_file(path)
+        audited("tflite", path)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -211,7 +216,7 @@ def test_a_mutated_file_is_read_or_refused(tmp_path: Path, seed: int) -> None:
         content[position] = rng.integers(0, 256)
     (tmp_path / "b.tflite").write_bytes(content[: rng.integers(8, len(content))] if seed % 2 else content)
     with contextlib.suppress(BadInput):
-        audit_file(tmp_path / "b.tflite")
+        audited("tflite", tmp_path / "b.tflite")
 
 
 def packed(model: object) -> bytes:

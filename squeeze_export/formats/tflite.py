@@ -1,0 +1,323 @@
+"""TFLite files: one flatbuffer, read within bounds through the classes of its schema.
+https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from squeeze_export.core import Dimension, TensorSpec, require
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.formats.audit import Policy
+from squeeze_export.formats.contents import FREE, Attribute, Contents, FileOperator, FileTensor
+
+NAME = "tflite"
+SUFFIX = ".tflite"
+
+MAX_BYTES = 512 << 20
+MAX_VALUES = 16
+"""Elements of a constant that are read as `FileTensor.values`, at most."""
+CUSTOM = "CUSTOM:"
+"""Stands before the code of an operator that is not the format's own."""
+
+_IDENTIFIER = b"TFL3"
+_OWN_METADATA = "squeeze_export"
+"""The metadata entry in which a file of ours says what it is, as JSON."""
+_WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL"})
+_COUNTED = ("CONV_2D", "FULLY_CONNECTED")
+"""The products whose weights are (O, ...), one row for each channel of what they make."""
+_FEWEST_INPUTS = dict.fromkeys(_WEIGHTED | {"MEAN"}, 2) | dict.fromkeys(
+    ("QUANTIZE", "DEQUANTIZE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION"), 1
+)
+_INDEX_BYTES = {"int32": 4, "int64": 8}
+_DAMAGE = (struct.error, LookupError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, RecursionError)
+"""What the schema's classes and what reads them raise of a damaged file."""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A file's `audit.Arithmetic`: an operator computes in the numbers that its tensors are stored in."""
+
+    contents: Contents
+
+    def is_float(self, place: int) -> bool:
+        """See `audit.Arithmetic`."""
+        operator = self.contents.operators[place]
+        return any(tensor.floating for tensor in (*operator.inputs, *operator.outputs))
+
+    def reasons(self, place: int) -> list[str]:
+        """See `audit.Arithmetic`."""
+        operator = self.contents.operators[place]
+        data, weights = operator.inputs[:2]
+        found = [f"its {'operand' if t.constant else 'input'} `{t.name}` is {t}" for t in operator.inputs if t.floating]
+        found += [f"its result `{tensor.name}` is {tensor}" for tensor in operator.outputs if tensor.floating]
+        if data.floating and weights.constant and not weights.floating:
+            found.append("its weights alone are integers")
+        return found + [f"its integers `{tensor.name}` have no scale" for tensor in _unscaled(operator)]
+
+    def takes_parameter(self, place: int, index: int) -> bool:
+        """See `audit.Arithmetic`: scales are attributes of tensors here."""
+        return False
+
+
+def _unscaled(operator: FileOperator) -> Iterator[FileTensor]:
+    yield from (tensor for tensor in (*operator.inputs, *operator.outputs) if not tensor.floating and not tensor.scales)
+
+
+def _faults(contents: Contents, place: int) -> Iterator[str]:
+    operator = contents.operators[place]
+    if operator.kind in _WEIGHTED and not Kernels(contents).is_float(place):
+        yield from (f"{operator.kind} `{operator.name}`: its integers `{t.name}` have no scale" for t in _unscaled(operator))
+
+
+def _kept_name(contents: Contents, place: int) -> str:
+    """The name of its result, or that of the integers which it is rounded to at once."""
+    operator = contents.operators[place]
+    readers = contents.readers_of(operator.outputs[0])
+    rounded = readers[0][0].outputs if len(readers) == 1 and readers[0][0].kind == "QUANTIZE" else ()
+    return (rounded or operator.outputs)[0].name
+
+
+POLICY = Policy(
+    arithmetic=Kernels,
+    products=_WEIGHTED,
+    convolution="CONV_2D",
+    passing=frozenset({"RELU", "MAX_POOL_2D", "CONCATENATION", "ADD", "PAD"}),
+    borders=frozenset({"QUANTIZE", "DEQUANTIZE"}),
+    preparing=frozenset({"QUANTIZE"}),
+    converting=frozenset({"DEQUANTIZE"}),
+    tail=frozenset({"DEQUANTIZE", "MEAN", "SOFTMAX"}),
+    kept_name=_kept_name,
+    faults=_faults,
+)
+
+
+def read(path: Path) -> Contents:
+    """All that a TFLite file holds; see `Format.read`."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as err:
+        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
+    if len(data) > MAX_BYTES:
+        raise BadInput(f"`{path}` is larger than {MAX_BYTES >> 20} MiB, the most that is read of a TFLite file")
+    return read_bytes(data, str(path))
+
+
+listing = read
+"""See `Listing.listing`: the tensors tell their own integers."""
+
+
+def read_bytes(data: bytes, name: str) -> Contents:
+    """All that a TFLite file holds. Further subgraphs are its bodies. A tensor's place is its subgraph and its number there.
+
+    Args:
+        data: the file's.
+        name: what it is called in an error message.
+
+    Raises:
+        BadInput: it is no TFLite file.
+        Unavailable: `ai_edge_litert` is not installed.
+    """
+    schema = _schema()
+    if data[4:8] != _IDENTIFIER:
+        raise BadInput(f"`{name}` is no TFLite file: bytes 4 to 7 are `{data[4:8]!r}`, not `TFL3`")
+    try:
+        model = schema.ModelT.InitFromPackedBuf(data)
+        words = _Words(model, schema)
+        graphs = [_graph(graph, number, model.buffers, words) for number, graph in enumerate(model.subgraphs)]
+        metadata = _metadata(model)
+    except _DAMAGE as err:
+        raise BadInput(f"`{name}` is a damaged TFLite file: {err!r}") from err
+    if not graphs:
+        raise BadInput(f"`{name}` is a TFLite file without a graph")
+    main, *bodies = graphs
+    return Contents(NAME, main.operators, main.inputs, main.outputs, main.constants, metadata, bodies=tuple(bodies))
+
+
+def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
+    """Input and output; see `Format.describe`."""
+    main = read(path)
+    if len(main.inputs) != 1 or len(main.outputs) != 1:
+        count = (len(main.inputs), len(main.outputs))
+        raise BadInput(f"`{path}` has `{count[0]}` inputs and `{count[1]}` outputs; a classifier has one of each")
+    return _spec(main.inputs[0]), _spec(main.outputs[0])
+
+
+def with_outputs(path: Path, names: Sequence[str]) -> bytes:
+    """A sound file's content with further tensors among its outputs.
+
+    Args:
+        path: of the file.
+        names: of quantized or float32 tensors.
+
+    Raises:
+        Refused: the file has no such tensors.
+        Unavailable: `ai_edge_litert` or `flatbuffers` is not installed.
+    """
+    schema = _schema()
+    builder = require("flatbuffers", "tflite").Builder(1024)
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    graph = model.subgraphs[0]
+    numbers = {
+        tensor.name.decode(): number
+        for number, tensor in enumerate(graph.tensors)
+        if tensor.quantization is not None or tensor.type == schema.TensorType.FLOAT32
+    }
+    missing = [name for name in names if name not in numbers]
+    if missing:
+        raise Refused(f"`{path}` has no tensor `{missing[0]}`")
+    # A signature names its own outputs, which would no longer be all.
+    graph.outputs, model.signatureDefs = [*graph.outputs, *(numbers[name] for name in names)], []
+    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def macs_of(operator: FileOperator) -> int:
+    """An operator's multiply-accumulates for one image, if the batch is free: what it makes, times the weights (O, ...) behind one
+    element of it.
+    """
+    if operator.kind not in _COUNTED:
+        return 0
+    return math.prod(max(side, 1) for side in (*operator.outputs[0].shape, *operator.inputs[1].shape[1:]))
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Where a constant's values lie: `FileTensor.storage`.
+
+    Attributes:
+        number: of the file's buffers.
+        behind: whether it lies behind the flatbuffer, where large files have their data.
+    """
+
+    number: int
+    behind: bool
+
+
+class _Words:
+    """The schema's words for a file's numbers.
+
+    Attributes:
+        kinds: of operators, by the place of their code in the file.
+        dtypes: numpy's names by the schema's number.
+        attributes: likewise, of those options that are words.
+    """
+
+    def __init__(self, model: Any, schema: Any) -> None:
+        builtin = _names(schema.BuiltinOperator)
+        self.kinds = [_kind(code, builtin) for code in model.operatorCodes]
+        self.dtypes = {number: name.lower() for number, name in _names(schema.TensorType).items()}
+        self.attributes: Mapping[str, Mapping[int, str]] = {
+            "padding": _names(schema.Padding),
+            "fusedActivationFunction": _names(schema.ActivationFunctionType),
+        }
+
+
+def _schema() -> Any:
+    return require("ai_edge_litert.schema_py_generated", "tflite")
+
+
+def _names(enumeration: Any) -> dict[int, str]:
+    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
+
+
+def _kind(code: Any, builtin: Mapping[int, str]) -> str:
+    kind = builtin[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    return CUSTOM + _text(code.customCode) if kind == "CUSTOM" else kind
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    """What a file of ours says of itself.
+
+    Raises:
+        ValueError: what it says is damaged; an AttributeError likewise.
+    """
+    for entry in model.metadata or ():
+        if _text(entry.name) == _OWN_METADATA:
+            data = model.buffers[entry.buffer].data
+            said = json.loads(bytes(data)) if data is not None else {}
+            return {key: value for key, value in said.items() if isinstance(value, str)}
+    return {}
+
+
+def _graph(graph: Any, number: int, buffers: Sequence[Any], words: _Words) -> Contents:
+    tensors = [_tensor(tensor, (number, index), buffers, words) for index, tensor in enumerate(graph.tensors)]
+
+    def at(indices: Any) -> tuple[FileTensor, ...]:
+        chosen = _integers(indices)
+        if any(index < -1 for index in chosen):
+            raise ValueError(f"tensor index {min(chosen)}")
+        return tuple(tensors[index] for index in chosen if index != -1)  # -1: an optional input left out
+
+    def operator(packed: Any) -> FileOperator:
+        kind, inputs, outputs = words.kinds[packed.opcodeIndex], at(packed.inputs), at(packed.outputs)
+        fewest = _FEWEST_INPUTS.get(kind, 0)
+        if len(inputs) < fewest or (fewest and not outputs):
+            raise ValueError(f"{kind} with {len(inputs)} inputs and {len(outputs)} outputs")
+        attributes = _attributes(packed.builtinOptions, words)
+        opaque = "a foreign operator" if kind.startswith(CUSTOM) else ""
+        return FileOperator(kind, outputs[0].name if outputs else "", inputs, outputs, attributes, opaque)
+
+    operators = tuple(operator(packed) for packed in graph.operators or ())
+    constants = tuple(tensor for tensor in tensors if tensor.constant)
+    return Contents(NAME, operators, at(graph.inputs), at(graph.outputs), constants)
+
+
+def _tensor(tensor: Any, place: tuple[int, int], buffers: Sequence[Any], words: _Words) -> FileTensor:
+    buffer, quantization, dtype = buffers[tensor.buffer], tensor.quantization, words.dtypes[tensor.type]
+    scales = () if quantization is None or quantization.scale is None else tuple(float(s) for s in quantization.scale)
+    zeros = _integers(None if quantization is None else quantization.zeroPoint)
+    inside = 0 if buffer.data is None else len(buffer.data)
+    size_bytes = inside or int(buffer.size)
+    return FileTensor(
+        name=_text(tensor.name),
+        dtype=dtype,
+        shape=_integers(tensor.shapeSignature) or _integers(tensor.shape),
+        constant=size_bytes > 0,
+        scales=scales,
+        zero_points=zeros or (0,) * len(scales),
+        values=_small(buffer.data, dtype),
+        size_bytes=size_bytes,
+        place=place,
+        storage=Buffer(int(tensor.buffer), not inside and size_bytes > 0),
+    )
+
+
+def _small(data: Any, dtype: str) -> tuple[int, ...]:
+    """The values of a constant of few integers, such as the axes of a mean."""
+    if data is None or dtype not in _INDEX_BYTES or len(data) > MAX_VALUES * _INDEX_BYTES[dtype]:
+        return ()
+    return tuple(int(value) for value in np.frombuffer(bytes(data), dtype))
+
+
+def _attributes(options: Any, words: _Words) -> dict[str, Attribute]:
+    """An operator's options, those that are numbers."""
+    return {
+        key: words.attributes[key][int(value)] if key in words.attributes else value
+        for key, value in (vars(options).items() if options is not None else ())
+        if isinstance(value, bool | int | float)
+    }
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    return () if values is None else tuple(int(value) for value in values)
+
+
+def _text(name: bytes | None) -> str:
+    return (name or b"").decode("utf-8", "replace")
+
+
+def _spec(tensor: FileTensor) -> TensorSpec:
+    shape: tuple[Dimension, ...] = tuple("N" if side == FREE else side for side in tensor.shape)
+    layout = {4: "NHWC", 2: "NC"}.get(len(shape), "")
+    scale, zero_point = (tensor.scales[0], tensor.zero_points[0]) if tensor.scales else (None, None)
+    return TensorSpec(tensor.name, shape, tensor.dtype, layout, scale, zero_point)
