@@ -19,6 +19,7 @@ from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import load_all, usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import open_network
+from squeeze_export.pipeline.calibration import fastest_run
 from squeeze_export.quant import observations, ranges, recipes
 from squeeze_export.quant.observations import Observation
 from squeeze_export.quant.rounding import nearest
@@ -84,7 +85,7 @@ def main() -> None:
         expected = parallel(FloatRunner(graph), evaluation)
         for variant, changes in VARIANTS.items():
             with patched(changes):
-                quantized = recipes.quantize(graph, calibration, FloatRunner(graph), INT8, threads=usable_cores())
+                quantized = recipes.quantize(graph, calibration, fastest_run(graph)[0], INT8, threads=usable_cores())
             found: Accuracy = compare(expected, parallel(IntegerRunner(quantized), evaluation))
             agreement = f"{percent(found.top1_agreement.value)} {percent_range(found.top1_agreement)}"
             rows[variant] += [decibel(found.sqnr_db), agreement]

@@ -20,7 +20,7 @@ EXPECTED = {"squeeze-export audit squeeze-export-out/squeezenet1_1.int8.tflite o
 NOT_RUN = {
     "make demo": "installs; CI runs what it runs",
     "make test": "installs, and runs this very test",
-    "pip install .[tflite,onnx]": "installs",
+    "pip install .[all]": "installs",
     "squeeze-export tflite --int8 --weights squeezenet1_1.pth --calib imgs/ --device gpu": (
         "needs a GPU; tests/runtimes runs LiteRT's through a software driver"
     ),
