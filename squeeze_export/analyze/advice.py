@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from squeeze_export.analyze.results import Advice, Cause, LayerError
+from squeeze_export.analyze.results import Advice, Cause, LayerSensitivity
 from squeeze_export.analyze.saturation import TensorCount, seen_high, seen_low
-from squeeze_export.analyze.sensitivity import Shares, Subject, gain, spared
+from squeeze_export.analyze.sensitivity import Sensitivity, Subject, gain, spared
 from squeeze_export.analyze.simulation import Plan, effects
 from squeeze_export.core import ByteArray, Progress, silent
 from squeeze_export.graph.quantized import Quantization
@@ -36,7 +36,7 @@ class _Trial:
 
 def advice_for(
     subject: Subject,
-    shares: Shares,
+    sensitivity: Sensitivity,
     counted: Mapping[str, TensorCount],
     pixels: ByteArray,
     *,
@@ -48,7 +48,7 @@ def advice_for(
 
     Args:
         subject: from `analysis.subject_of`.
-        shares: of these pixels.
+        sensitivity: of these pixels.
         counted: layer -> what was counted on all images, these among them.
         pixels: (N, H, W, 3) uint8, N at least 1.
         calibration_count: images that the table was calibrated on; 0 where it does not tell.
@@ -59,19 +59,19 @@ def advice_for(
         for the worst layers in their order, then for the whole network; only what is worth it. Ranges are taken from all images
         counted, those among them that the gain is measured on, so it is what images like these could give at most.
     """
-    layers = {layer.name: layer for layer in shares.layers}
-    trials = [trial for name in shares.worst for trial in _trials(subject, layers[name], counted)]
+    layers = {layer.name: layer for layer in sensitivity.layers}
+    trials = [trial for name in sensitivity.worst for trial in _trials(subject, layers[name], counted)]
     if 0 < calibration_count < FEW_IMAGES:
         trials.append(_all_ranges(subject, counted, calibration_count))
     plans = [trial.plan for trial in trials]
     found = effects(subject.simulator, subject.full, plans, pixels, threads=threads, what="trying remedies", progress=progress)
-    advice = [Advice(t.layer, t.cause, t.mend, t.tried, gain(e, shares.whole)) for t, e in zip(trials, found, strict=True)]
+    advice = [Advice(t.layer, t.cause, t.mend, t.tried, gain(e, sensitivity.whole)) for t, e in zip(trials, found, strict=True)]
     best = {name: max(one.gain_db for one in advice if one.layer == name) for name in {one.layer for one in advice}}
     worth = [one for one in advice if one.gain_db >= max(WORTH_DB, WORTH_SHARE * best[one.layer])]
-    return (*worth, *(one for one in _whole(shares) if one.gain_db >= WORTH_DB))
+    return (*worth, *(one for one in _whole(sensitivity) if one.gain_db >= WORTH_DB))
 
 
-def _trials(subject: Subject, layer: LayerError, counted: Mapping[str, TensorCount]) -> list[_Trial]:
+def _trials(subject: Subject, layer: LayerSensitivity, counted: Mapping[str, TensorCount]) -> list[_Trial]:
     """What may help one layer: its range as it was seen, and the part that dominates in float."""
     name, full, found = layer.name, subject.full, []
     if name in counted:
@@ -100,10 +100,10 @@ def _all_ranges(subject: Subject, counted: Mapping[str, TensorCount], calibratio
     return _Trial("", "few calibration images", mend, "every range as these images have it", replace(subject.full, outputs=outputs))
 
 
-def _whole(shares: Shares) -> list[Advice]:
+def _whole(sensitivity: Sensitivity) -> list[Advice]:
     """What all weights, or all activations, cost together: runs that are there already."""
-    finer = gain(shares.outputs_alone, shares.whole)
-    wider = gain(shares.weights_alone, shares.whole)
+    finer = gain(sensitivity.outputs_alone, sensitivity.whole)
+    wider = gain(sensitivity.weights_alone, sensitivity.whole)
     if finer > wider:
         return [Advice("", "weights", "finer rounding of all weights: at most this", "all weights in float", finer)]
     return [Advice("", "activations", "16-bit activations (int16x8): at most this", "all activations in float", wider)]

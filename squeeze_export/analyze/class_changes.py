@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from squeeze_export.analyze.results import Flip
+from squeeze_export.analyze.results import ClassChange
 from squeeze_export.core import FloatArray
 
 
-def flip_of(reference: FloatArray, logits: FloatArray, file: str, label: int | None) -> Flip | None:
+def class_change(reference: FloatArray, logits: FloatArray, file: str, label: int | None) -> ClassChange | None:
     """What happened to one image; None where the top-1 class is the same. Of equal logits the lowest index wins, as elsewhere.
 
     Args:
@@ -22,7 +22,7 @@ def flip_of(reference: FloatArray, logits: FloatArray, file: str, label: int | N
         return None
     reference_margin, int8_margin = _margin(reference, before), _margin(logits, before)
     change = logits.astype(np.float64) - reference
-    return Flip(
+    return ClassChange(
         file=file,
         label=label,
         reference_class=before,

@@ -9,10 +9,10 @@ from rich.console import Console
 from squeeze_export.analyze.results import Analysis
 from squeeze_export.analyze.words import (
     ADVICE,
-    flip_table,
-    kept_lines,
-    kept_table,
+    change_table,
     layer_table,
+    mixed_lines,
+    mixed_table,
     percent_of,
     share_line,
     summary_lines,
@@ -46,7 +46,7 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
     for line in summary_lines(analysis):
         print_line(line, console)
     console.print()
-    layers, flips = layer_table(analysis), flip_table(analysis)
+    layers, flips = layer_table(analysis), change_table(analysis)
     print_rows(layers, console, bold=analysis.worst)
     print_line(layers.note, console, "dim")
     for head, lines in worst_lines(analysis):
@@ -59,10 +59,10 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
         print_rows(flips, console)
         print_line(flips.note, console, "dim")
     if analysis.kept is not None:
-        kept = kept_table(analysis.kept)
+        kept = mixed_table(analysis.kept)
         console.print()
         print_line(kept.title, console, "bold")
-        for line in kept_lines(analysis.kept):
+        for line in mixed_lines(analysis.kept):
             print_line(line, console, indent="  ")
         print_rows(kept, console)
         print_line(kept.note, console, "dim")
@@ -83,7 +83,7 @@ def analysis_html(analysis: Analysis) -> str:
         layers=layer_table(analysis),
         advice=ADVICE,
         worst=worst_lines(analysis),
-        flips=flip_table(analysis),
-        kept=kept_table(analysis.kept) if analysis.kept is not None else None,
-        kept_lines=kept_lines(analysis.kept) if analysis.kept is not None else [],
+        flips=change_table(analysis),
+        kept=mixed_table(analysis.kept) if analysis.kept is not None else None,
+        mixed_lines=mixed_lines(analysis.kept) if analysis.kept is not None else [],
     )

@@ -24,7 +24,7 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class LayerError:
+class LayerSensitivity:
     """What one layer has to do with the error: a convolution, or an addition, which has no weights.
 
     A share is the power of the error that the part makes alone over that of the whole integer network. Errors meet and cancel, so
@@ -57,7 +57,7 @@ class LayerError:
 
 
 @dataclass(frozen=True)
-class TensorUse:
+class RangeUse:
     """How a layer's output fills the range that its integers have. Everything is counted on the float network's values, but
     `unused_levels`, on the integers.
 
@@ -99,7 +99,7 @@ class TensorUse:
 
 
 @dataclass(frozen=True)
-class Flip:
+class ClassChange:
     """An image that the integers put into another class than the reference does.
 
     A margin is a logit less the largest other one, so it is above 0 for the top-1 class.
@@ -164,7 +164,7 @@ class ExactEffect:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedLayer:
     """A layer that may be kept in float, in its place of the ranking.
 
     Attributes:
@@ -180,7 +180,7 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Tried:
+class TriedCount:
     """How many layers of the ranking were kept in float in an exact run, and what that gave."""
 
     layer_count: int
@@ -225,7 +225,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Kept:
+class MixedPrecision:
     """Layers kept in float: which, what that wins, and what it costs.
 
     Attributes:
@@ -251,8 +251,8 @@ class Kept:
     conv_count: int
     before: ExactEffect
     after: ExactEffect
-    ranking: tuple[Ranked, ...] = ()
-    tried: tuple[Tried, ...] = ()
+    ranking: tuple[RankedLayer, ...] = ()
+    tried: tuple[TriedCount, ...] = ()
     cost: Cost | None = None
     table: str = ""
 
@@ -290,11 +290,11 @@ class Analysis:
     whole: Effect
     weights_alone: Effect
     outputs_alone: Effect
-    layers: tuple[LayerError, ...]
-    tensors: tuple[TensorUse, ...]
+    layers: tuple[LayerSensitivity, ...]
+    tensors: tuple[RangeUse, ...]
     worst: tuple[str, ...]
     advice: tuple[Advice, ...]
-    flips: tuple[Flip, ...]
+    flips: tuple[ClassChange, ...]
     labels: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-    kept: Kept | None = None
+    kept: MixedPrecision | None = None

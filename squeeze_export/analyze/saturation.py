@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.analyze.results import TensorUse
+from squeeze_export.analyze.results import RangeUse
 from squeeze_export.analyze.sensitivity import Subject
 from squeeze_export.core import ByteArray, FloatArray
 from squeeze_export.graph.integer import IntegerRunner
@@ -123,7 +123,7 @@ class Counter:
         return ImageCount(reference, logits, tensors)
 
 
-def tensor_uses(subject: Subject, counted: Mapping[str, TensorCount]) -> tuple[TensorUse, ...]:
+def range_uses(subject: Subject, counted: Mapping[str, TensorCount]) -> tuple[RangeUse, ...]:
     """What the counts of all images say, in the network's order."""
     signed = signed_tensors(subject.graph)
     return tuple(_use(subject, name, counted[name], name in signed) for name in subject.layers if name in counted)
@@ -139,14 +139,14 @@ def seen_low(counted: TensorCount, q: Quantization) -> float:
     return min(0.0, float(np.flatnonzero(counted.steps)[0] - _BELOW - q.zero_point) * q.scale)
 
 
-def _use(subject: Subject, name: str, counted: TensorCount, signed: bool) -> TensorUse:
+def _use(subject: Subject, name: str, counted: TensorCount, signed: bool) -> RangeUse:
     q = subject.full.outputs[name]
     lowest = 0 if signed else q.zero_point
     high = (255 - q.zero_point) * q.scale
     total = int(counted.steps.sum())
     p999 = int(np.searchsorted(np.cumsum(counted.steps), _HIGH_SHARE * total)) - _BELOW - q.zero_point
     zero, lost = _empty_filters(subject, name)
-    return TensorUse(
+    return RangeUse(
         name=name,
         range_high=high,
         range_low=(lowest - q.zero_point) * q.scale,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from squeeze_export.analyze.results import Effect, LayerError
+from squeeze_export.analyze.results import Effect, LayerSensitivity
 from squeeze_export.analyze.simulation import Plan, Simulator, effects, full_plan
 from squeeze_export.core import ByteArray, Progress, silent
 from squeeze_export.errors import BadInput
@@ -46,7 +46,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Shares:
+class Sensitivity:
     """The error and its parts.
 
     Attributes:
@@ -60,7 +60,7 @@ class Shares:
     whole: Effect
     weights_alone: Effect
     outputs_alone: Effect
-    layers: tuple[LayerError, ...]
+    layers: tuple[LayerSensitivity, ...]
     worst: tuple[str, ...]
 
 
@@ -97,7 +97,7 @@ def spared(full: Plan, *, weights: Sequence[str] = (), outputs: Sequence[str] = 
     return Plan(full.weights - set(weights), {name: q for name, q in full.outputs.items() if name not in outputs})
 
 
-def shares_of(subject: Subject, pixels: ByteArray, *, threads: int, progress: Progress = silent) -> Shares:
+def sensitivity_of(subject: Subject, pixels: ByteArray, *, threads: int, progress: Progress = silent) -> Sensitivity:
     """Runs every layer three ways.
 
     Args:
@@ -118,17 +118,17 @@ def shares_of(subject: Subject, pixels: ByteArray, *, threads: int, progress: Pr
     whole, weights_alone, outputs_alone = next(found), next(found), next(found)
     layers = tuple(_layer(subject, name, whole, found) for name in subject.layers)
     ranked = sorted((layer for layer in layers if layer.share > 0), key=lambda layer: -layer.share)
-    return Shares(whole, weights_alone, outputs_alone, layers, tuple(layer.name for layer in ranked[:WORST_COUNT]))
+    return Sensitivity(whole, weights_alone, outputs_alone, layers, tuple(layer.name for layer in ranked[:WORST_COUNT]))
 
 
-def _layer(subject: Subject, name: str, whole: Effect, found: Iterator[Effect]) -> LayerError:
+def _layer(subject: Subject, name: str, whole: Effect, found: Iterator[Effect]) -> LayerSensitivity:
     weights = next(found) if name in subject.full.weights else None
     output = next(found) if name in subject.full.outputs else None
     kept = next(found)
     weights_share = _share(weights, whole) if weights else 0.0
     output_share = _share(output, whole) if output else 0.0
     gain_db = gain(kept, whole)
-    return LayerError(name, subject.groups.get(name, ()), weights, output, kept, weights_share, output_share, gain_db)
+    return LayerSensitivity(name, subject.groups.get(name, ()), weights, output, kept, weights_share, output_share, gain_db)
 
 
 def _share(part: Effect, whole: Effect) -> float:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from squeeze_export.analyze.results import Advice, Analysis, Cost, ExactEffect, FileCost, Flip, Kept, LayerError, TensorUse, Which
+from squeeze_export.analyze.results import (
+    Advice,
+    Analysis,
+    ClassChange,
+    Cost,
+    ExactEffect,
+    FileCost,
+    LayerSensitivity,
+    MixedPrecision,
+    RangeUse,
+    Which,
+)
 from squeeze_export.report.tables import Column, Table
 from squeeze_export.report.wording import NOTHING, decibel, milliseconds, one_line, percent, signed, size
 
 ADVICE = "What would mend it"
-FLIPS_SHOWN = 10
+CHANGES_SHOWN = 10
 
 
 def summary_lines(analysis: Analysis) -> list[str]:
@@ -40,13 +51,13 @@ def layer_table(analysis: Analysis) -> Table:
     )
 
 
-def _error_cells(layer: LayerError) -> tuple[str, ...]:
+def _error_cells(layer: LayerSensitivity) -> tuple[str, ...]:
     weights = percent_of(layer.weights_share) if layer.weights is not None else NOTHING
     output = percent_of(layer.output_share) if layer.output is not None else NOTHING
     return one_line(layer.name), weights, output, db(layer.gain_db)
 
 
-def _use_cells(use: TensorUse | None) -> tuple[str, ...]:
+def _use_cells(use: RangeUse | None) -> tuple[str, ...]:
     if use is None:
         return (NOTHING,) * 7
     clipped = use.clipped_high_share + use.clipped_low_share
@@ -74,7 +85,7 @@ def worst_lines(analysis: Analysis) -> list[tuple[str, list[str]]]:
     return [*found, ("all layers", whole)] if whole else found
 
 
-def share_line(layer: LayerError) -> str:
+def share_line(layer: LayerSensitivity) -> str:
     """`weights 4.8%, output 20%`."""
     return f"weights {percent_of(layer.weights_share)}, output {percent_of(layer.output_share)}"
 
@@ -84,24 +95,24 @@ def advice_line(advice: Advice) -> str:
     return f"{db(advice.gain_db)}  {advice.cause}: {one_line(advice.mend)} (tried: {one_line(advice.tried)})"
 
 
-def flip_table(analysis: Analysis) -> Table | None:
-    """The first `FLIPS_SHOWN` images that change their class; None where there are none."""
+def change_table(analysis: Analysis) -> Table | None:
+    """The first `CHANGES_SHOWN` images that change their class; None where there are none."""
     if not analysis.flips:
         return None
-    more = f"; {len(analysis.flips) - FLIPS_SHOWN:,} more in the JSON" if len(analysis.flips) > FLIPS_SHOWN else ""
+    more = f"; {len(analysis.flips) - CHANGES_SHOWN:,} more in the JSON" if len(analysis.flips) > CHANGES_SHOWN else ""
     return Table(
         (
             *(Column("file", "name"), Column("reference", "name"), Column("margin"), Column("int8", "name")),
             *map(Column, ("margin there", "lost", "its change", "the other's")),
         ),
-        [_flip_row(flip, analysis) for flip in analysis.flips[:FLIPS_SHOWN]],
+        [_change_row(flip, analysis) for flip in analysis.flips[:CHANGES_SHOWN]],
         "Images that change their class",
         "margin: the reference class's logit less the largest other one, in the reference and in the integers; its change: of that "
         f"class's logit; the other's: of the integers' class; sorted by the margin lost{more}",
     )
 
 
-def _flip_row(flip: Flip, analysis: Analysis) -> tuple[str, ...]:
+def _change_row(flip: ClassChange, analysis: Analysis) -> tuple[str, ...]:
     right = " (right)"
     return (
         one_line(flip.file),
@@ -137,7 +148,7 @@ def db(value_db: float) -> str:
     return "exact" if value_db == math.inf else f"{signed(value_db, 2)} dB"
 
 
-def kept_lines(kept: Kept) -> list[str]:
+def mixed_lines(kept: MixedPrecision) -> list[str]:
     """Which layers, why these, and what then computes in float."""
     lines = [_answer(kept)]
     if kept.layers:
@@ -149,7 +160,7 @@ def kept_lines(kept: Kept) -> list[str]:
     return lines
 
 
-def _answer(kept: Kept) -> str:
+def _answer(kept: MixedPrecision) -> str:
     layers, count = ", ".join(map(one_line, kept.layers)), len(kept.layers)
     if kept.max_drop_pp is None:
         first = f"the first {count} of the ranking, " if kept.ranking else ""
@@ -168,7 +179,7 @@ def _layers(count: int) -> str:
     return "1 layer" if count == 1 else f"{count} layers"
 
 
-def kept_table(kept: Kept) -> Table:
+def mixed_table(kept: MixedPrecision) -> Table:
     """One row a network: all in integers, with layers in float, fp32."""
     files = {file.network: file for file in kept.cost.files} if kept.cost is not None else {}
     rows = [_row("integers", 0, kept.before, files)]

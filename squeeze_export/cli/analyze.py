@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from squeeze_export.analyze.results import Analysis, Kept
+from squeeze_export.analyze.results import Analysis, MixedPrecision
 from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
 from squeeze_export.cli.options import FILE, Command, option
 from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION
@@ -93,13 +93,13 @@ def _tell_export(table: Path, scheme: str, values: dict[str, Any]) -> None:
     note(f"export it: {shlex.join(['squeeze-export', 'tflite', *how, '--table', str(table)])}")
 
 
-def _exit_code(kept: Kept) -> int:
+def _exit_code(kept: MixedPrecision) -> int:
     """5 where the drop is shown to be above its bound with every choice of layers, 6 where the images do not tell."""
     if kept.max_drop_pp is None or kept.reached:
         return EXIT_DONE
-    from squeeze_export.analyze.words import kept_lines
+    from squeeze_export.analyze.words import mixed_lines
 
-    warn(kept_lines(kept)[0])
+    warn(mixed_lines(kept)[0])
     return GateFailed.exit_code if kept.after.drop_low_pp > kept.max_drop_pp else GateUndecided.exit_code
 
 

@@ -72,6 +72,21 @@ def paired_difference(lost: int, won: int, count: int, confidence: float = 0.95)
     return Interval(difference, low, high)
 
 
+def least_drop_pp(count: int) -> float:
+    """The upper 95% bound of a drop where not one of so many images changes its class, percentage points.
+
+    With no discordant pair Tango's interval of a paired difference ends where Wilson's of an agreement does, at z^2 / (n + z^2).
+    """
+    return 100 * (1 - wilson(count, count).low)
+
+
+def images_needed(max_drop_pp: float) -> int:
+    """How many images have a `least_drop_pp` of at most this."""
+    share = least_drop_pp(1) / 100
+    count = math.ceil(share / (1 - share) * (100 / max_drop_pp - 1))
+    return count if least_drop_pp(count) <= max_drop_pp else count + 1
+
+
 def _tango_score(lost: int, won: int, count: int, delta: float) -> float:
     """Tango's score statistic of the hypothesis that the true difference is `delta`; it falls as `delta` grows."""
     a = 2.0 * count

@@ -6,31 +6,35 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from squeeze_export.analyze.advice import advice_for
-from squeeze_export.analyze.class_changes import flip_of
-from squeeze_export.analyze.mixed_precision import ranking
-from squeeze_export.analyze.results import Analysis, Effect, Flip, Kept, Ranked
-from squeeze_export.analyze.saturation import Counter, ImageCount, TensorCount, tensor_uses
-from squeeze_export.analyze.sensitivity import Subject, shares_of, subject_of
+from squeeze_export.analyze.class_changes import class_change
+from squeeze_export.analyze.mixed_precision import Request, mixed_precision, ranking, request_of
+from squeeze_export.analyze.results import Analysis, ClassChange, Effect, MixedPrecision, RankedLayer
+from squeeze_export.analyze.saturation import Counter, ImageCount, TensorCount, range_uses
+from squeeze_export.analyze.sensitivity import Subject, sensitivity_of, subject_of
 from squeeze_export.core import ByteArray, FloatArray, Progress, silent
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, GateUndecided
+from squeeze_export.graph.integer import IntegerRunner
+from squeeze_export.graph.quantized import QuantizedGraph
 from squeeze_export.graph.run import one_blas_thread
 from squeeze_export.images.calibration import CalibrationSource
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.manifest import UNKNOWN
 from squeeze_export.images.stream import Batch, spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
+from squeeze_export.measure.statistics import images_needed, least_drop_pp
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, read_images, shift_warnings, write_table
 from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.float_cost import cost_of
-from squeeze_export.pipeline.mixed_precision import Trial, Wish, check_image_count, keep, wish_of
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.quant.mixed import check_mixed_scheme
+from squeeze_export.results import Accuracy
 
 PART_COUNT = 32
 """Images on which every layer is tried."""
@@ -52,7 +56,7 @@ class _Counted:
     sums: Tally
     reference: tuple[FloatArray, ...]
     tensors: Mapping[str, TensorCount]
-    flips: tuple[Flip, ...]
+    flips: tuple[ClassChange, ...]
     part: ByteArray
     folder: str
 
@@ -87,7 +91,7 @@ def analyze(
         recipe: as of `calibrate`; of no use with a table.
         seed: likewise.
         images: how many of them the layers are tried on.
-        keep_float: layers to put back to float, by name or the first so many of `quant.ranking`.
+        keep_float: layers to put back to float, by name, or the first so many of `analyze.mixed_precision.ranking`.
         max_drop_pp: puts back the fewest of the ranking with which the upper 95% bound of the drop is at most this, percentage
             points: of top-1 where images are labelled, else of the agreement with the reference.
         out: an existing folder for the table with these layers in float; None writes none.
@@ -106,11 +110,11 @@ def analyze(
         raise BadInput(f"`{images}` images are none to try the layers on", hint="--images 32")
     if rounds is not None and rounds < 1:
         raise BadInput(f"--rounds `{rounds}` is below 1", hint=f"--rounds {RunOptions.rounds}")
-    wish = wish_of(network.graph, keep_float, max_drop_pp)
+    request = request_of(network.graph, keep_float, max_drop_pp)
     cores = threads or usable_cores()
-    evaluation = evaluation_images(network, eval_path, calib, again=bool(wish), skip_broken=skip_broken, progress=progress)
+    evaluation = evaluation_images(network, eval_path, calib, again=bool(request), skip_broken=skip_broken, progress=progress)
     if evaluation is not None:
-        check_image_count(evaluation.image_count, wish)
+        _check_image_count(evaluation.image_count, request)
     if table is not None:
         calibration = _read(table, network)
     else:
@@ -118,33 +122,39 @@ def analyze(
         calibration = calibrate(network, read, recipe=recipe, seed=seed, threads=cores, progress=progress)
         if evaluation is not None and not evaluation.independent:
             evaluation = evaluation_images(network, None, read)  # so that no file is read again
-    if wish:
+    if request:
         check_mixed_scheme(calibration.quantized.scheme)
-    path = _table_path(out, network, calibration, table) if wish and out is not None else None
+    path = _table_path(out, network, calibration, table) if request and out is not None else None
     subject = subject_of(network.graph, calibration.quantized)
     if evaluation is None:
         raise BadInput("there are no images to analyse on", hint="--eval DIR")
     counted = _count(subject, calibration, evaluation, images, cores)
     accuracy = accuracy_of(counted.sums)
-    check_image_count(accuracy.labelled_count or accuracy.count, wish)
-    shares = shares_of(subject, counted.part, threads=cores, progress=progress)
+    _check_image_count(accuracy.labelled_count or accuracy.count, request)
+    sensitivity = sensitivity_of(subject, counted.part, threads=cores, progress=progress)
     advice = advice_for(
         subject,
-        shares,
+        sensitivity,
         counted.tensors,
         counted.part,
         calibration_count=len(calibration.image_hashes),
         threads=cores,
         progress=progress,
     )
-    kept: Kept | None = None
-    if wish:
-        ranked: tuple[Ranked, ...] = ()
-        if wish.needs_ranking(accuracy):
-            ranked = ranking(subject, shares, counted.part, threads=cores, progress=progress)
-        trial = Trial(network.graph, calibration.quantized, evaluation, counted.reference, accuracy, cores, progress)
-        kept = _kept(trial, wish, ranked, calibration, rounds, path)
-    uses = tensor_uses(subject, counted.tensors)
+    kept: MixedPrecision | None = None
+    if request:
+        ranked: tuple[RankedLayer, ...] = ()
+        if request.needs_ranking(accuracy):
+            ranked = ranking(subject, sensitivity, counted.part, threads=cores, progress=progress)
+        run = partial(_exact_run, evaluation, counted.reference, cores, progress)
+        kept, mixed = mixed_precision(network.graph, calibration.quantized, request, ranked, accuracy, run)
+        if kept.layers:
+            cost = cost_of(network.graph, calibration.quantized, mixed, rounds=rounds, progress=progress)
+            kept = replace(kept, cost=cost)
+        if kept.layers and path is not None and kept.reached is not False:
+            write_table(replace(calibration, quantized=mixed), path)
+            kept = replace(kept, table=path.name)
+    uses = range_uses(subject, counted.tensors)
     return Analysis(
         network=network.facts(),
         calibration=calibration.facts(),
@@ -152,14 +162,14 @@ def analyze(
         image_count=accuracy.count,
         part_count=len(counted.part),
         int8=Effect(accuracy.sqnr_db, accuracy.top1_agreement.value),
-        whole=shares.whole,
-        weights_alone=shares.weights_alone,
-        outputs_alone=shares.outputs_alone,
-        layers=shares.layers,
+        whole=sensitivity.whole,
+        weights_alone=sensitivity.weights_alone,
+        outputs_alone=sensitivity.outputs_alone,
+        layers=sensitivity.layers,
         tensors=tuple(
             replace(use, most_clipped={_below(counted.folder, file): n for file, n in use.most_clipped.items()}) for use in uses
         ),
-        worst=shares.worst,
+        worst=sensitivity.worst,
         advice=advice,
         flips=tuple(
             replace(flip, file=_below(counted.folder, flip.file))
@@ -189,18 +199,31 @@ def _table_path(out: Path, network: Network, calibration: Calibration, table: Pa
     return path
 
 
-def _kept(
-    trial: Trial, wish: Wish, ranked: Sequence[Ranked], calibration: Calibration, rounds: int | None, path: Path | None
-) -> Kept:
-    """What is kept in float, with its cost; its table is written unless the bound is not reached."""
-    kept, mixed = keep(trial, wish, ranked)
-    if not kept.layers:
-        return kept
-    cost = cost_of(trial.graph, trial.quantized, mixed, rounds=rounds, progress=trial.progress)
-    if path is None or kept.reached is False:
-        return replace(kept, cost=cost)
-    write_table(replace(calibration, quantized=mixed), path)
-    return replace(kept, cost=cost, table=path.name)
+def _check_image_count(count: int, request: Request) -> None:
+    """Refuses a bound that so few images could not show if not one of them changed its class."""
+    if request.max_drop_pp is None or count < 1:
+        return
+    least_pp = least_drop_pp(count)
+    if least_pp > request.max_drop_pp:
+        raise GateUndecided(
+            f"`{count}` images cannot show a drop under {request.max_drop_pp:g} pp: if none changed its class, the 95% bound would"
+            f" be {least_pp:.2f} pp",
+            hint=f"--eval with at least {images_needed(request.max_drop_pp):,} images",
+        )
+
+
+def _exact_run(
+    evaluation: Evaluation, reference: Sequence[FloatArray], threads: int, progress: Progress, quantized: QuantizedGraph
+) -> Accuracy:
+    """A table on all images, against their float logits in the stream's order."""
+    runner, sums, total = IntegerRunner(quantized), Tally(), sum(map(len, reference))
+    what = f"running with {len(quantized.kept_float)} convolutions in float"
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+        for batch, expected in zip(evaluation.stream, reference, strict=True):
+            logits = np.concatenate(list(pool.map(runner, np.split(batch.pixels, len(batch.pixels)))))
+            sums = tally(sums, expected, logits, batch.labels)
+            progress(what, sums.count, total)
+    return accuracy_of(sums)
 
 
 def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, limit: int, cores: int) -> _Counted:
@@ -209,7 +232,7 @@ def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, l
     sums, part, folder = Tally(), [], ""
     reference: list[FloatArray] = []
     tensors: dict[str, TensorCount] = {}
-    flips: list[Flip] = []
+    flips: list[ClassChange] = []
     with one_blas_thread(), ThreadPoolExecutor(cores) as pool:
         for batch in evaluation.stream:
             if evaluation.independent:
@@ -220,7 +243,7 @@ def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, l
             counts = list(pool.map(counter, batch.pixels, files))
             reference.append(np.stack([count.reference for count in counts]))
             sums = tally(sums, reference[-1], np.stack([count.logits for count in counts]), batch.labels)
-            flips += _flips(batch, counts)
+            flips += _class_changes(batch, counts)
             for name in counts[0].tensors:
                 for count in counts:
                     tensors[name] = tensors[name] + count.tensors[name] if name in tensors else count.tensors[name]
@@ -231,9 +254,9 @@ def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, l
     return _Counted(sums, tuple(reference), tensors, tuple(flips), pixels, folder)
 
 
-def _flips(batch: Batch, counts: Sequence[ImageCount]) -> Iterator[Flip]:
+def _class_changes(batch: Batch, counts: Sequence[ImageCount]) -> Iterator[ClassChange]:
     for count, file, label in zip(counts, batch.files, batch.labels, strict=True):
-        found = flip_of(count.reference, count.logits, os.path.abspath(file), None if label == UNKNOWN else int(label))
+        found = class_change(count.reference, count.logits, os.path.abspath(file), None if label == UNKNOWN else int(label))
         if found is not None:
             yield found
 

@@ -14,24 +14,24 @@ from squeeze_export.analyze.report import analysis_html, analysis_json, print_an
 from squeeze_export.analyze.results import (
     Advice,
     Analysis,
+    ClassChange,
     Cost,
     Effect,
     ExactEffect,
     FileCost,
-    Flip,
-    Kept,
-    LayerError,
-    Ranked,
-    TensorUse,
-    Tried,
+    LayerSensitivity,
+    MixedPrecision,
+    RangeUse,
+    RankedLayer,
+    TriedCount,
 )
 from squeeze_export.analyze.words import (
-    FLIPS_SHOWN,
+    CHANGES_SHOWN,
+    change_table,
     db,
-    flip_table,
-    kept_lines,
-    kept_table,
     layer_table,
+    mixed_lines,
+    mixed_table,
     percent_of,
     small_share,
     worst_lines,
@@ -42,7 +42,7 @@ from squeeze_export.results import Measurement
 
 
 def layer(name, weights, output, gain_db):
-    return LayerError(name, (name,), Effect(40.0, 1.0), Effect(math.inf, 1.0), Effect(41.0, 1.0), weights, output, gain_db)
+    return LayerSensitivity(name, (name,), Effect(40.0, 1.0), Effect(math.inf, 1.0), Effect(41.0, 1.0), weights, output, gain_db)
 
 
 def use(name, **fields):
@@ -63,11 +63,11 @@ def use(name, **fields):
         "zero_filters": (),
         "lost_filters": (),
     }
-    return TensorUse(name=name, **(values | fields))
+    return RangeUse(name=name, **(values | fields))
 
 
 def flip(index, label=1):
-    return Flip(f"img{index}.jpg", label, 1, 0, 0.5, -0.25, 0.75, -1.0, -0.25)
+    return ClassChange(f"img{index}.jpg", label, 1, 0, 0.5, -0.25, 0.75, -1.0, -0.25)
 
 
 ANALYSIS = Analysis(
@@ -87,7 +87,7 @@ ANALYSIS = Analysis(
         Advice("conv1", "range too small", "a wider range", "its range as these images have it", 0.42),
         Advice("", "activations", "16-bit activations", "all activations in float", math.inf),
     ),
-    flips=tuple(flip(index) for index in range(FLIPS_SHOWN + 2)),
+    flips=tuple(flip(index) for index in range(CHANGES_SHOWN + 2)),
     labels=("bee", "ant"),
 )
 BEFORE = ExactEffect(30.04, 0.91, 3.25, 1.01, 6.04)
@@ -97,7 +97,7 @@ FILES = (
     FileCost("kept", 1_500_000, 3.0, 1.5, 1.414, 1.606),
     FileCost("fp32", 5_000_000, 7.0, 3.5, 3.4, 3.6),
 )
-KEPT = Kept(
+KEPT = MixedPrecision(
     max_drop_pp=1.0,
     reached=True,
     drop_of="top-1",
@@ -106,8 +106,8 @@ KEPT = Kept(
     conv_count=26,
     before=BEFORE,
     after=AFTER,
-    ranking=(Ranked("conv1", 3.0, 0, ("conv1", "fire2/squeeze1x1")), Ranked("conv10", 1.0, 0, ("conv10",))),
-    tried=(Tried(0, BEFORE), Tried(1, AFTER)),
+    ranking=(RankedLayer("conv1", 3.0, 0, ("conv1", "fire2/squeeze1x1")), RankedLayer("conv10", 1.0, 0, ("conv10",))),
+    tried=(TriedCount(0, BEFORE), TriedCount(1, AFTER)),
     cost=Cost("onnx", "onnxruntime", "cpu", 50, FILES),
 )
 HOSTILE = '<script>"&\x1b[2J\n`'
@@ -138,13 +138,13 @@ def test_the_worst_come_with_what_was_tried():
 
 
 def test_flips_name_their_classes_and_who_is_right():
-    table = flip_table(ANALYSIS)
+    table = change_table(ANALYSIS)
     rows = table.rows
-    assert len(rows) == FLIPS_SHOWN
+    assert len(rows) == CHANGES_SHOWN
     assert rows[0] == ("img0.jpg", "ant (right)", "0.50", "bee", "-0.25", "0.75", "-1.00", "-0.25")
     assert len(rows[0]) == len(table.columns)
     nameless = replace(ANALYSIS, labels=(), flips=(flip(0, label=0),))
-    assert flip_table(nameless).rows[0][1:4] == ("1", "0.50", "0 (right)")
+    assert change_table(nameless).rows[0][1:4] == ("1", "0.50", "0 (right)")
 
 
 def test_the_table():
@@ -170,7 +170,7 @@ def test_the_json_is_strict_and_names_classes():
     assert document["outputs_alone"]["sqnr_db"] == "inf"
     assert document["advice"][1]["gain_db"] == "inf"
     assert document["layers"][0]["scale_group"] == ["conv1"]
-    assert len(document["flips"]) == FLIPS_SHOWN + 2  # all of them
+    assert len(document["flips"]) == CHANGES_SHOWN + 2  # all of them
     flipped = document["flips"][0]
     assert (flipped["reference_class_name"], flipped["int8_class_name"], flipped["label_name"]) == ("ant", "bee", "ant")
     assert "labels" not in document
@@ -189,7 +189,7 @@ def test_the_page_stands_alone_and_draws_true_bars():
     outlined = [float(bar.get("width")) for bar in drawing.iter("rect") if bar.get("class") == "box"]
     assert filled[1] / filled[0] == pytest.approx(1.02 / 0.199, rel=1e-2)
     assert outlined[0] / filled[0] == pytest.approx(0.048 / 0.199, rel=1e-2)
-    for row in (*layer_table(ANALYSIS).rows, *flip_table(ANALYSIS).rows):
+    for row in (*layer_table(ANALYSIS).rows, *change_table(ANALYSIS).rows):
         assert "".join(f">{cell}</td>" for cell in row[:1]) in page
 
 
@@ -234,34 +234,34 @@ def test_figures_in_words():
 
 
 def test_the_answer_to_a_bound():
-    answer, floats, runs = kept_lines(KEPT)
+    answer, floats, runs = mixed_lines(KEPT)
     assert answer == "a drop of at most 1 pp needs 1 layer in float (with none its upper bound is +6.04 pp): conv1"
     assert floats == "in float: 2 of 26 convolutions, which are conv1, fire2/squeeze1x1"
     assert runs.endswith("from an exact run on all images: 0: +6.04 pp, 1: +0.90 pp")
-    three = replace(KEPT, layers=("a", "b", "c"), tried=(Tried(0, BEFORE), Tried(2, BEFORE), Tried(3, AFTER)))
-    assert "needs 3 layers in float (with 2 its upper bound is +6.04 pp): a, b, c" in kept_lines(three)[0]
+    three = replace(KEPT, layers=("a", "b", "c"), tried=(TriedCount(0, BEFORE), TriedCount(2, BEFORE), TriedCount(3, AFTER)))
+    assert "needs 3 layers in float (with 2 its upper bound is +6.04 pp): a, b, c" in mixed_lines(three)[0]
 
 
 def test_the_answers_without_one():
-    none = replace(KEPT, layers=(), convs=(), tried=(Tried(0, AFTER),), after=AFTER, before=AFTER, cost=None)
-    assert kept_lines(none)[0] == "a drop of at most 1 pp needs no layer in float: its upper bound is +0.90 pp"
-    assert len(kept_table(none).rows) == 1
-    assert "nothing is exported" in kept_table(none).note
+    none = replace(KEPT, layers=(), convs=(), tried=(TriedCount(0, AFTER),), after=AFTER, before=AFTER, cost=None)
+    assert mixed_lines(none)[0] == "a drop of at most 1 pp needs no layer in float: its upper bound is +0.90 pp"
+    assert len(mixed_table(none).rows) == 1
+    assert "nothing is exported" in mixed_table(none).note
     lost = replace(KEPT, reached=False)
     told = "a drop of at most 1 pp is shown with no number of layers in float; the lowest upper bound, +0.90 pp, is with 1 layer"
-    assert kept_lines(lost)[0] == f"{told} in float: conv1"
+    assert mixed_lines(lost)[0] == f"{told} in float: conv1"
 
 
 def test_layers_that_were_asked_for():
     named = replace(KEPT, max_drop_pp=None, reached=None, ranking=(), tried=())
-    assert kept_lines(named)[0] == "put back to float: conv1"
-    assert len(kept_lines(named)) == 2
+    assert mixed_lines(named)[0] == "put back to float: conv1"
+    assert len(mixed_lines(named)) == 2
     counted = replace(named, ranking=KEPT.ranking)
-    assert kept_lines(counted)[0] == "put back to float: the first 1 of the ranking, conv1"
+    assert mixed_lines(counted)[0] == "put back to float: the first 1 of the ranking, conv1"
 
 
 def test_the_rows():
-    table = kept_table(KEPT)
+    table = mixed_table(KEPT)
     integers, kept, fp32 = table.rows
     assert {len(integers), len(kept), len(fp32)} == {len(table.columns)}
     assert integers[:6] == ("int8", "0", "30.0 dB", "91.0%", "+3.25 pp", "[+1.01, +6.04]")
@@ -269,28 +269,28 @@ def test_the_rows():
     assert kept[:6] == ("int8, these in float", "2", "41.0 dB", "99.0%", "0.00 pp", "[-1.00, +0.90]")
     assert kept[6:] == ("1.50 MB", "3.00 ms", "1.50x", "[1.41, 1.61]")
     assert fp32 == ("fp32", "26", "-", "-", "-", "", "5.00 MB", "7.00 ms", "3.50x", "[3.40, 3.60]")
-    assert "top-1 of fp32 less" in kept_table(KEPT).note
-    assert "onnx files, onnxruntime on cpu, 1 thread, 50 interleaved rounds" in kept_table(KEPT).note
-    assert "no image is labelled" in kept_table(replace(KEPT, drop_of="agreement")).note
+    assert "top-1 of fp32 less" in mixed_table(KEPT).note
+    assert "onnx files, onnxruntime on cpu, 1 thread, 50 interleaved rounds" in mixed_table(KEPT).note
+    assert "no image is labelled" in mixed_table(replace(KEPT, drop_of="agreement")).note
 
 
 def test_what_was_not_measured_has_no_figure():
     sizes = tuple(FileCost(file.network, file.size_bytes) for file in FILES)
     untimed = replace(KEPT, cost=Cost("onnx", "", "", 0, sizes))
-    assert [row[6:] for row in kept_table(untimed).rows] == [(size, "-", "-", "") for size in ("1.30 MB", "1.50 MB", "5.00 MB")]
-    assert "nothing was timed" in kept_table(untimed).note
+    assert [row[6:] for row in mixed_table(untimed).rows] == [(size, "-", "-", "") for size in ("1.30 MB", "1.50 MB", "5.00 MB")]
+    assert "nothing was timed" in mixed_table(untimed).note
     absent = replace(KEPT, cost=None)
-    assert [row[6:] for row in kept_table(absent).rows] == [("-", "-", "-", "")] * 2
-    assert "ONNX or TFLite" in kept_table(absent).note
+    assert [row[6:] for row in mixed_table(absent).rows] == [("-", "-", "-", "")] * 2
+    assert "ONNX or TFLite" in mixed_table(absent).note
 
 
 def test_the_table_and_the_page_show_layers_in_float():
     with_layers = replace(ANALYSIS, kept=KEPT)
     lines = printed(with_layers).splitlines()
-    assert lines[lines.index("Layers kept in float") :][1:4] == [f"  {line}" for line in kept_lines(KEPT)]
+    assert lines[lines.index("Layers kept in float") :][1:4] == [f"  {line}" for line in mixed_lines(KEPT)]
     assert sum(line.startswith(("int8", "fp32")) for line in lines) == 3
     page = analysis_html(with_layers)
-    assert all(f">{cell}</td>" in page for row in kept_table(KEPT).rows for cell in row)
+    assert all(f">{cell}</td>" in page for row in mixed_table(KEPT).rows for cell in row)
     assert "Layers kept in float" not in printed(ANALYSIS) + analysis_html(ANALYSIS)
 
 

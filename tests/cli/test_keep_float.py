@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from squeeze_export.analyze.results import ExactEffect
-from squeeze_export.pipeline import mixed_precision
 
 QUICK = ("--images", 2, "--rounds", 2)
 ALONG = "fire2/squeeze1x1, fire2/expand1x1, fire2/expand3x3"
@@ -73,7 +72,7 @@ def test_a_bound_that_holds_without_any_layer(net, tiny, squeeze):
 def test_a_bound_that_no_choice_of_layers_keeps(low_pp, code, net, tiny, squeeze, monkeypatch):
     """With every layer in float there is nothing left to lose: no network does this, so the runs are made up."""
     effect = ExactEffect(10.0, 0.5, 50.0, low_pp, 59.0)
-    monkeypatch.setattr(mixed_precision, "exact_effect", lambda _: effect)
+    monkeypatch.setattr("squeeze_export.analyze.mixed_precision.exact_effect", lambda _: effect)
     result = squeeze("analyze", *net, "--eval", tiny / "eval", *QUICK, "--max-drop", 40, "--no-bench")
     assert result.code == code
     told = "a drop of at most 40 pp is shown with no number of layers in float; the lowest upper bound, +59.00 pp, is with none"

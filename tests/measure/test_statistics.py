@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from squeeze_export.measure.statistics import bootstrap_ratio, paired_difference, percentile, wilson
+from squeeze_export.measure.statistics import bootstrap_ratio, images_needed, least_drop_pp, paired_difference, percentile, wilson
 
 Z = 1.959963984540054
 
@@ -168,3 +168,16 @@ def test_percentile_by_hand():
 def test_percentile_refuses(samples, percent):
     with pytest.raises(ValueError):
         percentile(samples, percent)
+
+
+@pytest.mark.parametrize("count", [1, 8, 472, 10_000])
+def test_the_least_bound_is_that_of_both_intervals(count):
+    assert least_drop_pp(count) == pytest.approx(-100 * paired_difference(0, 0, count).low)
+    assert least_drop_pp(count) == pytest.approx(100 * (1 - wilson(count, count).low))
+
+
+@pytest.mark.parametrize("max_drop_pp", [0.1, 0.5, 1.0, 3.0, 50.0])
+def test_the_number_of_images_needed_is_the_smallest(max_drop_pp):
+    count = images_needed(max_drop_pp)
+    assert least_drop_pp(count) <= max_drop_pp
+    assert count == 1 or least_drop_pp(count - 1) > max_drop_pp
