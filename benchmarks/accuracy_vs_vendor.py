@@ -99,7 +99,8 @@ def _outputs(file: str, files: Sequence[Contestant]) -> tuple[FloatArray, Any, M
     entries = entries_of([read_artifact(entry.path) for entry in files], None)
     run = FloatRunner(network.graph)
     expected, labels, found = [], [], {entry.key: [] for entry in entries}  # type: ignore[var-annotated]
-    with opened(entries, RunOptions()) as sessions, one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
+    with opened(entries, RunOptions()) as outcomes, one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
+        sessions = {outcome.entry.key: outcome.session for outcome in outcomes if outcome.session is not None}
         for batch in batches(images, network.graph.preprocess, batch=BATCH):
             running = {key: pool.submit(session.infer, batch.pixels) for key, session in sessions.items()}
             expected += list(pool.map(run, np.split(batch.pixels, len(batch.pixels))))

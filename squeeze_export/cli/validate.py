@@ -15,7 +15,7 @@ from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.cli.options.running import RUNNING, run_choice
 from squeeze_export.errors import BadInput
 from squeeze_export.pipeline import check_full_placement, validate_files, validate_portability
-from squeeze_export.pipeline.portability import FACTS, table_behind
+from squeeze_export.pipeline.portability import FACTS
 from squeeze_export.results import Report
 
 OPTIONS = (
@@ -48,10 +48,7 @@ def command(files: tuple[Path, ...], **values: Any) -> None:
         if values["portability"]:
             report = validate_portability(files, network, values["table"], values["evaluation"], **shared)
         else:
-            if values["table"] is not None:
-                calibration = table_behind(files, network, values["table"])
-                shared |= {"calibration_hashes": calibration.image_hashes, "summary": calibration.summary}
-            report = validate_files(files, network, values["evaluation"], **shared)
+            report = validate_files(files, network, values["evaluation"], table=values["table"], **shared)
     for text in report.warnings:
         warn(text)
     if values["as_json"]:

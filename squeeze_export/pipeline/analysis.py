@@ -28,11 +28,12 @@ from squeeze_export.images.manifest import UNKNOWN
 from squeeze_export.images.stream import Batch, spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
 from squeeze_export.measure.statistics import images_needed, least_drop_pp
-from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, read_images, shift_warnings, write_table
+from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings, write_table
 from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.float_cost import cost_of
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import RunOptions
+from squeeze_export.pipeline.tables import read_table_of
 from squeeze_export.quant.mixed import check_mixed_scheme
 from squeeze_export.results import Accuracy
 
@@ -116,7 +117,7 @@ def analyze(
     if evaluation is not None:
         _check_image_count(evaluation.image_count, request)
     if table is not None:
-        calibration = _read(table, network)
+        calibration = read_table_of(network, table)
     else:
         read = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
         calibration = calibrate(network, read, recipe=recipe, seed=seed, threads=cores, progress=progress)
@@ -179,16 +180,6 @@ def analyze(
         warnings=(*calibration.warnings, *_warnings(calibration, evaluation)),
         kept=kept,
     )
-
-
-def _read(table: Path, network: Network) -> Calibration:
-    calibration = read_calibration(table)
-    quantized = calibration.quantized
-    if quantized.checkpoint_sha256 != network.graph.checkpoint_sha256:
-        raise BadInput(f"the table `{table}` was not made from `{network.source}`", hint="name its checkpoint with --weights")
-    if quantized.preprocess != network.graph.preprocess:
-        raise BadInput(f"the table `{table}` was made with other preprocessing than was asked for", hint="calibrate again")
-    return calibration
 
 
 def _table_path(out: Path, network: Network, calibration: Calibration, table: Path | None) -> Path:

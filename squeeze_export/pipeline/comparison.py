@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, Session
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import QuantizedGraph
 from squeeze_export.measure.difference import Gap, first_layer_apart, widened
-from squeeze_export.pipeline.sessions import Entry, Key
+from squeeze_export.pipeline.sessions import Entry, Key, Outcome
 from squeeze_export.results import Difference
 from squeeze_export.runtimes import RUNTIMES, runtime_named
 
@@ -24,6 +26,25 @@ NO_STEPS = "the files are not compared with each other: with the last convolutio
 def has_steps(quantized: QuantizedGraph) -> bool:
     """Whether the logits are made of integers, so that differences can be counted in their steps."""
     return quantized.nodes[-1].inputs[0] in quantized.tensors
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedPart:
+    """Those images of a batch that emulated devices are given too, and what came of them.
+
+    Attributes:
+        pixels: (N, H, W, 3) uint8.
+        labels: (N,) int64, -1 where unknown.
+        reference: (N, classes) float32 logits of the fp32 reference.
+        outputs: of every session, likewise.
+        pool: runs images side by side.
+    """
+
+    pixels: ByteArray
+    labels: NDArray[np.int64]
+    reference: FloatArray
+    outputs: Mapping[Key, FloatArray]
+    pool: Executor
 
 
 class Comparison:
@@ -40,15 +61,10 @@ class Comparison:
         self._gaps: dict[tuple[Key | None, Key], Gap] = {}
         self._image: ByteArray | None = None
 
-    def add(self, pixels: ByteArray, outputs: Mapping[Key, FloatArray], pool: Executor) -> None:
-        """Adds a batch.
-
-        Args:
-            pixels: (N, H, W, 3) uint8.
-            outputs: key -> (N, classes) float32 logits; a key that is not among the entries is passed over.
-            pool: runs the images of the integer run side by side.
-        """
-        exact = np.concatenate(list(pool.map(self._runner, np.split(pixels, len(pixels)))))
+    def add(self, part: ComparedPart) -> None:
+        """Adds images; outputs of what is not among the entries are passed over."""
+        pixels, outputs = part.pixels, part.outputs
+        exact = np.concatenate(list(part.pool.map(self._runner, np.split(pixels, len(pixels)))))
         logits: dict[Key | None, FloatArray] = {None: exact}
         logits |= {entry.key: outputs[entry.key] for entry in self._entries if entry.key in outputs}
         for first, second in combinations(logits, 2):
@@ -58,12 +74,13 @@ class Comparison:
         if self._image is None:
             self._image = pixels[:1].copy()
 
-    def differences(self, sessions: Mapping[Key, Session]) -> tuple[Difference, ...]:
+    def differences(self, outcomes: Sequence[Outcome]) -> tuple[Difference, ...]:
         """The table: every file against the integer run, then the files against each other.
 
         Args:
-            sessions: that gave the outputs; where one emulates, its name says so.
+            outcomes: with the sessions that gave the outputs; where one emulates, its name says so.
         """
+        sessions = {outcome.entry.key: outcome.session for outcome in outcomes if outcome.session is not None}
         quantized = self._runner.quantized
         step = quantized.tensors[quantized.nodes[-1].inputs[0]].scale
         names = {entry.key: _name(entry, sessions[entry.key]) for entry in self._entries if entry.key in sessions}
@@ -78,6 +95,7 @@ class Comparison:
                 self._first_layer(artifacts[second], sessions[second]) if first is None else None,
             )
             for (first, second), gap in sorted(self._gaps.items(), key=lambda item: item[0][0] is not None)
+            if (first is None or first in names) and second in names
         )
 
     def _first_layer(self, artifact: Artifact, session: Session) -> str | None:

@@ -11,15 +11,11 @@ from squeeze_export.compilers import Compiled, Compiler, compiler_named
 from squeeze_export.core import Artifact, Progress, silent
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.measure.host import tool_versions
-from squeeze_export.pipeline.evaluation import evaluation_images
-from squeeze_export.pipeline.export import keep_compiled, read_artifact
-from squeeze_export.pipeline.job import Job, run
-from squeeze_export.pipeline.network import open_network
-from squeeze_export.pipeline.sessions import Entry, Key, RunOptions, check_device, drop_unplaced, opened
-from squeeze_export.pipeline.summary import measurement
-from squeeze_export.pipeline.timing import time_sessions
-from squeeze_export.pipeline.validation import validate
-from squeeze_export.results import Accuracy, Latency, Measurement, Report
+from squeeze_export.pipeline.export import keep_compiled
+from squeeze_export.pipeline.job import Done, Job, carry_out
+from squeeze_export.pipeline.measuring import Comparing, measured, row_of
+from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, check_device
+from squeeze_export.results import Measurement, Report
 from squeeze_export.targets import target_named
 
 ALIKE: Mapping[str, str] = {"ethosu": "litert-builtin"}
@@ -31,7 +27,7 @@ corresponding TensorFlow Lite reference kernels" (README of ethos-u-vela 3.x, Te
 
 
 @dataclass(frozen=True)
-class _Product:
+class _ForChip:
     """What was made for one chip, or why nothing was."""
 
     chip: str
@@ -46,7 +42,7 @@ def run_compiled(
     """Does the job for the format that a compiler takes, and compiles what it made for every chip.
 
     The rows of the job come first, then one row a chip: an estimate where the compiler makes one; accuracy, placement and (only
-    where it is measured) latency where one of the compiler's runtimes opens the product. With several chips, one that fails
+    where it is measured) latency where one of the compiler's runtimes opens the file. With several chips, one that fails
     becomes a failed row and leaves the others intact; a single one raises.
 
     Args:
@@ -73,18 +69,18 @@ def run_compiled(
     runs = own is not None and (job.validate or job.bench)
     if own is not None and own.runtime is not None and runs:
         check_device(own.runtime, own.device)
-    report = run(replace(job, targets=(module.TARGET,), run=base), progress)
-    source = read_artifact(job.out / next(row.artifact for row in report.measurements if row.scheme == job.scheme))
-    products = []
-    for done, chip in enumerate(chosen):
-        progress("compiling", done, len(chosen))
-        products.append(_product(source, module, chip, chips_settings, alone=len(chosen) == 1))
+    done = carry_out(replace(job, targets=(module.TARGET,), run=base), progress, again=runs and job.validate)
+    source = done.exported[0].files[-1][0]
+    files = []
+    for count, chip in enumerate(chosen):
+        progress("compiling", count, len(chosen))
+        files.append(_compiled(source, module, chip, chips_settings, alone=len(chosen) == 1))
     progress("compiling", len(chosen), len(chosen))
     if runs and own is not None:
-        compared = job.validate and bool(report.evaluation)
-        rows, warnings = _run(products, job, compiler, own, compared=compared, progress=progress)
+        rows, warnings = _measured(files, job, compiler, own, done, progress)
     else:
-        rows, warnings = [_row(product, job, module) for product in products], ()
+        rows, warnings = [_row(file, job, module) for file in files], ()
+    report = done.report
     return replace(
         report,
         tool_versions={**report.tool_versions, **tool_versions(module.PACKAGES)},
@@ -94,7 +90,7 @@ def run_compiled(
 
 
 def _run_options(job: Job, compiler: str, module: Compiler) -> tuple[RunOptions, RunOptions | None]:
-    """How to run the file that is compiled, and the products; None where nothing here runs those.
+    """How to run the file that is compiled, and the files; None where nothing here runs those.
 
     Raises:
         BadInput: the runtime asked for opens neither.
@@ -110,7 +106,7 @@ def _run_options(job: Job, compiler: str, module: Compiler) -> tuple[RunOptions,
     return replace(job.run, runtime=base, device="cpu"), replace(job.run, runtime=own)
 
 
-def _product(source: Artifact, module: Compiler, chip: str, settings: Mapping[str, str], *, alone: bool) -> _Product:
+def _compiled(source: Artifact, module: Compiler, chip: str, settings: Mapping[str, str], *, alone: bool) -> _ForChip:
     """`<network>.<scheme>.<chip><suffix>` and its sidecar beside the file that is compiled."""
     stem = source.path.name.removesuffix(target_named(module.TARGET).SUFFIX)
     try:
@@ -119,82 +115,56 @@ def _product(source: Artifact, module: Compiler, chip: str, settings: Mapping[st
         versions = {**source.provenance.get("versions", {}), **tool_versions(module.PACKAGES)}
         provenance = {"chip": chip, "settings": dict(compiled.settings), "versions": versions}
         path = source.path.with_name(f"{stem}.{chip}{module.SUFFIX}")
-        return _Product(chip, keep_compiled(compiled.content, path, source, module.NAME, provenance), compiled)
+        return _ForChip(chip, keep_compiled(compiled.content, path, source, module.NAME, provenance), compiled)
     except SqueezeExportError as err:
         if alone:
             raise
-        return _Product(chip, failure=err)
+        return _ForChip(chip, failure=err)
 
 
-def _run(
-    products: Sequence[_Product], job: Job, compiler: str, options: RunOptions, *, compared: bool, progress: Progress
+def _measured(
+    files: Sequence[_ForChip], job: Job, compiler: str, options: RunOptions, done: Done, progress: Progress
 ) -> tuple[list[Measurement], tuple[str, ...]]:
-    """Opens the products with the compiler's runtime, compares them with the reference and times those that are no emulation."""
-    failures: dict[Key, SqueezeExportError] | None = {} if len(products) > 1 else None
+    """Opens the files with the compiler's runtime, compares them with the reference and times those that are no emulation."""
     runtime = options.runtime or ""
-    entries = [Entry(product.artifact, runtime) for product in products if product.artifact is not None]
-    accuracies: Mapping[Key, Accuracy] = {}
-    latencies: Mapping[Key, Latency] = {}
-    warnings: tuple[str, ...] = ()
-    with opened(entries, options, failures) as sessions:
-        network = open_network(job.weights, preprocess=job.preprocess, labels=job.labels, bypass=job.bypass) if compared else None
-        if network is not None and sessions:
-            evaluation = evaluation_images(network, job.eval, job.calib, skip_broken=job.skip_broken, progress=progress)
-            if evaluation is not None:
-                accuracies, warnings = validate(
-                    network,
-                    sessions,
-                    evaluation,
-                    probabilities=job.options.softmax,
-                    emulated_images=options.emulated_images,
-                    failures=failures,
-                )
-        if job.bench:
-            sound = [entry for entry in entries if entry.key not in (failures or {})]
-            latencies = time_sessions(sound, sessions, {}, options, progress, failures)
-        drop_unplaced(sessions, failures)
-        rows = []
-        for product in products:
-            if product.artifact is None:
-                rows.append(_failed(product, job.scheme, compiler, runtime))
-                continue
-            entry = Entry(product.artifact, runtime)
-            row = measurement(
-                entry,
-                device_asked=options.device,
-                session=sessions.get(entry.key),
-                accuracy=accuracies.get(entry.key),
-                latency=latencies.get(entry.key),
-                failure=(failures or {}).get(entry.key),
-            )
-            rows.append(replace(row, facts={**_chip_facts(product), **row.facts}))
-    return rows, warnings
+    entries = [Entry(file.artifact, runtime) for file in files if file.artifact is not None]
+    comparing = Comparing(done.network, done.images) if done.images is not None else None
+    found = measured(entries, options, comparing=comparing, bench=job.bench, alone=len(files) == 1, progress=progress)
+    measured_rows = iter(found.rows)
+    rows = []
+    for file in files:
+        if file.artifact is None:
+            rows.append(_failed(file, job.scheme, compiler, runtime))
+        else:
+            row = next(measured_rows)
+            rows.append(replace(row, facts={**_chip_facts(file), **row.facts}))
+    return rows, found.warnings
 
 
-def _row(product: _Product, job: Job, module: Compiler) -> Measurement:
+def _row(file: _ForChip, job: Job, module: Compiler) -> Measurement:
     """What the compiler itself tells of a product that nothing here runs."""
-    artifact, compiled = product.artifact, product.compiled
+    artifact, compiled = file.artifact, file.compiled
     if artifact is None or compiled is None:
-        return _failed(product, job.scheme, module.NAME, module.PACKAGES[0])
-    row = measurement(Entry(artifact, ""), device_asked=product.chip)
+        return _failed(file, job.scheme, module.NAME, module.PACKAGES[0])
+    row = row_of(Outcome(Entry(artifact, "")), device_asked=file.chip)
     if compiled.estimate is None and compiled.placement is None:
         return row
     return replace(
         row,
         runtime=module.PACKAGES[0],
-        device=product.chip,
+        device=file.chip,
         evidence="estimated",
         placement=compiled.placement,
         estimate=compiled.estimate,
     )
 
 
-def _failed(product: _Product, scheme: str, compiler: str, runtime: str) -> Measurement:
-    reason = product.failure.message if product.failure is not None else ""
-    return Measurement(compiler, scheme, "", "", 0, runtime=runtime, device_asked=product.chip, status="failed", reason=reason)
+def _failed(file: _ForChip, scheme: str, compiler: str, runtime: str) -> Measurement:
+    reason = file.failure.message if file.failure is not None else ""
+    return Measurement(compiler, scheme, "", "", 0, runtime=runtime, device_asked=file.chip, status="failed", reason=reason)
 
 
-def _chip_facts(product: _Product) -> dict[str, str]:
+def _chip_facts(file: _ForChip) -> dict[str, str]:
     """For a report: what a product was compiled for."""
-    settings = product.compiled.settings if product.compiled is not None else {}
-    return {"compiled_for": product.chip, **settings}
+    settings = file.compiled.settings if file.compiled is not None else {}
+    return {"compiled_for": file.chip, **settings}

@@ -12,9 +12,9 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import FP32, QuantizedGraph
 from squeeze_export.measure.statistics import bootstrap_ratio
 from squeeze_export.pipeline.export import export
-from squeeze_export.pipeline.sessions import Entry, RunOptions, check_device, opened, runtime_for
-from squeeze_export.pipeline.timing import time_sessions
-from squeeze_export.results import Latency
+from squeeze_export.pipeline.measuring import measured
+from squeeze_export.pipeline.sessions import Entry, RunOptions, check_device, runtime_for
+from squeeze_export.results import Measurement
 from squeeze_export.targets import target_named
 
 TARGETS = ("onnx", "tflite")
@@ -62,16 +62,14 @@ def _cost(
         ]
         if rounds is None:
             return Cost(target, "", "", 0, tuple(FileCost(which, artifact.size_bytes) for which, artifact in made))
-        options = RunOptions(rounds=rounds)
         entries = [Entry(artifact, runtime_for(target, None)) for _, artifact in made]
-        with opened(entries, options) as sessions:
-            found = time_sessions(entries, sessions, {}, options, progress)
-            device = sessions[entries[0].key].device
-        first = found[entries[0].key]
-        files = tuple(_file(which, entry, found[entry.key], first) for (which, _), entry in zip(made, entries, strict=True))
-        return Cost(target, entries[0].runtime, device, rounds, files)
+        rows = measured(entries, RunOptions(rounds=rounds), bench=True, progress=progress).rows
+        files = tuple(_file(which, row, rows[0]) for (which, _), row in zip(made, rows, strict=True))
+        return Cost(target, rows[0].runtime, rows[0].device, rounds, files)
 
 
-def _file(which: Which, entry: Entry, latency: Latency, first: Latency) -> FileCost:
-    ratio = bootstrap_ratio(latency.samples_ns, first.samples_ns)
-    return FileCost(which, entry.artifact.size_bytes, latency.p50_ms, ratio.value, ratio.low, ratio.high)
+def _file(which: Which, row: Measurement, first: Measurement) -> FileCost:
+    assert row.latency is not None  # the runtimes of `TARGETS` measure
+    assert first.latency is not None
+    ratio = bootstrap_ratio(row.latency.samples_ns, first.latency.samples_ns)
+    return FileCost(which, row.size_bytes, row.latency.p50_ms, ratio.value, ratio.low, ratio.high)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -14,6 +14,7 @@ from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.measure.latency import pinned
 from squeeze_export.pipeline.boards import BOARD, Reaching, reached
+from squeeze_export.results import Accuracy, Latency
 from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import target_named
 
@@ -108,39 +109,66 @@ def _has(runtime: str, device: str) -> bool:
         return False
 
 
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of an entry so far.
+
+    Attributes:
+        entry: what is measured.
+        alone: whether a failure ends the job; else it is kept, and the others go on.
+        session: None where it could not be opened, or cannot tell where its operators ran.
+        accuracy: None where it was not compared.
+        latency: None where it was not timed.
+        failure: why it was not measured to the end.
+    """
+
+    entry: Entry
+    alone: bool = True
+    session: Session | None = None
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+    failure: SqueezeExportError | None = None
+
+    def failed(self, failure: SqueezeExportError) -> Outcome:
+        """The one rule for failures: alone it is raised, among others it is kept."""
+        if self.alone:
+            raise failure
+        return replace(self, failure=failure)
+
+
 @contextmanager
-def opened(
-    entries: Sequence[Entry], options: RunOptions, failures: dict[Key, SqueezeExportError] | None = None
-) -> Iterator[dict[Key, Session]]:
+def opened(entries: Sequence[Entry], options: RunOptions, *, alone: bool = True) -> Iterator[list[Outcome]]:
     """Opens a session for every entry, and closes all at the end.
 
     Args:
         entries: what to open with what.
         options: how.
-        failures: takes what an artifact that cannot be opened raises, so that the others go on; None lets it out.
+        alone: whether one that cannot be opened ends the job.
 
     Raises:
         Unavailable: the runtime or the device is not on this machine, or the board cannot be reached.
         Refused: the runtime cannot open the file.
     """
-    sessions: dict[Key, Session] = {}
+    outcomes: list[Outcome] = []
     try:
         with ExitStack() as stack:
             try:
                 open_entry = stack.enter_context(_opener(options))
             except SqueezeExportError as err:
-                if failures is None or options.on is None:
+                if options.on is None:
                     raise
-                failures.update(dict.fromkeys((entry.key for entry in entries), err))
-                entries = ()
-            for entry in entries:
-                session = _open(entry, open_entry, failures)
-                if session is not None:
-                    sessions[entry.key] = session
-            yield sessions
+                outcomes += [Outcome(entry, alone).failed(err) for entry in entries]
+            for entry in entries[len(outcomes) :]:
+                outcome = Outcome(entry, alone)
+                try:
+                    outcomes.append(replace(outcome, session=open_entry(entry)))
+                except SqueezeExportError as err:
+                    outcomes.append(outcome.failed(err))
+            yield list(outcomes)
     finally:
-        for session in sessions.values():
-            session.close()
+        for outcome in outcomes:
+            if outcome.session is not None:
+                outcome.session.close()
 
 
 @contextmanager
@@ -172,43 +200,6 @@ def check_board(options: RunOptions) -> None:
 
 def _reaching(options: RunOptions, on: str) -> Reaching:
     return Reaching(on, options.benchmark_binary, options.ssh_config, options.board_python, options.cpus)
-
-
-def _open(entry: Entry, open_entry: Callable[[Entry], Session], failures: dict[Key, SqueezeExportError] | None) -> Session | None:
-    try:
-        return open_entry(entry)
-    except SqueezeExportError as err:
-        if failures is None:
-            raise
-        failures[entry.key] = err
-        return None
-
-
-def drop_unplaced(sessions: dict[Key, Session], failures: dict[Key, SqueezeExportError] | None) -> None:
-    """Closes and leaves out sessions that cannot tell where their operators ran: some are asked for it last of all.
-
-    Args:
-        sessions: by key.
-        failures: takes what such a session raises, so that the others go on; None lets it out.
-
-    Raises:
-        Refused: the runtime's records make no sense, or contradict what was asked for.
-    """
-    for key, session in list(sessions.items()):
-        failure = _unplaced(session)
-        if failure is not None and failures is None:
-            raise failure
-        if failure is not None and failures is not None:
-            failures[key] = failure
-            sessions.pop(key).close()
-
-
-def _unplaced(session: Session) -> SqueezeExportError | None:
-    try:
-        _ = session.placement
-    except SqueezeExportError as err:
-        return err
-    return None
 
 
 def runtime_for(target: str, asked: str | None) -> str:

@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from squeeze_export.core import Audit, Session
-from squeeze_export.errors import Inapplicable, SqueezeExportError
 from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.measure.verdict import verdicts_of
-from squeeze_export.pipeline.boards import BOARD
-from squeeze_export.pipeline.sessions import BESIDE, Entry
-from squeeze_export.results import SCHEMA_VERSION, Accuracy, Difference, Latency, Measurement, Report, Status
+from squeeze_export.pipeline.sessions import BESIDE
+from squeeze_export.results import SCHEMA_VERSION, Difference, Measurement, Report
 
 TOOLS = (
     "squeeze-export",
@@ -28,47 +25,6 @@ TOOLS = (
     "tensorflow-cpu",
     "nncf",
 )
-
-
-def measurement(
-    entry: Entry,
-    *,
-    device_asked: str,
-    session: Session | None = None,
-    accuracy: Accuracy | None = None,
-    latency: Latency | None = None,
-    audit: Audit | None = None,
-    failure: SqueezeExportError | None = None,
-) -> Measurement:
-    """One row: the artifact, and what its session says of itself, or why there is none."""
-    artifact = entry.artifact
-    return Measurement(
-        artifact.target,
-        artifact.scheme,
-        artifact.path.name,
-        artifact.sha256,
-        artifact.size_bytes,
-        runtime=(session.runtime if session and entry.runtime == BOARD else entry.runtime) if session or failure else "",
-        device_asked=device_asked,
-        device=session.device if session else "",
-        kernels=session.kernels if session else "",
-        evidence=session.evidence if session else "measured",
-        status=_status(failure),
-        reason=failure.message if failure else "",
-        accuracy=accuracy,
-        latency=latency,
-        placement=session.placement if session else None,
-        audit=audit,
-        facts=dict(session.facts) if session else {},
-        recipe=str(artifact.provenance.get("recipe", "")),
-        checkpoint_sha256=str(artifact.provenance.get("checkpoint_sha256", "")),
-    )
-
-
-def _status(failure: SqueezeExportError | None) -> Status:
-    if failure is None:
-        return "ok"
-    return "skipped" if isinstance(failure, Inapplicable) else "failed"
 
 
 def report_of(

@@ -9,7 +9,7 @@ import pytest
 from squeeze_export.errors import Refused
 from squeeze_export.graph.quantized import INT8
 from squeeze_export.pipeline import RunOptions, export
-from squeeze_export.pipeline.comparison import INTEGER_RUN, Comparison
+from squeeze_export.pipeline.comparison import INTEGER_RUN, ComparedPart, Comparison
 from squeeze_export.pipeline.sessions import entries_of, opened
 
 FAST = RunOptions(rounds=2)
@@ -19,10 +19,11 @@ PIXELS = np.random.default_rng(3).integers(0, 256, (6, 32, 32, 3), np.uint8)
 def compared(quantized, artifacts):
     entries = entries_of(artifacts, None)
     table = Comparison(quantized, entries)
-    with opened(entries, FAST) as sessions, ThreadPoolExecutor(2) as pool:
+    with opened(entries, FAST) as outcomes, ThreadPoolExecutor(2) as pool:
         for part in (PIXELS[:4], PIXELS[4:]):
-            table.add(part, {key: session.infer(part) for key, session in sessions.items()}, pool)
-        return table.differences(sessions)
+            outputs = {outcome.entry.key: outcome.session.infer(part) for outcome in outcomes}
+            table.add(ComparedPart(part, np.full(len(part), -1), np.zeros((len(part), 5), np.float32), outputs, pool))
+        return table.differences(outcomes)
 
 
 def test_the_same_integers_are_alike(quantized, made):

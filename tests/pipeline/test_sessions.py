@@ -2,8 +2,8 @@
 
 import pytest
 
-from squeeze_export.errors import BadInput, Refused, SqueezeExportError, Unavailable
-from squeeze_export.pipeline.sessions import Key, RunOptions, check_device, entries_of, opened, runtime_for
+from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.pipeline.sessions import RunOptions, check_device, entries_of, opened, runtime_for
 from squeeze_export.targets import TARGETS, target_named
 
 FAST = RunOptions(rounds=2)
@@ -74,9 +74,8 @@ def test_sessions_are_closed_where_a_later_one_cannot_be_opened(made, spies):
 
 
 def test_failures_are_kept_where_asked(made, spies):
-    failures: dict[Key, SqueezeExportError] = {}
     entries = entries_of([made["tflite", "fp32"], made["onnx", "fp32"]], None)
-    with opened(entries, FAST, failures) as sessions:
-        assert list(sessions) == [entries[1].key]
-    assert [(key, err.message) for key, err in failures.items()] == [(entries[0].key, "no such operator")]
+    with opened(entries, FAST, alone=False) as outcomes:
+        assert [(outcome.entry, outcome.session is None) for outcome in outcomes] == [(entries[0], True), (entries[1], False)]
+    assert [outcome.failure and outcome.failure.message for outcome in outcomes] == ["no such operator", None]
     assert spies[0].closed == 1

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from squeeze_export.core import EmitOptions
+from squeeze_export.errors import Refused
 from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.pipeline import RunOptions, bench_files, export, open_network
-from squeeze_export.pipeline.sessions import Entry, entries_of
-from squeeze_export.pipeline.timing import time_sessions
+from squeeze_export.pipeline.measuring import timed
+from squeeze_export.pipeline.sessions import Entry, Outcome, entries_of
 
 FAST = RunOptions(rounds=2)
 
@@ -61,18 +62,19 @@ def test_timing_runs_the_files_own_batch(batch, count, quantized, tmp_path):
     artifact, _ = export(quantized, "onnx", INT8, tmp_path, name="net", options=EmitOptions(batch=batch))
     session = Still()
     (entry,) = entries_of([artifact], None)
-    found = time_sessions([entry], {entry.key: session}, {}, FAST)
+    (found,) = timed([Outcome(entry, session=session)], FAST)
     assert session.shapes == {((count, 32, 32, 3), np.dtype(np.uint8))}
-    assert found[entry.key].batch == count
+    assert found.latency.batch == count
 
 
 def test_timing_leaves_out_what_could_not_be_opened(made):
     """A baseline that failed leaves no speed-up behind."""
     baseline, artifact = made["onnx", "fp32"], made["onnx", "int8"]
-    entries = entries_of([baseline, artifact], None)
-    found = time_sessions(entries, {entries[1].key: Still()}, {artifact.path: baseline.path}, FAST)
-    assert list(found) == [entries[1].key]
-    assert found[entries[1].key].speedup is None
+    first, second = entries_of([baseline, artifact], None)
+    failed = Outcome(first, alone=False).failed(Refused("no such operator"))
+    found = timed([failed, Outcome(second, session=Still())], FAST)
+    assert found[0] is failed
+    assert found[1].latency.speedup is None
 
 
 def test_an_emulated_session_is_not_timed(made):
@@ -80,14 +82,13 @@ def test_an_emulated_session_is_not_timed(made):
     entries = entries_of([made["onnx", "fp32"], made["onnx", "int8"]], None)
     emulated = Still()
     emulated.evidence = "emulated"
-    found = time_sessions(entries, {entries[0].key: emulated, entries[1].key: Still()}, {}, FAST)
-    assert list(found) == [entries[1].key]
+    found = timed([Outcome(entry, session=session) for entry, session in zip(entries, (emulated, Still()), strict=True)], FAST)
+    assert [outcome.latency is None for outcome in found] == [True, False]
     assert emulated.shapes == set()
 
 
 def test_a_runtime_shown_beside_another_is_compared_with_it(made, monkeypatch):
-    monkeypatch.setattr("squeeze_export.pipeline.timing.BESIDE", {"onnxruntime": "onnxruntime-other"})
+    monkeypatch.setattr("squeeze_export.pipeline.measuring.BESIDE", {"onnxruntime": "onnxruntime-other"})
     main, beside = (Entry(made["onnx", "fp32"], name) for name in ("onnxruntime", "onnxruntime-other"))
-    found = time_sessions([main, beside], {main.key: Still(), beside.key: Still()}, {}, FAST)
-    assert found[main.key].speedup is None
-    assert found[beside.key].speedup is not None
+    found = timed([Outcome(main, session=Still()), Outcome(beside, session=Still())], FAST)
+    assert [outcome.latency.speedup is None for outcome in found] == [True, False]

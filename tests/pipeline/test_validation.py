@@ -13,8 +13,8 @@ from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.images.stream import spread_evenly, usable_cores
 from squeeze_export.pipeline import RunOptions, export, open_network, validate_files
 from squeeze_export.pipeline.evaluation import evaluation_images
+from squeeze_export.pipeline.measuring import Comparing, compared, threads
 from squeeze_export.pipeline.sessions import entries_of, opened
-from squeeze_export.pipeline.validation import _threads, validate
 from squeeze_export.targets import TARGETS
 
 FAST = RunOptions(rounds=2)
@@ -65,7 +65,7 @@ def test_an_interrupt_waits_for_no_board():
     held, given = threading.Event(), []
 
     def interrupted():
-        with _threads() as pool:
+        with threads() as pool:
             given.extend(pool.submit(held.wait) for _ in range(usable_cores() + 2))
             raise KeyboardInterrupt
 
@@ -106,10 +106,10 @@ def test_overlap_is_refused(network, made, tiny):
     assert evaluation is not None
     hashes = next(iter(evaluation.stream)).hashes
     with (
-        opened(entries_of([made["onnx", "int8"]], None), FAST) as sessions,
+        opened(entries_of([made["onnx", "int8"]], None), FAST) as outcomes,
         pytest.raises(BadInput, match=r"`1` of `8` evaluation images are calibration images too, the first is .*03\.png"),
     ):
-        validate(network, sessions, evaluation, calibration_hashes=hashes[3:4])
+        compared(outcomes, Comparing(network, evaluation, hashes[3:4]))
 
 
 def test_the_calibration_images_overlap_with_themselves(network, made, tiny):
@@ -117,9 +117,9 @@ def test_the_calibration_images_overlap_with_themselves(network, made, tiny):
     evaluation = evaluation_images(network, None, tiny / "calib")
     assert evaluation is not None
     hashes = [digest for batch in evaluation.stream for digest in batch.hashes]
-    with opened(entries_of([made["onnx", "int8"]], None), FAST) as sessions:
-        found, warnings = validate(network, sessions, evaluation, calibration_hashes=hashes)
-    assert next(iter(found.values())).count == 20
+    with opened(entries_of([made["onnx", "int8"]], None), FAST) as outcomes:
+        (found,), warnings = compared(outcomes, Comparing(network, evaluation, hashes))
+    assert found.accuracy.count == 20
     assert warnings == ()
 
 
@@ -193,8 +193,10 @@ def test_an_emulated_session_is_given_fewer_images(network, made, tiny):
     evaluation = evaluation_images(network, tiny / "eval", None)
     assert evaluation is not None
     entries = entries_of([made["onnx", "int8"], made["tflite", "int8"]], None)
-    with opened(entries, FAST) as sessions:
-        emulator = sessions[entries[0].key] = Emulator(sessions[entries[0].key])
-        found, _ = validate(network, sessions, evaluation, emulated_images=3)
+    with opened(entries, FAST) as (first, second):
+        emulator = Emulator(first.session)
+        found, _ = compared(
+            [dataclasses.replace(first, session=emulator), second], Comparing(network, evaluation), emulated_images=3
+        )
     assert emulator.count == 3
-    assert [found[entry.key].count for entry in entries] == [3, 8]
+    assert [outcome.accuracy.count for outcome in found] == [3, 8]

@@ -23,8 +23,8 @@ from squeeze_export.graph.quantized import FP32, INT8, QuantizedGraph, scheme_na
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.measure.difference import first_layer_apart
 from squeeze_export.nets.architecture import Architecture, fire_modules, tensor_shapes
-from squeeze_export.pipeline.sessions import Entry, RunOptions
-from squeeze_export.pipeline.timing import time_sessions
+from squeeze_export.pipeline.measuring import timed
+from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions
 from squeeze_export.quant.mixed import keep_float
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import onnxruntime as cpu
@@ -194,12 +194,11 @@ def test_inner_values_are_those_of_the_integer_run(int8: Artifact, integers: Qua
 
 def test_no_time_is_taken_of_an_emulator(int8: Artifact) -> None:
     emulated, measured = Entry(int8, "qnn"), Entry(int8, "onnxruntime")
-    sessions = {
-        emulated.key: qnn.open_session(int8, device=DEVICE, threads=1),
-        measured.key: cpu.open_session(int8, device="cpu", threads=1),
-    }
-    found = time_sessions([emulated, measured], sessions, {}, RunOptions(rounds=2))
-    assert set(found) == {measured.key}
+    outcomes = [
+        Outcome(emulated, session=qnn.open_session(int8, device=DEVICE, threads=1)),
+        Outcome(measured, session=cpu.open_session(int8, device="cpu", threads=1)),
+    ]
+    assert [outcome.latency is None for outcome in timed(outcomes, RunOptions(rounds=2))] == [True, False]
 
 
 def test_an_npu_is_a_chip_and_what_it_runs_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

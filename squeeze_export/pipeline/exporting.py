@@ -17,19 +17,22 @@ from squeeze_export.pipeline.vendor import Vendor, export_vendor
 
 
 @dataclass(frozen=True)
-class Product:
-    """An exported file, or why there is none; `baseline` is its fp32 version in a folder that will be removed."""
+class Exported:
+    """What was written for a target, or why nothing was.
+
+    Attributes:
+        target: a key of `targets.TARGETS`.
+        files: each with its audit: the fp32 version, in a folder that will be removed, where there is one, then what was asked for.
+        failure: why there are none.
+    """
 
     target: str
-    artifact: Artifact | None = None
-    audit: Audit | None = None
-    baseline: Artifact | None = None
-    baseline_audit: Audit | None = None
+    files: tuple[tuple[Artifact, Audit], ...] = ()
     failure: SqueezeExportError | None = None
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """What is to be written for every target.
 
     Attributes:
@@ -51,25 +54,22 @@ class Plan:
     baseline: Path | None
 
 
-def make_products(targets: Sequence[str], plan: Plan, progress: Progress) -> list[Product]:
-    """Writes everything. Of several targets, one that fails is a product with its failure; a single one raises.
+def export_all(targets: Sequence[str], plan: ExportPlan, progress: Progress) -> list[Exported]:
+    """Writes everything. Of several targets, one that fails is there with its failure; a single one raises.
 
     Raises:
         SqueezeExportError: what stopped a single target.
     """
     if len(targets) == 1 or isinstance(plan.integers, Vendor):
-        return [_product(target, plan, alone=len(targets) == 1) for target in targets]
+        return [_one(target, plan, alone=len(targets) == 1) for target in targets]
     made = export_apart(targets, _orders(plan), name=plan.name, options=plan.options, progress=progress)
-    products = []
-    for target, found in made.items():
-        if isinstance(found, SqueezeExportError):
-            products.append(Product(target, failure=found))
-        else:
-            products.append(_joined(target, found))
-    return products
+    return [
+        Exported(target, failure=found) if isinstance(found, SqueezeExportError) else Exported(target, tuple(reversed(found)))
+        for target, found in made.items()
+    ]
 
 
-def _orders(plan: Plan) -> list[Order]:
+def _orders(plan: ExportPlan) -> list[Order]:
     graph = plan.network.graph
     orders = [Order(plan.integers.quantized if isinstance(plan.integers, Calibration) else graph, plan.scheme, plan.out)]
     if plan.baseline is not None and plan.scheme != FP32:
@@ -77,7 +77,7 @@ def _orders(plan: Plan) -> list[Order]:
     return orders
 
 
-def _product(target: str, plan: Plan, *, alone: bool) -> Product:
+def _one(target: str, plan: ExportPlan, *, alone: bool) -> Exported:
     try:
         product, *baseline = _orders(plan)
         # The product last: what fails before it leaves none behind.
@@ -86,13 +86,8 @@ def _product(target: str, plan: Plan, *, alone: bool) -> Product:
             made = export_vendor(plan.integers, plan.network, target, plan.scheme, plan.out, name=plan.name)
         else:
             made = export(product.network, target, product.scheme, product.out, name=plan.name, options=plan.options)
-        return _joined(target, [made, *plain])
+        return Exported(target, (*plain, made))
     except SqueezeExportError as err:
         if alone:
             raise
-        return Product(target, failure=err)
-
-
-def _joined(target: str, found: Sequence[tuple[Artifact, Audit]]) -> Product:
-    (artifact, audit), *rest = found
-    return Product(target, artifact, audit, *(rest[0] if rest else ()))
+        return Exported(target, failure=err)

@@ -1,0 +1,338 @@
+"""The one road that measures: entries are opened, compared with the reference, timed, asked where they ran, and become rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from squeeze_export.core import Artifact, Audit, ByteArray, FloatArray, Progress, Session, silent
+from squeeze_export.errors import Inapplicable, SqueezeExportError
+from squeeze_export.graph.quantized import FP32, QuantizedGraph
+from squeeze_export.graph.run import FloatRunner, one_blas_thread
+from squeeze_export.images.checks import check_overlap
+from squeeze_export.images.stream import spread_evenly, usable_cores
+from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
+from squeeze_export.measure.latency import latency_of, measure_latency
+from squeeze_export.pipeline.boards import BOARD, gives_logits, is_far, time_far, unheard
+from squeeze_export.pipeline.comparison import NO_STEPS, ComparedPart, Comparison, has_steps
+from squeeze_export.pipeline.evaluation import Evaluation
+from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.sessions import BESIDE, Entry, Key, Outcome, RunOptions, opened
+from squeeze_export.results import Accuracy, Difference, Measurement
+
+WARMUP_COUNT = 10
+PROBABILITIES = "probabilities"
+"""Name of the output tensor of a file that ends in a softmax."""
+
+
+Listener: TypeAlias = Callable[[ComparedPart], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparing:
+    """What entries are compared with, and on what.
+
+    Attributes:
+        reference: whose graph, run in fp32, is the reference.
+        images: to compare on.
+        calibration_hashes: files that must not be among independent images.
+        table: the integers that entries of its scheme hold, to be compared with each other too; None compares none.
+        listeners: are shown a part of every batch.
+    """
+
+    reference: Network
+    images: Evaluation
+    calibration_hashes: Sequence[str] = ()
+    table: QuantizedGraph | None = None
+    listeners: Sequence[Listener] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found out.
+
+    Attributes:
+        rows: one an entry, in their order.
+        differences: of the files that hold the same integers.
+        warnings: what the user should know.
+    """
+
+    rows: tuple[Measurement, ...]
+    differences: tuple[Difference, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def measured(
+    entries: Sequence[Entry],
+    options: RunOptions,
+    *,
+    comparing: Comparing | None = None,
+    bench: bool = False,
+    alone: bool = True,
+    audits: Mapping[Path, Audit | None] | None = None,
+    progress: Progress = silent,
+) -> Measured:
+    """Measures entries.
+
+    Args:
+        entries: what to run with what.
+        options: how.
+        comparing: what with, and on what; None compares nothing.
+        bench: whether to time.
+        alone: whether a failure ends the job; else it becomes a failed row and the others go on.
+        audits: of the entries' paths, for the rows.
+        progress: told of the rounds.
+
+    Raises:
+        BadInput: an evaluation image is a calibration image; broken images.
+        Unavailable, Refused: what cannot be opened or run, where it is `alone`.
+    """
+
+    def row(outcome: Outcome) -> Measurement:
+        return row_of(outcome, device_asked=options.device, audit=(audits or {}).get(outcome.entry.artifact.path))
+
+    table, warnings = None, tuple[str, ...]()
+    if comparing is not None and comparing.table is not None:
+        integer = [entry for entry in entries if entry.artifact.scheme == comparing.table.scheme.name]
+        if len(integer) > 1 and integer[0].artifact.output.name != PROBABILITIES:
+            if has_steps(comparing.table):
+                table = Comparison(comparing.table, integer)
+                comparing = replace(comparing, listeners=(*comparing.listeners, table.add))
+            else:
+                warnings = (NO_STEPS,)
+    with opened(entries, options, alone=alone) as outcomes:
+        if comparing is not None:
+            outcomes, found = compared(outcomes, comparing, emulated_images=options.emulated_images, timed_too=bench)
+            warnings += found
+        if bench:
+            outcomes = timed(outcomes, options, progress)
+        outcomes = [placed(outcome) for outcome in outcomes]
+        differences = table.differences(outcomes) if table is not None else ()
+        return Measured(tuple(row(outcome) for outcome in outcomes), differences, warnings)
+
+
+def compared(
+    outcomes: Sequence[Outcome],
+    comparing: Comparing,
+    *,
+    emulated_images: int = RunOptions.emulated_images,
+    timed_too: bool = False,
+) -> tuple[list[Outcome], tuple[str, ...]]:
+    """Compares every session with the fp32 reference on the same decoded pixels.
+
+    The images of a batch run through the reference side by side while the sessions work on the batch; decoding goes on ahead.
+
+    Args:
+        outcomes: with their sessions.
+        comparing: what with, and on what.
+        emulated_images: images for the sessions that emulate a device: slow, so they are given a part of the set.
+        timed_too: whether a session that gives no logits has its use all the same, and is left out.
+
+    Returns:
+        the outcomes with their accuracy or failure, and warnings.
+
+    Raises:
+        BadInput: an evaluation image is a calibration image; broken images.
+    """
+    images, listeners = comparing.images, comparing.listeners
+    of_key = {outcome.entry.key: outcome for outcome in outcomes}
+    everyone = {key: outcome.session for key, outcome in of_key.items() if outcome.session is not None}
+    sessions = {key: session for key, session in everyone.items() if gives_logits(session) or not timed_too}
+    sums = dict.fromkeys(sessions, Tally())
+    reference, done = FloatRunner(comparing.reference.graph), 0
+    with one_blas_thread(), threads() as pool:
+        for batch in images.stream:
+            if images.independent:
+                check_overlap(comparing.calibration_hashes, batch.hashes, batch.files)
+            part = spread_evenly(done, len(batch.pixels), images.image_count, emulated_images)
+            done += len(batch.pixels)
+            everything = np.ones_like(part)
+            chosen = {key: part if session.evidence == "emulated" else everything for key, session in sessions.items()}
+            sound = [key for key in sums if chosen[key].any()]
+            running = {key: pool.submit(sessions[key].infer, batch.pixels[chosen[key]]) for key in sound}
+            expected = np.concatenate(list(pool.map(reference, np.split(batch.pixels, len(batch.pixels)))))
+            outputs: dict[Key, FloatArray] = {}
+            for key, future in running.items():
+                try:
+                    outputs[key] = future.result()
+                except SqueezeExportError as err:
+                    of_key[key] = of_key[key].failed(err)
+                    del sums[key]
+                    continue
+                soft = of_key[key].entry.artifact.output.name == PROBABILITIES
+                mask = chosen[key]
+                sums[key] = tally(sums[key], expected[mask], outputs[key], batch.labels[mask], probabilities=soft)
+            if listeners and part.any():
+                shown = {key: logits if chosen[key] is part else logits[part] for key, logits in outputs.items()}
+                for listener in listeners:
+                    listener(ComparedPart(batch.pixels[part], batch.labels[part], expected[part], shown, pool))
+    found = {key: accuracy_of(total) for key, total in sums.items() if total.count}
+    for key, accuracy in found.items():
+        of_key[key] = replace(of_key[key], accuracy=accuracy)
+    warnings = _warnings(images, list(found.values()), comparing.reference.architecture.class_count)
+    return [of_key[outcome.entry.key] for outcome in outcomes], warnings + unheard(everyone)
+
+
+@contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """One for each core. After ^C nobody waits for them: a board may take minutes for what it has been given."""
+    pool = ThreadPoolExecutor(usable_cores())
+    waits = True
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        waits = False
+        raise
+    finally:
+        pool.shutdown(wait=waits, cancel_futures=True)
+
+
+def _warnings(images: Evaluation, found: Sequence[Accuracy], class_count: int) -> tuple[str, ...]:
+    warnings: list[str] = []
+    skipped = images.stream.skipped
+    if skipped:
+        warnings.append(f"`{len(skipped)}` unreadable evaluation images were left out, the first is `{skipped[0].file.name}`")
+    top1 = found[0].reference_top1 if found else None
+    if top1 is not None and near_chance(top1, class_count, found[0].labelled_count):
+        warnings.append(
+            f"the fp32 reference itself scores only {top1:.1%}: the preprocessing or the labels plainly do not fit the"
+            " weights (see --mean --std --channel-order --crop --resize --labels)"
+        )
+    return tuple(warnings)
+
+
+def timed(outcomes: Sequence[Outcome], options: RunOptions, progress: Progress = silent) -> list[Outcome]:
+    """Times every session that has not failed, in interleaved rounds; those on a board there, by its own clock.
+
+    How long an emulator takes says nothing of the device, so it is left out.
+
+    A speed-up is counted from the fp32 file of the same target and checkpoint on the same runtime, where it is among the outcomes;
+    of a runtime of `BESIDE` from the same file on the other one.
+
+    Args:
+        outcomes: with their sessions.
+        options: rounds, threads.
+        progress: told of the rounds.
+    """
+    found = [_run_once(outcome) for outcome in outcomes]
+    here = {_name(o.entry.key): s for o in found if (s := _timed_session(o)) and not is_far(s)}
+    of_name = {_name(o.entry.key): o.entry.artifact for o in found}
+    calls = {name: partial(session.infer, _pixels(of_name[name])) for name, session in here.items()}
+    samples = measure_latency(calls, warmup=WARMUP_COUNT, rounds=options.rounds, progress=progress)
+    far = {_name(o.entry.key): s for o in found if (s := _timed_session(o)) and is_far(s)}
+    try:
+        pairs = [(session, _pixels(of_name[name])) for name, session in far.items()]
+        times = time_far(pairs, warmup=WARMUP_COUNT, rounds=options.rounds, progress=progress)
+        samples |= dict(zip(far, times, strict=True))
+    except SqueezeExportError as err:
+        found = [outcome.failed(err) if _name(outcome.entry.key) in far else outcome for outcome in found]
+    plain = {_network(o.entry.artifact): o.entry.artifact for o in found if o.entry.artifact.scheme == FP32.name}
+    return [_with_latency(outcome, samples, plain.get(_network(outcome.entry.artifact))) for outcome in found]
+
+
+def _timed_session(outcome: Outcome) -> Session | None:
+    """Its session, where that is to be timed."""
+    session = outcome.session
+    return session if session is not None and outcome.failure is None and session.evidence == "measured" else None
+
+
+def _run_once(outcome: Outcome) -> Outcome:
+    """Finds out what fails when it is first run, before the rounds that all have a part in."""
+    session = _timed_session(outcome)
+    if session is None or is_far(session):
+        return outcome
+    try:
+        session.infer(_pixels(outcome.entry.artifact))
+    except SqueezeExportError as err:
+        return outcome.failed(err)
+    return outcome
+
+
+def _with_latency(outcome: Outcome, samples: Mapping[str, Sequence[int]], plain: Artifact | None) -> Outcome:
+    """With what follows from its samples, where there are some; `plain` is the fp32 file of the same network."""
+    path, runtime = outcome.entry.key
+    name = _name(outcome.entry.key)
+    if name not in samples or outcome.session is None:
+        return outcome
+    main = {beside: main for main, beside in BESIDE.items()}.get(runtime)
+    baseline: Key | None = (path, main) if main is not None else None
+    if plain is not None and outcome.entry.artifact.scheme != FP32.name:
+        baseline = (plain.path, runtime)
+    latency = latency_of(
+        samples[name],
+        warmup_count=WARMUP_COUNT,
+        batch=len(_pixels(outcome.entry.artifact)),
+        threads=outcome.session.threads,
+        baseline_ns=samples.get(_name(baseline)) if baseline is not None else None,
+    )
+    return replace(outcome, latency=latency)
+
+
+def _network(artifact: Artifact) -> tuple[str, str]:
+    """Target and checkpoint: another network's fp32 file is no baseline."""
+    return artifact.target, str(artifact.provenance.get("checkpoint_sha256", ""))
+
+
+def _name(key: Key) -> str:
+    return f"{key[0]} on {key[1]}"
+
+
+def _pixels(artifact: Artifact) -> ByteArray:
+    batch, *rest = artifact.input.shape
+    shape = (batch if isinstance(batch, int) else 1, *(int(side) for side in rest))
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def placed(outcome: Outcome) -> Outcome:
+    """Closes and leaves out a session that cannot tell where its operators ran: some are asked for it last of all.
+
+    Raises:
+        Refused: the runtime's records make no sense, or contradict what was asked for, and the outcome is `alone`.
+    """
+    try:
+        _ = outcome.session.placement if outcome.session is not None else None
+    except SqueezeExportError as err:
+        if outcome.session is not None:
+            outcome.session.close()
+        return replace(outcome.failed(err), session=None)
+    return outcome
+
+
+def row_of(outcome: Outcome, *, device_asked: str, audit: Audit | None = None) -> Measurement:
+    """One row: the artifact, and what its session says of itself, or why there is none."""
+    artifact, session, failure = outcome.entry.artifact, outcome.session, outcome.failure
+    runtime = outcome.entry.runtime if session or failure else ""
+    row = Measurement(
+        artifact.target,
+        artifact.scheme,
+        artifact.path.name,
+        artifact.sha256,
+        artifact.size_bytes,
+        runtime=runtime,
+        device_asked=device_asked,
+        accuracy=outcome.accuracy,
+        latency=outcome.latency,
+        audit=audit,
+        recipe=str(artifact.provenance.get("recipe", "")),
+        checkpoint_sha256=str(artifact.provenance.get("checkpoint_sha256", "")),
+    )
+    if session is not None:
+        row = replace(
+            row,
+            runtime=session.runtime if runtime == BOARD else runtime,
+            device=session.device,
+            kernels=session.kernels,
+            evidence=session.evidence,
+            placement=session.placement,
+            facts=dict(session.facts),
+        )
+    if failure is not None:
+        row = replace(row, status="skipped" if isinstance(failure, Inapplicable) else "failed", reason=failure.message)
+    return row

@@ -1,0 +1,113 @@
+"""Table files: whether one is of this network, and which exported files were written from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from squeeze_export.core import Artifact
+from squeeze_export.errors import BadInput
+from squeeze_export.pipeline.calibration import Calibration, read_calibration
+from squeeze_export.pipeline.network import Network
+from squeeze_export.quant.mixed import check_keepable, keep_float
+
+
+def check_table(
+    calibration: Calibration, table: Path, network: Network, *, hint: str = "name its checkpoint with --weights"
+) -> None:
+    """Refuses a table that is not of this network.
+
+    Args:
+        calibration: as read from it.
+        table: the file.
+        network: the checkpoint.
+        hint: where it is of another checkpoint.
+
+    Raises:
+        BadInput: it is of another checkpoint, structure or preprocessing.
+    """
+    quantized, graph = calibration.quantized, network.graph
+    if quantized.checkpoint_sha256 != graph.checkpoint_sha256:
+        raise BadInput(f"the table `{table}` was not made from `{network.source}`", hint=hint)
+    if [node.name for node in quantized.nodes] != [node.name for node in graph.nodes]:
+        raise BadInput(f"the table `{table}` is of a network with other layers", hint="--bypass as when it was calibrated")
+    if quantized.preprocess != graph.preprocess:
+        raise BadInput(f"the table `{table}` was made with other preprocessing than was asked for", hint="calibrate again")
+
+
+def read_table_of(network: Network, table: Path) -> Calibration:
+    """Reads a table that must be of this network.
+
+    Raises:
+        BadInput: no table, a damaged one, or one of another checkpoint, structure or preprocessing.
+    """
+    calibration = read_calibration(table)
+    check_table(calibration, table, network)
+    return calibration
+
+
+def table_behind(artifacts: Sequence[Artifact], network: Network, table: Path) -> Calibration:
+    """Reads the table that exported files were written from.
+
+    Args:
+        artifacts: at least one was written from the table.
+        network: the one they were made from.
+        table: the table file.
+
+    Raises:
+        BadInput: no table; none of the files was written from it; it is not of this network.
+    """
+    calibration = read_calibration(table)
+    if not any(is_written_from(artifact, calibration, network) for artifact in artifacts):
+        raise BadInput(f"none of the files was written from the table `{table}`", hint="leave out --table, or name theirs")
+    check_table(calibration, table, network)
+    return calibration
+
+
+def is_written_from(artifact: Artifact, calibration: Calibration, network: Network) -> bool:
+    """Whether a file holds the integers of a table."""
+    # The labels are part of a table, and an export may put others in their place: the integers are the same ones.
+    quantized, told = calibration.quantized, artifact.provenance.get("table_sha256")
+    return any(told == replace(quantized, labels=labels).sha256 for labels in (quantized.labels, network.graph.labels, ()))
+
+
+def given_table(
+    table: Path, network: Network, *, scheme: str, weights: str | Path | None, layers: Sequence[str]
+) -> tuple[Calibration, bool]:
+    """The integers of a table, for a job that asks for a scheme.
+
+    Args:
+        table: the file.
+        network: the job's.
+        scheme: that the job asks for.
+        weights: as the job names its checkpoint.
+        layers: to put back to float.
+
+    Returns:
+        The calibration, and whether `network` is the checkpoint that it came from.
+
+    Raises:
+        BadInput: it is of another scheme, checkpoint, structure or preprocessing than the job's.
+    """
+    calibration = read_calibration(table)
+    quantized = calibration.quantized
+    if quantized.scheme.name != scheme:
+        raise BadInput(
+            f"the table `{table}` is of scheme `{quantized.scheme.name}`, not `{scheme}`",
+            hint=f"--scheme {quantized.scheme.name}, or leave out --table",
+        )
+    same = quantized.checkpoint_sha256 == network.graph.checkpoint_sha256
+    if not same and layers and weights is None:
+        raise BadInput(
+            f"a layer in float has its checkpoint's weights, which the table `{table}` was not made from",
+            hint="name it with --weights",
+        )
+    if same or weights is not None:
+        check_table(calibration, table, network, hint="calibrate again, or name the right --weights")
+    if same and network.graph.labels and network.graph.labels != quantized.labels:
+        calibration = replace(calibration, quantized=replace(quantized, labels=network.graph.labels))
+    if layers:
+        check_keepable(network.graph, layers)
+        calibration = replace(calibration, quantized=keep_float(network.graph, calibration.quantized, layers))
+    return calibration, same
