@@ -202,7 +202,9 @@ def test_an_emulator_is_compared_on_its_images_and_never_timed(job, fake, monkey
         plain = dataclasses.replace(artifact, target="tflite")
         return Emulated(runtime_named("litert-builtin").open_session(plain, device="cpu", threads=threads))
 
-    emulator = SimpleNamespace(check_device=lambda device: None, open_session=open_session, devices=lambda: ("htp",))
+    emulator = SimpleNamespace(
+        NAME="emulator", check_device=lambda device: None, open_session=open_session, devices=lambda: ("htp",)
+    )
     monkeypatch.setitem(sys.modules, "fake_emulator", emulator)
     monkeypatch.setitem(RUNTIMES, "emulator", "fake_emulator")
     fake(("emulator",))
