@@ -56,7 +56,7 @@ ROOMS: dict[str, set[str]] = {
     "results": {"core", "errors", "files"},  # stands with core
     "registry": {"errors"},  # likewise
     "workers": CORE,
-    "nets": CORE,
+    "nets": CORE | {"formats"},
     "images": CORE,
     "graph": CORE | {"nets"},  # build.py reads the architecture
     "formats": {"core", "errors", "files"},

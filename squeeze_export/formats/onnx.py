@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from squeeze_export.core import TensorSpec, require
 from squeeze_export.errors import BadInput
 from squeeze_export.formats.audit import Policy
@@ -66,19 +68,19 @@ POLICY = Policy(
 
 def read(path: Path) -> Contents:
     """All that an ONNX file holds; see `Format.read`. Names are optional in ONNX: a node without has that of its first result."""
-    return OnnxFile(read_model(path)).contents
+    return opened(path).contents
 
 
 def listing(path: Path) -> Contents:
     """Its operators; see `Listing.listing`. Pairs of QuantizeLinear and DequantizeLinear are none, but what their neighbours'
     tensors are carried in; those at the edge of the integers are operators, for nobody else brings floats to integers there.
     """
-    return _Listing(OnnxFile(read_model(path))).contents()
+    return _Listing(opened(path)).contents()
 
 
 def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
     """Input and output; see `Format.describe`."""
-    graph, specs = read_model(path).graph, []
+    graph, specs = opened(path).graph, []
     for values, rank, layout in ((graph.input, 4, "NHWC"), (graph.output, 2, "NC")):
         tensor = values[0].type.tensor_type if len(values) == 1 else None
         if tensor is None or len(tensor.shape.dim) != rank or tensor.elem_type not in _DTYPES:
@@ -91,28 +93,48 @@ def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
     return specs[0], specs[1]
 
 
-def read_model(path: Path) -> Any:
-    """The message of a file without external data, checked: operand counts and order may be relied on.
+def opened(path: Path) -> OnnxFile:
+    """A file without external data, checked: operand counts and order may be relied on.
 
     Raises:
         BadInput: it cannot be read, is too large, or is no sound ONNX file.
         Unavailable: `onnx` is not installed.
     """
-    onnx = require("onnx", "onnx")
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadInput(f"`{path}` is larger than {MAX_BYTES >> 20} MiB, the most that is read of an ONNX file")
-        model = onnx.load_model_from_string(path.read_bytes())
-        onnx.checker.check_model(model)
+        content = path.read_bytes()
     except OSError as err:
         raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
-    except (require("google.protobuf.message", "onnx").DecodeError, onnx.checker.ValidationError) as err:
+    file = parsed(content, path)
+    onnx = require("onnx", "onnx")
+    try:
+        onnx.checker.check_model(file.model)
+    except onnx.checker.ValidationError as err:
         raise BadInput(f"`{path}` is not a sound ONNX file: {' '.join(str(err).split())}") from err
-    for node in model.graph.node:  # the checker knows the operands of the standard's operators alone
+    for node in file.graph.node:  # the checker knows the operands of the standard's operators alone
         fewest = 2 if node.op_type in (*_MULTIPLYING, *_PAIR) else 0
         if node.domain not in _STANDARD and (len(node.input) < fewest or not node.output):
             raise BadInput(f"`{path}` is not a sound ONNX file: {node.op_type} `{node_name(node)}` lacks operands or results")
-    return model
+    return file
+
+
+def parsed(content: bytes, name: Path | str) -> OnnxFile:
+    """A file's message as it is, unchecked.
+
+    Args:
+        content: of the file.
+        name: of it, for messages.
+
+    Raises:
+        BadInput: it is no ONNX file.
+        Unavailable: `onnx` is not installed.
+    """
+    onnx, message = require("onnx", "onnx"), require("google.protobuf.message", "onnx")
+    try:
+        return OnnxFile(onnx.load_model_from_string(content), name)
+    except (message.DecodeError, RuntimeError, ValueError) as err:
+        raise BadInput(f"`{name}` is not a sound ONNX file: {' '.join(str(err).split())}") from err
 
 
 def node_name(node: Any) -> str:
@@ -121,24 +143,25 @@ def node_name(node: Any) -> str:
 
 
 class OnnxFile:
-    """A model's graph, asked by tensor name.
+    """A model, asked by tensor name.
 
     Attributes:
-        graph: the message.
+        model: the message.
+        graph: its graph.
         stored: name -> the message of every initializer and of what Constant nodes hold.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._onnx, self._model, self.graph = require("onnx", "onnx"), model, model.graph
+    def __init__(self, model: Any, name: Path | str) -> None:
+        self._onnx, self._name, self.model, self.graph = require("onnx", "onnx"), name, model, model.graph
         self.stored: dict[str, Any] = {tensor.name: tensor for tensor in self.graph.initializer}
         for node in self.graph.node:
-            if node.op_type == "Constant":
+            if node.op_type == "Constant" and node.output:
                 self.stored.update((node.output[0], a.t) for a in node.attribute if a.type == a.TENSOR)
 
     @cached_property
     def makers(self) -> Mapping[str, Any]:
         """Tensor -> the node that makes it."""
-        return {name: node for node in self.graph.node for name in node.output}
+        return {name: node for node in self.graph.node for name in node.output if name}
 
     @cached_property
     def readers(self) -> Mapping[str, list[Any]]:
@@ -152,24 +175,29 @@ class OnnxFile:
     @cached_property
     def _types(self) -> Mapping[str, Any]:
         try:
-            graph = self._onnx.shape_inference.infer_shapes(self._model).graph
+            graph = self._onnx.shape_inference.infer_shapes(self.model).graph
         except self._onnx.shape_inference.InferenceError:
             graph = self.graph  # what stays unknown counts as float
         return {entry.name: entry.type.tensor_type for entry in (*graph.input, *graph.value_info, *graph.output)}
 
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file says of itself, without keys that are there twice."""
+        count = Counter(entry.key for entry in self.model.metadata_props)
+        return {entry.key: entry.value for entry in self.model.metadata_props if count[entry.key] == 1}
+
     @cached_property
     def contents(self) -> Contents:
         """The graph as operators and tensors."""
-        graph, model = self.graph, self._model
-        said = Counter(entry.key for entry in model.metadata_props)
+        graph = self.graph
         return Contents(
             NAME,
             tuple(self.operator(node) for node in graph.node if node.op_type != "Constant"),
             tuple(self.tensor(entry.name) for entry in graph.input if entry.name not in self.stored),
             tuple(self.tensor(entry.name) for entry in graph.output),
             tuple(self.tensor(name) for name in self.stored),
-            {entry.key: entry.value for entry in model.metadata_props if said[entry.key] == 1},
-            ("the file defines functions of its own, which cannot be seen through",) if model.functions else (),
+            self.metadata,
+            ("the file defines functions of its own, which cannot be seen through",) if self.model.functions else (),
         )
 
     def operator(self, node: Any) -> FileOperator:
@@ -191,7 +219,7 @@ class OnnxFile:
             tensor = self.stored[name]
             shape = tuple(int(side) for side in tensor.dims)
             few = tensor.data_type in (tensor.INT32, tensor.INT64) and sum(shape) <= MAX_VALUES
-            values = tuple(int(v) for v in self.array(name)) if few else ()
+            values = tuple(int(v) for v in self.array(name).reshape(-1)) if few else ()
             size_bytes = math.prod(shape) * self._itemsize(tensor.data_type)
             return FileTensor(name, self.dtype(tensor.data_type), shape, True, values=values, size_bytes=size_bytes)
         kind = self._types.get(name)
@@ -214,9 +242,25 @@ class OnnxFile:
         except KeyError:
             return 0
 
-    def array(self, name: str) -> Any:
-        """A constant's elements in a row; none of what is no constant."""
-        return self._onnx.numpy_helper.to_array(self.stored[name]).reshape(-1) if name in self.stored else ()
+    def array(self, name: str) -> NDArray[Any]:
+        """A constant's values, in its own dtype and shape.
+
+        Raises:
+            BadInput: it is damaged, or lies in another file.
+            LookupError: the file holds no such constant.
+        """
+        stored = self.stored[name]
+        if stored.data_location == self._onnx.TensorProto.EXTERNAL or stored.external_data:
+            raise BadInput(f"`{self._name}` keeps `{name}` in another file", hint="save the model with its weights inside")
+        try:
+            values: NDArray[Any] = self._onnx.numpy_helper.to_array(stored)
+        except (TypeError, ValueError, RuntimeError, OverflowError, LookupError) as err:
+            raise BadInput(f"the tensor `{name}` in `{self._name}` is damaged: {err}") from err
+        return values
+
+    def attributes(self, node: Any) -> dict[str, Any]:
+        """A node's attributes as Python has them (int, list of int, bytes, tensor ...)."""
+        return {attribute.name: self._onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
     def _attribute(self, attribute: Any) -> Attribute | None:
         value = self._onnx.helper.get_attribute_value(attribute)
@@ -276,7 +320,11 @@ class _Listing:
     def _quantized(self, name: str, node: Any, integers: str) -> FileTensor:
         """`name`, carried in the tensor `integers`, of which a QuantizeLinear or DequantizeLinear has the scale."""
         file, stored = self._file, self._file.tensor(integers)
-        scales = tuple(float(value) for value in file.array(node.input[1]))
-        zeros = tuple(int(value) for value in file.array(node.input[2])) if len(node.input) > 2 else (0,) * len(scales)
+        scales = tuple(float(value) for value in self._row(node.input[1]))
+        zeros = tuple(int(value) for value in self._row(node.input[2])) if len(node.input) > 2 else (0,) * len(scales)
         dtype = file.dtype(file.stored[node.input[2]].data_type) if len(node.input) > 2 else stored.dtype
         return FileTensor(name, dtype, file.tensor(name).shape or stored.shape, stored.constant, scales, zeros)
+
+    def _row(self, name: str) -> Any:
+        """A constant's values in a row; none of what is no constant."""
+        return self._file.array(name).reshape(-1) if name in self._file.stored else ()

@@ -1,4 +1,4 @@
-"""An ONNX graph, checked as far as walking through it needs, and asked by tensor name."""
+"""An ONNX graph, checked as far as matching it against a SqueezeNet needs, past what changes nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.errors import BadInput
+from squeeze_export.formats.onnx import OnnxFile
 
 OLDEST_OPSET = 7
 MIN_SIDE_PX, MAX_SIDE_PX = 32, 2048
@@ -20,7 +21,7 @@ _KNOWN = frozenset(("Conv", "Relu", "MaxPool", "Concat", "Add", "Constant", *FIN
 _FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 
 
-class OnnxFile:
+class FloatGraph:
     """The parts of an ONNX graph that matching asks for, checked: one input, one output, topological order, known operators.
 
     Attributes:
@@ -29,21 +30,20 @@ class OnnxFile:
         side_px: height and width of the input; None where symbolic.
     """
 
-    def __init__(self, onnx: Any, model: Any, name: str) -> None:
-        self._onnx, self._name, graph = onnx, name, model.graph
-        opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    def __init__(self, file: OnnxFile, name: str) -> None:
+        self._file, self._name, graph = file, name, file.graph
+        opset = max((entry.version for entry in file.model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
         if opset < OLDEST_OPSET:
             raise BadInput(f"`{name}` has opset `{opset}`; {OLDEST_OPSET} and later are read")
         names = [tensor.name for tensor in graph.initializer]
         names += [text for node in graph.node for text in (node.name, node.op_type, node.domain, *node.input, *node.output)]
         if not all(isinstance(text, str) for text in names):  # protobuf hands out as bytes what is no UTF-8
             raise BadInput(f"`{name}` is damaged: a name in it is no text")
-        self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._makers: dict[str, Any] = {}
-        inputs = [entry for entry in graph.input if entry.name not in self._constants]
+        initial = {tensor.name for tensor in graph.initializer}
+        inputs = [entry for entry in graph.input if entry.name not in initial]
         if len(inputs) != 1 or len(graph.output) != 1:
             raise BadInput(f"`{name}` has `{len(inputs)}` inputs and `{len(graph.output)}` outputs; a SqueezeNet has one of each")
-        known = {"", inputs[0].name, *self._constants}
+        known = {"", inputs[0].name, *initial}
         for node in graph.node:
             if any(source not in known for source in node.input) or any(made and made in known for made in node.output):
                 raise BadInput(f"`{name}` is not in topological order at {_text(node)}")
@@ -51,14 +51,13 @@ class OnnxFile:
             if count < _OPERAND_COUNT.get(node.op_type, 1) or not node.output or (node.op_type == "Add" and count != 2):
                 raise BadInput(f"`{name}` is damaged: {_text(node)} has `{count}` inputs and `{len(node.output)}` outputs")
             known.update(node.output)
-            self._makers.update((made, node) for made in node.output if made)
         self.input, self.output = inputs[0].name, graph.output[0].name
         self.side_px = self._side(inputs[0])
         self._refuse_foreign(graph.node)
 
     def find(self, tensor: str) -> Any | None:
         """The node that makes a tensor, past those that change nothing; None for the input and for stored tensors."""
-        return self._makers.get(self.past_unchanged(tensor))
+        return self._file.makers.get(self.past_unchanged(tensor))
 
     def maker(self, tensor: str, *types: str) -> Any:
         """The node that makes a tensor, past those that change nothing; it must be one of `types`."""
@@ -70,7 +69,7 @@ class OnnxFile:
 
     def past_unchanged(self, tensor: str) -> str:
         """Goes back over Identity, Dropout and Cast between floats."""
-        while (node := self._makers.get(tensor)) is not None and node.op_type in _UNCHANGED:
+        while (node := self._file.makers.get(tensor)) is not None and node.op_type in _UNCHANGED:
             if node.op_type == "Cast" and self.attribute(node, "to", 1) not in tuple(_FLOATS):
                 self.refuse(node, "casts to no float type")
             tensor = node.input[0]
@@ -78,28 +77,18 @@ class OnnxFile:
 
     def attribute(self, node: Any, key: str, default: Any) -> Any:
         """An attribute's value as Python has it (int, list of int, bytes, tensor ...)."""
-        for attribute in node.attribute:
-            if attribute.name == key:
-                return self._onnx.helper.get_attribute_value(attribute)
-        return default
+        return self._file.attributes(node).get(key, default)
 
     def constant(self, node: Any, tensor: str) -> Any:
         """A constant operand of `node`, as a numpy array of its own dtype."""
         source = self.past_unchanged(tensor)
-        proto = self._constants.get(source)
-        if proto is None and source in self._makers and self._makers[source].op_type == "Constant":
-            maker = self._makers[source]
-            proto = self.attribute(maker, "value", None)
-            if proto is None:
-                return np.asarray(self.attribute(maker, "value_ints", []))
-        if not isinstance(proto, self._onnx.TensorProto):
+        if source in self._file.stored:
+            return self._file.array(source)
+        maker = self._file.makers.get(source)
+        held = self._file.attributes(maker) if maker is not None and maker.op_type == "Constant" else {"value": None}
+        if "value" in held:
             self.refuse(node, f"takes `{tensor}`, which is not stored in the file")
-        if proto.data_location == self._onnx.TensorProto.EXTERNAL or proto.external_data:
-            raise BadInput(f"`{self._name}` keeps `{tensor}` in another file", hint="save the model with its weights inside")
-        try:
-            return self._onnx.numpy_helper.to_array(proto)
-        except (TypeError, ValueError, RuntimeError, OverflowError, LookupError) as err:
-            raise BadInput(f"the tensor `{tensor}` in `{self._name}` is damaged: {err}") from err
+        return np.asarray(held.get("value_ints", []))
 
     def floats(self, node: Any, tensor: str, rank: int) -> NDArray[np.float32]:
         """A constant operand of floats as float32."""

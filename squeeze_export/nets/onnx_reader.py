@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import CAFFE, TORCHVISION, Preprocess, require
-from squeeze_export.errors import BadInput
+from squeeze_export.core import CAFFE, TORCHVISION, Preprocess
+from squeeze_export.formats.onnx import parsed
 from squeeze_export.nets.architecture import Architecture, Bypass, Fire
-from squeeze_export.nets.onnx_file import AFTER_POOL, FINAL_POOLS, OnnxFile
+from squeeze_export.nets.onnx_file import AFTER_POOL, FINAL_POOLS, FloatGraph
 from squeeze_export.nets.recognition import CUSTOM_NAME, MAX_CONV1_KERNEL, check_architecture, check_shapes, named
 
 Array = NDArray[np.float32]
@@ -75,24 +75,19 @@ def read_onnx(data: bytes, name: str) -> tuple[Architecture, dict[str, Array], P
             operator whose attributes differ is named.
         Unavailable: onnx is not installed.
     """
-    onnx = require("onnx", "onnx")
-    decode_error = require("google.protobuf.message", "onnx").DecodeError
-    try:
-        model = onnx.load_model_from_string(data)
-    except (decode_error, RuntimeError, ValueError) as err:
-        raise BadInput(f"`{name}` is no ONNX file, or is cut short: {err}") from err
-    net = OnnxFile(onnx, model, name)
+    file = parsed(data, name)
+    net = FloatGraph(file, name)
     found = _match(net)
     _check_sizes(net, found)
     arch, tensors = _assemble(net, found)
-    if model.producer_name == "onnx-caffe2" or any(_CAFFE_NAME.fullmatch(tensor.name) for tensor in model.graph.initializer):
+    if file.model.producer_name == "onnx-caffe2" or any(_CAFFE_NAME.fullmatch(tensor.name) for tensor in file.graph.initializer):
         return arch, tensors, CAFFE
     if net.side_px is None:
         return arch, tensors, TORCHVISION
     return arch, tensors, replace(TORCHVISION, resize_px=max(TORCHVISION.resize_px, net.side_px), crop_px=net.side_px)
 
 
-def _match(net: OnnxFile) -> _Net:
+def _match(net: FloatGraph) -> _Net:
     """Walks back from the output. Every step leads to an earlier node, so it ends."""
     final_pool = net.maker(net.output, *AFTER_POOL, *FINAL_POOLS)
     while final_pool.op_type in AFTER_POOL:
@@ -113,7 +108,7 @@ def _match(net: OnnxFile) -> _Net:
     return _Net(conv1, tuple(reversed(blocks)), conv10, final_pool)
 
 
-def _module(net: OnnxFile, concat: Any) -> _Module:
+def _module(net: FloatGraph, concat: Any) -> _Module:
     if len(concat.input) != 2 or net.attribute(concat, "axis", 1) not in (1, -3):
         net.refuse(concat, "does not join two tensors along the channels")
     first, second = (_activated(net, tensor, kernels=(1, 3), pads=(0, 1)) for tensor in concat.input)
@@ -130,7 +125,7 @@ def _module(net: OnnxFile, concat: Any) -> _Module:
     return _Module(concat, squeeze, second, first, order)
 
 
-def _bypassed(net: OnnxFile, add: Any) -> _Module:
+def _bypassed(net: FloatGraph, add: Any) -> _Module:
     for tensor, other in (tuple(add.input), tuple(reversed(add.input))):
         concat, maker = net.find(tensor), net.find(other)
         if concat is None or concat.op_type != "Concat":
@@ -146,13 +141,13 @@ def _bypassed(net: OnnxFile, add: Any) -> _Module:
     return net.refuse(add, "does not add a Fire module's input, or a 1x1 convolution of it, to the module's output")
 
 
-def _activated(net: OnnxFile, tensor: str, *, kernels: Any, stride: int = 1, pads: tuple[int, ...] = (0,)) -> _Conv:
+def _activated(net: FloatGraph, tensor: str, *, kernels: Any, stride: int = 1, pads: tuple[int, ...] = (0,)) -> _Conv:
     """The Relu that makes `tensor`, and the convolution before it."""
     relu = net.maker(tensor, "Relu")
     return _conv(net, net.maker(relu.input[0], "Conv"), kernels=kernels, stride=stride, pads=pads)
 
 
-def _conv(net: OnnxFile, node: Any, *, kernels: Any, stride: int = 1, pads: tuple[int, ...] = (0,)) -> _Conv:
+def _conv(net: FloatGraph, node: Any, *, kernels: Any, stride: int = 1, pads: tuple[int, ...] = (0,)) -> _Conv:
     weight = net.floats(node, node.input[1], 4)
     kernel = weight.shape[2]
     if weight.shape[3] != kernel or kernel not in kernels:
@@ -170,7 +165,7 @@ def _conv(net: OnnxFile, node: Any, *, kernels: Any, stride: int = 1, pads: tupl
     return _Conv(node, weight, bias, pad[0], node.input[0])
 
 
-def _window(net: OnnxFile, node: Any, kernel: int, stride: int) -> list[int]:
+def _window(net: FloatGraph, node: Any, kernel: int, stride: int) -> list[int]:
     """Checks what Conv and MaxPool have in common, and gives the pads: top, left, bottom, right."""
     pads: list[int] = net.attribute(node, "pads", [0, 0, 0, 0])
     wanted = {"kernel_shape": [kernel, kernel], "strides": [stride, stride], "dilations": [1, 1]}
@@ -184,7 +179,7 @@ def _window(net: OnnxFile, node: Any, kernel: int, stride: int) -> list[int]:
     return pads
 
 
-def _check_sizes(net: OnnxFile, found: _Net) -> None:
+def _check_sizes(net: FloatGraph, found: _Net) -> None:
     """Follows the map's side through the network: each pool must cut it as torch's ceil mode does, the last to a single value.
 
     With a symbolic input size only `ceil_mode=1` without pads is sure to. With a fixed one, so is any padding at the bottom and
@@ -216,7 +211,7 @@ def _check_sizes(net: OnnxFile, found: _Net) -> None:
             net.refuse(pool, f"has kernel_shape {kernel}, which is not the whole map of {side or 'unknown'} px")
 
 
-def _assemble(net: OnnxFile, found: _Net) -> tuple[Architecture, dict[str, Array]]:
+def _assemble(net: FloatGraph, found: _Net) -> tuple[Architecture, dict[str, Array]]:
     """Names everything as torchvision does, and brings the channels into its order."""
     tensors: dict[str, Array] = {}
     fires: list[Fire] = []

@@ -12,6 +12,7 @@ from typing import Any
 
 from squeeze_export.core import ByteArray, require
 from squeeze_export.files import Content
+from squeeze_export.formats.onnx import opened
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.peers import Source, method_of
 from squeeze_export.peers._network import with_mean_outside
@@ -103,7 +104,7 @@ def _work(source: Source, recipe: str, folder: Path) -> bytes:
 def _take_mean_out(onnx: Any, source: Source, path: Path) -> None:
     """Writes the fp32 file with `pixels - mean` before the first convolution, and the bias that goes with that; see `_network`."""
     graph, mean = with_mean_outside(source)
-    model = onnx.load(str(source.fp32))
+    model = opened(source.fp32).model
     nodes, constants = model.graph.node, {"mean": mean[None, :, None, None], "centred/bias": graph.convs[0].bias}
     index = next(number for number, node in enumerate(nodes) if node.op_type == "Conv")
     nodes.insert(index, onnx.helper.make_node("Sub", [nodes[index].input[0], "mean"], ["centred"], name="centred"))

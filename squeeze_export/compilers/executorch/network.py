@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from squeeze_export.core import require
 from squeeze_export.errors import Refused
+from squeeze_export.formats.onnx import opened
 
 
 def read_network(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -22,16 +22,17 @@ def read_network(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         `constants`: tensor -> name of its array; and those arrays.
 
     Raises:
-        Refused: it is no such file.
+        BadInput: it is no sound ONNX file.
+        Refused: it is none for one image of bytes.
         Unavailable: `onnx` is not installed.
     """
-    onnx = require("onnx", "onnx")
+    file = opened(path)
+    graph = file.graph
     try:
-        graph = onnx.load_from_string(path.read_bytes()).graph
-        arrays = {f"c{index}": onnx.numpy_helper.to_array(tensor) for index, tensor in enumerate(graph.initializer)}
+        arrays = {f"c{index}": file.array(tensor.name) for index, tensor in enumerate(graph.initializer)}
         (source,), (result,) = graph.input, graph.output
         shape = [int(side.dim_value) for side in source.type.tensor_type.shape.dim]
-        if len(shape) != 4 or shape[0] != 1 or source.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
+        if len(shape) != 4 or shape[0] != 1 or file.tensor(source.name).dtype != "uint8":
             raise ValueError("it does not take one image of bytes")
         nodes = [
             {
@@ -39,11 +40,11 @@ def read_network(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
                 "name": node.name,
                 "inputs": list(node.input),
                 "output": node.output[0],
-                "attributes": {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute},
+                "attributes": file.attributes(node),
             }
             for node in graph.node
         ]
-    except (OSError, ValueError, IndexError) as err:
+    except (ValueError, IndexError) as err:
         raise Refused(f"`{path}` cannot be lowered: {err}", hint="leave out --batch and --input") from err
     constants = {tensor.name: f"c{index}" for index, tensor in enumerate(graph.initializer)}
     return {"input": source.name, "shape": shape, "output": result.name, "nodes": nodes, "constants": constants}, arrays

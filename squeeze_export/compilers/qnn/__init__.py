@@ -25,6 +25,7 @@ from squeeze_export.compilers import Compiled
 from squeeze_export.compilers.qnn.rounding import ROUNDS_DOWN, correct_biases
 from squeeze_export.core import Artifact, require
 from squeeze_export.errors import BadInput, Refused
+from squeeze_export.formats.onnx import parsed
 from squeeze_export.formats.qnn import GRAPH_KEY, binary_facts, graph_text, read_graph
 
 NAME = "qnn"
@@ -134,12 +135,11 @@ def _product(folder: Path, chip: str, optimise: str) -> Compiled:
     Raises:
         Refused: it is for another SoC, or not the file that it should be.
     """
-    onnx = require("onnx", "qnn")
     content = (folder / "product.onnx").read_bytes()
     facts = binary_facts(content)
     if facts.get("soc") != chip:
         raise Refused(f"QNN compiled for `{facts.get('soc', 'no SoC that it names')}` instead of `{chip}`")
-    model = onnx.load_model_from_string(content)
+    model = parsed(content, folder / "product.onnx").model
     if [node.op_type for node in model.graph.node] != ["EPContext"]:
         raise Refused(f"QNN compiled only a part of the network for `{chip}`")
     sdk = {a.name: a.s.decode() for a in model.graph.node[0].attribute if a.name == "ep_sdk_version"}

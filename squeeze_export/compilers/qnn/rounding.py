@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from squeeze_export.core import require
+from squeeze_export.formats.onnx import OnnxFile, parsed
 
 ROUNDS_DOWN = frozenset({"v68", "v69"})
 """Architectures of the HTP."""
@@ -35,49 +36,38 @@ def correct_biases(content: bytes) -> tuple[bytes, int]:
         The file with other biases, and of how many convolutions; those that compute in float keep theirs.
     """
     onnx = require("onnx", "qnn")
-    model = onnx.load_model_from_string(content)
-    graph = _Graph(model.graph)
+    file = parsed(content, "the model")
     corrected = 0
-    for node in model.graph.node:
+    for node in file.graph.node:
         if node.op_type != "Conv" or len(node.input) != 3:
             continue
-        scales = [graph.scale_before(name) for name in node.input]
-        output = graph.scale_after(node.output[0])
+        scales = [_scale_before(file, name) for name in node.input]
+        output = _scale_after(file, node.output[0])
         if output is None or any(scale is None for scale in scales):
             continue
         source, weight, bias = scales
         mantissa, _ = np.frexp(source * weight / output)  # m / 2, so that this is half a unit
         half = mantissa * UNIT * output / bias
-        held = graph.tensors[graph.makers[node.input[2]].input[0]]
-        values = onnx.numpy_helper.to_array(held) + np.rint(half).astype(np.int64)
+        held = file.stored[file.makers[node.input[2]].input[0]]
+        values = file.array(held.name) + np.rint(half).astype(np.int64)
         held.CopyFrom(onnx.numpy_helper.from_array(np.clip(values, -(2**31), 2**31 - 1).astype(np.int32), held.name))
         corrected += 1
-    return model.SerializeToString(), corrected
+    return file.model.SerializeToString(), corrected
 
 
-class _Graph:
-    """Which node makes a tensor, which read it, and what is constant."""
+def _scale_before(file: OnnxFile, name: str) -> Any:
+    """() or (channels,) float64: of the integers that a tensor is the real values of; None where it is of no integers."""
+    node = file.makers.get(name)
+    return _scale(file, node) if node is not None and node.op_type == "DequantizeLinear" else None
 
-    def __init__(self, graph: Any) -> None:
-        self.makers = {name: node for node in graph.node for name in node.output}
-        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self.readers: dict[str, list[Any]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
 
-    def scale_before(self, name: str) -> Any:
-        """() or (channels,) float64: of the integers that a tensor is the real values of; None where it is of no integers."""
-        node = self.makers.get(name)
-        return self._scale(node) if node is not None and node.op_type == "DequantizeLinear" else None
+def _scale_after(file: OnnxFile, name: str) -> Any:
+    """Likewise, of the integers that a tensor is rounded to, after a ReLU or none."""
+    readers = file.readers.get(name, [])
+    if len(readers) == 1 and readers[0].op_type == "Relu":
+        readers = file.readers.get(readers[0].output[0], [])
+    return _scale(file, readers[0]) if len(readers) == 1 and readers[0].op_type == "QuantizeLinear" else None
 
-    def scale_after(self, name: str) -> Any:
-        """Likewise, of the integers that a tensor is rounded to, after a ReLU or none."""
-        readers = self.readers.get(name, [])
-        if len(readers) == 1 and readers[0].op_type == "Relu":
-            readers = self.readers.get(readers[0].output[0], [])
-        return self._scale(readers[0]) if len(readers) == 1 and readers[0].op_type == "QuantizeLinear" else None
 
-    def _scale(self, node: Any) -> Any:
-        to_array = require("onnx.numpy_helper", "qnn").to_array
-        return to_array(self.tensors[node.input[1]]).astype(np.float64)
+def _scale(file: OnnxFile, node: Any) -> Any:
+    return file.array(node.input[1]).astype(np.float64)

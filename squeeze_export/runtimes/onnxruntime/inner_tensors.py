@@ -10,6 +10,7 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, require
 from squeeze_export.errors import Refused
+from squeeze_export.formats import onnx as onnx_files
 from squeeze_export.runtimes.onnxruntime.calls import answered, opened, session_options
 from squeeze_export.runtimes.onnxruntime.providers import CPU
 
@@ -32,22 +33,21 @@ def inner_values(
         Unavailable: `onnx` or `onnxruntime` is not installed.
     """
     onnx = require("onnx", "onnx")
-    model = onnx.load(artifact.path)
-    constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in model.graph.initializer}
-    makers = {node.output[0]: node for node in model.graph.node if node.op_type in ("QuantizeLinear", *_FLOAT_MAKERS)}
+    file = onnx_files.opened(artifact.path)
+    makers = {name: node for name, node in file.makers.items() if node.op_type in ("QuantizeLinear", *_FLOAT_MAKERS)}
     missing = [name for name in names if name not in makers]
     if missing:
         raise Refused(f"`{artifact.path}` has no tensor `{missing[0]}`")
     steps = {
-        name: tuple(constants[operand] for operand in makers[name].input[1:])
+        name: tuple(file.array(operand) for operand in makers[name].input[1:])
         for name in names
         if makers[name].op_type == "QuantizeLinear"
     }
     for name in names:
         carrier = steps[name][1].dtype if name in steps else np.dtype(np.float32)
         dtype = onnx.helper.np_dtype_to_tensor_dtype(carrier)
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, dtype, None))
-    session = open_model(model.SerializeToString())
+        file.graph.output.append(onnx.helper.make_tensor_value_info(name, dtype, None))
+    session = open_model(file.model.SerializeToString())
     source = session.get_inputs()[0]
     size = source.shape[0] if isinstance(source.shape[0], int) else 1
     batch = np.zeros((size, *pixels.shape[1:]), np.uint8 if source.type == "tensor(uint8)" else np.float32)

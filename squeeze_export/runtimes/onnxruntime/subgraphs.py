@@ -11,7 +11,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from squeeze_export.core import require
+from squeeze_export.formats.contents import FREE, FileOperator
+from squeeze_export.formats.onnx import parsed
 from squeeze_export.runtimes.onnxruntime.records import PROFILER, Record, is_fused
 
 SOURCE = f"{PROFILER}; inside of compiled subgraphs its graph assignment, and the file's Q/DQ pairs for the numbers"
@@ -61,37 +62,20 @@ def _assigned(session: Any, provider: str, inside: Mapping[str, tuple[bool, int]
 
 def _file_operators(content: bytes) -> dict[str, tuple[bool, int]]:
     """Node's name -> whether it stands between Q/DQ pairs or carries integers anyway, and its multiply-accumulates."""
-    onnx = require("onnx", "onnx")
-    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(content))
-    graph = model.graph
-    shapes = {
-        value.name: [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.input, *graph.output)
-    }
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
-    weights = {constant.name: list(constant.dims) for constant in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[str]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node.op_type)
-    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
+    file = parsed(content, "the model").contents
 
-    def of_integers(name: str, *, read: bool) -> bool:
-        if kinds.get(name) is not None and kinds[name] not in floats:
-            return True
-        if read:
-            return name in makers and makers[name].op_type == "DequantizeLinear"
-        return set(readers.get(name, ())) == {"QuantizeLinear"}
+    def in_integers(operator: FileOperator) -> bool:
+        makers = [file.maker(tensor) for tensor in operator.inputs if tensor.floating and not tensor.constant]
+        readers = [file.readers_of(tensor) for tensor in operator.outputs if tensor.floating]
+        given = all(maker is not None and maker.kind == "DequantizeLinear" for maker in makers)
+        return given and all({reader.kind for reader, _ in others} == {"QuantizeLinear"} for others in readers)
 
-    found = {}
-    for node in graph.node:
-        data = [name for name in node.input if name and name not in weights]
-        integer = all(of_integers(n, read=True) for n in data) and all(of_integers(n, read=False) for n in node.output)
-        macs = 0
-        if node.op_type == "Conv":
-            maker = makers.get(node.input[1])
-            shape = weights.get(node.input[1]) or weights.get(maker.input[0] if maker is not None else "", [])
-            macs = math.prod(shapes.get(node.output[0], [0])) * math.prod(shape[1:])
-        found[node.name] = (integer, macs)
-    return found
+    def macs(operator: FileOperator) -> int:
+        if operator.kind != "Conv":
+            return 0
+        unpacking = file.maker(operator.inputs[1])
+        weight = operator.inputs[1] if unpacking is None else unpacking.inputs[0]
+        made = [1 if side == FREE else side for side in operator.outputs[0].shape]
+        return math.prod(made) * math.prod(weight.shape[1:]) if weight.constant else 0
+
+    return {operator.name: (in_integers(operator), macs(operator)) for operator in file.operators}

@@ -19,8 +19,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, place, require
+from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, place
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.formats.onnx import parsed
 from squeeze_export.formats.qnn import GRAPH_KEY, QnnOperator, binary_facts, graph_of_text, read_graph
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.onnxruntime import inner_tensors
@@ -183,25 +184,20 @@ def compiled_record(model: bytes, path: Path) -> tuple[QnnOperator, ...] | None:
     """The operators of a compiled file, from its own record; None of an ONNX file that is not compiled.
 
     Raises:
-        Refused: no ONNX file, a compiled file that is not whole in itself, or not one of ours.
+        BadInput: no ONNX file.
+        Refused: a compiled file that is not whole in itself, or not one of ours.
     """
-    onnx = require("onnx", "onnx")
-    try:
-        proto = onnx.load_model_from_string(model)
-    except Exception as err:  # protobuf's own error is of no public class
-        raise Refused(f"`{path}` is no ONNX file", hint="export it again") from err
-    contexts = [node for node in proto.graph.node if node.op_type == "EPContext"]
+    file = parsed(model, path)
+    contexts = [node for node in file.graph.node if node.op_type == "EPContext"]
     if not contexts:
-        if not proto.graph.node:
-            raise Refused(f"`{path}` is no ONNX file", hint="export it again")
+        if not file.graph.node:
+            raise BadInput(f"`{path}` is not a sound ONNX file: it holds no operator", hint="export it again")
         return None
-    modes = {attribute.name: attribute.i for node in contexts for attribute in node.attribute if attribute.name == "embed_mode"}
-    if len(contexts) != 1 or len(proto.graph.node) != 1 or modes.get("embed_mode") != 1:
+    if len(contexts) != 1 or len(file.graph.node) != 1 or file.attributes(contexts[0]).get("embed_mode") != 1:
         raise Refused(f"`{path}` does not hold its context binary itself, alone", hint="compile it with `squeeze-export qnn`")
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    if GRAPH_KEY not in metadata:
+    if GRAPH_KEY not in file.metadata:
         raise Refused(f"`{path}` was not compiled by this tool", hint="compile it with `squeeze-export qnn`")
-    return graph_of_text(metadata[GRAPH_KEY])
+    return graph_of_text(file.metadata[GRAPH_KEY])
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:

@@ -48,7 +48,7 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> TorchSessi
     """
     check_threads(threads)
     check_device(device)
-    return TorchSession(read_network(read_file(artifact.path), artifact.path, device), artifact, device, threads)
+    return TorchSession(read_network(artifact.path, device), artifact, device, threads)
 
 
 def check_device(device: str) -> None:

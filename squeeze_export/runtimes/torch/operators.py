@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_export.core import PlacedOperator, require
-from squeeze_export.errors import BadInput, Refused
+from squeeze_export.errors import Refused
+from squeeze_export.formats.contents import FREE
+from squeeze_export.formats.onnx import OnnxFile, node_name, opened
 
-MAX_BYTES = 256 << 20
 _HINT = "torch runs float files: `--scheme fp32` or `fp16`"
 
 Run = Callable[..., Any]
@@ -64,37 +65,26 @@ class Network:
         return values[self.output]
 
 
-def read_network(content: bytes, path: Path, device: str) -> Network:
+def read_network(path: Path, device: str) -> Network:
     """Reads a file and moves its weights to a device.
 
     Args:
-        content: of an ONNX file.
-        path: for error messages.
+        path: of an ONNX file.
         device: torch's name of it.
 
     Raises:
-        BadInput: the file is too large, or no ONNX model.
+        BadInput: it cannot be read, is too large, or no sound ONNX file.
         Refused: it has an operator that float files of ours do not have, or is no image classifier.
         Unavailable: `onnx` or `torch` is not installed.
     """
-    onnx, torch = require("onnx", "onnx"), require("torch", "torch")
-    if len(content) > MAX_BYTES:
-        raise BadInput(f"`{path}` is larger than {MAX_BYTES >> 20} MiB, the most that is read of an ONNX file")
-    try:
-        model = onnx.load_model_from_string(content)
-        onnx.checker.check_model(model)
-    except (require("google.protobuf.message", "onnx").DecodeError, onnx.checker.ValidationError) as err:
-        raise Refused(f"torch cannot open `{path}`: {' '.join(str(err).split())}", hint="export the file again") from err
-    constants = {c.name: torch.from_numpy(onnx.numpy_helper.to_array(c).copy()).to(device) for c in model.graph.initializer}
-    steps = tuple(_step(onnx, node, constants, path) for node in model.graph.node)
-    source = model.graph.input[0]
-    kind = source.type.tensor_type
-    sides = [int(dim.dim_value) if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-    dtypes = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}
-    if len(model.graph.input) != 1 or len(sides) != 4 or None in sides[1:] or sides[3] != 3 or kind.elem_type not in dtypes:
+    file, torch = opened(path), require("torch", "torch")
+    constants = {name: torch.from_numpy(file.array(name).copy()).to(device) for name in file.stored}
+    steps = tuple(_step(file, node, constants, path) for node in file.graph.node)
+    (source, *others), (result, *_) = file.contents.inputs, file.contents.outputs
+    batch, *sides = source.shape or (FREE,)
+    if others or len(sides) != 3 or FREE in sides or sides[2] != 3 or source.dtype not in ("uint8", "float32"):
         raise Refused(f"`{path}` does not take one NHWC tensor of uint8 or float32", hint="open files that this tool wrote")
-    inner = tuple(side for side in sides[1:] if side is not None)
-    return Network(steps, source.name, model.graph.output[0].name, sides[0], inner, dtypes[kind.elem_type])
+    return Network(steps, source.name, result.name, None if batch == FREE else batch, tuple(sides), source.dtype)
 
 
 def placed(network: Network, made: Mapping[str, Any]) -> list[PlacedOperator]:
@@ -107,8 +97,8 @@ def placed(network: Network, made: Mapping[str, Any]) -> list[PlacedOperator]:
     return [PlacedOperator(step.name, False, math.prod(made[step.output].shape) * step.products) for step in network.steps]
 
 
-def _step(onnx: Any, node: Any, constants: Mapping[str, Any], path: Path) -> Step:
-    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+def _step(file: OnnxFile, node: Any, constants: Mapping[str, Any], path: Path) -> Step:
+    attributes = file.attributes(node)
     makers: Mapping[str, Callable[..., Run]] = {
         "Transpose": _transpose,
         "Cast": _cast,
@@ -127,7 +117,7 @@ def _step(onnx: Any, node: Any, constants: Mapping[str, Any], path: Path) -> Ste
     flowing = tuple(name for name in node.input if name not in constants)
     run = makers[node.op_type](attributes, fixed)
     products = math.prod(fixed[0].shape[1:]) if node.op_type == "Conv" else 0
-    return Step(f"{node.op_type} {node.name or node.output[0]}", flowing, node.output[0], run, products)
+    return Step(f"{node.op_type} {node_name(node)}", flowing, node.output[0], run, products)
 
 
 def _transpose(attributes: Mapping[str, Any], fixed: list[Any]) -> Run:
