@@ -87,6 +87,3 @@ def must(code: int, what: str) -> None:
     """The toolkit returns its failures."""
     if code != 0:
         raise RuntimeError(f"{what} gave {code}")
-
-
-VERBS = {"check": check, "build": build, "simulate": simulate}

@@ -17,7 +17,7 @@ from squeeze_export.runtimes.session import BatchSession, check_device, check_th
 from squeeze_export.workers import executorch
 from squeeze_export.workers.environments import is_installed, start
 from squeeze_export.workers.executorch.placement import IMAGE_LIMIT_S, OPEN_LIMIT_S, PRODUCT, placement_of
-from squeeze_export.workers.process import Worker
+from squeeze_export.workers.worker import Worker
 
 NAME = "executorch"
 DEVICES = ("cpu",)
@@ -44,7 +44,7 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> Executorch
     worker = start(executorch)
     try:
         (worker.folder / PRODUCT).write_bytes(content)
-        answer, _ = worker.ask("open", {"threads": threads}, limit_s=OPEN_LIMIT_S)
+        answer, _ = worker.ask("open_program", {"threads": threads}, limit_s=OPEN_LIMIT_S)
         return ExecutorchSession(worker, artifact, answer)
     except BaseException:
         worker.close()
@@ -88,7 +88,7 @@ class ExecutorchSession(BatchSession):
         found = []
         for done, (session, batch) in enumerate(sessions, start=1):
             answer, _ = session._worker.ask(
-                "time", {"warmup": warmup, "rounds": rounds}, {"pixels": batch[:1]}, limit_s=TIME_LIMIT_S
+                "time_program", {"warmup": warmup, "rounds": rounds}, {"pixels": batch[:1]}, limit_s=TIME_LIMIT_S
             )
             samples = answer.get("samples_ns")
             sound = isinstance(samples, list) and all(type(value) is int and 0 < value < MAX_SAMPLE_NS for value in samples)

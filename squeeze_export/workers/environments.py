@@ -12,9 +12,9 @@ import os
 import secrets
 import shutil
 import stat
-import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -24,7 +24,8 @@ from typing import Protocol, cast
 
 from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.workers.process import Worker, run_quietly
+from squeeze_export.workers.process import Process
+from squeeze_export.workers.worker import Worker
 
 DATA_VARIABLE = "SQUEEZE_EXPORT_DATA"
 MARKER = "squeeze-export-toolchain.json"
@@ -158,13 +159,13 @@ def install(toolchain: Toolchain, *, accepted: bool, progress: Progress = silent
             f"the licence of `{toolchain.NAME}` is not accepted ({toolchain.LICENCE})",
             hint=f"squeeze-export toolchain install {toolchain.NAME} --accept-licence",
         )
-    _check_machine(toolchain)
+    check_machine(toolchain)
     draft = data_folder() / f"{_DRAFT}{final.name}-{secrets.token_hex(4)}"
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(draft.parent)
         draft.mkdir()
-        _fill(toolchain, draft, progress)
+        fill(toolchain, draft, progress)
         marker = {"made_by": "squeeze-export", "name": toolchain.NAME, "version": toolchain.VERSION, "accepted": accepted}
         (draft / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
         os.replace(draft, final)
@@ -209,7 +210,8 @@ def remove(name: str) -> list[Path]:
     return paths
 
 
-def _fill(toolchain: Toolchain, draft: Path, progress: Progress) -> None:
+def fill(toolchain: Toolchain, draft: Path, progress: Progress) -> None:
+    """Installs into an empty folder, and asks what was installed for its version; see `install`."""
     what = f"installing {toolchain.NAME}"
     requirement = f"{toolchain.PACKAGE}=={toolchain.VERSION}"
     lists = draft / "requirements"
@@ -218,7 +220,7 @@ def _fill(toolchain: Toolchain, draft: Path, progress: Progress) -> None:
     hashes = " ".join(f"--hash=sha256:{value}" for value in toolchain.WHEELS.values())
     (lists / "package.txt").write_text(f"{requirement} {hashes}\n", encoding="utf-8")
     progress(what, 0, 5)
-    code, lines = _run([sys.executable, "-m", "venv", str(draft / "env")], draft, VENV_LIMIT_S)
+    code, lines = run_step([sys.executable, "-m", "venv", str(draft / "env")], draft, VENV_LIMIT_S)
     if code:
         hint = "Python's venv module is needed; Debian and Ubuntu have it in python3-venv"
         raise Unavailable(f"no environment could be made: {_last(lines)}", hint=hint)
@@ -241,7 +243,7 @@ def _pip(toolchain: Toolchain, draft: Path, arguments: list[str]) -> None:
     """pip as the user configured it: which index, which proxy, which cache."""
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     command = [str(_python(draft)), "-I", "-m", "pip", "install", *quiet, "--only-binary", ":all:", *arguments]
-    code, lines = _run(command, draft, PIP_LIMIT_S)
+    code, lines = run_step(command, draft, PIP_LIMIT_S)
     if any("DO NOT MATCH THE HASHES" in line for line in lines):
         raise Refused(
             f"the download of `{toolchain.PACKAGE}` is not the file that is pinned (SHA-256 differs); nothing was installed"
@@ -252,15 +254,30 @@ def _pip(toolchain: Toolchain, draft: Path, arguments: list[str]) -> None:
         raise Unavailable(f"pip cannot install `{toolchain.NAME}`: {_last(reasons)}", hint=hint)
 
 
-def _run(command: list[str], folder: Path, limit_s: float) -> tuple[int, list[str]]:
+def run_step(command: list[str], folder: Path, limit_s: float) -> tuple[int, list[str]]:
+    """Runs a command of an installation to its end: its exit code, and the last lines that it printed.
+
+    Raises:
+        Unavailable: it took too long.
+    """
     env = {name: value for name, value in os.environ.items() if name not in (*_PIP_PLACES, "PYTHONHOME", "PYTHONPATH")}
-    try:
-        return run_quietly(command, cwd=folder, env=env, limit_s=limit_s)
-    except subprocess.TimeoutExpired as err:
-        raise Unavailable(f"`{' '.join(command[1:4])}` did not finish within {limit_s:g} s, and was ended") from err
+    with (
+        tempfile.TemporaryDirectory(prefix="squeeze-export-") as temporary,
+        Process(command, cwd=folder, environment=env, log=Path(temporary) / "log") as process,
+    ):
+        try:
+            code = process.wait(limit_s)
+        except TimeoutError as err:
+            raise Unavailable(f"`{' '.join(command[1:4])}` did not finish within {limit_s:g} s, and was ended") from err
+        return code, [line.strip() for line in process.printed().splitlines() if line.strip()]
 
 
-def _check_machine(toolchain: Toolchain) -> None:
+def check_machine(toolchain: Toolchain) -> None:
+    """Refuses a toolchain that is for other systems, or for another Python.
+
+    Raises:
+        Unavailable: with what it is for.
+    """
     system, python = sysconfig.get_platform(), f"{sys.version_info.major}.{sys.version_info.minor}"
     if system != toolchain.SYSTEM:
         raise Unavailable(f"the toolchain `{toolchain.NAME}` is for {toolchain.SYSTEM}, and this is {system}")
@@ -272,7 +289,12 @@ def _check_machine(toolchain: Toolchain) -> None:
 
 
 def _start(toolchain: Toolchain, folder: Path) -> Worker:
-    return Worker(_python(folder), toolchain.WORKER, tool=f"{toolchain.PACKAGE} {toolchain.VERSION}")
+    tool = f"{toolchain.PACKAGE} {toolchain.VERSION}"
+    try:
+        return Worker(toolchain.WORKER, python=_python(folder), tool=tool)
+    except OSError as err:
+        hint = "squeeze-export toolchain remove, then install it again"
+        raise Unavailable(f"the Python of `{tool}` cannot be started: {err.strerror or err}", hint=hint) from err
 
 
 def _python(folder: Path) -> Path:

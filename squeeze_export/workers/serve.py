@@ -1,16 +1,19 @@
-"""The other side of `process`: `python -I serve.py WORKER`, in a toolchain's own environment. Imports nothing of this project.
+"""The other side of `worker`: answers calls in a process of its own. Imports nothing of this project, so that any Python runs it.
 
-A worker is a file with a mapping `VERBS`: name -> function(values, arrays) -> (values, arrays). It may keep what it likes between
-two calls. What it reads and writes beside that lies in the folder that it runs in.
+Its arguments: the folder for arrays; the code that is called, a module's name or a file; `offline` where it may have no network.
+What is called is a function (values, arrays) -> (values, arrays). It may keep what it likes between two calls.
 """
 
+import errno
+import importlib
 import importlib.util
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-MAX_MESSAGE_CHARACTERS = 400
+MAX_MESSAGE_CHARACTERS = 10_000
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request")
 
 
@@ -20,46 +23,70 @@ def no_network(event: str, arguments: tuple) -> None:  # type: ignore[type-arg]
         raise ConnectionError("toolchains have no network")
 
 
-def read_arrays(names: list) -> dict:  # type: ignore[type-arg]
-    """What was handed over. numpy is imported for arrays alone: an environment may have none."""
-    if not names:
-        return {}
-    import numpy as np
+def called(code: str) -> Any:
+    """The module that holds the functions."""
+    if not code.endswith(".py"):
+        return importlib.import_module(code)
+    spec = importlib.util.spec_from_file_location("worker", code)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    return {name: np.load(f"in-{name}.npy", allow_pickle=False) for name in names}
 
+def answer(module: Any, folder: Path, request: Any) -> Any:
+    """Does one call. numpy is imported for arrays alone: an environment may have none."""
+    arrays: dict[str, Any] = {}
+    for name in request["arrays"]:
+        import numpy as np
 
-def write_arrays(results: dict) -> None:  # type: ignore[type-arg]
-    """What is handed back."""
+        # Mapped, as calibration images may be many; what is written into it stays here.
+        arrays[name] = np.asarray(np.load(folder / f"in-{name}.npy", mmap_mode="c", allow_pickle=False))
+    values, results = getattr(module, request["verb"])(request["values"], arrays)
     for name, array in results.items():
         import numpy as np
 
-        np.save(f"out-{name}.npy", array, allow_pickle=False)
+        with (folder / f"out-{name}.npy").open("wb") as file:
+            np.lib.format.write_array(Written(file), np.asarray(array), allow_pickle=False)
+    return {"values": values, "arrays": sorted(results)}
 
 
-def serve(script: str) -> None:
-    """Answers until stdin ends. What anything prints goes to stderr: stdout says when an answer is written, and nothing else."""
-    channel = os.fdopen(os.dup(1), "w")
+class Written:
+    """A file as numpy does not know it: it is written by Python, whose errors have numbers."""
+
+    def __init__(self, file: Any) -> None:
+        self.write = file.write
+
+
+def failure(err: Exception) -> Any:
+    """An error of this project keeps its name; of any other, a toolchain's may be anything, the words are told."""
+    kinds = [kind.__name__ for kind in type(err).__mro__ if kind.__module__ == "squeeze_export.errors"]
+    if kinds:
+        return {"kind": kinds[0], "message": err.message, "hint": err.hint}  # type: ignore[attr-defined]
+    if isinstance(err, OSError) and err.errno == errno.ENOSPC:
+        return {"full": True}
+    return {"error": f"{type(err).__name__}: {err}"[:MAX_MESSAGE_CHARACTERS]}
+
+
+def serve(folder: Path, code: str, *, offline: bool) -> None:
+    """Answers until stdin ends. Requests and answers have the pipes to themselves: what anything prints goes to stderr."""
+    requests, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    sys.addaudithook(no_network)
-    spec = importlib.util.spec_from_file_location("worker", script)
-    assert spec is not None
-    assert spec.loader is not None
-    worker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(worker)
-    for _ in sys.stdin:
+    if offline:
+        sys.addaudithook(no_network)
+    module = called(code)
+    for line in requests:
         os.ftruncate(2, 0)  # what one call prints is not kept for the next
         try:
-            request = json.loads(Path("request.json").read_text(encoding="utf-8"))
-            values, results = worker.VERBS[request["verb"]](request["values"], read_arrays(request["arrays"]))
-            write_arrays(results)
-            answer = {"values": values, "arrays": sorted(results)}
-        except Exception as err:  # noqa: BLE001  # a toolchain may raise anything
-            answer = {"error": f"{type(err).__name__}: {' '.join(str(err).split())}"[:MAX_MESSAGE_CHARACTERS]}
-        Path("answer.json").write_text(json.dumps(answer), encoding="utf-8")
-        channel.write("done\n")
-        channel.flush()
+            request = json.loads(line if line.startswith("{") else (folder / line.strip()).read_text(encoding="utf-8"))
+            text = json.dumps(answer(module, folder, request))
+        except Exception as err:  # noqa: BLE001
+            text = json.dumps(failure(err))
+        answers.write(f"{text}\n")
+        answers.flush()
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(Path(sys.argv[1]), sys.argv[2], offline=sys.argv[3:] == ["offline"])

@@ -25,7 +25,7 @@ def notice(monkeypatch):
 @pytest.mark.usefixtures("notice")
 def test_a_licence_is_shown_and_not_accepted_in_silence(data, capsys, monkeypatch):
     """In a pipe there is nobody to ask."""
-    monkeypatch.setattr(environments, "_fill", lambda *_: pytest.fail("installs"))
+    monkeypatch.setattr(environments, "fill", lambda *_: pytest.fail("installs"))
     assert run(["toolchain", "install", "executorch"]) == 2
     told = capsys.readouterr()
     assert told.out == ""
@@ -37,8 +37,8 @@ def test_a_licence_is_shown_and_not_accepted_in_silence(data, capsys, monkeypatc
 @pytest.mark.usefixtures("notice")
 @pytest.mark.parametrize(("answer", "code"), [(True, 0), (False, 2)])
 def test_on_a_terminal_it_is_asked_for(data, capsys, monkeypatch, answer, code):
-    monkeypatch.setattr(environments, "_fill", lambda toolchain, draft, progress: None)
-    monkeypatch.setattr(environments, "_check_machine", lambda toolchain: None)
+    monkeypatch.setattr(environments, "fill", lambda toolchain, draft, progress: None)
+    monkeypatch.setattr(environments, "check_machine", lambda toolchain: None)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setattr("click.confirm", lambda text, **_: answer)
@@ -49,8 +49,8 @@ def test_on_a_terminal_it_is_asked_for(data, capsys, monkeypatch, answer, code):
 def test_install_list_and_remove(data, capsys, monkeypatch):
     assert run(["toolchain", "list"]) == 0
     assert capsys.readouterr().out == "executorch  1.5.1  not installed  licence: BSD 3-clause\n"
-    monkeypatch.setattr(environments, "_fill", lambda toolchain, draft, progress: (draft / "file").write_bytes(bytes(2_000_000)))
-    monkeypatch.setattr(environments, "_check_machine", lambda toolchain: None)
+    monkeypatch.setattr(environments, "fill", lambda toolchain, draft, progress: (draft / "file").write_bytes(bytes(2_000_000)))
+    monkeypatch.setattr(environments, "check_machine", lambda toolchain: None)
     assert run(["toolchain", "install", "executorch", "--accept-licence", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"name": "executorch", "version": "1.5.1", "path": str(data / "executorch-1.5.1")}
     assert run(["toolchain", "list"]) == 0

@@ -91,7 +91,67 @@ def flood(values, arrays):
     return {}, {}
 
 
-VERBS = {name: value for name, value in list(globals().items()) if callable(value) and name != "Path"}
+
+def refuse_as_ours(values, arrays):
+    from squeeze_export import errors
+
+    raise getattr(errors, values["kind"])("`this`", hint="that")
+
+
+def full(values, arrays):
+    with open("/dev/full", "w") as disk:
+        disk.write("x")
+
+
+def lie(values, arrays):
+    for number in range(3, 64):
+        try:
+            os.write(number, values["line"].encode() + b"\\n")
+        except OSError:
+            pass
+    time.sleep(600)
+
+
+def refuse_at_length(values, arrays):
+    raise ValueError("`x`" * 10_000)
+
+
+def real_time_signal(values, arrays):
+    os.kill(os.getpid(), 35)
+
+
+def read_stdin(values, arrays):
+    return {"read": sys.stdin.read()}, {}
+
+
+def interrupted(values, arrays):
+    Path(values["file"]).touch()
+    try:
+        time.sleep(600)
+    finally:
+        Path(values["file"]).unlink()
+
+
+def stubborn(values, arrays):
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Path("pid").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def keep(values, arrays):
+    kept = globals().setdefault("KEPT", arrays["pixels"])
+    return {"sum": int(kept.sum())}, {}
+
+
+def litter(values, arrays):
+    import tempfile
+
+    tempfile.mkstemp()
+    for folder in (os.getcwd(), os.environ["TMPDIR"], os.environ["HOME"] if values["home"] else "."):
+        Path(folder, "litter").write_text("left behind")
+    return {}, {}
 """
 
 

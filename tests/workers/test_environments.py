@@ -75,13 +75,13 @@ def own_pip(commands: list[list[str]]) -> Callable[..., Any]:
     return run
 
 
-REAL_RUN = environments._run
+REAL_RUN = environments.run_step
 
 
 def test_the_downloads_are_the_pinned_ones(monkeypatch, data, index):
     """The package's own wheel comes first, by its hash; no step builds anything, and none but the last follows dependencies."""
     commands: list[list[str]] = []
-    monkeypatch.setattr(environments, "_run", own_pip(commands))
+    monkeypatch.setattr(environments, "run_step", own_pip(commands))
     toolchain = standin.toolchain(standin.wheel(index), WHOLE=("standin-tool==1.0",), PINS=("standin-tool==1.0",))
     install(toolchain, accepted=True)
     pips = [command for command in commands if "pip" in command]
@@ -92,7 +92,7 @@ def test_the_downloads_are_the_pinned_ones(monkeypatch, data, index):
 
 def test_another_download_is_refused(monkeypatch, data, index):
     """Negative control of the hash: the index holds another wheel of the same name."""
-    monkeypatch.setattr(environments, "_run", own_pip([]))
+    monkeypatch.setattr(environments, "run_step", own_pip([]))
     toolchain = standin.toolchain(standin.wheel(index), WHEELS={standin.PYTHON: "0" * 64})
     with pytest.raises(Refused, match="SHA-256 differs"):
         install(toolchain, accepted=True)
@@ -101,7 +101,7 @@ def test_another_download_is_refused(monkeypatch, data, index):
 
 def test_a_failed_self_check_leaves_nothing(monkeypatch, data, index):
     toolchain = standin.toolchain(standin.wheel(index, says="0.9"))
-    monkeypatch.setattr(environments, "_run", own_pip([]))
+    monkeypatch.setattr(environments, "run_step", own_pip([]))
     with pytest.raises(Refused, match=r"calls itself `0\.9`"):
         install(toolchain, accepted=True)
     assert nothing_left(data)
@@ -115,7 +115,7 @@ def test_an_interrupted_installation_leaves_nothing(monkeypatch, data, index, er
         (folder / "half").write_text("written")
         raise error
 
-    monkeypatch.setattr(environments, "_run", run)
+    monkeypatch.setattr(environments, "run_step", run)
     with pytest.raises((KeyboardInterrupt, BadInput)):
         install(toolchain, accepted=True)
     assert data.is_dir()
@@ -132,7 +132,7 @@ def test_what_a_killed_process_left_is_removed_when_it_is_old(monkeypatch, data,
     long_ago = time.time() - 2 * environments.ABANDONED_AFTER_S
     os.utime(old, (long_ago, long_ago))
     os.utime(foreign, (long_ago, long_ago))
-    monkeypatch.setattr(environments, "_run", lambda *_: (1, ["no venv here"]))
+    monkeypatch.setattr(environments, "run_step", lambda *_: (1, ["no venv here"]))
     with pytest.raises(Unavailable, match="no venv here"):
         install(toolchain, accepted=True)
     assert sorted(path.name for path in data.iterdir()) == [young.name, "foreign"]
@@ -157,7 +157,7 @@ def test_another_machine_is_told_before_anything_is_made(data, index, changes, m
 
 def test_an_index_without_the_package(data, index, monkeypatch):
     monkeypatch.setattr(
-        environments, "run_quietly", lambda command, **_: (int("pip" in command), ["ERROR: No matching distribution found"])
+        environments, "run_step", lambda command, *_: (int("pip" in command), ["ERROR: No matching distribution found"])
     )
     with pytest.raises(Unavailable, match="No matching distribution") as caught:
         install(standin.toolchain(standin.wheel(index)), accepted=True)

@@ -48,7 +48,7 @@ def compile_for(artifact: Artifact, chip: str, settings: Mapping[str, str], fold
         raise Refused("executorch files carry no layers kept in float", hint="a table without --keep-float")
     values, arrays = read_network(artifact.path)
     with start(executorch) as worker:
-        answer, _ = worker.ask("compile", values, arrays, limit_s=COMPILE_LIMIT_S)
+        answer, _ = worker.ask("compile_network", values, arrays, limit_s=COMPILE_LIMIT_S)
         placement = placement_of(answer)
         _check_integers(placement)
         content = worker.read(PRODUCT)

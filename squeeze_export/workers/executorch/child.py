@@ -240,6 +240,3 @@ def time_program(values: Values, arrays: Arrays) -> Answer:
         execute(arrays["pixels"])
         samples_ns.append(time.perf_counter_ns() - start_ns)
     return {"samples_ns": samples_ns}, {}
-
-
-VERBS = {"check": check, "compile": compile_network, "open": open_program, "infer": infer, "time": time_program}

@@ -19,7 +19,7 @@ def placement_of(answer: Mapping[str, Any]) -> Placement:
     ExecuTorch's portable kernels run the others.
 
     Args:
-        answer: of the verbs `compile` and `open`.
+        answer: of `compile_network` and `open_program`.
 
     Raises:
         Refused: it cannot be read.
