@@ -17,7 +17,7 @@ from squeeze_export.pipeline import calibrate, export, lint_file, open_network, 
 from squeeze_export.pipeline.export import sidecar_path
 from squeeze_export.runtimes.tflite import litert
 from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN
-from squeeze_export.runtimes.tflite.placement import placement, taken_over
+from squeeze_export.runtimes.tflite.placement import contents_of, placement, taken_over
 
 BATCH = EmitOptions(batch="dynamic")
 
@@ -94,9 +94,8 @@ def left_to_the_builtin_kernels(path: Path) -> set[str]:
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
     inputs = [detail["index"] for detail in interpreter.get_input_details()]
-    nodes = interpreter._get_ops_details()
-    taken = taken_over(nodes)
-    placed = placement(nodes, interpreter.get_tensor_details(), inputs, taken, device="xnnpack", floats="none", source="")
+    listed = contents_of(interpreter._get_ops_details(), interpreter.get_tensor_details(), inputs)
+    placed = placement(listed, taken_over(listed.operators), device="xnnpack", floats="none", source="")
     return {name.removesuffix(" on cpu") for name in placed.elsewhere}
 
 

@@ -26,9 +26,9 @@ from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import runtime_named
-from squeeze_export.runtimes.tflite import interpreter, litert
+from squeeze_export.runtimes.tflite import litert
 from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN, TENSORFLOW_LITE, TFLITE_RUNTIME, takes_pixels
-from squeeze_export.runtimes.tflite.placement import read_records
+from squeeze_export.runtimes.tflite.placement import contents_of, kernels_and_placement
 from squeeze_export.targets import tflite
 
 ANY = TensorSpec("", (), "", "")
@@ -109,7 +109,7 @@ def test_the_convolutions_name_the_kernels(delegated: tuple[int, ...], kernels: 
         {"op_name": "MEAN", "inputs": [2], "outputs": [3]},
     ]
     delegates = [{"op_name": "DELEGATE", "inputs": [min(delegated), 4], "outputs": [max(delegated) + 1]}] if delegated else []
-    found, placement = read_records(nodes + delegates, details, [0], floats="all")
+    found, placement = kernels_and_placement(contents_of(nodes + delegates, details, [0]), "all")
     assert found == kernels
     assert f"took over {count} of 3 operators" in placement.source
     assert (placement.integer_count, placement.integer_mac_share) == (3, 1.0)
@@ -122,7 +122,7 @@ def test_batches_are_split_filled_and_cut(tmp_path: Path, monkeypatch: pytest.Mo
     session = litert.open_session(int8_artifact(tmp_path, options), device="cpu", threads=1)
     for count in (8, 1, 3, 6):
         np.testing.assert_array_equal(session.infer(pixels[:count]), one[:count])
-    monkeypatch.setattr(interpreter, "MAX_DYNAMIC_BATCH", 3)
+    monkeypatch.setattr(session, "most", max(session.least, 3))
     np.testing.assert_array_equal(session.infer(pixels), one)
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from squeeze_export.core import Artifact, EmitOptions, Preprocess, Session, TensorSpec
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.formats.contents import FileOperator
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, scheme_named
@@ -28,7 +29,7 @@ from squeeze_export.runtimes.tflite import accelerator_probe, accelerators, lite
 from squeeze_export.runtimes.tflite.accelerator_process import LitertProcess
 from squeeze_export.runtimes.tflite.compiled_model import Division, division_of
 from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN
-from squeeze_export.runtimes.tflite.placement import placement, taken_of
+from squeeze_export.runtimes.tflite.placement import contents_of, placement, taken_of
 from squeeze_export.targets import tflite
 from tests.lint.planted import planted
 
@@ -277,6 +278,11 @@ def test_what_litert_prints_is_read() -> None:
         assert division_of(damaged) is None
 
 
+def operators(nodes: list[dict[str, Any]]) -> tuple[FileOperator, ...]:
+    tensors = [{"index": i, "name": f"t{i}", "shape": [1], "dtype": np.int8} for i in range(len(nodes) + 1)]
+    return contents_of(nodes, tensors, [0]).operators
+
+
 def nodes(*kinds: str) -> list[dict[str, Any]]:
     """A chain of operators over tensors 0, 1, 2 ..."""
     return [{"op_name": kind, "inputs": [number], "outputs": [number + 1]} for number, kind in enumerate(kinds)]
@@ -295,12 +301,12 @@ def nodes(*kinds: str) -> list[dict[str, Any]]:
     ],
 )
 def test_which_operators_follow_from_the_counts(kinds: str, counts: tuple[int, int], expected: set[int] | None) -> None:
-    assert taken_of(nodes(*kinds), Division(frozenset("x"), *counts, ())) == expected
+    assert taken_of(operators(nodes(*kinds)), Division(frozenset("x"), *counts, ())) == expected
 
 
 def test_a_loop_is_no_chain() -> None:
     ring = [{"op_name": "A", "inputs": [1], "outputs": [0]}, {"op_name": "A", "inputs": [0], "outputs": [1]}]
-    assert taken_of(ring, Division(frozenset("x"), 2, 0, ())) is None
+    assert taken_of(operators(ring), Division(frozenset("x"), 2, 0, ())) is None
 
 
 def test_an_npu_computes_a_file_as_it_is_written() -> None:
@@ -310,7 +316,7 @@ def test_an_npu_computes_a_file_as_it_is_written() -> None:
     shapes = {0: [1, 4, 4, 2], 1: [1, 4, 4, 3], 2: [1, 2, 2, 3], 8: [3, 1, 1, 2], 9: [3, 1, 1, 2]}
     tensors = [{"index": i, "name": f"t{i}", "shape": shape, "dtype": np.int8} for i, shape in shapes.items()]
     for device, count in (("npu", 1), ("gpu", 0)):
-        told = placement(chain, tensors, [0], frozenset({0}), device=device, floats="none", source="")
+        told = placement(contents_of(chain, tensors, [0]), frozenset({0}), device=device, floats="none", source="")
         assert (told.operator_count, told.device_count, told.integer_count) == (2, 1, count)
         assert told.elsewhere == ("MAX_POOL_2D t2 on cpu",)
         assert told.integer_mac_share == float(count)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray
+from squeeze_export.core import Artifact, ByteArray, FloatArray
 from squeeze_export.errors import Refused
+from squeeze_export.formats.contents import FileOperator
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.quiet import lower_log_levels
+from squeeze_export.runtimes.session import BatchSession
 from squeeze_export.runtimes.tflite.accelerator_process import LitertProcess
 from squeeze_export.runtimes.tflite.accelerators import Accelerator
 from squeeze_export.runtimes.tflite.compiled_model import Division
@@ -23,11 +22,13 @@ from squeeze_export.runtimes.tflite.interpreter import (
     read_content,
     real_values,
 )
-from squeeze_export.runtimes.tflite.placement import placement, taken_of
+from squeeze_export.runtimes.tflite.placement import contents_of, placement, taken_of
 
 
-class AcceleratedSession:
-    """A TFLite file opened on a GPU or NPU. Satisfies `core.Session`; not to be used by two threads at once.
+class AcceleratedSession(BatchSession):
+    """A TFLite file opened on a GPU or NPU; satisfies `core.Session`. Not to be used by two threads at once.
+
+    A file of a free batch is run image by image.
 
     Attributes:
         runtime: the registry's name.
@@ -45,7 +46,7 @@ class AcceleratedSession:
 
     def __init__(self, artifact: Artifact, accelerator: Accelerator, runtime: InterpreterRuntime, *, threads: int) -> None:
         self.runtime, self.device, self.threads = runtime.NAME, accelerator.device, threads
-        self.evidence: Evidence = "emulated" if accelerator.software else "measured"
+        self.evidence = "emulated" if accelerator.software else "measured"
         self.kernels = accelerator.name + (", software driver" if accelerator.software else "")
         lower_log_levels()
         content = read_content(artifact.path, runtime.NAME)
@@ -53,60 +54,41 @@ class AcceleratedSession:
         with replace(runtime, delegates=False).interpreting(content, artifact.path, threads=1) as interpreter:
             source, self._output = classifier_interface(interpreter)
             nodes, tensors = interpreter._get_ops_details(), interpreter.get_tensor_details()
-        self._shape = tuple(int(side) for side in source["shape"])
+            listed = contents_of(nodes, tensors, [int(source["index"])])
+        batch, *sides = (int(side) for side in source["shape"])
+        super().__init__(sides, least=batch, most=batch)
         self._process = LitertProcess(content, self.device, threads, source=source, result=self._output)
         try:
-            taken, account = self._taken(nodes, artifact.path)
+            taken, account = self._taken(listed.operators, artifact.path)
         except Refused:
             self._process.close()
             raise
         floats = scheme_named(artifact.scheme).floats
-        self.placement = placement(nodes, tensors, [int(source["index"])], taken, device=self.device, floats=floats, source=account)
-        self.facts: Mapping[str, Any] = {
+        self.placement = placement(listed, taken, device=self.device, floats=floats, source=account)
+        self.facts = {
             "accelerator": accelerator.name,
             "driver": accelerator.driver,
             "driver_kind": accelerator.kind,
-            "fully_accelerated": len(taken) == len(nodes),
+            "fully_accelerated": len(taken) == len(listed.operators),
         }
 
-    def infer(self, batch: ByteArray) -> FloatArray:
-        """Runs a batch in pieces of the file's own size, one by one where it leaves it free; the last is filled up with zeros.
+    def run_piece(self, images: ByteArray) -> FloatArray:
+        """See `BatchSession.run_piece`."""
+        self._process.pixels[...] = pixels_as(images, self._process.pixels.dtype)
+        return real_values(self._process.run(), self._output)
 
-        Args:
-            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
-
-        Returns:
-            (N, classes) float32, a fresh array.
-
-        Raises:
-            ValueError: a batch of another shape or dtype, or the session is closed.
-            Refused: LiteRT failed.
-        """
-        if self._process.closed:
-            raise ValueError("the session is closed")
-        if batch.dtype != np.uint8 or batch.shape[1:] != self._shape[1:] or not len(batch):
-            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *self._shape[1:])}")
-        pieces = [self._run(batch[start : start + self._shape[0]]) for start in range(0, len(batch), self._shape[0])]
-        return np.concatenate(pieces)[: len(batch)]
-
-    def close(self) -> None:
-        """Ends the process; a second call does nothing."""
+    def free(self) -> None:
+        """Ends the process."""
         self._process.close()
 
-    def _run(self, images: ByteArray) -> FloatArray:
-        self._process.pixels[: len(images)] = pixels_as(images, self._process.pixels.dtype)
-        self._process.pixels[len(images) :] = 0
-        values = self._process.run()
-        return real_values(np.array(values), self._output)
-
-    def _taken(self, nodes: Any, path: Path) -> tuple[frozenset[int], str]:
+    def _taken(self, operators: Sequence[FileOperator], path: Path) -> tuple[frozenset[int], str]:
         """The operators that run on the device, and what says so."""
         told = self._process.account["division"]
         if told is None:
-            return frozenset(range(len(nodes))), f"LiteRT with its {self.device.upper()} accelerator alone: fully accelerated"
+            return frozenset(range(len(operators))), f"LiteRT with its {self.device.upper()} accelerator alone: fully accelerated"
         division = Division(frozenset(told["refused"]), told["gpu_count"], told["cpu_count"], tuple(told["lines"]))
         counts = f"{division.gpu_count} on the GPU, {division.cpu_count} on the CPU"
-        taken = taken_of(nodes, division)
+        taken = taken_of(operators, division)
         if taken is None:
             raise Refused(
                 f"`{path}`: LiteRT divides its operators, {counts}, and does not tell which are where: {division.lines[0]}",

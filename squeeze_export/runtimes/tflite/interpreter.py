@@ -7,95 +7,63 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, require
-from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement, require
+from squeeze_export.errors import Refused, Unavailable
+from squeeze_export.formats.contents import FREE
+from squeeze_export.formats.tflite import with_outputs
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.quiet import lower_log_levels, quiet
-from squeeze_export.runtimes.tflite.placement import read_records
+from squeeze_export.runtimes.session import MAX_FREE_BATCH, BatchSession, check_device, check_threads, read_file
+from squeeze_export.runtimes.tflite.placement import contents_of, kernels_and_placement
 
 DEVICES = ("cpu",)
-MAX_DYNAMIC_BATCH = 32
-"""Images at once where the file leaves the batch free: the arena grows with it, the speed no longer does."""
 
 
-class InterpreterSession:
-    """A TFLite file opened in an interpreter. Satisfies `core.Session`; not to be used by two threads at once.
+class InterpreterSession(BatchSession):
+    """A TFLite file opened in an interpreter; satisfies `core.Session`. Not to be used by two threads at once.
 
     Attributes:
         runtime: the registry's name.
-        device: always `cpu`.
         threads: as handed to the interpreter.
         kernels: `XNNPACK`, `builtin`, or `XNNPACK, builtin`: which the interpreter's node list says the convolutions ran in.
         placement: from the same list.
     """
 
-    evidence: Evidence = "measured"
-    facts: Mapping[str, Any] = MappingProxyType({})
-
     def __init__(self, interpreter: Any, runtime: str, threads: int, scheme: str) -> None:
         self._interpreter: Any = interpreter
+        self.runtime, self.threads = runtime, threads
         self._input, self._output = classifier_interface(interpreter)
-        self._batch = int(self._input["shape"][0])
-        self._dynamic = int(_signature(self._input)[0]) == -1
-        self.runtime = runtime
-        self.device = "cpu"
-        self.threads = threads
-        self.kernels, self.placement = read_records(
-            interpreter._get_ops_details(),
-            interpreter.get_tensor_details(),
-            [int(self._input["index"])],
-            floats=scheme_named(scheme).floats,
-        )
+        self._batch, *sides = (int(side) for side in self._input["shape"])
+        free = [int(side) for side in self._input.get("shape_signature", ())[:1]] == [FREE]
+        super().__init__(sides, least=1 if free else self._batch, most=MAX_FREE_BATCH if free else self._batch)
+        nodes, tensors = interpreter._get_ops_details(), interpreter.get_tensor_details()
+        listed = contents_of(nodes, tensors, [int(self._input["index"])])
+        self.kernels, self.placement = kernels_and_placement(listed, scheme_named(scheme).floats)
 
-    def infer(self, batch: ByteArray) -> FloatArray:
-        """Runs a batch in pieces of the file's own batch size; the last piece is filled up with zeros and cut.
-
-        Args:
-            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
-
-        Returns:
-            (N, classes) float32, a fresh array.
-
-        Raises:
-            ValueError: a batch of another shape or dtype, or the session is closed.
-            Refused: the runtime failed.
-        """
-        if self._interpreter is None:
-            raise ValueError("the session is closed")
-        expected = tuple(int(size) for size in self._input["shape"][1:])
-        if batch.dtype != np.uint8 or batch.shape[1:] != expected or not len(batch):
-            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *expected)}")
-        size = min(len(batch), MAX_DYNAMIC_BATCH) if self._dynamic else self._batch
-        pieces = [self._run(batch[start : start + size], size) for start in range(0, len(batch), size)]
-        return np.concatenate(pieces)[: len(batch)]
-
-    def close(self) -> None:
-        """Frees the interpreter; a second call does nothing."""
-        self._interpreter = None
-
-    def _run(self, images: ByteArray, size: int) -> FloatArray:
+    def run_piece(self, images: ByteArray) -> FloatArray:
+        """See `BatchSession.run_piece`."""
         try:
-            if size != self._batch:
-                self._resize(size)
-            if len(images) < size:
-                images = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), np.uint8)])
+            if len(images) != self._batch:
+                self._resize(len(images))
             self._interpreter.set_tensor(self._input["index"], pixels_as(images, self._input["dtype"]))
             self._interpreter.invoke()
-            result = self._interpreter.get_tensor(self._output["index"])  # a copy
+            result = self._interpreter.get_tensor(self._output["index"])
         except (ValueError, RuntimeError) as err:
-            raise Refused(f"`{self.runtime}` failed on a batch of `{size}` images: {err}") from err
+            raise Refused(f"`{self.runtime}` failed on a batch of `{len(images)}` images: {err}") from err
         return real_values(result, self._output)
 
+    def free(self) -> None:
+        """Frees the interpreter."""
+        self._interpreter = None
+
     def _resize(self, size: int) -> None:
-        shape = [size, *(int(side) for side in self._input["shape"][1:])]
         with quiet():
-            self._interpreter.resize_tensor_input(self._input["index"], shape)
+            self._interpreter.resize_tensor_input(self._input["index"], [size, *self.sides])
             self._interpreter.allocate_tensors()
         self._batch = size
 
@@ -140,11 +108,6 @@ class InterpreterRuntime:
             self.load()
         return DEVICES
 
-    def check_device(self, device: str) -> None:
-        """Refuses a device that is not here; see `Runtime.check_device`."""
-        if device not in self.devices():
-            raise Unavailable(f"`{self.NAME}` has no device `{device}`", hint=f"it runs on: {', '.join(DEVICES)}")
-
     def open_session(self, artifact: Artifact, *, device: str, threads: int) -> InterpreterSession:
         """Opens a TFLite file.
 
@@ -158,9 +121,8 @@ class InterpreterRuntime:
             Unavailable: another device, or the package is not installed.
             Refused: the interpreter cannot open the file, or its input and output are not a classifier's.
         """
-        self.check_device(device)
-        if threads < 1:
-            raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+        check_device(device, self.devices(), self.NAME)
+        check_threads(threads)
         content = read_content(artifact.path, self.NAME)
         with self.interpreting(content, artifact.path, threads=threads) as interpreter:
             return InterpreterSession(interpreter, self.NAME, threads, artifact.scheme)
@@ -173,7 +135,7 @@ class InterpreterRuntime:
             Refused: the file has no such tensors, or cannot be run with them as outputs.
             Unavailable: a package is missing.
         """
-        with self.interpreting(_with_outputs(artifact, names), artifact.path, threads=1) as interpreter:
+        with self.interpreting(with_outputs(artifact.path, names), artifact.path, threads=1) as interpreter:
             source = interpreter.get_input_details()[0]
             batch = np.zeros(source["shape"], source["dtype"])
             batch[:1] = pixels_as(pixels, batch.dtype)
@@ -181,6 +143,11 @@ class InterpreterRuntime:
             interpreter.invoke()
             details = {detail["name"]: detail for detail in interpreter.get_output_details()}
             return {name: real_values(interpreter.get_tensor(details[name]["index"])[:1], details[name]) for name in names}
+
+    def read_records(self, records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
+        """What a board's interpreter told: its `nodes`, `tensors` and `inputs`; see `Runtime.read_records`."""
+        listed = contents_of(records["nodes"], records["tensors"], records["inputs"])
+        return kernels_and_placement(listed, scheme_named(scheme).floats)
 
     @contextmanager
     def interpreting(self, content: bytes, path: Path, *, threads: int) -> Iterator[Any]:
@@ -227,20 +194,17 @@ TFLITE_RUNTIME = InterpreterRuntime(
 
 
 def read_content(path: Path, runtime: str) -> bytes:
-    """A file's bytes.
+    """A TFLite file's bytes, at least one.
 
     Args:
-        path: of a TFLite file.
+        path: of the file.
         runtime: the registry's name, for the error message.
 
     Raises:
         BadInput: it cannot be read.
         Refused: it is empty.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as err:
-        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
+    content = read_file(path)
     if not content:
         raise Refused(f"`{runtime}` cannot open `{path}`: the file is empty")
     return content
@@ -290,28 +254,3 @@ def real_values(values: NDArray[Any], details: Mapping[str, Any]) -> FloatArray:
         return steps
     scale, zero_point = details["quantization"]
     return (steps - np.float32(zero_point)) * np.float32(scale)
-
-
-def _signature(details: Mapping[str, Any]) -> Any:
-    signature = details.get("shape_signature", ())
-    return signature if len(signature) else details["shape"]
-
-
-def _with_outputs(artifact: Artifact, names: Sequence[str]) -> bytes:
-    """The file with the named tensors among its outputs."""
-    schema = require("ai_edge_litert.schema_py_generated", "tflite")
-    builder = require("flatbuffers", "tflite").Builder(1024)
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(artifact.path.read_bytes(), 0))
-    graph = model.subgraphs[0]
-    numbers = {
-        tensor.name.decode(): number
-        for number, tensor in enumerate(graph.tensors)
-        if tensor.quantization is not None or tensor.type == schema.TensorType.FLOAT32
-    }
-    missing = [name for name in names if name not in numbers]
-    if missing:
-        raise Refused(f"`{artifact.path}` has no tensor `{missing[0]}`")
-    # A signature names its own outputs, which would no longer be all.
-    graph.outputs, model.signatureDefs = [*graph.outputs, *(numbers[name] for name in names)], []
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())

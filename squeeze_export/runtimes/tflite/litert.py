@@ -6,27 +6,22 @@ CPU stays with the interpreter, whose node list says what XNNPACK takes; `Compil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from squeeze_export.core import Artifact, Placement, Session
-from squeeze_export.errors import BadInput, Unavailable
-from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes.tflite import accelerators, placement
+from squeeze_export.core import Artifact, Session
+from squeeze_export.runtimes import session
+from squeeze_export.runtimes.tflite import accelerators
 from squeeze_export.runtimes.tflite.accelerator_session import AcceleratedSession
 from squeeze_export.runtimes.tflite.interpreter import LITERT
 
 NAME = LITERT.NAME
-inner_values = LITERT.inner_values
-"""On the CPU."""
+inner_values, read_records = LITERT.inner_values, LITERT.read_records
+"""Both of the CPU."""
 
 
 def open_session(artifact: Artifact, *, device: str, threads: int) -> Session:
     """Opens a TFLite file; see `InterpreterRuntime.open_session` and `AcceleratedSession` for what is raised."""
     if device not in accelerators.DEVICES:
         return LITERT.open_session(artifact, device=device, threads=threads)
-    if threads < 1:
-        raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+    session.check_threads(threads)
     LITERT.load()
     return AcceleratedSession(artifact, accelerators.accelerator_for(device), LITERT, threads=threads)
 
@@ -37,17 +32,11 @@ def check_device(device: str) -> None:
     Raises:
         Unavailable: it has none, or the package is not installed.
     """
-    here = LITERT.devices()
+    on_cpu = LITERT.devices()
     if device in accelerators.DEVICES:
         accelerators.accelerator_for(device)
-    elif device not in here:
-        raise Unavailable(f"`{NAME}` has no device `{device}`", hint=f"it runs on: {', '.join(devices())}")
-
-
-def read_records(records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
-    """What a board's interpreter told: its `nodes`, `tensors` and `inputs`; see `Runtime.read_records`."""
-    floats = scheme_named(scheme).floats
-    return placement.read_records(records["nodes"], records["tensors"], records["inputs"], floats=floats)
+    elif device not in on_cpu:
+        session.check_device(device, devices(), NAME)
 
 
 def devices() -> tuple[str, ...]:

@@ -7,27 +7,29 @@ timed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 import squeeze_export
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, require
-from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.formats.contents import Contents, FileTensor
+from squeeze_export.formats.tflite import Buffer, read_bytes
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.quiet import quiet
-from squeeze_export.runtimes.tflite.interpreter import pixels_as, takes_pixels
-from squeeze_export.runtimes.tflite.micro_file import FileRecords, read_file
-from squeeze_export.runtimes.tflite.placement import read_records
+from squeeze_export.runtimes.session import BatchSession, check_device, check_threads, read_file
+from squeeze_export.runtimes.tflite.interpreter import pixels_as, real_values, takes_pixels
+from squeeze_export.runtimes.tflite.placement import placement
 
 NAME = "tflite-micro"
 DEVICES = ("cpu",)
@@ -59,21 +61,11 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> MicroSessi
         Unavailable: another device, or `tflite-micro` is not installed.
         Refused: TFLite Micro cannot run the file, or it is no image classifier.
     """
-    check_device(device)
-    if threads < 1:
-        raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
-    try:
-        content = artifact.path.read_bytes()
-    except OSError as err:
-        raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
+    check_device(device, devices(), NAME)
+    check_threads(threads)
+    content = read_file(artifact.path)
     arena_bytes = arena_of(artifact.path)
-    return MicroSession(content, read_file(content, artifact.path), artifact, arena_bytes)
-
-
-def check_device(device: str) -> None:
-    """Refuses a device that is not here; see `Runtime.check_device`."""
-    if device not in devices():
-        raise Unavailable(f"`{NAME}` has no device `{device}`", hint=f"it runs on: {', '.join(DEVICES)}")
+    return MicroSession(content, _read(content, artifact.path), artifact, arena_bytes)
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
@@ -122,112 +114,107 @@ def arena_of(path: Path) -> int:
     return int(answer["arena_bytes"])
 
 
-class MicroSession:
+class MicroSession(BatchSession):
     """A TFLite file opened in TFLite Micro; satisfies `core.Session`. Not to be used by two threads at once.
 
     Attributes:
-        runtime: `tflite-micro`.
         evidence: `emulated`: a microcontroller's kernels on another CPU.
-        device: `cpu`.
-        threads: 1.
-        kernels: `TFLite Micro`.
         facts: `arena_bytes`, the smallest arena that the file runs in.
     """
 
     runtime = NAME
     evidence: Evidence = "emulated"
-    device = DEVICES[0]
     threads = 1
     kernels = "TFLite Micro"
 
-    def __init__(self, content: bytes, file: FileRecords, artifact: Artifact, arena_bytes: int) -> None:
+    def __init__(self, content: bytes, file: Contents, artifact: Artifact, arena_bytes: int) -> None:
         self._content, self._file, self._path = content, file, artifact.path
         self._floats = scheme_named(artifact.scheme).floats
-        self.facts: Mapping[str, Any] = {"arena_bytes": arena_bytes}
+        self.facts = {"arena_bytes": arena_bytes}
         with quiet():
             self._interpreter: Any = _micro().Interpreter.from_bytes(content, arena_size=arena_bytes)
             source, result = self._interpreter.get_input_details(0), self._interpreter.get_output_details(0)
-        self._shape = tuple(int(side) for side in source["shape"])
-        self._dtype, self._steps = np.dtype(source["dtype"]), _steps(result)
+        shape = [int(side) for side in source["shape"]]
+        self._dtype, self._result = np.dtype(source["dtype"]), {"quantization": _steps(result)}
         made = np.dtype(result["dtype"])
-        fits = len(self._shape) == 4 and self._shape[3] == 3 and len(result["shape"]) == 2
+        fits = len(shape) == 4 and shape[3] == 3 and len(result["shape"]) == 2
         if not fits or not takes_pixels(self._dtype, *_steps(source)) or made.name not in _OUTPUTS:
-            found = f"{self._dtype.name}{list(self._shape)} -> {made.name}{[int(side) for side in result['shape']]}"
+            found = f"{self._dtype.name}{shape} -> {made.name}{[int(side) for side in result['shape']]}"
             raise Refused(f"`{artifact.path}` is no image classifier: `{found}`", hint="open files that this tool wrote")
+        super().__init__(shape[1:], least=shape[0], most=shape[0])
 
     @cached_property
     def placement(self) -> Placement:
         """Which operators run in integers. TFLite Micro keeps no list; it runs each operator of the file with one kernel."""
-        file = self._file
-        _, found = read_records(file.nodes, file.tensors, file.inputs, floats=self._floats)
-        return replace(found, source=f"the file's {len(file.nodes)} operators, which TFLite Micro runs one by one")
+        source = f"the file's {len(self._file.operators)} operators, which TFLite Micro runs one by one"
+        return placement(self._file, frozenset(), device=self.device, floats=self._floats, source=source)
 
-    def infer(self, batch: ByteArray) -> FloatArray:
-        """Runs a batch in pieces of the file's own size; the last piece is filled up with zeros and cut.
+    def run_piece(self, images: ByteArray) -> FloatArray:
+        """See `BatchSession.run_piece`."""
+        return self._run(self._interpreter, images)
 
-        Args:
-            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
-
-        Returns:
-            (N, classes) float32, a fresh array.
-
-        Raises:
-            ValueError: a batch of another shape or dtype, or the session is closed.
-            Refused: the runtime failed.
-        """
-        if self._interpreter is None:
-            raise ValueError("the session is closed")
-        if batch.dtype != np.uint8 or batch.shape[1:] != self._shape[1:] or not len(batch):
-            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the file takes uint8 {('N', *self._shape[1:])}")
-        size = self._shape[0]
-        pieces = []
-        for start in range(0, len(batch), size):
-            piece = np.zeros(self._shape, self._dtype)
-            piece[: len(batch) - start] = pixels_as(batch[start : start + size], self._dtype)
-            pieces.append(self._run(self._interpreter, piece))
-        return np.concatenate(pieces)[: len(batch)]
-
-    def close(self) -> None:
-        """Frees the interpreter; a second call does nothing."""
+    def free(self) -> None:
+        """Frees the interpreter."""
         self._interpreter = None
 
     def inner_values(self, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
         """See `Runtime.inner_values`."""
-        known = {tensor["name"]: tensor for tensor in self._file.tensors if tensor["scale"] or tensor["dtype"] == "float32"}
+        tensors = {t.key: t for operator in self._file.operators for t in (*operator.inputs, *operator.outputs)}
+        known = {t.name: t for t in tensors.values() if len(t.scales) == 1 or t.dtype == "float32"}
         missing = [name for name in names if name not in known]
         if missing:
             raise Refused(f"`{self._path}` has no tensor `{missing[0]}`")
         runtime = _micro()
-        arena_bytes = self.facts["arena_bytes"] + self._file.tensor_bytes
+        # As much more as all tensors take together, were each kept apart.
+        arena_bytes = self.facts["arena_bytes"] + sum(8 * math.prod(_fixed(tensor)) for tensor in tensors.values())
         with quiet():
             keeping = runtime.InterpreterConfig.kPreserveAllTensors
             interpreter = runtime.Interpreter.from_bytes(self._content, arena_size=arena_bytes, intrepreter_config=keeping)
-        filled = np.zeros(self._shape, self._dtype)
-        filled[:1] = pixels_as(pixels, self._dtype)
+        filled = np.zeros((self.least, *pixels.shape[1:]), np.uint8)
+        filled[:1] = pixels
         self._run(interpreter, filled)
         found = {}
         for name in names:
             tensor = known[name]
-            made = np.asarray(interpreter.GetTensor(tensor["index"], 0)["tensor_data"]).reshape(tensor["shape"])[:1]
-            real = made.astype(np.float32)
-            if made.dtype != np.float32:
-                real = (real - np.float32(tensor["zero_point"])) * np.float32(tensor["scale"])
-            found[name] = real
+            _, number = cast(tuple[int, int], tensor.place)
+            made = np.asarray(interpreter.GetTensor(number, 0)["tensor_data"]).reshape(_fixed(tensor))[:1]
+            steps = (tensor.scales[0], tensor.zero_points[0]) if tensor.scales else ()
+            found[name] = np.array(real_values(made, {"quantization": steps}))
         return found
 
-    def _run(self, interpreter: Any, images: Any) -> FloatArray:
+    def _run(self, interpreter: Any, images: ByteArray) -> FloatArray:
         with quiet() as printed:
             try:
-                interpreter.set_input(images, 0)
+                interpreter.set_input(pixels_as(images, self._dtype), 0)
                 interpreter.invoke()
-                result = np.array(interpreter.get_output(0))
+                return real_values(np.array(interpreter.get_output(0)), self._result)
             except (ValueError, RuntimeError) as err:
                 failure = err
-            else:
-                scale, zero_point = self._steps
-                steps: FloatArray = result.astype(np.float32)
-                return (steps - np.float32(zero_point)) * np.float32(scale) if result.dtype == np.int8 else steps
         raise Refused(f"TFLite Micro failed on `{self._path}`: {printed.reason(failure)}") from failure
+
+
+def _read(content: bytes, path: Path) -> Contents:
+    """What a file consists of that TFLite Micro has opened: it tells nothing of the operators that it runs.
+
+    Raises:
+        Refused: several subgraphs, or weights outside the flatbuffer, which TFLite Micro would read as nothing without saying so.
+    """
+    try:
+        file = read_bytes(content, str(path))
+    except BadInput as err:
+        raise Refused(err.message, hint="export the file again") from err
+    if file.bodies:
+        raise Refused(f"`{path}` has {1 + len(file.bodies)} subgraphs, not one")
+    if any(isinstance(tensor.storage, Buffer) and tensor.storage.behind for tensor in file.constants):
+        raise Refused(
+            f"`{path}` keeps its weights behind the flatbuffer, where TFLite Micro does not read them",
+            hint="export the file with this tool",
+        )
+    return file
+
+
+def _fixed(tensor: FileTensor) -> list[int]:
+    return [max(side, 1) for side in tensor.shape]  # a free batch is of one image here
 
 
 def _micro() -> Any:
