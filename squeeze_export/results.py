@@ -305,6 +305,49 @@ class Report:
     verdicts: tuple[Verdict, ...] = ()
 
 
+@dataclass(frozen=True)
+class CurvePoint:
+    """The integers that a part of the calibration images gives, in the exact integer run.
+
+    Attributes:
+        image_count: images of the part.
+        agreement: share of the evaluation images with the fp32 reference's top-1 class, with its Wilson interval.
+        sqnr_db: of the logits, dB.
+        to_largest_pp: agreement less that of the largest part on the same images, percentage points, with its paired interval.
+    """
+
+    image_count: int
+    agreement: Interval
+    sqnr_db: float
+    to_largest_pp: Interval
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Agreement and SQNR against the number of calibration images.
+
+    Attributes:
+        points: by image count; each part holds the one before it.
+        enough_count: the smallest count from which on every agreement interval reaches that of the largest part.
+        seed: that put the images in order.
+        recipe: how the integers were made.
+        evaluation: `source`, `image_count`, and a `note` where the images are not the user's own evaluation images.
+    """
+
+    points: tuple[CurvePoint, ...]
+    enough_count: int
+    seed: int
+    recipe: str
+    evaluation: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it; an infinite SQNR is `"inf"`, as in `report.json`."""
+        return {
+            **json_value(self, "curve"),
+            "evidence": "the exact integer run (graph/integer.py) against the fp32 reference; no runtime took part",
+        }
+
+
 SCHEMA_VERSION = 5
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda document: document,  # 2 added `measurements[].recipe` and `differences`, which may be missing

@@ -19,7 +19,7 @@ from squeeze_export.analyze.words import (
     worst_lines,
 )
 from squeeze_export.report.charts import ticks_over
-from squeeze_export.report.html import render
+from squeeze_export.report.pages import render
 from squeeze_export.report.terminal import print_line, print_rows
 from squeeze_export.results import json_value
 

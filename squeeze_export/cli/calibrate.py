@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from squeeze_export.cli import visible
-from squeeze_export.cli.console import note, print_json, shown_progress, warn
+from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
 from squeeze_export.cli.options import Command, option
 from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION
 from squeeze_export.cli.options.network import NETWORK, chosen_network
@@ -22,9 +22,10 @@ from squeeze_export.errors import BadInput
 from squeeze_export.files import make_folder, write_bytes
 from squeeze_export.pipeline import calibrate, write_table
 from squeeze_export.pipeline.calibration import KEPT_FLOAT
-from squeeze_export.pipeline.curve import Curve, calibration_curve
+from squeeze_export.pipeline.curve import calibration_curve
 from squeeze_export.pipeline.training import QAT, TRAINING
 from squeeze_export.quant.recipes import RECIPES
+from squeeze_export.results import Curve
 
 CURVE = option("--curve", is_flag=True, help="Also calibrate on 16, 32, 64 ... of the images, to see whether there are enough.")
 QUANTIZATION = (*recipe_options([*RECIPES, QAT]), keep_float_option(), *TRAINING_OPTIONS)
@@ -82,14 +83,9 @@ def command(**values: Any) -> None:
 
 def _write_curve(curve: Curve, stem: Path, name: str) -> dict[Path, bytes]:
     """Writes the figures and the drawing beside the table; gives what was written."""
-    from squeeze_export.report.charts import CurveRow, curve_file
-    from squeeze_export.results import Interval
+    from squeeze_export.report.curve import curve_note, curve_svg
 
-    rows = []
-    for point in curve.points:
-        percent = Interval(*(100 * value for value in (point.agreement.value, point.agreement.low, point.agreement.high)))
-        rows.append(CurveRow(point.image_count, percent, point.sqnr_db))
-    drawing = curve_file(rows, title=f"{name}: integers against fp32, by calibration images", note=visible(_compared(curve)))
+    drawing = curve_svg(curve, name, visible(curve_note(curve)))
     text = json.dumps(curve.to_json(), indent=1, allow_nan=False) + "\n"
     files = {Path(f"{stem}.json"): text.encode(), Path(f"{stem}.svg"): drawing.encode("utf-8", "backslashreplace")}
     for file, content in files.items():
@@ -111,29 +107,9 @@ def _print_training(told: Mapping[str, Any]) -> None:
 
 def _print_curve(curve: Curve) -> None:
     """The table, and what it says."""
-    from squeeze_export.report.wording import NOTHING, decibel, delta_pp, delta_range, percent, percent_range
+    from squeeze_export.report.curve import curve_line, curve_note, curve_table
+    from squeeze_export.report.terminal import print_rows
 
-    cells = [("images", "agreement", "", "SQNR", "to the largest", "")]
-    for point in curve.points:
-        agreement, delta = point.agreement, point.to_largest_pp
-        shares = (percent(agreement.value), percent_range(agreement), decibel(point.sqnr_db))
-        last = (NOTHING, "") if point is curve.points[-1] else (delta_pp(delta), delta_range(delta))
-        cells.append((str(point.image_count), *shares, *last))
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    for row in cells:
-        click.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    largest = curve.points[-1]
-    enough = next(point for point in curve.points if point.image_count == curve.enough_count)
-    reached = f"from {enough.image_count} images on" if enough is not largest else f"only with all {largest.image_count} images"
-    sqnr = f"; SQNR there is {decibel(enough.sqnr_db)}, with all {decibel(largest.sqnr_db)}" if enough is not largest else ""
-    click.echo(f"The agreement interval reaches that of the largest part {reached}{sqnr}.")
-    note(_compared(curve))
-
-
-def _compared(curve: Curve) -> str:
-    """What the figures rest on."""
-    about = curve.evaluation
-    images = f"{about['image_count']} images of {about['source']}" + (f" ({about['note']})" if about.get("note") else "")
-    return (
-        f"the exact integer run against the fp32 reference on {images}; parts drawn with seed {curve.seed}, recipe {curve.recipe}"
-    )
+    print_rows(curve_table(curve), stdout_console())
+    click.echo(curve_line(curve))
+    note(curve_note(curve))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,53 +33,10 @@ from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.network import Network
 from squeeze_export.quant.observations import keep_statistics
 from squeeze_export.quant.recipes import Material, check_recipe, quantize_observed
-from squeeze_export.results import Interval, json_value
+from squeeze_export.results import Curve, CurvePoint, Interval
 
 HELD_OUT_SHARE = 4
 """Without evaluation images, one calibration image in so many is kept out of every part, to compare on."""
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """The integers that a part of the calibration images gives, in the exact integer run.
-
-    Attributes:
-        image_count: images of the part.
-        agreement: share of the evaluation images with the fp32 reference's top-1 class, with its Wilson interval.
-        sqnr_db: of the logits, dB.
-        to_largest_pp: agreement less that of the largest part on the same images, percentage points, with its paired interval.
-    """
-
-    image_count: int
-    agreement: Interval
-    sqnr_db: float
-    to_largest_pp: Interval
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Agreement and SQNR against the number of calibration images.
-
-    Attributes:
-        points: by image count; each part holds the one before it.
-        enough_count: the smallest count from which on every agreement interval reaches that of the largest part.
-        seed: that put the images in order.
-        recipe: how the integers were made.
-        evaluation: `source`, `image_count`, and a `note` where the images are not the user's own evaluation images.
-    """
-
-    points: tuple[CurvePoint, ...]
-    enough_count: int
-    seed: int
-    recipe: str
-    evaluation: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON has it; an infinite SQNR is `"inf"`, as in `report.json`."""
-        return {
-            **json_value(self, "curve"),
-            "evidence": "the exact integer run (graph/integer.py) against the fp32 reference; no runtime took part",
-        }
 
 
 def part_counts(count: int) -> tuple[int, ...]:

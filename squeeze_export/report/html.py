@@ -1,31 +1,20 @@
-"""Pages: self-contained files without script or request, made from templates that escape everything from elsewhere."""
+"""A report as one self-contained page."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from squeeze_export.files import write_text
 from squeeze_export.report import tables, wording
 from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart
+from squeeze_export.report.pages import render
 from squeeze_export.report.verdicts import TITLE, verdict_lines, verdict_note
-from squeeze_export.report.wording import accuracy_heading, evidence, milliseconds, one_line, sentence
+from squeeze_export.report.wording import accuracy_heading, evidence, milliseconds, sentence
 from squeeze_export.results import Interval, Measurement, Report
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
 
 _MOST_NAMES = 12
 """Names listed in one place; the rest are counted and stand in report.json."""
-_FILTERS = (
-    *(wording.decibel, wording.delta_pp, wording.delta_range, wording.device, wording.evidence, wording.fact, wording.facts_line),
-    *(wording.milliseconds, wording.one_line, wording.percent, wording.percent_range, wording.scheme, wording.sentence),
-    *(wording.size, wording.speedup, wording.speedup_range, wording.spelt_facts, tables.estimate_lines, tables.operator_table),
-)
 
 
 def to_html(report: Report) -> str:
@@ -53,43 +42,6 @@ def write_html(report: Report, path: Path) -> None:
         BadInput: the file cannot be written.
     """
     write_text(path, to_html(report))
-
-
-def render(template: str, network: Mapping[str, Any], warnings: Sequence[str], **values: Any) -> str:
-    """Fills a template in.
-
-    Args:
-        template: its path in the package; it extends `report/templates/page.html`.
-        network: facts; the name is the title.
-        warnings: shown at the top.
-        values: what else the template names.
-    """
-    title = str(network.get("name", "squeeze-export"))
-    subtitle = wording.facts_line({key: value for key, value in network.items() if key != "name"})
-    return _environment().get_template(template).render(title=title, subtitle=subtitle, warnings=warnings, **values)
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("squeeze_export", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {function.__name__: function for function in (*_FILTERS, text)}
-    return environment
-
-
-def text(words: str) -> Markup:
-    """Escaped text in one line; a pair of backticks makes code."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(one_line(words)))))
 
 
 def _label(measurement: Measurement, among: Sequence[Measurement]) -> str:

@@ -18,8 +18,8 @@ from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import load_all
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import calibrate, curve, open_network
-from squeeze_export.pipeline.curve import CurvePoint, calibration_curve, enough_count, part_counts
-from squeeze_export.results import Interval
+from squeeze_export.pipeline.curve import calibration_curve, enough_count, part_counts
+from squeeze_export.results import CurvePoint, Interval
 
 
 def draw_images(folder, count, *, seed):

@@ -1,0 +1,69 @@
+"""The calibration curve: as a table, in words, and as a drawing, which is a file of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from squeeze_export.report.charts import Axis, ticks_over
+from squeeze_export.report.pages import fill
+from squeeze_export.report.tables import Column, Table
+from squeeze_export.report.wording import NOTHING, decibel, delta_pp, delta_range, percent, percent_range
+from squeeze_export.results import Curve
+
+
+def curve_table(curve: Curve) -> Table:
+    """One row a part of the calibration images."""
+    rows = []
+    for point in curve.points:
+        agreement, delta = point.agreement, point.to_largest_pp
+        last = (NOTHING, "") if point is curve.points[-1] else (delta_pp(delta), delta_range(delta))
+        rows.append((f"{point.image_count}", percent(agreement.value), percent_range(agreement), decibel(point.sqnr_db), *last))
+    return Table(tuple(map(Column, ("images", "agreement", "", "SQNR", "to the largest", ""))), rows)
+
+
+def curve_line(curve: Curve) -> str:
+    """From how many images on more of them change nothing that can be told."""
+    largest = curve.points[-1]
+    enough = next(point for point in curve.points if point.image_count == curve.enough_count)
+    reached = f"from {enough.image_count} images on" if enough is not largest else f"only with all {largest.image_count} images"
+    sqnr = f"; SQNR there is {decibel(enough.sqnr_db)}, with all {decibel(largest.sqnr_db)}" if enough is not largest else ""
+    return f"The agreement interval reaches that of the largest part {reached}{sqnr}."
+
+
+def curve_note(curve: Curve) -> str:
+    """What the figures rest on."""
+    about = curve.evaluation
+    images = f"{about['image_count']} images of {about['source']}" + (f" ({about['note']})" if about.get("note") else "")
+    return (
+        f"the exact integer run against the fp32 reference on {images}; parts drawn with seed {curve.seed}, recipe {curve.recipe}"
+    )
+
+
+def curve_svg(curve: Curve, name: str, note: str) -> str:
+    """An SVG file: agreement with its intervals above, SQNR below, against the number of calibration images (logarithmic).
+
+    Args:
+        curve: of at least two points; an infinite SQNR has no place in the drawing.
+        name: the network's, above the drawing.
+        note: below it: what was compared.
+    """
+    counts = [point.image_count for point in curve.points]
+    across = Axis(math.log2(counts[0]), math.log2(counts[-1]), 80, 960)
+    xs = [across.px(math.log2(count)) for count in counts]
+    shares = [[100 * share for share in (p.agreement.value, p.agreement.low, p.agreement.high)] for p in curve.points]
+    panels = [_panel("agreement, %", 56, 236, [(x, *values) for x, values in zip(xs, shares, strict=True)])]
+    finite = [(x, point.sqnr_db) for x, point in zip(xs, curve.points, strict=True) if math.isfinite(point.sqnr_db)]
+    if finite:
+        panels.append(_panel("SQNR, dB", 272, 392, [(x, value, value, value) for x, value in finite]))
+    title = f"{name}: integers against fp32, by calibration images"
+    labels = list(zip(xs, counts, strict=True))
+    return fill("report/templates/curve.svg", title=title, note=note, panels=panels, labels=labels, left=xs[0], right=xs[-1])
+
+
+def _panel(name: str, top_px: float, bottom_px: float, points: Sequence[tuple[float, ...]]) -> dict[str, object]:
+    """One panel's ticks and points with their places; a point is x, value, low, high."""
+    ticks = ticks_over(min(low for _, _, low, _ in points), max(high for _, _, _, high in points))
+    up = Axis(ticks[0], ticks[-1], bottom_px, top_px)
+    places = [(x, up.px(value), up.px(low), up.px(high)) for x, value, low, high in points]
+    return {"name": name, "top": top_px, "ticks": [(tick, up.px(tick)) for tick in ticks], "points": places}
