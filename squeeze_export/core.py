@@ -299,6 +299,7 @@ class Session(Protocol):
         kernels: the kernel family that the runtime says it uses, such as `XNNPACK`.
         evidence: `measured`, or `emulated` where the device is not the one that the file is for.
         facts: what else the runtime tells of the device and of this file on it, as a report shows it: `arena_bytes` ...
+        gives_logits: False where it can be timed and nothing else: `infer` then always raises `Unavailable`.
     """
 
     runtime: str
@@ -307,6 +308,11 @@ class Session(Protocol):
     kernels: str
     evidence: Evidence
     facts: Mapping[str, Any]
+    gives_logits: bool
+
+    @property
+    def clock(self) -> Clock | None:
+        """What times it; None where `infer` is timed here."""
 
     @property
     def placement(self) -> Placement | None:

@@ -20,11 +20,11 @@ from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.stream import spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
 from squeeze_export.measure.latency import latency_of, measure_latency
-from squeeze_export.pipeline.boards import BOARD, gives_logits, is_far, time_far, unheard
+from squeeze_export.pipeline.boards import BOARD
 from squeeze_export.pipeline.comparison import NO_STEPS, ComparedPart, Comparison, has_steps
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.network import Network
-from squeeze_export.pipeline.sessions import BESIDE, Entry, Key, Outcome, RunOptions, opened
+from squeeze_export.pipeline.sessions import DEFAULT_PRECISION, Entry, Key, Outcome, RunOptions, opened
 from squeeze_export.results import Accuracy, Difference, Measurement
 
 WARMUP_COUNT = 10
@@ -144,7 +144,7 @@ def compared(
     images, listeners = comparing.images, comparing.listeners
     of_key = {outcome.entry.key: outcome for outcome in outcomes}
     everyone = {key: outcome.session for key, outcome in of_key.items() if outcome.session is not None}
-    sessions = {key: session for key, session in everyone.items() if gives_logits(session) or not timed_too}
+    sessions = {key: session for key, session in everyone.items() if session.gives_logits or not timed_too}
     sums = dict.fromkeys(sessions, Tally())
     reference, done = FloatRunner(comparing.reference.graph), 0
     with one_blas_thread(), threads() as pool:
@@ -177,7 +177,9 @@ def compared(
     for key, accuracy in found.items():
         of_key[key] = replace(of_key[key], accuracy=accuracy)
     warnings = _warnings(images, list(found.values()), comparing.reference.architecture.class_count)
-    return [of_key[outcome.entry.key] for outcome in outcomes], warnings + unheard(everyone)
+    if not all(session.gives_logits for session in everyone.values()):
+        warnings += ("not validated: benchmark_model gives no logits, an Android device's rows are of latency alone",)
+    return [of_key[outcome.entry.key] for outcome in outcomes], warnings
 
 
 @contextmanager
@@ -209,12 +211,12 @@ def _warnings(images: Evaluation, found: Sequence[Accuracy], class_count: int) -
 
 
 def timed(outcomes: Sequence[Outcome], options: RunOptions, progress: Progress = silent) -> list[Outcome]:
-    """Times every session that has not failed, in interleaved rounds; those on a board there, by its own clock.
+    """Times every session that has not failed: those of one clock in the same interleaved rounds.
 
     How long an emulator takes says nothing of the device, so it is left out.
 
     A speed-up is counted from the fp32 file of the same target and checkpoint on the same runtime, where it is among the outcomes;
-    of a runtime of `BESIDE` from the same file on the other one.
+    of a runtime of the default precision from the same file on the other one.
 
     Args:
         outcomes: with their sessions.
@@ -222,19 +224,27 @@ def timed(outcomes: Sequence[Outcome], options: RunOptions, progress: Progress =
         progress: told of the rounds.
     """
     found = [_run_once(outcome) for outcome in outcomes]
-    here = {_name(o.entry.key): s for o in found if (s := _timed_session(o)) and not is_far(s)}
-    of_name = {_name(o.entry.key): o.entry.artifact for o in found}
-    calls = {name: partial(session.infer, _pixels(of_name[name])) for name, session in here.items()}
-    samples = measure_latency(calls, warmup=WARMUP_COUNT, rounds=options.rounds, progress=progress)
-    far = {_name(o.entry.key): s for o in found if (s := _timed_session(o)) and is_far(s)}
-    try:
-        pairs = [(session, _pixels(of_name[name])) for name, session in far.items()]
-        times = time_far(pairs, warmup=WARMUP_COUNT, rounds=options.rounds, progress=progress)
-        samples |= dict(zip(far, times, strict=True))
-    except SqueezeExportError as err:
-        found = [outcome.failed(err) if _name(outcome.entry.key) in far else outcome for outcome in found]
+    sessions = {_name(o.entry.key): (s, _pixels(o.entry.artifact)) for o in found if (s := _timed_session(o))}
+    samples: dict[str, tuple[int, ...]] = {}
+    for clock in dict.fromkeys(session.clock for session, _ in sessions.values()):
+        own = {name: pair for name, pair in sessions.items() if pair[0].clock is clock}
+        time = time_here if clock is None else clock.time
+        try:
+            times = time(list(own.values()), warmup=WARMUP_COUNT, rounds=options.rounds, progress=progress)
+        except SqueezeExportError as err:
+            found = [outcome.failed(err) if _name(outcome.entry.key) in own else outcome for outcome in found]
+        else:
+            samples |= dict(zip(own, times, strict=True))
     plain = {_network(o.entry.artifact): o.entry.artifact for o in found if o.entry.artifact.scheme == FP32.name}
     return [_with_latency(outcome, samples, plain.get(_network(outcome.entry.artifact))) for outcome in found]
+
+
+def time_here(
+    sessions: Sequence[tuple[Session, ByteArray]], *, warmup: int, rounds: int, progress: Progress = silent
+) -> list[tuple[int, ...]]:
+    """Times sessions that have no clock of their own, by this process's; see `core.Clock.time`."""
+    calls = {str(number): partial(session.infer, batch) for number, (session, batch) in enumerate(sessions)}
+    return list(measure_latency(calls, warmup=warmup, rounds=rounds, progress=progress).values())
 
 
 def _timed_session(outcome: Outcome) -> Session | None:
@@ -246,7 +256,7 @@ def _timed_session(outcome: Outcome) -> Session | None:
 def _run_once(outcome: Outcome) -> Outcome:
     """Finds out what fails when it is first run, before the rounds that all have a part in."""
     session = _timed_session(outcome)
-    if session is None or is_far(session):
+    if session is None or session.clock is not None:
         return outcome
     try:
         session.infer(_pixels(outcome.entry.artifact))
@@ -261,7 +271,7 @@ def _with_latency(outcome: Outcome, samples: Mapping[str, Sequence[int]], plain:
     name = _name(outcome.entry.key)
     if name not in samples or outcome.session is None:
         return outcome
-    main = {beside: main for main, beside in BESIDE.items()}.get(runtime)
+    main = {beside: main for main, beside in DEFAULT_PRECISION.items()}.get(runtime)
     baseline: Key | None = (path, main) if main is not None else None
     if plain is not None and outcome.entry.artifact.scheme != FP32.name:
         baseline = (plain.path, runtime)

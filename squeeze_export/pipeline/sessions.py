@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -13,13 +13,17 @@ from squeeze_export.core import Artifact, Session
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.measure.latency import pinned
-from squeeze_export.pipeline.boards import BOARD, Reaching, reached
+from squeeze_export.pipeline.boards import BOARD, reached
+from squeeze_export.remote.adb import AdbBoard
+from squeeze_export.remote.session import Board
 from squeeze_export.results import Accuracy, Latency
-from squeeze_export.runtimes import runtime_named
+from squeeze_export.runtimes import added_runtimes, runtime_named
 from squeeze_export.targets import target_named
 
-BESIDE: Mapping[str, str] = {"openvino": "openvino-bf16"}
-"""Runtime -> the one that an fp32 file is shown with as well: what happens to it where nobody says in which precision to run."""
+DEFAULT_PRECISION: Mapping[str, str] = {"openvino": "openvino-bf16"}
+"""Runtime that keeps float32 -> the one that computes in the precision that its maker takes by default. An fp32 file is run on
+both.
+"""
 
 Key: TypeAlias = tuple[Path, str]
 """What a session is known by: the artifact's path and the runtime."""
@@ -84,8 +88,8 @@ class RunOptions:
 def entries_of(
     artifacts: Sequence[Artifact], asked: str | None, *, on: str | None = None, device: str = RunOptions.device
 ) -> list[Entry]:
-    """Each artifact with its runtime, and fp32 files with those of `BESIDE` as well, where these have the device, unless a runtime
-    was asked for. On a board the runtime is `BOARD`: which it is shows when it is opened there.
+    """Each artifact with its runtime, and fp32 files with those of `DEFAULT_PRECISION` as well, where these have the device, unless
+    a runtime was asked for. On a board the runtime is `BOARD`: which it is shows when it is opened there.
 
     Raises:
         BadInput: the runtime asked for does not open an artifact's target.
@@ -97,8 +101,9 @@ def entries_of(
             found.append(Entry(artifact, BOARD))
             continue
         found.append(Entry(artifact, runtime))
-        if asked is None and artifact.scheme == FP32.name and runtime in BESIDE and _has(BESIDE[runtime], device):
-            found.append(Entry(artifact, BESIDE[runtime]))
+        other = DEFAULT_PRECISION.get(runtime)
+        if asked is None and artifact.scheme == FP32.name and other is not None and _has(other, device):
+            found.append(Entry(artifact, other))
     return found
 
 
@@ -180,7 +185,7 @@ def _opener(options: RunOptions) -> Iterator[Callable[[Entry], Session]]:
                 entry.artifact, device=options.device, threads=options.threads
             )
         return
-    with reached(_reaching(options, options.on)) as board:
+    with _reached(options, options.on) as board:
         yield lambda entry: board.open_session(
             entry.artifact, runtime=options.runtime, device=options.device, threads=options.threads
         )
@@ -194,12 +199,18 @@ def check_board(options: RunOptions) -> None:
         Unavailable: it cannot be reached, or lacks what is needed there.
     """
     if options.on is not None:
-        with reached(_reaching(options, options.on)):
+        with _reached(options, options.on):
             pass
 
 
-def _reaching(options: RunOptions, on: str) -> Reaching:
-    return Reaching(on, options.benchmark_binary, options.ssh_config, options.board_python, options.cpus)
+def _reached(options: RunOptions, on: str) -> AbstractContextManager[Board | AdbBoard]:
+    return reached(
+        on,
+        benchmark_binary=options.benchmark_binary,
+        ssh_config=options.ssh_config,
+        board_python=options.board_python,
+        cpus=options.cpus,
+    )
 
 
 def runtime_for(target: str, asked: str | None) -> str:
@@ -213,7 +224,7 @@ def runtime_for(target: str, asked: str | None) -> str:
         raise BadInput(f"nothing here runs {target} files", hint="run them on the chip that they were compiled for")
     if asked is None:
         return known[0]
-    if asked not in known:
+    if asked not in known and asked not in added_runtimes(target):
         makers = [name for name in COMPILERS if asked in compiler_named(name).RUNTIMES]
         hint = f"it opens what `squeeze-export {makers[0]}` makes of them" if makers else f"one of: {', '.join(known)}"
         raise BadInput(f"the runtime `{asked}` does not open {target} files", hint=hint)

@@ -8,7 +8,7 @@ from typing import Any
 
 from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.measure.verdict import verdicts_of
-from squeeze_export.pipeline.sessions import BESIDE
+from squeeze_export.pipeline.sessions import DEFAULT_PRECISION
 from squeeze_export.results import SCHEMA_VERSION, Difference, Measurement, Report
 
 TOOLS = (
@@ -48,5 +48,5 @@ def report_of(
         tuple(rows),
         tuple(warnings),
         tuple(differences),
-        verdicts_of(rows, {beside: main for main, beside in BESIDE.items()}),
+        verdicts_of(rows, {beside: main for main, beside in DEFAULT_PRECISION.items()}),
     )

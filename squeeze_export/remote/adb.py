@@ -17,10 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, Progress, silent
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Progress, silent
 from squeeze_export.errors import BadInput, Inapplicable, Refused, SqueezeExportError, Unavailable
 from squeeze_export.remote.address import AdbAddress
 from squeeze_export.remote.runner import balanced_orders
+from squeeze_export.runtimes.session import BatchSession
 
 RUNTIME = "benchmark_model"
 ORDINARY_S, PUSH_S, RUN_S = 30, 120, 300
@@ -197,8 +198,8 @@ def _start_of(file: IO[bytes]) -> str:
     return file.read(MAX_OUTPUT_BYTES).decode("utf-8", "replace")
 
 
-class AdbSession:
-    """A TFLite file on an Android device; satisfies `core.Session` but for its logits, which nobody gives.
+class AdbSession(BatchSession):
+    """A TFLite file on an Android device: it can be timed, but benchmark_model gives no logits. Satisfies `core.Session`.
 
     Attributes:
         path: over there.
@@ -208,14 +209,12 @@ class AdbSession:
     """
 
     runtime = RUNTIME
-    device = "cpu"
-    evidence: Evidence = "measured"
-    placement: Placement
+    gives_logits = False
 
     def __init__(self, board: AdbBoard, path: str, threads: int, printed: str) -> None:
+        super().__init__(())
         sample_ns(printed)  # it did run
-        self.board, self.path, self.threads = board, path, threads
-        self.placement = None  # type: ignore[assignment]  # `core.Session` has no word for "not told"; reports have
+        self.clock, self.path, self.threads = board, path, threads
         applied, replaced = _APPLIED.search(printed), _REPLACED.findall(printed)
         self.kernels = "not told"
         if applied:
@@ -232,9 +231,6 @@ class AdbSession:
             Unavailable: benchmark_model gives no logits.
         """
         raise Unavailable("benchmark_model gives no logits, so files are not validated by adb", hint="squeeze-export bench FILE")
-
-    def close(self) -> None:
-        """Does nothing: the folder goes with its board."""
 
 
 def sample_ns(printed: str) -> int:

@@ -7,7 +7,7 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -36,15 +36,6 @@ _OF_AN_EMULATED_BOARD = ("on", "cpu_implementer", "cpu_part", "architecture", "o
 
 ReadRecords = Callable[[str, Mapping[str, Any], str], tuple[str, Placement]]
 """Target, a runtime's records as the runner gives them, scheme -> kernels and placement."""
-
-
-class SelfTimed(Protocol):
-    """Opens artifacts somewhere else and times them there."""
-
-    def time(
-        self, sessions: Sequence[tuple[Any, ByteArray]], *, warmup: int, rounds: int, progress: Progress = silent
-    ) -> list[tuple[int, ...]]:
-        """Samples in ns of each session on its batch, all in the same interleaved rounds."""
 
 
 class Board:
@@ -162,14 +153,15 @@ class RemoteSession(BatchSession):
         placement: likewise.
         evidence: of the board.
         facts: the board's, which grow when it is timed, and the version of the runtime.
-        board: that it is on.
+        clock: the board that it is on.
     """
 
     def __init__(
         self, board: Board, number: int, artifact: Artifact, answer: Mapping[str, Any], kernels: str, placement: Placement
     ) -> None:
         super().__init__(artifact.input.shape[1:])
-        self.board, self.number, self.evidence = board, number, board.evidence
+        self.clock: Board = board
+        self.number, self.evidence = number, board.evidence
         self.runtime, self.threads = str(answer["runtime"])[:MAX_TEXT], int(answer["threads"])
         self.kernels, self.placement = kernels, placement
         self._classes = int(artifact.output.shape[-1])
@@ -183,7 +175,7 @@ class RemoteSession(BatchSession):
             Refused: the runtime failed, the runner ended, or it gave something else than logits.
         """
         shape, size = [len(images), self._classes], 4 * len(images) * self._classes
-        answer, data = self.board.ask(
+        answer, data = self.clock.ask(
             {"do": "infer", "id": self.number, "shape": list(images.shape)}, images.tobytes(), limit_s=INFER_S, answer_bytes=size
         )
         if answer.get("shape") != shape or len(data) != size:

@@ -59,7 +59,7 @@ class ExecutorchSession(BatchSession):
         threads: of its thread pool, as it says.
         kernels: `XNNPACK`.
         placement: the operators in the file.
-        board: itself, see `pipeline.boards`.
+        clock: itself.
     """
 
     runtime = NAME
@@ -69,7 +69,7 @@ class ExecutorchSession(BatchSession):
         super().__init__(artifact.input.shape[1:])
         self._worker, self._classes = worker, artifact.output.shape[-1]
         self.placement, self.threads = placement_of(answer), int(answer["threads"])
-        self.board = self
+        self.clock = self
 
     def run_piece(self, images: ByteArray) -> FloatArray:
         """See `BatchSession.run_piece`; the process takes image by image."""

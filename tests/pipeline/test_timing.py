@@ -49,6 +49,7 @@ class Still:
 
     threads = 1
     evidence = "measured"
+    clock = None
 
     def __init__(self):
         self.shapes = set()
@@ -88,7 +89,7 @@ def test_an_emulated_session_is_not_timed(made):
 
 
 def test_a_runtime_shown_beside_another_is_compared_with_it(made, monkeypatch):
-    monkeypatch.setattr("squeeze_export.pipeline.measuring.BESIDE", {"onnxruntime": "onnxruntime-other"})
+    monkeypatch.setattr("squeeze_export.pipeline.measuring.DEFAULT_PRECISION", {"onnxruntime": "onnxruntime-other"})
     main, beside = (Entry(made["onnx", "fp32"], name) for name in ("onnxruntime", "onnxruntime-other"))
     found = timed([Outcome(main, session=Still()), Outcome(beside, session=Still())], FAST)
     assert [outcome.latency.speedup is None for outcome in found] == [True, False]

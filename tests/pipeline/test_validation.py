@@ -177,6 +177,7 @@ class Emulator:
     """The session of a file, said to emulate; remembers how many images it saw."""
 
     evidence = "emulated"
+    gives_logits = True
 
     def __init__(self, session):
         self.session, self.count = session, 0

@@ -19,7 +19,7 @@ import pytest
 from squeeze_export.core import Artifact, EmitOptions
 from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.pipeline import calibrate, export, open_network
-from squeeze_export.pipeline.boards import Reaching
+from squeeze_export.pipeline.boards import reached
 
 SIDE_PX = 32
 
@@ -46,8 +46,8 @@ class Loopback:
     def config(self) -> Path:
         return self.folder / "ssh.conf"
 
-    def reaching(self, python: str = sys.executable, **other) -> Reaching:
-        return Reaching(self.url, ssh_config=self.config, board_python=python, **other)
+    def reached(self, python: str = sys.executable, **other):
+        return reached(self.url, **{"ssh_config": self.config, "board_python": python, **other})
 
     def configured(self, name: str, **changes: Path) -> Path:
         """Another ssh configuration: IdentityFile or UserKnownHostsFile changed."""

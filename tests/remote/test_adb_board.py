@@ -9,7 +9,7 @@ import pytest
 from squeeze_export import cli
 from squeeze_export.errors import BadInput, GateUndecided, Refused, Unavailable
 from squeeze_export.pipeline import RunOptions, bench_files, check_full_placement
-from squeeze_export.pipeline.boards import Reaching, reached
+from squeeze_export.pipeline.boards import reached
 from squeeze_export.remote.adb import sample_ns
 
 ADB = """#!{python}
@@ -69,8 +69,8 @@ def phone(tmp_path, monkeypatch) -> Path:
     return root
 
 
-def reaching(phone, serial="R58M") -> Reaching:
-    return Reaching(f"adb://{serial}", benchmark_binary=phone.parent / "benchmark_model")
+def at(phone, serial="R58M"):
+    return reached(f"adb://{serial}", benchmark_binary=phone.parent / "benchmark_model")
 
 
 def options(phone) -> RunOptions:
@@ -127,29 +127,29 @@ def test_faults_leave_nothing(phone, tflite, monkeypatch, fault, kind, message):
 
 def test_an_emulator_is_not_timed(phone, monkeypatch):
     monkeypatch.setenv("PHONE_QEMU", "1")
-    with pytest.raises(Unavailable, match="is an emulator"), reached(reaching(phone)):
+    with pytest.raises(Unavailable, match="is an emulator"), at(phone):
         raise AssertionError("never reached")
 
 
 def test_another_serial(phone):
-    with pytest.raises(Unavailable, match="adb does not reach `OTHER`"), reached(reaching(phone, "OTHER")):
+    with pytest.raises(Unavailable, match="adb does not reach `OTHER`"), at(phone, "OTHER"):
         raise AssertionError("never reached")
 
 
 def test_no_adb(phone, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(Unavailable, match="`adb` is not installed"), reached(reaching(phone)):
+    with pytest.raises(Unavailable, match="`adb` is not installed"), at(phone):
         raise AssertionError("never reached")
 
 
 def test_no_binary(phone, tmp_path):
     for binary, message in ((None, "runs LiteRT's benchmark_model"), (tmp_path / "nothing", "is no file")):
-        with pytest.raises(BadInput, match=message), reached(Reaching("adb://R58M", benchmark_binary=binary)):
+        with pytest.raises(BadInput, match=message), reached("adb://R58M", benchmark_binary=binary):
             raise AssertionError("never reached")
 
 
 def test_what_it_does_not_run(phone, tflite, onnx, pixels):
-    with reached(reaching(phone)) as board:
+    with at(phone) as board:
         with pytest.raises(Unavailable, match="opens TFLite files, not onnx"):
             board.open_session(onnx["int8"], runtime=None, device="cpu", threads=1)
         with pytest.raises(BadInput, match="is not run by adb"):

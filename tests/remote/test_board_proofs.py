@@ -18,7 +18,6 @@ from squeeze_export.core import TORCHVISION, Artifact
 from squeeze_export.graph.quantized import INT8
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.pipeline import RunOptions, bench_files, calibrate, export, open_network
-from squeeze_export.pipeline.boards import reached
 from squeeze_export.runtimes import runtime_named
 
 PHOTO_COUNT = 20
@@ -52,7 +51,7 @@ def logits_here(artifact, runtime, pixels):
 def test_the_builtin_kernels_of_tflite_runtime_are_those_of_litert(loopback, request):
     python = named("SQUEEZE_EXPORT_TFLITE_RUNTIME_PYTHON")
     artifact, _, pixels = request.getfixturevalue("real")
-    with reached(loopback.reaching(python)) as board:
+    with loopback.reached(python) as board:
         assert set(board._link.greeting["runtimes"]) == {"tflite_runtime"}
         session = board.open_session(artifact, runtime="litert-builtin", device="cpu", threads=1)
         assert session.kernels == "builtin"
@@ -70,7 +69,7 @@ def test_arm_kernels_under_qemu(loopback, request, tmp_path):
         pytest.skip("no qemu-aarch64-static")
     artifact, onnx, pixels = request.getfixturevalue("real")
     python = wrapper(tmp_path, "python", f'exec {qemu} -cpu cortex-a76 -L "{root}" "{root}/usr/bin/python3" "$@"')
-    with reached(loopback.reaching(python)) as board:
+    with loopback.reached(python) as board:
         assert (board.evidence, board.facts["architecture"]) == ("emulated", "aarch64")
         session = board.open_session(artifact, runtime=None, device="cpu", threads=1)
         assert (session.runtime, session.kernels, session.evidence) == ("litert", "XNNPACK", "emulated")

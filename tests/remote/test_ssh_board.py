@@ -16,7 +16,6 @@ from board_programs import wrapper
 from squeeze_export import cli
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.pipeline import RunOptions, bench_files, open_network, validate_files
-from squeeze_export.pipeline.boards import reached
 from squeeze_export.runtimes import runtime_named
 
 
@@ -58,7 +57,7 @@ def gone(pid: int, patience_s: float = 10) -> bool:
 )
 def test_logits_and_placement_are_those_of_the_same_runtime_here(target, asked, runtime, loopback, pixels, request):
     artifacts = request.getfixturevalue(target)
-    with reached(loopback.reaching()) as board:
+    with loopback.reached() as board:
         assert os.listdir(loopback.temporary)  # the control of what is asserted at the end
         for artifact in artifacts.values():
             session = board.open_session(artifact, runtime=asked, device="cpu", threads=1)
@@ -143,7 +142,7 @@ def test_a_dead_host(loopback, tflite, capsys):
 )
 def test_wrong_keys(loopback, change, message, hint):
     config = loopback.configured("changed-conf", **{option: loopback.folder / name for option, name in change.items()})
-    with pytest.raises(Unavailable, match=message) as caught, reached(replace(loopback.reaching(), ssh_config=config)):
+    with pytest.raises(Unavailable, match=message) as caught, loopback.reached(ssh_config=config):
         raise AssertionError("never reached")
     assert hint in caught.value.hint
     assert not (loopback.folder / "nothing").exists()  # the key was not taken up
@@ -153,7 +152,7 @@ def test_wrong_keys(loopback, change, message, hint):
 def test_a_configuration_that_is_not_there(loopback):
     with (
         pytest.raises(BadInput, match="is no ssh configuration file"),
-        reached(replace(loopback.reaching(), ssh_config=Path("nowhere"))),
+        loopback.reached(ssh_config=Path("nowhere")),
     ):
         raise AssertionError("never reached")
 
@@ -168,7 +167,7 @@ def test_a_configuration_that_is_not_there(loopback):
 )
 def test_a_board_without_what_is_needed(loopback, tmp_path, script, message, hint):
     python = str(tmp_path / "no-such-python") if script is None else wrapper(tmp_path, "python", script)
-    with pytest.raises(Unavailable, match=message) as caught, reached(loopback.reaching(python)):
+    with pytest.raises(Unavailable, match=message) as caught, loopback.reached(python):
         raise AssertionError("never reached")
     assert hint in caught.value.hint
     assert loopback.left_behind() == []
@@ -187,14 +186,14 @@ def test_a_missing_runtime(loopback, tmp_path, tflite, capsys):
 
 
 def test_cpus_that_the_board_does_not_have(loopback):
-    with pytest.raises(BadInput, match="cannot stay on the CPUs"), reached(loopback.reaching(cpus=(4000,))):
+    with pytest.raises(BadInput, match="cannot stay on the CPUs"), loopback.reached(cpus=(4000,)):
         raise AssertionError("never reached")
 
 
 def test_no_temporary_folder(loopback):
     loopback.temporary.rmdir()
     try:
-        with pytest.raises(Unavailable, match="cannot make a temporary folder: mktemp") as caught, reached(loopback.reaching()):
+        with pytest.raises(Unavailable, match="cannot make a temporary folder: mktemp") as caught, loopback.reached():
             raise AssertionError("never reached")
     finally:
         loopback.temporary.mkdir()
@@ -204,7 +203,7 @@ def test_no_temporary_folder(loopback):
 def test_a_file_that_the_runtime_refuses(loopback, tflite, tmp_path):
     path = tmp_path / "broken.tflite"
     path.write_bytes(tflite["int8"].path.read_bytes()[:1000])
-    with reached(loopback.reaching()) as board:
+    with loopback.reached() as board:
         with pytest.raises(Refused, match="the board's runtime failed"):
             board.open_session(replace(tflite["int8"], path=path), runtime=None, device="cpu", threads=1)
         with pytest.raises(Unavailable, match="not on `cuda`"):
@@ -214,7 +213,7 @@ def test_a_file_that_the_runtime_refuses(loopback, tflite, tmp_path):
 
 
 def test_a_runner_that_is_killed_half_way(loopback, tflite, pixels):
-    with reached(loopback.reaching()) as board:
+    with loopback.reached() as board:
         session = board.open_session(tflite["int8"], runtime=None, device="cpu", threads=1)
         session.infer(pixels)
         os.kill(board._link.greeting["pid"], signal.SIGKILL)
@@ -227,7 +226,7 @@ def test_a_runner_that_is_killed_half_way(loopback, tflite, pixels):
 
 def test_a_shell_that_is_killed(loopback, tflite, pixels):
     """It can remove nothing then; the runner does, and ends only when it has."""
-    with reached(loopback.reaching()) as board:
+    with loopback.reached() as board:
         session = board.open_session(tflite["int8"], runtime=None, device="cpu", threads=1)
         session.infer(pixels)
         (folder,) = loopback.temporary.iterdir()
@@ -243,7 +242,7 @@ def test_a_shell_that_is_killed(loopback, tflite, pixels):
 
 def test_a_connection_that_breaks_in_the_middle_of_work(loopback, tflite, pixels):
     """The runner is timing when it happens: it ends all the same."""
-    with reached(loopback.reaching()) as board:
+    with loopback.reached() as board:
         session = board.open_session(tflite["fp32"], runtime=None, device="cpu", threads=1)
         pid = board._link.greeting["pid"]
 
@@ -261,7 +260,7 @@ def test_an_interrupted_job_leaves_nothing(loopback):
     seen = []
 
     def interrupted():
-        with reached(loopback.reaching()) as board:
+        with loopback.reached() as board:
             seen.append(board._link.greeting["pid"])
             raise KeyboardInterrupt
 

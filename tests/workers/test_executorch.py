@@ -112,7 +112,7 @@ def test_executorch_itself(tables, pixels, tmp_path):
         np.testing.assert_array_equal(first, kept)
         with pytest.raises(ValueError, match="the file takes uint8"):
             session.infer(pixels[:, :90])
-        assert [len(row) for row in session.time([(session, pixels[:1])], warmup=1, rounds=3)] == [3]
+        assert [len(row) for row in session.clock.time([(session, pixels[:1])], warmup=1, rounds=3)] == [3]
         assert (session.evidence, session.threads) == ("measured", 1)
     finally:
         session.close()

@@ -106,6 +106,8 @@ class EvaluatorSession:
     runtime = NAME
     evidence: Evidence = "emulated"
     facts: Mapping[str, Any] = MappingProxyType({})
+    clock = None
+    gives_logits = True
     device = DEVICES[0]
     kernels = "numpy"
 

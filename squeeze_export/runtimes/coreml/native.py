@@ -101,6 +101,8 @@ class CoremlSession:
     runtime = NAME
     evidence: Evidence = "measured"
     facts: Mapping[str, Any] = MappingProxyType({})
+    clock = None
+    gives_logits = True
 
     def __init__(self, package: Package, artifact: Artifact, device: str, threads: int) -> None:
         path = artifact.path

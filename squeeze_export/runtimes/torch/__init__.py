@@ -13,7 +13,7 @@ import numpy as np
 from squeeze_export.core import Artifact, ByteArray, FloatArray, place, require
 from squeeze_export.errors import Unavailable
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes.session import BatchSession, check_threads, read_file
+from squeeze_export.runtimes.session import BatchSession, check_threads
 from squeeze_export.runtimes.torch.operators import Network, placed, read_network
 
 NAME = "torch"
