@@ -16,11 +16,10 @@ from squeeze_export.errors import BadInput, Inapplicable, Refused, Unavailable
 from squeeze_export.files import read_content
 from squeeze_export.remote.link import Link
 from squeeze_export.remote.runner import RUNTIMES
-from squeeze_export.runtimes.session import BatchSession
+from squeeze_export.runtimes.session import BatchSession, are_samples
 
 OPEN_S, INFER_S, SILENCE_S = 300, 900, 600
 """Limits: to open a file, to run a batch, and between two rounds."""
-MAX_SAMPLE_NS = 3_600_000_000_000
 MAX_TEXT = 200
 _FACTS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(
@@ -131,7 +130,7 @@ class Board:
             progress=progress,
         )
         samples = answer.get("samples_ns")
-        if not isinstance(samples, list) or [_count(row) for row in samples] != [rounds] * len(sessions):
+        if not isinstance(samples, list) or len(samples) != len(sessions) or not all(are_samples(row, rounds) for row in samples):
             raise Refused(f"the board did not give `{rounds}` samples of each of `{len(sessions)}` files")
         self.facts |= state_facts(answer, self.facts.get("max_frequency_mhz"))
         return [tuple(row) for row in samples]
@@ -181,12 +180,6 @@ class RemoteSession(BatchSession):
         if answer.get("shape") != shape or len(data) != size:
             raise Refused(f"the board gave `{answer.get('shape')}`, not logits of {shape}")
         return np.frombuffer(data, "<f4").reshape(shape)
-
-
-def _count(row: Any) -> int:
-    """Of a list of samples; -1 where something else is among them."""
-    good = isinstance(row, list) and all(type(value) is int and 0 < value < MAX_SAMPLE_NS for value in row)
-    return len(row) if good else -1
 
 
 def plain_facts(told: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, Progress, silent
 from squeeze_export.errors import Refused, Unavailable
-from squeeze_export.runtimes.session import BatchSession, check_device, check_threads, read_file
+from squeeze_export.runtimes.session import BatchSession, are_samples, check_device, check_threads, read_file
 from squeeze_export.workers import executorch
 from squeeze_export.workers.environments import is_installed, start
 from squeeze_export.workers.executorch.placement import IMAGE_LIMIT_S, OPEN_LIMIT_S, PRODUCT, placement_of
@@ -22,7 +22,6 @@ from squeeze_export.workers.worker import Worker
 NAME = "executorch"
 DEVICES = ("cpu",)
 TIME_LIMIT_S = 600.0
-MAX_SAMPLE_NS = 3_600_000_000_000
 
 
 def devices() -> tuple[str, ...]:
@@ -91,8 +90,7 @@ class ExecutorchSession(BatchSession):
                 "time_program", {"warmup": warmup, "rounds": rounds}, {"pixels": batch[:1]}, limit_s=TIME_LIMIT_S
             )
             samples = answer.get("samples_ns")
-            sound = isinstance(samples, list) and all(type(value) is int and 0 < value < MAX_SAMPLE_NS for value in samples)
-            if not isinstance(samples, list) or not sound or len(samples) != rounds:
+            if not are_samples(samples, rounds):
                 raise Refused(f"executorch did not give `{rounds}` samples")
             found.append(tuple(samples))
             progress("timing", done, len(sessions))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from squeeze_export.errors import BadInput, Unavailable
 
 MAX_FREE_BATCH = 32
 """Images at once where a file leaves the batch free and memory grows with it: the speed no longer does."""
+MAX_SAMPLE_NS = 3_600_000_000_000
+"""Of what a clock elsewhere tells: no inference takes an hour."""
 
 
 class BatchSession:
@@ -121,3 +123,8 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as err:
         raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
+
+
+def are_samples(told: Any, count: int) -> TypeGuard[list[int]]:
+    """Whether what a clock elsewhere told is so many samples, in ns, that can be ones."""
+    return isinstance(told, list) and len(told) == count and all(type(value) is int and 0 < value < MAX_SAMPLE_NS for value in told)

@@ -18,6 +18,7 @@ from squeeze_export.core import Artifact, Audit, EmitOptions, Session, TensorSpe
 from squeeze_export.files import Content, content_sha256, content_size, write_draft
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.peers import PEERS, Source
+from squeeze_export.runtimes import runtime_named
 from tests.contract.conftest import Net, net
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
@@ -66,7 +67,7 @@ class Product:
 
     @contextmanager
     def _opened(self) -> Iterator[Session]:
-        runtime = importlib.import_module(f"squeeze_export.runtimes.{self.module.RUNTIMES[0].replace('-', '_')}")
+        runtime = runtime_named(self.module.RUNTIMES[0])
         scheme, provenance = "int8", {}
         artifact = Artifact(
             self.path, self.target, scheme, content_sha256(self.content), content_size(self.content), *self.specs, provenance
