@@ -40,6 +40,7 @@ class Link:
         limit_s: for the greeting.
 
     Attributes:
+        process: that runs it.
         greeting: its first frame.
 
     Raises:
@@ -52,7 +53,7 @@ class Link:
         self._lock, self._late = threading.Lock(), False
         self._gone: SqueezeExportError | None = None
         try:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -61,7 +62,7 @@ class Link:
             )
         except OSError as err:
             raise Unavailable(f"`{command[0]}` cannot be started: {err.strerror}", hint=f"install {command[0]}") from err
-        self._source, self._sink = cast("IO[bytes]", self._process.stdout), cast("IO[bytes]", self._process.stdin)
+        self._source, self._sink = cast("IO[bytes]", self.process.stdout), cast("IO[bytes]", self.process.stdin)
         self._drain = threading.Thread(target=self._keep_the_end, daemon=True)
         self._drain.start()
         try:
@@ -105,7 +106,7 @@ class Link:
     def _answered(
         self, request: Mapping[str, Any], blob: bytes, limit_s: float, answer_bytes: int, progress: Progress
     ) -> tuple[Mapping[str, Any], bytes]:
-        if self._process.poll() is not None:
+        if self.process.poll() is not None:
             raise self._end()
         with self._limited(limit_s):
             self._send(frame(dict(request), blob))
@@ -116,17 +117,17 @@ class Link:
                 return answer, found
             with suppress(KeyError, TypeError, ValueError, OverflowError):
                 progress("timing on the board", int(answer["progress"]), int(answer["total"]))
-        self._process.kill()
+        self.process.kill()
         raise Refused("the board tells of its progress, and of nothing else")
 
     def close(self) -> None:
         """Lets the program end: the end of its stdin tells it, and it has `PATIENCE_S` to clean up. A second call does nothing."""
-        timer = threading.Timer(PATIENCE_S, self._process.kill)
+        timer = threading.Timer(PATIENCE_S, self.process.kill)
         timer.start()
         try:
             with suppress(OSError):
                 self._sink.close()  # waits for what is still to be written
-            self._process.wait()
+            self.process.wait()
         finally:
             timer.cancel()
         self._drain.join(PATIENCE_S)
@@ -138,7 +139,7 @@ class Link:
 
         def end() -> None:
             self._late = True
-            self._process.kill()
+            self.process.kill()
 
         timer = threading.Timer(limit_s, end)
         timer.daemon = True
@@ -158,9 +159,9 @@ class Link:
         if self._late:
             return Unavailable(f"{self._name} gave no answer within `{limit_s:g}` s", hint="is it overloaded, or the network down?")
         try:
-            code = self._process.wait(PATIENCE_S)
+            code = self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self.process.kill()
             return Refused(f"{self._name} stopped answering")
         self._drain.join(PATIENCE_S)
         return self._explain(code, self._printed.decode("utf-8", "replace"))
@@ -179,14 +180,14 @@ class Link:
         seen = b""
         while not seen.endswith(MARK):
             if len(seen) > MAX_NOISE_BYTES:
-                self._process.kill()
+                self.process.kill()
                 raise Refused(f"{self._name} prints too much before the runner starts", hint="quieten its login scripts")
             seen += self._read(1)
 
     def _receive(self, most: int) -> tuple[Mapping[str, Any], bytes]:
         sizes = struct.unpack(">II", self._read(8))
         if sizes[0] > MAX_JSON_BYTES or sizes[1] > most:
-            self._process.kill()
+            self.process.kill()
             raise Refused(f"{self._name} sent `{sizes[0]}` and `{sizes[1]}` bytes, more than the answer can have")
         text, blob = self._read(sizes[0]), self._read(sizes[1])
         try:
@@ -194,12 +195,12 @@ class Link:
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
-            self._process.kill()
+            self.process.kill()
             raise Refused(f"{self._name} sent an answer that cannot be read")
         return content, blob
 
     def _keep_the_end(self) -> None:
-        stream = cast("IO[bytes]", self._process.stderr)
+        stream = cast("IO[bytes]", self.process.stderr)
         with stream:
             while data := stream.read1(KEPT_BYTES):  # type: ignore[attr-defined]
                 self._printed = (self._printed + data)[-KEPT_BYTES:]

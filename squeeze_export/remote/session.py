@@ -45,12 +45,13 @@ class Board:
         read_records: makes kernels and placement of what a runtime tells.
 
     Attributes:
+        link: as given.
         facts: what the board tells of itself, and of its state while something was timed.
         evidence: `emulated` where the board's processor is not the one that its programs are made for.
     """
 
     def __init__(self, link: Link, read_records: ReadRecords) -> None:
-        self._link, self._read_records, self._numbers = link, read_records, itertools.count()
+        self.link, self._read_records, self._numbers = link, read_records, itertools.count()
         emulated = link.greeting.get("emulated")
         self.evidence: Evidence = "emulated" if emulated else "measured"
         self.facts: dict[str, Any] = {"on": "ssh", **plain_facts(link.greeting.get("facts"))}
@@ -84,7 +85,7 @@ class Board:
             raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
         files = {artifact.path.name: content} if isinstance(content, bytes) else content
         number = next(self._numbers)
-        answer, _ = self._link.ask(
+        answer, _ = self.link.ask(
             {
                 "do": "open",
                 "id": number,
@@ -101,10 +102,6 @@ class Board:
             return RemoteSession(self, number, artifact, answer, kernels, placement)
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as err:
             raise Refused(f"what the board tells of `{artifact.path.name}` cannot be read: {type(err).__name__} {err}") from err
-
-    def ask(self, request: Mapping[str, Any], blob: bytes = b"", **limits: Any) -> tuple[Mapping[str, Any], bytes]:
-        """See `Link.ask`."""
-        return self._link.ask(request, blob, **limits)
 
     def time(
         self, sessions: Sequence[tuple[RemoteSession, ByteArray]], *, warmup: int, rounds: int, progress: Progress = silent
@@ -123,7 +120,7 @@ class Board:
         if not sessions:
             return []
         listed = [[session.number, list(batch.shape)] for session, batch in sessions]
-        answer, _ = self._link.ask(
+        answer, _ = self.link.ask(
             {"do": "time", "sessions": listed, "warmup": warmup, "rounds": rounds},
             b"".join(batch.tobytes() for _, batch in sessions),
             limit_s=SILENCE_S,
@@ -137,7 +134,7 @@ class Board:
 
     def close(self) -> None:
         """Ends the runner, which leaves nothing behind. A second call does nothing."""
-        self._link.close()
+        self.link.close()
 
 
 class RemoteSession(BatchSession):
@@ -174,7 +171,7 @@ class RemoteSession(BatchSession):
             Refused: the runtime failed, the runner ended, or it gave something else than logits.
         """
         shape, size = [len(images), self._classes], 4 * len(images) * self._classes
-        answer, data = self.clock.ask(
+        answer, data = self.clock.link.ask(
             {"do": "infer", "id": self.number, "shape": list(images.shape)}, images.tobytes(), limit_s=INFER_S, answer_bytes=size
         )
         if answer.get("shape") != shape or len(data) != size:

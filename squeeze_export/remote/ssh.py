@@ -40,7 +40,7 @@ _SCRIPT = (
     f'cd "$d" || exit {_NO_FOLDER}; TMPDIR=$d TF_CPP_MIN_LOG_LEVEL=3 "$p" -c "$2" "$d" "$3"'
 )
 """Runs Python in a fresh folder. `sh -c` of: Python, its program, the CPUs to stay on."""
-_START = (
+START = (
     f"import sys; sys.version_info >= (3, 7) or sys.exit({_OLD_PYTHON}); "
     "import json, os, types; source = sys.stdin.buffer; "
     "sink = os.fdopen(os.dup(1), 'wb'); os.dup2(2, 1); "  # what libraries print goes to stderr
@@ -105,7 +105,7 @@ def ssh_command(address: SshAddress, *, config: Path | None, remote: str) -> lis
 
 def remote_command(python: str, cpus: tuple[int, ...] | None) -> str:
     """What the board's login shell is given."""
-    arguments = (_SCRIPT, "sh", python, _START, json.dumps(None if cpus is None else list(cpus)))
+    arguments = (_SCRIPT, "sh", python, START, json.dumps(None if cpus is None else list(cpus)))
     return "exec sh -c " + " ".join(shlex.quote(argument) for argument in arguments)
 
 

@@ -52,7 +52,7 @@ def test_the_builtin_kernels_of_tflite_runtime_are_those_of_litert(loopback, req
     python = named("SQUEEZE_EXPORT_TFLITE_RUNTIME_PYTHON")
     artifact, _, pixels = request.getfixturevalue("real")
     with loopback.reached(python) as board:
-        assert set(board._link.greeting["runtimes"]) == {"tflite_runtime"}
+        assert set(board.link.greeting["runtimes"]) == {"tflite_runtime"}
         session = board.open_session(artifact, runtime="litert-builtin", device="cpu", threads=1)
         assert session.kernels == "builtin"
         assert session.facts["runtime_version"].startswith("tflite_runtime ")

@@ -21,7 +21,7 @@ from squeeze_export.pipeline.boards import read_records
 from squeeze_export.remote import board_engines, board_facts, runner
 from squeeze_export.remote.link import Link
 from squeeze_export.remote.session import Board, plain_facts, state_facts
-from squeeze_export.remote.ssh import _START, SOURCES, remote_command
+from squeeze_export.remote.ssh import SOURCES, START, remote_command
 
 FOLDER = Path(runner.__file__).parent
 FREE = {"numpy", "ai_edge_litert", "tflite_runtime", "onnxruntime", "openvino"}
@@ -371,7 +371,7 @@ def test_records_that_make_no_sense_are_refused(tflite, answer, message):
 
 def test_the_start_is_one_line():
     """It goes through login shells, some of which take no line ends."""
-    assert "\n" not in _START
+    assert "\n" not in START
 
 
 @pytest.mark.parametrize("python", ["bin/python", "~/bin/python", "{}/bin/python", "python"])

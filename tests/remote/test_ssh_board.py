@@ -216,7 +216,7 @@ def test_a_runner_that_is_killed_half_way(loopback, tflite, pixels):
     with loopback.reached() as board:
         session = board.open_session(tflite["int8"], runtime=None, device="cpu", threads=1)
         session.infer(pixels)
-        os.kill(board._link.greeting["pid"], signal.SIGKILL)
+        os.kill(board.link.greeting["pid"], signal.SIGKILL)
         with pytest.raises(Refused, match=r"the runner on the board `127\.0\.0\.1` was ended by SIGKILL") as caught:
             session.infer(pixels)
         assert caught.value.exit_code == 4
@@ -232,7 +232,7 @@ def test_a_shell_that_is_killed(loopback, tflite, pixels):
         (folder,) = loopback.temporary.iterdir()
         for number in range(20_000):  # more than goes away while a process ends
             (folder / str(number)).touch()
-        pid = board._link.greeting["pid"]
+        pid = board.link.greeting["pid"]
         os.kill(int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
         assert gone(pid)
     assert loopback.left_behind() == []
@@ -244,10 +244,10 @@ def test_a_connection_that_breaks_in_the_middle_of_work(loopback, tflite, pixels
     """The runner is timing when it happens: it ends all the same."""
     with loopback.reached() as board:
         session = board.open_session(tflite["fp32"], runtime=None, device="cpu", threads=1)
-        pid = board._link.greeting["pid"]
+        pid = board.link.greeting["pid"]
 
         def broken(what, done, total):
-            board._link._process.kill()
+            board.link.process.kill()
 
         assert not gone(pid, patience_s=0.2)
         with pytest.raises(Unavailable, match=r"the connection to the board `127\.0\.0\.1` broke: ssh was ended by SIGKILL"):
@@ -261,7 +261,7 @@ def test_an_interrupted_job_leaves_nothing(loopback):
 
     def interrupted():
         with loopback.reached() as board:
-            seen.append(board._link.greeting["pid"])
+            seen.append(board.link.greeting["pid"])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

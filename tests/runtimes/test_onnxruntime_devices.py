@@ -77,11 +77,11 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
         monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, devices.CPU])
-        devices._problem.cache_clear()
+        devices.problem_of.cache_clear()
         return asked
 
     yield install
-    devices._problem.cache_clear()
+    devices.problem_of.cache_clear()
 
 
 @pytest.mark.parametrize("name", [name for name in devices.DEVICES if name != "cpu"])

@@ -210,11 +210,11 @@ def test_an_npu_is_a_chip_and_what_it_runs_is_measured(monkeypatch: pytest.Monke
         def __init__(self, kind: str) -> None:
             self.device = type("Hardware", (), {"type": f"OrtHardwareDeviceType.{kind}"})
 
-    monkeypatch.setattr(plugin, "_registered", lambda: [Listed("CPU"), Listed("NPU"), Listed("GPU")])
+    monkeypatch.setattr(plugin, "plugin_entries", lambda: [Listed("CPU"), Listed("NPU"), Listed("GPU")])
     assert set(plugin.entries()) == {"htp", DEVICE}
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert set(plugin.entries()) == {"htp"}  # nothing is emulated there
-    monkeypatch.setattr(plugin, "_registered", lambda: [Listed("CPU")])
+    monkeypatch.setattr(plugin, "plugin_entries", lambda: [Listed("CPU")])
     assert qnn.devices() == ()
     with pytest.raises(Unavailable) as caught:
         qnn.check_device("htp")

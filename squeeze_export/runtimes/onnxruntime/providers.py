@@ -111,11 +111,11 @@ def available() -> dict[str, Device]:
         name = next((name for name, device in DEVICES.items() if device.provider == provider), "")
         known = DEVICES.get(name) or Device(provider, provider.removesuffix(_SUFFIX), "")
         found.setdefault(name or provider.removesuffix(_SUFFIX).lower(), known)
-    return {name: device for name, device in found.items() if name == "cpu" or not _problem(name, device)}
+    return {name: device for name, device in found.items() if name == "cpu" or not problem_of(name, device)}
 
 
 @cache
-def _problem(name: str, device: Device) -> str:
+def problem_of(name: str, device: Device) -> str:
     """Why a provider that is installed does not run here, or nothing: it is given one operator, once a process.
 
     A build for GPUs names its providers on machines without one as well, and its sessions then quietly have the CPU's alone. Those

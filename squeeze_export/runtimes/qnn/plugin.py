@@ -29,7 +29,7 @@ def entries() -> dict[str, Any]:
         Unavailable: `onnxruntime-qnn` or `onnxruntime` is not installed, or its library does not load.
     """
     found: dict[str, Any] = {}
-    for entry in _registered():
+    for entry in plugin_entries():
         kind = str(entry.device.type).rsplit(".", 1)[-1]
         if kind == "NPU":
             found[CHIP] = entry
@@ -67,7 +67,7 @@ def open_on(device: str, model: bytes, path: Path, options: Mapping[str, str], e
         return opened(model, path, chosen, None)
 
 
-def _registered() -> list[Any]:
+def plugin_entries() -> list[Any]:
     runtime, package = onnxruntime(), require("onnxruntime_qnn", "qnn")
     if not hasattr(runtime, "get_ep_devices"):
         raise Unavailable("this ONNX Runtime takes no plug-ins", hint="pip install --upgrade onnxruntime")
