@@ -67,6 +67,15 @@ FORMATS: Mapping[str, str] = {
 }
 
 
+LISTED = ("onnx", "tflite")
+"""The formats whose modules satisfy `Listing`."""
+
+
+def listing_named(name: str) -> Listing:
+    """The module of one of `LISTED`."""
+    return cast(Listing, format_named(name))
+
+
 def format_named(name: str) -> Format:
     """Looks a format up.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from squeeze_export.formats.contents import FileOperator
 from squeeze_export.lint import Rule, Rulebook
-from squeeze_export.lint._tflite import (
+from squeeze_export.lint.rules import (
     NPU_SCHEME,
     averaged,
     convolutions,

@@ -9,7 +9,7 @@ import math
 
 from squeeze_export.formats.contents import FileOperator
 from squeeze_export.lint import Rule, Rulebook
-from squeeze_export.lint._tflite import (
+from squeeze_export.lint.rules import (
     INTEGERS,
     NPU_SCHEME,
     averaged,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from squeeze_export.formats.contents import FREE, FileOperator
+from squeeze_export.formats.contents import FileOperator
 from squeeze_export.lint import Rule, Rulebook
+from squeeze_export.lint.rules import floats_among, known, no_floats, one_batch
 
 SOURCE = (
     "ONNX Runtime documentation, QNN Execution Provider, https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"
@@ -24,25 +25,8 @@ _CARRIERS = ("uint8", "uint16")
 _INT8 = "export with `--int8`"
 
 
-def _known(operator: FileOperator) -> str | None:
-    return f"the QNN execution provider has no {operator.kind}" if operator.kind not in _KINDS else None
-
-
-def _shape(operator: FileOperator) -> str | None:
-    found = next((tensor for tensor in operator.data if FREE in tensor.shape), None)
-    return f"`{found.name}` has no fixed shape: {found}" if found is not None else None
-
-
 def _float_product(operator: FileOperator) -> str | None:
-    found = next((t for t in (*operator.inputs[:2], *operator.outputs[:1]) if t.floating), None)
-    return f"it computes in floats: `{found.name}` is {found.dtype}" if found is not None else None
-
-
-def _float(operator: FileOperator) -> str | None:
-    if operator.kind in _BORDERS:
-        return None
-    found = next((tensor for tensor in operator.data if tensor.floating), None)
-    return f"it computes in floats: `{found.name}` is {found.dtype}" if found is not None else None
+    return floats_among((*operator.inputs[:2], *operator.outputs[:1]))
 
 
 def _signed(operator: FileOperator) -> str | None:
@@ -67,15 +51,15 @@ RULEBOOK = Rulebook(
     "Qualcomm Hexagon",
     ("onnx",),
     (
-        Rule(_known, "replace the operator", f"{SOURCE}, Supported ONNX operators"),
-        Rule(_shape, "export with `--batch 1`", f"{SOURCE}, Model requirements"),
+        known(_KINDS, "the QNN execution provider", f"{SOURCE}, Supported ONNX operators", "replace the operator"),
+        one_batch(f"{SOURCE}, Model requirements"),
         Rule(_float_product, _INT8, f"{SOURCE}: the HTP backend supports quantized models", _PRODUCTS),
         Rule(_weights, _INT8, f"{SOURCE}; HTP operator supplement of the QNN SDK, Conv2d", frozenset({"Conv"})),
         Rule(_signed, "carry activations in uint8: `--int8`, not `int8-symmetric`", f"{SOURCE}, Generating a quantized model"),
-        Rule(
-            _float,
-            "`--scheme int8-npu` keeps it in integers; otherwise it runs in 16-bit floats, where the chip has them",
+        no_floats(
+            _BORDERS,
             f"{SOURCE}, enable_htp_fp16_precision",
+            "`--scheme int8-npu` keeps it in integers; otherwise it runs in 16-bit floats, where the chip has them",
             severity="note",
         ),
     ),

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from squeeze_export.formats.contents import FileOperator
 from squeeze_export.lint import Rule, Rulebook
-from squeeze_export.lint._tflite import convolutions, integers, number, plain_activation, quantized, same_steps, spatial_mean
+from squeeze_export.lint.rules import (
+    convolutions,
+    integers,
+    no_floats,
+    number,
+    plain_activation,
+    quantized,
+    same_steps,
+    spatial_mean,
+)
 
 SOURCE = "README of LiteRT's XNNPACK delegate, tflite/delegates/xnnpack/README.md, Quantized Operators"
 _QUANTIZED = frozenset({
@@ -22,13 +31,6 @@ _LEAST_RATIO, _LARGEST_RATIO = 2.0**-8, 2.0**7
 
 def _known(operator: FileOperator) -> str | None:
     return f"XNNPACK has no quantized {operator.kind}" if operator.kind not in _QUANTIZED | _FLOAT_TAIL else None
-
-
-def _floats(operator: FileOperator) -> str | None:
-    if operator.kind in _BORDERS | _FLOAT_TAIL:
-        return None
-    found = next((tensor for tensor in operator.data if tensor.floating), None)
-    return f"it computes in floats: `{found.name}` is {found.dtype}" if found is not None else None
 
 
 def _quantize(operator: FileOperator) -> str | None:
@@ -69,7 +71,7 @@ RULEBOOK = Rulebook(
     ("tflite",),
     (
         Rule(_known, "export with `--int8`; leave the operator to another delegate", SOURCE),
-        Rule(_floats, "export with `--int8`, without `--keep-float`", SOURCE),
+        no_floats(_BORDERS | _FLOAT_TAIL, SOURCE, "export with `--int8`, without `--keep-float`"),
         convolutions(),
         Rule(_dequantize, "export with `--int8`", SOURCE, frozenset({"DEQUANTIZE"})),
         Rule(_CARRIED.broken, _CARRIED.change, SOURCE, _QUANTIZED - _BORDERS - _FLOAT_TAIL),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from squeeze_export.compilers import COMPILERS, compiler_named
 from squeeze_export.errors import BadInput
+from squeeze_export.formats import LISTED, listing_named
 from squeeze_export.formats.contents import Contents
 from squeeze_export.lint import Finding, lint, rulebook_named
-from squeeze_export.targets import LISTED, listing_named
 
 
 def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
@@ -38,4 +38,4 @@ def _contents(path: Path) -> Contents:
         raise BadInput(f"`{path}` is compiled by {compiled} already", hint="lint the file that it was compiled from")
     if not path.is_file():
         raise BadInput(f"`{path}` is not a file")
-    return listing_named(suffixes[path.suffix]).contents(path)
+    return listing_named(suffixes[path.suffix]).listing(path)

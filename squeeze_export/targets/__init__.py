@@ -10,7 +10,6 @@ from typing import Protocol, cast
 from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.files import Content
-from squeeze_export.formats.contents import Contents
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 
@@ -54,40 +53,12 @@ class Target(Protocol):
         """What is inside the file, read from the file alone. `violations` says why it is not an integer network."""
 
 
-class Listing(Protocol):
-    """What the module of a format offers beside `Target` where `lint` can look at its files.
-
-    Attributes:
-        NAME: the registry's key.
-        SUFFIX: of the file, with its dot.
-    """
-
-    NAME: str
-    SUFFIX: str
-
-    def contents(self, path: Path) -> Contents:
-        """The file's operators.
-
-        Raises:
-            BadInput: it cannot be read, or is no file of this format.
-        """
-
-
 TARGETS: Mapping[str, str] = {
     "onnx": "squeeze_export.targets.onnx",
     "tflite": "squeeze_export.targets.tflite",
     "openvino": "squeeze_export.targets.openvino",
     "coreml": "squeeze_export.targets.coreml",
 }
-
-
-LISTED = ("onnx", "tflite")
-"""The targets whose modules satisfy `Listing`."""
-
-
-def listing_named(name: str) -> Listing:
-    """The module of one of `LISTED`."""
-    return cast(Listing, importlib.import_module(TARGETS[name]))
 
 
 def target_named(name: str) -> Target:

@@ -15,7 +15,6 @@ from pathlib import Path
 from squeeze_export import formats
 from squeeze_export.core import Audit, EmitOptions, TensorSpec, require
 from squeeze_export.errors import BadInput
-from squeeze_export.formats.contents import Contents
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import FP32, QuantizedGraph, Scheme, check_written_as
 from squeeze_export.targets._onnx_body import float_body, integer_body
@@ -96,10 +95,3 @@ def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
 def audit(path: Path) -> Audit:
     """See `formats.audited`."""
     return formats.audited(NAME, path)
-
-
-def contents(path: Path) -> Contents:
-    """See `formats.onnx.listing`."""
-    from squeeze_export.formats import onnx
-
-    return onnx.listing(path)

@@ -217,4 +217,4 @@ def test_the_folder_equals_the_registry() -> None:
     import squeeze_export.lint as room
 
     modules = {f"squeeze_export.lint.{path.stem}" for path in Path(room.__file__).parent.glob("[!_]*.py")}
-    assert set(RULEBOOKS.values()) == modules
+    assert set(RULEBOOKS.values()) == modules - {"squeeze_export.lint.rules"}  # what the chips share

@@ -22,7 +22,6 @@ from pathlib import Path
 from squeeze_export import formats
 from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput
-from squeeze_export.formats.contents import Contents
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as
 from squeeze_export.targets.tflite.lowering import Lowering
@@ -76,13 +75,6 @@ def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
 def audit(path: Path) -> Audit:
     """See `formats.audited`."""
     return formats.audited(NAME, path)
-
-
-def contents(path: Path) -> Contents:
-    """See `formats.tflite.listing`."""
-    from squeeze_export.formats import tflite
-
-    return tflite.listing(path)
 
 
 def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:

@@ -1,6 +1,8 @@
-"""Rules that several readers of TFLite files share."""
+"""Rules that several chips share: first those about any file, then those about TFLite's operators."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from squeeze_export.formats.contents import FREE, FileOperator, FileTensor
 from squeeze_export.lint import Rule, Severity
@@ -11,6 +13,11 @@ SAME_STEPS = frozenset({"CONCATENATION", "MAX_POOL_2D", "PAD", "RESHAPE"})
 """Of these the specification wants one scale and zero point for all that they read and make."""
 NPU_SCHEME = "export with `--scheme int8-npu`, which has no float operator"
 INTEGERS = "quantize it: export with `--int8` or `--scheme int8-npu`"
+
+
+def known(kinds: frozenset[str], chip: str, source: str, change: str = NPU_SCHEME) -> Rule:
+    """The operator is one that the chip has."""
+    return Rule(lambda operator: f"{chip} has no {operator.kind}" if operator.kind not in kinds else None, change, source)
 
 
 def one_batch(source: str, *, batch_may_be_free: bool = False) -> Rule:
@@ -26,6 +33,21 @@ def one_batch(source: str, *, batch_may_be_free: bool = False) -> Rule:
     return Rule(broken, "export with `--batch 1`", source)
 
 
+def no_floats(exceptions: frozenset[str], source: str, change: str, severity: Severity = "fall-back") -> Rule:
+    """Nothing that flows through an operator is a float, but of a few kinds of operators."""
+
+    def broken(operator: FileOperator) -> str | None:
+        return floats_among(operator.data) if operator.kind not in exceptions else None
+
+    return Rule(broken, change, source, severity=severity)
+
+
+def floats_among(tensors: Iterable[FileTensor]) -> str | None:
+    """What to say of an operator that computes on these, if one is a float."""
+    found = next((tensor for tensor in tensors if tensor.floating), None)
+    return f"it computes in floats: `{found.name}` is {found.dtype}" if found is not None else None
+
+
 def integers(dtypes: tuple[str, ...], source: str, change: str = INTEGERS) -> Rule:
     """All that flows through an operator is of one of the dtypes."""
 
@@ -34,11 +56,6 @@ def integers(dtypes: tuple[str, ...], source: str, change: str = INTEGERS) -> Ru
         return f"`{other.name}` is {other.dtype}" if other is not None else None
 
     return Rule(broken, change, source)
-
-
-def known(kinds: frozenset[str], chip: str, source: str, change: str = NPU_SCHEME) -> Rule:
-    """The operator is one that the chip has."""
-    return Rule(lambda operator: f"{chip} has no {operator.kind}" if operator.kind not in kinds else None, change, source)
 
 
 def quantized(source: str, exceptions: frozenset[str] = frozenset()) -> Rule:
