@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from squeeze_export.analyze.results import Advice, Cause, LayerSensitivity
-from squeeze_export.analyze.saturation import TensorCount, seen_high, seen_low
+from squeeze_export.analyze.saturation import TensorCount
 from squeeze_export.analyze.sensitivity import Sensitivity, Subject, gain, spared
 from squeeze_export.analyze.simulation import Plan, effects
 from squeeze_export.core import ByteArray, Progress, silent
@@ -111,8 +111,8 @@ def _whole(sensitivity: Sensitivity) -> list[Advice]:
 
 def _seen_range(subject: Subject, group: Sequence[str], counted: Mapping[str, TensorCount]) -> Quantization:
     members = [name for name in group if name in counted]
-    high = max(seen_high(counted[name]) for name in members)
-    low = min(seen_low(counted[name], subject.full.outputs[name]) for name in members)
+    high = max(counted[name].high for name in members)
+    low = min(counted[name].low(subject.full.outputs[name]) for name in members)
     return quantization_of(low, high, subject.quantized.scheme)
 
 

@@ -1,9 +1,10 @@
-"""What the ranges hold of the float network's values, counted image by image: clipped values, dead channels, unused levels."""
+"""Saturation and waste of the activations' ranges, counted image by image: clipped values, dead channels, unused levels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,15 @@ class TensorCount:
     clipped_image_count: int
     most_clipped: tuple[tuple[str, int], ...]
     levels: NDArray[np.int64]
+
+    @property
+    def high(self) -> float:
+        """The largest value of all images; 0 where none is above it."""
+        return max(0.0, float(self.largest.max()))
+
+    def low(self, q: Quantization) -> float:
+        """The smallest value of all images, to the step; 0 where none is below it."""
+        return min(0.0, float(np.flatnonzero(self.steps)[0] - _BELOW - q.zero_point) * q.scale)
 
     def __add__(self, other: TensorCount) -> TensorCount:
         most = sorted((*self.most_clipped, *other.most_clipped), key=lambda item: (-item[1], item[0]))
@@ -105,18 +115,18 @@ class Counter:
 
         def see(name: str, values: FloatArray) -> None:
             if name in self._lowest:
-                steps[name] = _steps(values, self._full.outputs[name])
+                steps[name] = step_counts(values, self._full.outputs[name])
                 largest[name] = values[0].max(axis=(0, 1))
 
         def see_integers(name: str, values: ByteArray) -> None:
             if name in self._lowest:
-                levels[name] = _levels(values)
+                levels[name] = _counts(values, 256)
 
         reference = self._float(image[None], see)[0]
         logits = self._integer(image[None], see_integers)[0]
         tensors = {}
         for name in self._names:
-            clipped = int(_below(steps[name], self._lowest[name]).sum() + _above(steps[name]).sum())
+            clipped = sum(clipped_counts(steps[name], self._lowest[name]))
             most = ((file, clipped),) if clipped else ()
             image_largest = max(0.0, float(largest[name].max()))
             tensors[name] = TensorCount(steps[name], largest[name], image_largest, 1, len(most), most, levels[name])
@@ -129,16 +139,6 @@ def range_uses(subject: Subject, counted: Mapping[str, TensorCount]) -> tuple[Ra
     return tuple(_use(subject, name, counted[name], name in signed) for name in subject.layers if name in counted)
 
 
-def seen_high(counted: TensorCount) -> float:
-    """The largest value of all images; 0 where none is above it."""
-    return max(0.0, float(counted.largest.max()))
-
-
-def seen_low(counted: TensorCount, q: Quantization) -> float:
-    """The smallest value of all images, to the step; 0 where none is below it."""
-    return min(0.0, float(np.flatnonzero(counted.steps)[0] - _BELOW - q.zero_point) * q.scale)
-
-
 def _use(subject: Subject, name: str, counted: TensorCount, signed: bool) -> RangeUse:
     q = subject.full.outputs[name]
     lowest = 0 if signed else q.zero_point
@@ -146,15 +146,16 @@ def _use(subject: Subject, name: str, counted: TensorCount, signed: bool) -> Ran
     total = int(counted.steps.sum())
     p999 = int(np.searchsorted(np.cumsum(counted.steps), _HIGH_SHARE * total)) - _BELOW - q.zero_point
     zero, lost = _empty_filters(subject, name)
+    clipped_low, clipped_high = clipped_counts(counted.steps, lowest)
     return RangeUse(
         name=name,
         range_high=high,
         range_low=(lowest - q.zero_point) * q.scale,
-        largest_share=seen_high(counted) / high,
+        largest_share=counted.high / high,
         mean_largest_share=counted.image_largest_sum / counted.image_count / high,
         p999_share=p999 * q.scale / high,
-        clipped_high_share=float(_above(counted.steps).sum()) / total,
-        clipped_low_share=float(_below(counted.steps, lowest).sum()) / total,
+        clipped_high_share=clipped_high / total,
+        clipped_low_share=clipped_low / total,
         clipped_image_count=counted.clipped_image_count,
         most_clipped=dict(counted.most_clipped),
         unused_levels=int((counted.levels[lowest:] == 0).sum()),
@@ -176,32 +177,34 @@ def _empty_filters(subject: Subject, name: str) -> tuple[tuple[int, ...], tuple[
     return _indices(zero), _indices((integers == 0).all(axis=(1, 2, 3)) & ~zero)
 
 
-def _steps(values: FloatArray, q: Quantization) -> NDArray[np.int64]:
-    """(_BELOW + _ABOVE,) how many values round to each step, clipped ones to those beyond the range."""
-    flat, total = values.reshape(-1), np.zeros(_BELOW + _ABOVE, np.int64)
+def step_counts(values: FloatArray, q: Quantization) -> NDArray[np.int64]:
+    """How many values round to each step of a quantization.
+
+    Returns:
+        (`_BELOW` + `_ABOVE`,): step 0 of the range is at `_BELOW`; what lies beyond the first or the last counts as that one.
+    """
+
+    def places(block: FloatArray) -> NDArray[np.intp]:
+        found = block / np.float32(q.scale)
+        np.rint(found, out=found)
+        found += np.float32(q.zero_point + _BELOW)
+        np.clip(found, 0, _BELOW + _ABOVE - 1, out=found)
+        return found.astype(np.intp)
+
+    return _counts(values, _BELOW + _ABOVE, places)
+
+
+def clipped_counts(steps: NDArray[np.int64], lowest: int) -> tuple[int, int]:
+    """How many of `step_counts` lie below the range, whose lowest integer is `lowest`, and how many above 255."""
+    return int(steps[: _BELOW + lowest].sum()), int(steps[_BELOW + 256 :].sum())
+
+
+def _counts(values: Any, size: int, places: Callable[[Any], NDArray[Any]] = lambda block: block) -> NDArray[np.int64]:
+    """(size,) how many values have each place."""
+    flat, total = values.reshape(-1), np.zeros(size, np.int64)
     for start in range(0, flat.size, _BLOCK):
-        places = flat[start : start + _BLOCK] / np.float32(q.scale)
-        np.rint(places, out=places)
-        places += np.float32(q.zero_point + _BELOW)
-        np.clip(places, 0, _BELOW + _ABOVE - 1, out=places)
-        total += np.bincount(places.astype(np.intp), minlength=_BELOW + _ABOVE)
+        total += np.bincount(places(flat[start : start + _BLOCK]), minlength=size)
     return total
-
-
-def _levels(values: ByteArray) -> NDArray[np.int64]:
-    """(256,) how many values are each integer."""
-    flat, total = values.reshape(-1), np.zeros(256, np.int64)
-    for start in range(0, flat.size, _BLOCK):
-        total += np.bincount(flat[start : start + _BLOCK], minlength=256)
-    return total
-
-
-def _below(steps: NDArray[np.int64], lowest: int) -> NDArray[np.int64]:
-    return steps[: _BELOW + lowest]
-
-
-def _above(steps: NDArray[np.int64]) -> NDArray[np.int64]:
-    return steps[_BELOW + 256 :]
 
 
 def _indices(chosen: NDArray[np.bool_]) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from squeeze_export.quant.mixed import float_parts
 from tests.quantized_networks import cut, drawn, images, net
 
 
+@cache
 def ranked(quantized: QuantizedGraph) -> tuple[Subject, tuple[RankedLayer, ...]]:
     graph, _, pixels = drawn()
     subject = subject_of(graph, quantized)
@@ -79,7 +82,7 @@ def test_a_table_without_error_is_ranked_too(monkeypatch: pytest.MonkeyPatch) ->
     """Whatever the gains, none is divided by nothing."""
     _, quantized, _ = drawn()
     monkeypatch.setattr("squeeze_export.analyze.mixed_precision.gain", lambda *_: 0.0)
-    _, found = ranked(quantized)
+    _, found = ranked.__wrapped__(quantized)
     assert {one.gain_db for one in found} == {0.0}
 
 
