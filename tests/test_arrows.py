@@ -2,6 +2,7 @@
 
 cli -> pipeline -> {report, lint, gate, package, measure, train, compress, quant, targets, compilers, runtimes, peers, remote}
     -> {formats, workers, graph, images, nets} -> core -> errors
+analyze stands among the rooms of the first braces, and uses two of them: quant's parts, and report's tables and pages.
 """
 
 from __future__ import annotations
