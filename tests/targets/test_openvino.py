@@ -25,9 +25,9 @@ from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.architecture import Architecture, Bypass, fire_modules, tensor_shapes
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.targets import _openvino_info as info
 from squeeze_export.targets import openvino as target
 from squeeze_export.targets import target_named
+from squeeze_export.targets.openvino import metadata as info
 
 openvino = require("openvino", "openvino", without=("openvino_telemetry",))
 

@@ -17,8 +17,8 @@ from squeeze_export.core import Audit, EmitOptions, TensorSpec, require
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import FP32, QuantizedGraph, Scheme, check_written_as
-from squeeze_export.targets._onnx_body import float_body, integer_body
-from squeeze_export.targets._onnx_sheet import Sheet
+from squeeze_export.targets.onnx.lowering import float_body, integer_body
+from squeeze_export.targets.onnx.writer import Writer
 
 NAME = "onnx"
 SUFFIX = ".onnx"
@@ -56,15 +56,15 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
         raise ValueError(f"{type(network).__name__} for the scheme {scheme.name}")
     if isinstance(network, QuantizedGraph):
         check_written_as(network, scheme)
-    sheet = Sheet(require("onnx", "onnx"), signed=scheme.symmetric)
+    writer = Writer(require("onnx", "onnx"), signed=scheme.symmetric)
     if isinstance(network, QuantizedGraph):
-        logits = integer_body(sheet, network, scheme, options.input_dtype)
+        logits = integer_body(writer, network, scheme, options.input_dtype)
     else:
-        pixels = sheet.add("Transpose", [network.input.name], "pixels", perm=[0, 3, 1, 2])
-        logits = float_body(sheet, network, pixels, options.input_dtype, scheme)
+        pixels = writer.add("Transpose", [network.input.name], "pixels", perm=[0, 3, 1, 2])
+        logits = float_body(writer, network, pixels, options.input_dtype, scheme)
     if options.softmax:
-        logits = sheet.add("Softmax", [logits], "probabilities", axis=1)
-    return sheet.model(network, options, {logits: (network.output.shape[1],)}, metadata)
+        logits = writer.add("Softmax", [logits], "probabilities", axis=1)
+    return writer.model(network, options, {logits: (network.output.shape[1],)}, metadata)
 
 
 def emit_with_taps(graph: Graph, names: Collection[str]) -> bytes:
@@ -78,11 +78,11 @@ def emit_with_taps(graph: Graph, names: Collection[str]) -> bytes:
         An ONNX model whose first output is the logits; then come the named tensors in the order in which the graph makes
         them, (1, H, W, C) each, under their own names.
     """
-    sheet = Sheet(require("onnx", "onnx"))
-    pixels = sheet.add("Transpose", [graph.input.name], "pixels", perm=[0, 3, 1, 2])
-    logits = float_body(sheet, graph, pixels, "uint8", FP32, taps=frozenset(names))
+    writer = Writer(require("onnx", "onnx"))
+    pixels = writer.add("Transpose", [graph.input.name], "pixels", perm=[0, 3, 1, 2])
+    logits = float_body(writer, graph, pixels, "uint8", FP32, taps=frozenset(names))
     taps = {node.name: graph.sizes[node.name] for node in graph.nodes if node.name in names}
-    return sheet.model(graph, EmitOptions(), {logits: (graph.output.shape[1],), **taps}, {})
+    return writer.model(graph, EmitOptions(), {logits: (graph.output.shape[1],), **taps}, {})
 
 
 def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:

@@ -9,8 +9,6 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph
 
 SECTION = "squeeze_export"
-PRODUCT_SUFFIX = "/product"
-"""A node of the graph is several operators in the file; the one that multiplies is called `<node>/product`."""
 _PREFIX = f"{SECTION}."
 _KEY = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")

@@ -21,7 +21,7 @@ IR_VERSION = 7
 """The one that belongs to opset 13. Written by hand: `onnx` would put its own newest, which older runtimes refuse."""
 
 
-class Sheet:
+class Writer:
     """The model while it is being written.
 
     Args:

@@ -1,0 +1,109 @@
+"""OpenVINO: a folder with `model.xml` and `model.bin`, built with operators that every release since 2022 reads.
+
+    int8   uint8 -> Transpose -> Convert -> FakeQuantize -> int8 network -> ReduceMean -> float32 logits
+    fp32   uint8 -> Transpose -> Convert -> float32 network -> ReduceMean -> float32 logits
+    fp16   the same; weights are stored in half and pass through a Convert, which the runtime folds away; biases stay float32
+    w8     the same; weights are int8 times a scale per output channel, which the runtime folds into floats when it opens the file
+
+An integer network is written on floats: FakeQuantize says which 256 values a tensor may take, the weights are int8 times a scale.
+The runtime turns both into integers. Without the FakeQuantize on the pixels it leaves the first convolution in float. A layer kept
+in float has float weights, and no FakeQuantize where the table has no integers for its output: the runtime then runs that layer
+in float and those around it in integers. Max-pools are of version 8 with explicit pads: those with the rounding mode of torch,
+which only version 14 has, it computes in float.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export import formats
+from squeeze_export.core import Audit, EmitOptions, FloatArray, TensorSpec, require
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, QuantizedConv
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme, check_written_as
+from squeeze_export.graph.weights import real_weights, symmetric_weights
+from squeeze_export.targets.openvino.lowering import Lowering
+from squeeze_export.targets.openvino.metadata import labels_file, runtime_info
+
+NAME = "openvino"
+SUFFIX = ".openvino"
+SCHEMES = ("fp32", "fp16", "int8", "int8-symmetric", "int8-per-tensor", "w8")
+INPUTS = ("uint8", "float32")
+RUNTIMES = ("openvino", "openvino-bf16")
+PACKAGES = ("openvino",)
+
+MODEL_FILE = "model.xml"
+WEIGHTS_FILE = "model.bin"
+LABELS_FILE = "labels.txt"
+
+
+def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> dict[str, bytes]:
+    """Writes the network down; see `Target.emit`.
+
+    A node of the file that makes the value of a node of the graph (of an integer graph: its real value after rounding) has its
+    name, and so has its tensor.
+
+    Args:
+        network: a `QuantizedGraph` for an integer scheme, a `Graph` for the others.
+        scheme: one of `SCHEMES`.
+        options: the outer form. A dynamic batch is the dimension -1.
+        metadata: into `rt_info`, under `squeeze_export`, beside the keys that OpenVINO's Model API reads.
+
+    Returns:
+        `model.xml`, `model.bin` and, where the network has labels, `labels.txt`, one a line.
+
+    Raises:
+        BadInput: the scheme is not carried, or the batch is below 1.
+        Refused: a weight is too large for float16, or OpenVINO lays out its XML in an unknown way.
+        Unavailable: `openvino` is not installed.
+    """
+    if scheme.name not in SCHEMES:
+        raise BadInput(f"OpenVINO files do not carry the scheme `{scheme.name}`", hint=f"one of: {', '.join(SCHEMES)}")
+    if isinstance(options.batch, int) and options.batch < 1:
+        raise BadInput(f"a batch of `{options.batch}` images", hint="--batch N with N at least 1, or --batch dynamic")
+    if scheme.integer != isinstance(network, QuantizedGraph):
+        raise ValueError(f"{type(network).__name__} for the scheme {scheme.name}")
+    if isinstance(network, QuantizedGraph):
+        check_written_as(network, scheme)
+    # Importing it reports the import to its maker, by this package; without it nothing else changes.
+    openvino = require("openvino", "openvino", without=("openvino_telemetry",))
+    model = Lowering(openvino, network, scheme, options).run()
+    for path, text in runtime_info(network, metadata):
+        model.set_rt_info(text, list(path))
+    files = _serialized(openvino, model)
+    return files | ({LABELS_FILE: labels_file(network.labels)} if network.labels else {})
+
+
+def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
+    """See `formats.openvino.describe`."""
+    from squeeze_export.formats import openvino
+
+    return openvino.describe(path)
+
+
+def audit(path: Path) -> Audit:
+    """See `formats.audited`."""
+    return formats.audited(NAME, path)
+
+
+def _serialized(openvino: Any, model: Any) -> dict[str, bytes]:
+    """The two files' bytes. OpenVINO writes to paths only."""
+    with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
+        paths = [Path(folder) / name for name in (MODEL_FILE, WEIGHTS_FILE)]
+        openvino.serialize(model, *paths)
+        xml, weights = (path.read_bytes() for path in paths)
+    # OpenVINO writes the edges of one tensor in the order of addresses in memory.
+    parts = re.split(rb"(?<=\t<edges>\n)|(?=\t</edges>)", xml)
+    if len(parts) != 3:
+        hint = "install the version of `openvino` that `constraints.txt` names"
+        raise Refused("this version of `openvino` lays its XML out in a way that is not known here", hint=hint)
+    before, edges, after = parts
+    lines = sorted(edges.splitlines(keepends=True), key=lambda line: [int(number) for number in re.findall(rb'"(\d+)"', line)])
+    return {MODEL_FILE: before + b"".join(lines) + after, WEIGHTS_FILE: weights}
