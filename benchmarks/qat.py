@@ -25,13 +25,12 @@ from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.stream import usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import calibrate, open_network
-from squeeze_export.pipeline.training import START
 from squeeze_export.quant import recipes
-from squeeze_export.quant.recipes import weight_limits
+from squeeze_export.quant.recipes import BEST, weight_limits
 from squeeze_export.quant.rounding import nearest
 from squeeze_export.report.wording import decibel, delta_pp, delta_range, percent
 from squeeze_export.results import Accuracy
-from squeeze_export.train.qat import Schedule, Trained, train_integers
+from squeeze_export.train.qat import QatSchedule, Trained, train_integers
 from tools.demo.drawn import draw_batch
 from tools.demo.train import draw_many
 
@@ -42,7 +41,7 @@ TRAINING_COUNT, EVALUATION_COUNT, EPOCHS = 1920, 2400, 2
 FEW_BITS_LIMIT = 15
 LEAST_GAIN_DB = 2
 """What training must mend of the control."""
-SHIPPED, SPOILT = f"`{START}`, as it ships", "weights rounded to nearest in 5 bits (a control)"
+SHIPPED, SPOILT = f"`{BEST}`, as it ships", "weights rounded to nearest in 5 bits (a control)"
 HEADER = ("start", "seed", "top-1 change", "agreement", "SQNR", "after training: top-1 change", "agreement", "SQNR", "epoch kept")
 
 
@@ -89,7 +88,7 @@ class Lesson:
 def learn(lesson: Lesson) -> tuple[Trained, Accuracy]:
     """Trains on fresh draws with one thread, so that the result does not depend on the number of cores."""
     images, labels = draw_batch(lesson.seed, TRAINING_COUNT, demo.INPUT_PX)
-    schedule = Schedule(epochs=EPOCHS, seed=lesson.seed)
+    schedule = QatSchedule(epochs=EPOCHS, seed=lesson.seed)
     trained = train_integers(lesson.start, open_network().graph, images, labels, schedule, limits=lesson.limits)
     with one_blas_thread():
         return trained, compare(lesson.expected, IntegerRunner(trained.quantized)(lesson.pixels), lesson.labels)
@@ -103,7 +102,7 @@ def main() -> None:
     with one_blas_thread():
         expected = FloatRunner(network.graph)(pixels)
     rows, raw, wrong = [], [], []
-    for start_name, recipe, change in ((SHIPPED, START, nullcontext), (SPOILT, "fast", spoilt)):
+    for start_name, recipe, change in ((SHIPPED, BEST, nullcontext), (SPOILT, "fast", spoilt)):
         with change():
             start = calibrate(network, recipe=recipe).quantized
             limits = weight_limits(start)
@@ -118,7 +117,7 @@ def main() -> None:
                 {
                     "start": start_name,
                     "seed": seed,
-                    "schedule": asdict(Schedule(epochs=EPOCHS, seed=seed)),
+                    "schedule": asdict(QatSchedule(epochs=EPOCHS, seed=seed)),
                     "before": asdict(before),
                     "after": asdict(after),
                     "best_epoch": trained.best_epoch,

@@ -77,12 +77,9 @@ EXCEPTIONS: dict[str, set[str]] = {
     # The choices of options: names out of the registries.
     "cli/options/quantization.py": {"graph.quantized"},
     "cli/options/calibration.py": {"images.calibration"},
-    "cli/export.py": {"graph.quantized", "quant.recipes", "targets"},
-    "cli/jobs.py": {"quant.recipes"},
+    "cli/export.py": {"graph.quantized", "targets"},
     "cli/qnn.py": {"compilers.qnn"},
     "cli/ethosu.py": {"compilers.ethosu"},
-    "cli/calibrate.py": {"quant.recipes"},
-    "cli/analyze.py": {"quant.recipes"},
     "cli/lint.py": {"lint"},
     "cli/executorch.py": {"compilers.executorch"},
     "cli/toolchain.py": {"workers.environments"},

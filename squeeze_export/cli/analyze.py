@@ -20,7 +20,7 @@ from squeeze_export.cli.options.running import NO_BENCH, ROUNDS
 from squeeze_export.errors import EXIT_DONE, GateFailed, GateUndecided
 from squeeze_export.files import make_folder, write_files
 from squeeze_export.pipeline.analysis import PART_COUNT, analyze
-from squeeze_export.quant.recipes import RECIPES
+from squeeze_export.pipeline.recipes import recipe_names
 
 OPTIONS = (
     keep_float_option("Layer to put back to float; repeat it for more. Or a number: that many, those that gain most first."),
@@ -39,7 +39,7 @@ OPTIONS = (
 @click.command(
     "analyze",
     cls=Command,
-    params=[*OPTIONS, *NETWORK, *CALIBRATION, EVALUATION, *recipe_options(list(RECIPES)), ROUNDS, NO_BENCH, *OUTPUT],
+    params=[*OPTIONS, *NETWORK, *CALIBRATION, EVALUATION, *recipe_options(recipe_names("ours")), ROUNDS, NO_BENCH, *OUTPUT],
 )
 def command(**values: Any) -> int:
     """Show which layers the integers' error comes from, which images change their class, and what would help.

@@ -23,12 +23,12 @@ from squeeze_export.files import make_folder, write_bytes
 from squeeze_export.pipeline import calibrate, write_table
 from squeeze_export.pipeline.calibration import KEPT_FLOAT
 from squeeze_export.pipeline.curve import calibration_curve
-from squeeze_export.pipeline.training import QAT, TRAINING
-from squeeze_export.quant.recipes import RECIPES
+from squeeze_export.pipeline.recipes import RECIPES, recipe_names
+from squeeze_export.pipeline.training import TRAINING
 from squeeze_export.results import Curve
 
 CURVE = option("--curve", is_flag=True, help="Also calibrate on 16, 32, 64 ... of the images, to see whether there are enough.")
-QUANTIZATION = (*recipe_options([*RECIPES, QAT]), keep_float_option(), *TRAINING_OPTIONS)
+QUANTIZATION = (*recipe_options(recipe_names("ours", "trained")), keep_float_option(), *TRAINING_OPTIONS)
 
 
 @click.command("calibrate", cls=Command, params=[CURVE, *NETWORK, *CALIBRATION, EVALUATION, *QUANTIZATION, OUT, *OUTPUT])
@@ -47,8 +47,10 @@ def command(**values: Any) -> None:
     if typed and not values["curve"]:
         raise BadInput("calibration alone compares nothing, so `--eval` is of --curve", hint="--curve, or leave out --eval")
     training = training_choice(values)
-    if values["curve"] and values["recipe"] == QAT:
-        raise BadInput(f"the curve is of calibration alone; the recipe `{QAT}` trains", hint="--recipe fast, or leave out --curve")
+    if values["curve"] and RECIPES[values["recipe"]].maker == "trained":
+        raise BadInput(
+            f"the curve is of calibration alone; the recipe `{values['recipe']}` trains", hint="--recipe fast, or leave out --curve"
+        )
     if values["curve"] and values["keep_float"]:
         raise BadInput("the curve is of integers alone, without layers in float", hint="leave out --keep-float, or --curve")
     with shown_progress() as progress:

@@ -23,9 +23,7 @@ from squeeze_export.cli.options.quantization import (
 from squeeze_export.cli.options.running import NO_BENCH, NO_VALIDATE, RUNNING, run_choice
 from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.pipeline.job import run
-from squeeze_export.pipeline.training import QAT
-from squeeze_export.pipeline.vendor import vendor_recipes
-from squeeze_export.quant.recipes import RECIPES
+from squeeze_export.pipeline.recipes import recipe_names
 from squeeze_export.targets import TARGETS, target_named
 
 
@@ -59,7 +57,7 @@ def _options(targets: tuple[str, ...]) -> list[click.Parameter]:
     inputs = [name for name in INPUTS if any(name in module.INPUTS for module in modules)]
     coreml: tuple[Option, ...] = COREML_FORM if "coreml" in targets else ()
     form = (*form_options(inputs), *coreml)
-    recipes = recipe_options([*RECIPES, QAT, *vendor_recipes(targets)])
+    recipes = recipe_options(recipe_names(targets=targets))
     most_used = (*NETWORK, *CALIBRATION, EVALUATION)
     quantization = (*scheme_options(schemes), *recipes, keep_float_option(), *TRAINING)
     return [*most_used, *quantization, TABLE, *form, *RUNNING, NO_VALIDATE, NO_BENCH, OUT, *OUTPUT]

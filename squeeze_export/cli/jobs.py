@@ -16,14 +16,14 @@ from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.pipeline import check_full_placement, run_compiled
 from squeeze_export.pipeline.calibration import KEPT_FLOAT
 from squeeze_export.pipeline.job import Job
-from squeeze_export.quant.recipes import RECIPES
+from squeeze_export.pipeline.recipes import recipe_names
 from squeeze_export.results import Measurement, Report
 
 ALL = "all"
 """Stands for every chip."""
 
 COMPILING = (
-    *(*NETWORK, *CALIBRATION, EVALUATION, TABLE, *recipe_options(list(RECIPES))),
+    *(*NETWORK, *CALIBRATION, EVALUATION, TABLE, *recipe_options(recipe_names("ours"))),
     *(FULL_PLACEMENT, NO_VALIDATE, OUT, *OUTPUT),
 )
 """The options of every compiler's command, beside its own."""

@@ -39,7 +39,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Package:
+class NeededPackage:
     """A package that some command needs.
 
     Attributes:
@@ -56,21 +56,21 @@ class Package:
 
 
 PACKAGES = (
-    Package("numpy", "", "everything"),
-    Package("Pillow", "", "reading images"),
-    Package("onnx", "onnx", "target onnx"),
-    Package("onnxruntime", "onnx", "running onnx"),
-    Package("ai-edge-litert", "tflite", "target tflite, running it"),
-    Package("flatbuffers", "tflite", "target tflite"),
-    Package("openvino", "openvino", "target openvino, running it"),
-    Package("coremltools", "coreml", "target coreml"),
-    Package("torch", "torch", "train, .pth checkpoints"),
-    Package("tensorflow-cpu", "peers", "comparing with TFLite's own quantizer"),
-    Package("nncf", "peers", "comparing with OpenVINO's own quantizer"),
-    Package("ethos-u-vela", "ethosu", "compiling for Arm Ethos-U"),
-    Package("onnxruntime-qnn", "qnn", "Qualcomm Hexagon: compiler, emulator, device"),
-    Package("onnxruntime-ep-webgpu", "", "onnx on a GPU through WebGPU"),
-    Package("tflite-micro", "micro", "running tflite with the kernels of microcontrollers"),
+    NeededPackage("numpy", "", "everything"),
+    NeededPackage("Pillow", "", "reading images"),
+    NeededPackage("onnx", "onnx", "target onnx"),
+    NeededPackage("onnxruntime", "onnx", "running onnx"),
+    NeededPackage("ai-edge-litert", "tflite", "target tflite, running it"),
+    NeededPackage("flatbuffers", "tflite", "target tflite"),
+    NeededPackage("openvino", "openvino", "target openvino, running it"),
+    NeededPackage("coremltools", "coreml", "target coreml"),
+    NeededPackage("torch", "torch", "train, .pth checkpoints"),
+    NeededPackage("tensorflow-cpu", "peers", "comparing with TFLite's own quantizer"),
+    NeededPackage("nncf", "peers", "comparing with OpenVINO's own quantizer"),
+    NeededPackage("ethos-u-vela", "ethosu", "compiling for Arm Ethos-U"),
+    NeededPackage("onnxruntime-qnn", "qnn", "Qualcomm Hexagon: compiler, emulator, device"),
+    NeededPackage("onnxruntime-ep-webgpu", "", "onnx on a GPU through WebGPU"),
+    NeededPackage("tflite-micro", "micro", "running tflite with the kernels of microcontrollers"),
 )
 
 PROVIDERS = {
@@ -116,7 +116,7 @@ def environment(probes: Probes) -> tuple[Item, ...]:
     return (*(_package(package, probes) for package in PACKAGES), *_devices(probes), *_tools(probes))
 
 
-def _package(package: Package, probes: Probes) -> Item:
+def _package(package: NeededPackage, probes: Probes) -> Item:
     version = probes.version(package.name)
     if package.name == "onnxruntime" and version is None:
         # The builds for GPUs bring the same module under another package name.

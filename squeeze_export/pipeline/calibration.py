@@ -24,11 +24,12 @@ from squeeze_export.images.calibration import CalibrationImages, CalibrationSour
 from squeeze_export.images.distribution import Distribution, read_distribution, shift_warning
 from squeeze_export.images.stream import usable_cores
 from squeeze_export.pipeline.network import Network
-from squeeze_export.pipeline.training import START, TRAINING_HASHES, Training, check_training, read_training, train, training_facts
+from squeeze_export.pipeline.recipes import Recipe, check_recipe
+from squeeze_export.pipeline.training import TRAINING_HASHES, Training, check_training, read_training, train, training_facts
 from squeeze_export.quant import mixed
 from squeeze_export.quant.distill import FEWEST_IMAGES
 from squeeze_export.quant.observations import TappedRun, observed_tensors
-from squeeze_export.quant.recipes import BEST, DISTILLATION, check_recipe, quantize
+from squeeze_export.quant.recipes import BEST, DISTILLATION, quantize
 from squeeze_export.runtimes.onnxruntime.inner_tensors import tapped_run
 from squeeze_export.targets.onnx import emit_with_taps
 
@@ -108,7 +109,7 @@ def calibrate(
         network: from `open_network`.
         calib: a folder of images, several with weights, or what `read_images` gave; None takes the demo network's own.
         scheme: an integer scheme.
-        recipe: how: a key of `quant.recipes.RECIPES`, or `qat`.
+        recipe: how: a one of ours in `recipes.RECIPES`, or `qat`.
         training: of `qat`: on what images, and how.
         seed: of the sampled positions, and of the training.
         keep_float: layers to put back to float when all is done: their weights are the checkpoint's.
@@ -122,14 +123,41 @@ def calibrate(
         Unavailable: `best` or `qat` without torch.
     """
     check_scheme(scheme)
-    check_training(recipe, training, scheme)
-    start = recipe if training is None else START
-    check_recipe(start, scheme)
+    chosen = check_recipe(recipe, scheme, "ours", "trained")
+    check_training(chosen, training, scheme)
     if keep_float:
         mixed.check_mixed_scheme(scheme)
         mixed.check_keepable(network.graph, keep_float)
     cores = threads or usable_cores()
-    images = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
+    return calibrate_checked(
+        network,
+        read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress),
+        scheme=scheme,
+        recipe=chosen,
+        training=training,
+        seed=seed,
+        keep_float=keep_float,
+        threads=cores,
+        skip_broken=skip_broken,
+        progress=progress,
+    )
+
+
+def calibrate_checked(
+    network: Network,
+    images: CalibrationImages,
+    *,
+    scheme: Scheme,
+    recipe: Recipe,
+    training: Training | None,
+    seed: int,
+    keep_float: Sequence[str],
+    threads: int | None = None,
+    skip_broken: bool = False,
+    progress: Progress = silent,
+) -> Calibration:
+    """`calibrate` of what was checked and read."""
+    cores = threads or usable_cores()
     lessons, warnings = None, images.warnings
     if training is not None:
         lessons, found = read_training(network, training.images, threads=cores, skip_broken=skip_broken, progress=progress)
@@ -141,7 +169,7 @@ def calibrate(
         images.batch.pixels,
         run,
         scheme,
-        recipe=start,
+        recipe=recipe.calibration,
         seed=seed,
         threads=cores,
         weights=images.weights if images.weighted else None,

@@ -31,8 +31,9 @@ from squeeze_export.pipeline.calibration import (
 )
 from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.recipes import check_recipe
 from squeeze_export.quant.observations import keep_statistics
-from squeeze_export.quant.recipes import Material, check_recipe, quantize_observed
+from squeeze_export.quant.recipes import Material, quantize_observed
 from squeeze_export.results import Curve, CurvePoint, Interval
 
 HELD_OUT_SHARE = 4
@@ -75,7 +76,7 @@ def calibration_curve(
         calib: as of `calibrate`.
         eval_path: images to compare on.
         scheme: an integer scheme.
-        recipe: a key of `quant.recipes.RECIPES`.
+        recipe: one of ours in `recipes.RECIPES`.
         seed: of the order, and of the sampled positions.
         threads: images in flight; None takes every usable core.
         skip_broken: leaves unreadable images out.
@@ -85,7 +86,7 @@ def calibration_curve(
         BadInput: what `calibrate` raises; too few images for two parts; an evaluation image is a calibration image.
     """
     check_scheme(scheme)
-    check_recipe(recipe, scheme)
+    check_recipe(recipe, scheme, "ours")
     cores = threads or usable_cores()
     evaluation = None
     if eval_path is not None or (network.is_demo and not calib):

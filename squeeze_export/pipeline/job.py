@@ -15,18 +15,18 @@ from squeeze_export.graph.quantized import FP32, Scheme, scheme_named
 from squeeze_export.images.calibration import CalibrationSource, only_folder
 from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
-from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings
+from squeeze_export.pipeline.calibration import Calibration, calibrate_checked, read_images, shift_warnings
 from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.exporting import Exported, ExportPlan, export_all
 from squeeze_export.pipeline.measuring import Comparing, Measured, measured, row_of
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
+from squeeze_export.pipeline.recipes import Recipe, check_recipe
 from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, check_board, check_device, entries_of, runtime_for
 from squeeze_export.pipeline.summary import report_of
 from squeeze_export.pipeline.tables import given_table
-from squeeze_export.pipeline.training import QAT, Training, check_apart, check_training
-from squeeze_export.pipeline.vendor import Vendor, check_vendor, needs_labels, vendor_images
+from squeeze_export.pipeline.training import Training, check_apart, check_training
+from squeeze_export.pipeline.vendor import Vendor, check_vendor, vendor_images
 from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme
-from squeeze_export.quant.recipes import RECIPES, check_recipe
 from squeeze_export.results import Measurement, Report
 from squeeze_export.targets import check_carries
 
@@ -78,11 +78,6 @@ class Job:
     bench: bool = True
     skip_broken: bool = False
 
-    @property
-    def vendor(self) -> bool:
-        """Whether the vendors' tools quantize."""
-        return self.recipe not in RECIPES and self.recipe != QAT
-
 
 @dataclass(frozen=True, eq=False)
 class Done:
@@ -115,7 +110,7 @@ def run(job: Job, progress: Progress = silent) -> Report:
 def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> Done:
     """`run`, for a caller that goes on with what was opened and written; `again` as of `evaluation_images`."""
     scheme = scheme_named(job.scheme)
-    _check(job, scheme)
+    recipe = _check(job, scheme)
     network = open_network(job.weights, preprocess=job.preprocess, labels=job.labels, bypass=job.bypass, progress=progress)
     if job.table is None:
         check_keepable(network.graph, job.keep_float)
@@ -128,24 +123,31 @@ def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> 
     if job.table is not None:
         integers, reference_known = given_table(job.table, network, scheme=job.scheme, weights=job.weights, layers=job.keep_float)
     evaluation: Evaluation | None = None
-    labelled = job.vendor and needs_labels(job.targets, job.recipe)
     reading: dict[str, Any] = {"skip_broken": job.skip_broken, "progress": progress}
     if job.validate and not reference_known:
         warnings.append("not validated: the table was made from another checkpoint, name it with --weights")
     elif job.validate:
-        evaluation = evaluation_images(network, job.eval, job.calib, again=again or labelled, **reading)
+        evaluation = evaluation_images(network, job.eval, job.calib, again=again or recipe.labels, **reading)
         if evaluation is None:
             warnings.append("not validated: there are no images, give --eval DIR")
     if scheme.integer and integers is None:
         images = read_images(network, job.calib, **reading)
         if evaluation is not None and not evaluation.independent:
             evaluation = evaluation_images(network, None, images)  # so that no file is read again
-        if job.vendor:
-            on = (evaluation or evaluation_images(network, job.eval, images, skip_broken=job.skip_broken)) if labelled else None
+        if recipe.maker == "vendor":
+            on = (evaluation or evaluation_images(network, job.eval, images, **reading)) if recipe.labels else None
             integers = vendor_images(images, job.recipe, on)
         else:
-            names = ("recipe", "training", "seed", "keep_float")
-            integers = calibrate(network, images, scheme=scheme, **{name: getattr(job, name) for name in names}, **reading)
+            integers = calibrate_checked(
+                network,
+                images,
+                scheme=scheme,
+                recipe=recipe,
+                training=job.training,
+                seed=job.seed,
+                keep_float=job.keep_float,
+                **reading,
+            )
         warnings += integers.warnings
     ours = integers if isinstance(integers, Calibration) else None
     name = str(ours.quantized.provenance.get("network", network.name)) if ours is not None else network.name
@@ -192,28 +194,28 @@ def _rows(
     return tuple(found)
 
 
-def _check(job: Job, scheme: Scheme) -> None:
+def _check(job: Job, scheme: Scheme) -> Recipe:
     """Refuses what can be known to fail before any work is done."""
     for target in job.targets:
         _check_target(target, job)
-    if job.vendor:
+    recipe = check_recipe(job.recipe, scheme)
+    if recipe.maker == "vendor":
         check_vendor(job.targets, job.recipe, job.scheme, job.options)
         only_folder(job.calib, f"the recipe `{job.recipe}`")
-    elif job.recipe != QAT:
-        check_recipe(job.recipe, scheme)
-    check_training(job.recipe, job.training, scheme)
+    check_training(recipe, job.training, scheme)
     if job.keep_float:
         check_mixed_scheme(scheme)
-        if job.vendor:
+        if recipe.maker == "vendor":
             message = f"layers are kept in float in our integers; the recipe `{job.recipe}` makes its own"
             raise BadInput(message, hint="--recipe fast")
-    if job.table is not None and (job.vendor or job.training is not None):
+    if job.table is not None and recipe.maker != "ours":
         raise BadInput(f"a table holds our integers; the recipe `{job.recipe}` makes its own", hint="leave out --table")
     if job.run.on is None:
         with pinned(job.run.cpus):
             pass  # CPUs that are not there are refused
     elif job.validate or job.bench:
         check_board(job.run)
+    return recipe
 
 
 def _check_target(target: str, job: Job) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Progress, require, silent
+from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
 from squeeze_export.images.folders import open_images
@@ -19,12 +19,10 @@ from squeeze_export.images.names import shown, shown_file
 from squeeze_export.images.stream import MAX_LOADED_BYTES, Batch, load_all
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.recipes import QAT, Recipe
 from squeeze_export.quant import recipes
-from squeeze_export.train.qat import MIN_COUNT, Schedule, Trained, check_schedule, train_integers
+from squeeze_export.train.qat import MIN_COUNT, QatSchedule, Trained, check_schedule, train_integers
 
-QAT = "qat"
-START = "best"
-"""The recipe that training starts from."""
 TRAINING = "training"
 """Key of what a table tells of its training."""
 TRAINING_HASHES = "training_image_sha256"
@@ -33,43 +31,42 @@ TRAINING_HASHES = "training_image_sha256"
 
 @dataclass(frozen=True)
 class Training:
-    """What the user says of the training; the rest is `train.qat.Schedule`'s.
+    """What the user says of the training; the rest is `train.qat.QatSchedule`'s.
 
     Attributes:
         images: labelled images: a folder for each class, or a `.csv` manifest.
         epochs: rounds over them.
-        reach: how far a weight goes over the whole training, in integer steps: see `train.qat.Schedule`.
+        reach: how far a weight goes over the whole training, in integer steps: see `train.qat.QatSchedule`.
         flip: mirror every other image.
     """
 
     images: Path
-    epochs: int = Schedule.epochs
-    reach: float = Schedule.reach
-    flip: bool = Schedule.flip
+    epochs: int = QatSchedule.epochs
+    reach: float = QatSchedule.reach
+    flip: bool = QatSchedule.flip
 
-    def schedule(self, seed: int, threads: int) -> Schedule:
+    def schedule(self, seed: int, threads: int) -> QatSchedule:
         """How to train."""
-        return Schedule(epochs=self.epochs, reach=self.reach, flip=self.flip, seed=seed, threads=threads)
+        return QatSchedule(epochs=self.epochs, reach=self.reach, flip=self.flip, seed=seed, threads=threads)
 
 
-def check_training(recipe: str, training: Training | None, scheme: Scheme) -> None:
+def check_training(recipe: Recipe, training: Training | None, scheme: Scheme) -> None:
     """Refuses what can be known to fail before any work is done.
 
     Raises:
         BadInput: the recipe without images or the images without the recipe, another scheme than int8, or numbers out of range.
-        Unavailable: torch is not installed.
     """
     if training is None:
-        if recipe == QAT:
+        if recipe.maker == "trained":
             hint = "--train DIR with one folder of images per class, or a CSV"
-            raise BadInput(f"the recipe `{QAT}` needs labelled images to train on", hint=hint)
+            raise BadInput(f"the recipe `{recipe.name}` needs labelled images to train on", hint=hint)
         return
-    if recipe != QAT:
-        raise BadInput(f"`--train` is of the recipe `{QAT}`, not of `{recipe}`", hint=f"--recipe {QAT}, or leave out --train")
+    if recipe.maker != "trained":
+        hint = f"--recipe {QAT}, or leave out --train"
+        raise BadInput(f"`--train` is of the recipe `{QAT}`, not of `{recipe.name}`", hint=hint)
     if scheme != INT8:
-        raise BadInput(f"the recipe `{QAT}` makes `{INT8.name}`, not `{scheme.name}`", hint="--int8")
+        raise BadInput(f"the recipe `{recipe.name}` makes `{INT8.name}`, not `{scheme.name}`", hint="--int8")
     check_schedule(training.schedule(seed=0, threads=1))
-    require("torch", "torch")
 
 
 def check_apart(network: Network, path: Path, evaluation: Path) -> None:
@@ -201,7 +198,7 @@ def training_facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {name: told[key] for key, name in names.items() if key in told}
 
 
-def _told(training: Training, schedule: Schedule, found: Trained, count: int, start_recipe: str) -> dict[str, Any]:
+def _told(training: Training, schedule: QatSchedule, found: Trained, count: int, start_recipe: str) -> dict[str, Any]:
     return {
         "start_recipe": start_recipe,
         "source": training.images.name,

@@ -17,7 +17,7 @@ from squeeze_export.graph.quantized import FP32, INT8, Scheme
 from squeeze_export.images.calibration import CalibrationImages
 from squeeze_export.images.stream import MAX_LOADED_BYTES
 from squeeze_export.measure.host import tool_versions
-from squeeze_export.peers import PEERS, Source, peer_for, peer_of
+from squeeze_export.peers import Source, peer_for
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.export import keep, metadata_of, provenance_of
 from squeeze_export.pipeline.network import Network
@@ -51,11 +51,6 @@ class Vendor:
         return {"source": self.source, "image_count": len(self.image_hashes), "recipe": self.recipe, "scheme": INT8.name}
 
 
-def vendor_recipes(targets: Sequence[str]) -> list[str]:
-    """What `--recipe` may name for these targets: `vendor` first, then each vendor's other ways."""
-    return list(dict.fromkeys(recipe for target in targets if target in PEERS for recipe in peer_of(target).RECIPES))
-
-
 def check_vendor(targets: Sequence[str], recipe: str, scheme: str, options: EmitOptions) -> None:
     """Refuses what no vendor's tool is asked for.
 
@@ -69,11 +64,6 @@ def check_vendor(targets: Sequence[str], recipe: str, scheme: str, options: Emit
         raise BadInput(f"the recipe `{recipe}` takes one uint8 image and gives logits", hint=hint)
     for target in targets:
         peer_for(target, recipe)
-
-
-def needs_labels(targets: Sequence[str], recipe: str) -> bool:
-    """Whether a vendor's way looks at labelled images to decide what to quantize."""
-    return any(recipe in peer_of(target).LABELLED for target in targets)
 
 
 def vendor_images(images: CalibrationImages, recipe: str, labelled: Evaluation | None) -> Vendor:

@@ -77,23 +77,27 @@ def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
     return tuple(found)
 
 
-def equalize(graph: Graph, seen: Mapping[str, Observation], scheme: Scheme = INT8) -> tuple[Graph, dict[str, Observation]]:
+def equalize(
+    graph: Graph, seen: Mapping[str, Observation], factors: Mapping[str, FloatArray]
+) -> tuple[Graph, dict[str, Observation]]:
     """Moves channel factors between the convolutions.
 
     Args:
         graph: the float graph.
         seen: what calibration observed of it.
-        scheme: an integer scheme; with 16-bit activations the factors serve the weights alone.
+        factors: from `channel_factors`.
 
     Returns:
         A float graph that computes the same function, and the observations as that graph would have given them.
     """
-    factors = channel_factors(graph, seen, scheme)
     return rescale(graph, factors), {name: o.divided(factors[name]) if name in factors else o for name, o in seen.items()}
 
 
 def channel_factors(graph: Graph, seen: Mapping[str, Observation], scheme: Scheme = INT8) -> dict[str, FloatArray]:
-    """Tensor name -> (C,) what `equalize` divides its channels by; tensors that it leaves alone are not among them."""
+    """Tensor name -> (C,) what `equalize` divides its channels by; tensors that it leaves alone are not among them.
+
+    With 16-bit activations the factors serve the weights alone.
+    """
     factors: dict[str, FloatArray] = {}
     for group in channel_groups(graph):
         chosen = _factors(group, seen) if scheme.activation_bits == 8 else _weight_factors(group, graph)

@@ -1,17 +1,16 @@
-"""The recipes: graph + images -> quantized graph. A recipe is a plain function; `RECIPES` is the list."""
+"""How integers are made: graph + images -> quantized graph. A quantizer is a plain function; `QUANTIZERS` is the list."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from squeeze_export import __version__
-from squeeze_export.core import ByteArray, FloatArray, Progress, require, silent
-from squeeze_export.errors import BadInput
+from squeeze_export.core import ByteArray, FloatArray, Progress, silent
 from squeeze_export.graph.nodes import Conv, Graph, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph, Scheme
 from squeeze_export.graph.run import one_blas_thread
@@ -23,6 +22,7 @@ from squeeze_export.quant.ranges import fake_quantize, search_ranges
 from squeeze_export.quant.refit import refit
 from squeeze_export.quant.rounding import Inputs, compensated, weight_rows, weight_scales
 
+FAST, BEST = "fast", "best"
 DISTILLATION = "distillation"
 """Key of a table's provenance: what became of the distillation."""
 WEIGHT_LIMIT = 127
@@ -32,7 +32,7 @@ FIRST_WEIGHT_LIMIT = 64
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What a recipe works from.
+    """What a quantizer works from.
 
     Attributes:
         graph: the float graph.
@@ -55,7 +55,7 @@ class Material:
     scheme: Scheme = INT8
 
 
-Recipe = Callable[[Material], QuantizedGraph]
+Quantizer: TypeAlias = Callable[[Material], QuantizedGraph]
 
 
 def quantize(
@@ -64,7 +64,7 @@ def quantize(
     run: TappedRun,
     scheme: Scheme,
     *,
-    recipe: str = "fast",
+    recipe: str = FAST,
     seed: int = 0,
     threads: int = 1,
     weights: Sequence[int] | None = None,
@@ -78,7 +78,7 @@ def quantize(
         pixels: (N, H, W, 3) uint8 calibration images.
         run: the float run of `graph`, safe to call from several threads.
         scheme: an integer scheme.
-        recipe: a key of `RECIPES`.
+        recipe: a key of `QUANTIZERS`.
         seed: of everything random; the same seed and images give the same integers.
         threads: calibration images in flight.
         weights: N, how often each image counts; None for once each.
@@ -86,10 +86,8 @@ def quantize(
         progress: told of the images and steps.
 
     Raises:
-        BadInput: no such recipe.
         Unavailable: `best` without torch.
     """
-    check_recipe(recipe, scheme)
     counts = tuple(weights) if weights is not None else (1,) * len(pixels)
     seen = observe(graph, run, pixels, seed=seed, threads=threads, weights=weights, progress=progress)
     material = Material(graph, seen, pixels, counts, seed, threads, progress)
@@ -97,17 +95,15 @@ def quantize(
 
 
 def quantize_observed(
-    material: Material, scheme: Scheme, *, recipe: str = "fast", provenance: Mapping[str, Any] | None = None
+    material: Material, scheme: Scheme, *, recipe: str = FAST, provenance: Mapping[str, Any] | None = None
 ) -> QuantizedGraph:
     """As `quantize`, from observations that are there already.
 
     Raises:
-        BadInput: no such recipe.
         Unavailable: `best` without torch.
     """
-    check_recipe(recipe, scheme)
     graph = material.graph
-    made = RECIPES[recipe](replace(material, scheme=scheme))
+    made = QUANTIZERS[recipe](replace(material, scheme=scheme))
     made_by = {
         "recipe": recipe,
         "seed": material.seed,
@@ -118,19 +114,6 @@ def quantize_observed(
     return replace(made, provenance={**made.provenance, **made_by, **dict(provenance or {})})
 
 
-def check_recipe(recipe: str, scheme: Scheme = INT8) -> None:
-    """Refuses what there is not, and what cannot run here.
-
-    Raises:
-        BadInput: no such recipe.
-        Unavailable: `best` without torch.
-    """
-    if recipe not in RECIPES:
-        raise BadInput(f"no recipe is called `{recipe}`", hint=f"one of: {', '.join(RECIPES)}")
-    if recipe == BEST and scheme.activation_bits == 8:
-        require("torch", "torch")
-
-
 def weight_limits(graph: Graph | QuantizedGraph, scheme: Scheme = INT8) -> dict[str, int]:
     """Convolution -> the largest magnitude of its integer weights."""
     first = FIRST_WEIGHT_LIMIT if scheme.activation_bits == 8 else WEIGHT_LIMIT
@@ -139,31 +122,32 @@ def weight_limits(graph: Graph | QuantizedGraph, scheme: Scheme = INT8) -> dict[
 
 def fast(material: Material) -> QuantizedGraph:
     """Equalization, MSE ranges, rounding with error compensation and bias correction, from one pass over the images."""
-    equalized, seen, tensors = _ranged(material)
+    ranged = _ranged(material)
+    tensors = ranged.tensors
 
     def quantized(conv: Conv) -> QuantizedConv:
-        patches = seen[conv.input].patches_for(conv.kernel).reshape(-1, conv.weight[0].size)
+        patches = ranged.seen[conv.input].patches_for(conv.kernel).reshape(-1, conv.weight[0].size)
         inputs = Inputs.of(patches, fake_quantize(patches, tensors[conv.input], material.scheme))
         return _rounded(conv, weight_rows(conv.weight), inputs, tensors[conv.input], material)
 
     with one_blas_thread(), ThreadPoolExecutor(material.threads) as pool:
-        largest_first = sorted(equalized.convs, key=lambda conv: -conv.weight.size)  # so that no core waits for conv10
+        largest_first = sorted(ranged.graph.convs, key=lambda conv: -conv.weight.size)  # so that no core waits for conv10
         convs = dict(zip(largest_first, pool.map(quantized, largest_first), strict=True))
-    return _table({conv.name: made for conv, made in convs.items()}, equalized, tensors, material)
+    return _table({conv.name: made for conv, made in convs.items()}, ranged, material)
 
 
 def best(material: Material) -> QuantizedGraph:
     """As `fast`, but layer by layer: each layer's weights are refitted to what the integers before it really give; then biases
     and ranges are trained together on the error of the logits. With 16-bit activations, whose ranges clip nothing, they are not.
     """
-    equalized, _, tensors = _ranged(material)
+    ranged = _ranged(material)
 
     def rounded(conv: Conv, wanted: FloatArray, inputs: Inputs) -> QuantizedConv:
-        return _rounded(conv, wanted, inputs, tensors[conv.input], material)
+        return _rounded(conv, wanted, inputs, ranged.tensors[conv.input], material)
 
     convs = refit(
-        equalized,
-        tensors,
+        ranged.graph,
+        ranged.tensors,
         material.pixels,
         material.scheme,
         rounded,
@@ -172,7 +156,7 @@ def best(material: Material) -> QuantizedGraph:
         threads=material.threads,
         progress=material.progress,
     )
-    refitted = _table(convs, equalized, tensors, material)
+    refitted = _table(convs, ranged, material)
     if material.scheme.activation_bits != 8:
         return refitted
     distilled = distill(
@@ -192,29 +176,37 @@ def best(material: Material) -> QuantizedGraph:
     return replace(distilled.quantized, provenance={DISTILLATION: told})
 
 
-BEST = "best"
-RECIPES: Mapping[str, Recipe] = {"fast": fast, BEST: best}
+QUANTIZERS: Mapping[str, Quantizer] = {FAST: fast, BEST: best}
 
 
-def _ranged(material: Material) -> tuple[Graph, dict[str, Observation], dict[str, Quantization]]:
-    equalized, seen = equalize(material.graph, material.seen, material.scheme)
-    return equalized, seen, search_ranges(equalized, seen, material.scheme)
+@dataclass(frozen=True, eq=False)
+class _Ranged:
+    """The equalized graph, its observations and ranges, and the factors that equalized it."""
+
+    graph: Graph
+    seen: Mapping[str, Observation]
+    tensors: Mapping[str, Quantization]
+    factors: Mapping[str, FloatArray]
 
 
-def _table(
-    convs: Mapping[str, QuantizedConv], equalized: Graph, tensors: Mapping[str, Quantization], material: Material
-) -> QuantizedGraph:
+def _ranged(material: Material) -> _Ranged:
+    factors = channel_factors(material.graph, material.seen, material.scheme)
+    equalized, seen = equalize(material.graph, material.seen, factors)
+    return _Ranged(equalized, seen, search_ranges(equalized, seen, material.scheme), factors)
+
+
+def _table(convs: Mapping[str, QuantizedConv], ranged: _Ranged, material: Material) -> QuantizedGraph:
     """The integers together, each convolution with its factors."""
-    graph, factors = material.graph, channel_factors(material.graph, material.seen, material.scheme)
+    graph = material.graph
     nodes: list[QuantizedNode] = []
-    for node in equalized.nodes:
+    for node in ranged.graph.nodes:
         if isinstance(node, Conv):
             ones = np.ones(len(node.weight), np.float32)
-            nodes.append(replace(convs[node.name], factor=factors.get(node.name, ones)))
+            nodes.append(replace(convs[node.name], factor=ranged.factors.get(node.name, ones)))
         else:
             nodes.append(node)
     return QuantizedGraph(
-        graph.name, tuple(nodes), graph.input, graph.output, tensors, material.scheme, graph.preprocess, graph.labels, {}
+        graph.name, tuple(nodes), graph.input, graph.output, ranged.tensors, material.scheme, graph.preprocess, graph.labels, {}
     )
 
 

@@ -47,7 +47,7 @@ _EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Schedule:
+class QatSchedule:
     """How long and how fast to train.
 
     Attributes:
@@ -111,7 +111,7 @@ def train_integers(
     reference: Graph,
     images: ByteArray,
     labels: NDArray[np.int64],
-    schedule: Schedule,
+    schedule: QatSchedule,
     *,
     limits: Mapping[str, int],
     progress: Progress = silent,
@@ -172,7 +172,7 @@ def train_integers(
     return Trained(best, best_epoch, tuple(losses), tuple(found), len(held))
 
 
-def check_schedule(schedule: Schedule) -> None:
+def check_schedule(schedule: QatSchedule) -> None:
     """Refuses a schedule that cannot be carried out.
 
     Raises:
@@ -196,7 +196,7 @@ def is_better(losses: NDArray[np.float64], than: NDArray[np.float64]) -> bool:
     return bool(gains.mean() > LEAST_ERRORS * gains.std(ddof=1) / math.sqrt(len(gains)))
 
 
-def augmented(images: ByteArray, schedule: Schedule, draw: np.random.Generator) -> ByteArray:
+def augmented(images: ByteArray, schedule: QatSchedule, draw: np.random.Generator) -> ByteArray:
     """The images of a batch as they are trained on: mirrored and moved as the schedule says, (N, H, W, 3) uint8."""
     side, reach = images.shape[1], schedule.shift_px
     mirrored = draw.random(len(images)) < 0.5 if schedule.flip else np.zeros(len(images), bool)
@@ -219,7 +219,7 @@ def _check(start: QuantizedGraph, images: ByteArray, labels: NDArray[np.int64]) 
         raise BadInput(f"{found} for {len(images)} images of {class_count} classes", hint="one class index for every image")
 
 
-def _losses(logits: Any, expected: Any, labels: Any, schedule: Schedule) -> Any:
+def _losses(logits: Any, expected: Any, labels: Any, schedule: QatSchedule) -> Any:
     from torch.nn import functional
 
     said, wanted = functional.log_softmax(logits, 1), functional.log_softmax(expected, 1)
@@ -235,7 +235,7 @@ def _measure(
     parameters: Mapping[str, Any],
     images: ByteArray,
     labels: NDArray[np.int64],
-    schedule: Schedule,
+    schedule: QatSchedule,
 ) -> tuple[HeldOut, NDArray[np.float64]]:
     """The integers on images as they are, without augmentation; and each image's loss, (N,)."""
     torch = require("torch", "torch")

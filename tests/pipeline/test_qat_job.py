@@ -16,7 +16,8 @@ from squeeze_export.errors import BadInput, Unavailable
 from squeeze_export.graph.quantized import FP16, INT8
 from squeeze_export.pipeline import Job, calibrate, open_network, read_calibration, run, write_table
 from squeeze_export.pipeline import training as training_room
-from squeeze_export.pipeline.training import START, TRAINING, TRAINING_HASHES, Training
+from squeeze_export.pipeline.training import TRAINING, TRAINING_HASHES, Training
+from squeeze_export.quant.recipes import BEST
 
 pytest.importorskip("torch")
 
@@ -75,7 +76,7 @@ def job(tiny, lessons, tmp_path):
 def test_the_table_tells_of_the_training(calibration, labelled, tiny, lessons):
     made_by = calibration.quantized.provenance
     told = made_by[TRAINING]
-    assert (made_by["recipe"], told["start_recipe"], told["source"]) == ("qat", START, "train")
+    assert (made_by["recipe"], told["start_recipe"], told["source"]) == ("qat", BEST, "train")
     assert (told["image_count"], told["held_out_count"], told["epochs"], told["reach"]) == (100, 10, 8, 5.0)
     assert told["seed"] == made_by["seed"] == 0
     assert (len(told["losses"]), len(told["held_out"])) == (8, 9)
@@ -86,7 +87,7 @@ def test_the_table_tells_of_the_training(calibration, labelled, tiny, lessons):
 
 
 def test_the_integers_differ_from_the_start_alone(calibration, labelled, tiny):
-    start = calibrate(labelled, tiny / "calib", recipe=START).quantized
+    start = calibrate(labelled, tiny / "calib", recipe=BEST).quantized
     assert calibration.quantized.tensors == start.tensors
     before, after = ([conv.weight for conv in graph.convs] for graph in (start, calibration.quantized))
     assert any((one != other).any() for one, other in zip(before, after, strict=True))
@@ -97,7 +98,7 @@ def test_the_integers_differ_from_the_start_alone(calibration, labelled, tiny):
 def test_facts(calibration):
     facts = calibration.facts()
     assert (facts["recipe"], facts["image_count"], facts["training_image_count"]) == ("qat", 20, 100)
-    assert (facts["start_recipe"], facts["trained_on"], facts["best_epoch"]) == (START, "train", facts["best_epoch"])
+    assert (facts["start_recipe"], facts["trained_on"], facts["best_epoch"]) == (BEST, "train", facts["best_epoch"])
 
 
 def test_a_table_reads_back_with_all_its_images(calibration, tmp_path):

@@ -11,8 +11,6 @@ import pytest
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.pipeline import Job, RunOptions, open_network, run, validate_files
-from squeeze_export.pipeline.vendor import vendor_recipes
-from squeeze_export.targets import TARGETS
 
 FAST = RunOptions(rounds=2)
 
@@ -113,8 +111,3 @@ def test_accuracy_control_is_given_the_labelled_images_and_that_is_said(job, tin
     with pytest.raises(Refused, match="enough"):
         run(replace(values, targets=("openvino",)))
     assert given == [((8, 32, 32, 3), [n % 5 for n in range(8)])]
-
-
-def test_the_recipes_of_the_targets():
-    assert vendor_recipes(("onnx",))[0] == "vendor"
-    assert len(vendor_recipes(tuple(TARGETS))) > len(vendor_recipes(("tflite",))) == 1

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from squeeze_export.errors import Unavailable
 from squeeze_export.graph import trainable
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import INT16X8, SCHEMES, Quantization, QuantizedGraph
+from squeeze_export.graph.quantized import SCHEMES, Quantization, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.quant import distill as module
 from squeeze_export.quant.distill import distill, growths_of
-from squeeze_export.quant.recipes import DISTILLATION, check_recipe, quantize
+from squeeze_export.quant.recipes import DISTILLATION, quantize
 from tests.quantized_networks import changed, images, net, sqnr_db
 
 torch = pytest.importorskip("torch")
@@ -146,11 +145,3 @@ def test_weights_stay_and_progress_hears_of_every_update() -> None:
     for before, after in zip(tight.convs, made.convs, strict=True):
         np.testing.assert_array_equal(after.weight, before.weight)
         np.testing.assert_array_equal(after.weight_scale, before.weight_scale)
-
-
-def test_without_torch_there_is_no_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    with pytest.raises(Unavailable, match="torch"):
-        check_recipe("best")
-    check_recipe("best", INT16X8)  # which is not distilled
-    check_recipe("fast")

@@ -17,7 +17,7 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8, INT16X8, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, architecture, fire_modules, tensor_shapes
-from squeeze_export.quant.equalize import SMALLEST_SHARE, channel_groups, equalize, rescale
+from squeeze_export.quant.equalize import SMALLEST_SHARE, channel_factors, channel_groups, equalize, rescale
 from squeeze_export.quant.observations import observe
 
 SMALL = Architecture("small", 4, 3, (Fire(2, 3, 5, "complex"), Fire(3, 4, 4, "simple")), (0,), 6, 1)
@@ -55,11 +55,15 @@ def sqnr_db(reference: Any, values: Any) -> float:
     return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / noise)) if noise else float("inf")
 
 
+def equalized_by_its_own(graph, seen, scheme=INT8):
+    return equalize(graph, seen, channel_factors(graph, seen, scheme))
+
+
 @pytest.mark.parametrize("scheme", [INT8, INT16X8], ids=lambda scheme: scheme.name)
 @pytest.mark.parametrize("arch", [*(architecture(name, class_count=9) for name in FAMILY), CUSTOM], ids=lambda arch: arch.name)
 def test_equalization_is_exact_in_float(arch: Architecture, scheme: Scheme) -> None:
     graph, pixels = graph_of(arch, 48), images(48)
-    equalized, _ = equalize(graph, seen_of(graph, pixels), scheme)
+    equalized, _ = equalized_by_its_own(graph, seen_of(graph, pixels), scheme)
     assert (equalized.convs[0].weight != graph.convs[0].weight).any()
     assert sqnr_db(FloatRunner(graph)(pixels), FloatRunner(equalized)(pixels)) > 110
 
@@ -140,7 +144,7 @@ def test_every_tensor_has_one_place(arch: Architecture) -> None:
 
 def test_observations_are_those_of_the_equalized_graph() -> None:
     graph, pixels, _ = small()
-    equalized, carried = equalize(graph, seen_of(graph, pixels))
+    equalized, carried = equalized_by_its_own(graph, seen_of(graph, pixels))
     for name, again in seen_of(equalized, pixels).items():
         np.testing.assert_allclose(carried[name].highs, again.highs, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(carried[name].patches, again.patches, rtol=1e-3, atol=1e-3)
@@ -149,7 +153,7 @@ def test_observations_are_those_of_the_equalized_graph() -> None:
 def test_ranges_come_closer_together() -> None:
     graph, pixels, _ = small()
     before = seen_of(graph, pixels)
-    _, after = equalize(graph, before)
+    _, after = equalized_by_its_own(graph, before)
 
     def spread(found: Any) -> float:
         loudest = found["pool1"].highs.max(axis=0)
@@ -160,7 +164,7 @@ def test_ranges_come_closer_together() -> None:
 
 def test_factors_have_a_geometric_mean_of_1() -> None:
     graph, pixels, _ = small()
-    equalized, _ = equalize(graph, seen_of(graph, pixels))
+    equalized, _ = equalized_by_its_own(graph, seen_of(graph, pixels))
     ratio = graph.convs[0].weight[:, 0, 1, 1] / equalized.convs[0].weight[:, 0, 1, 1]
     assert np.exp(np.log(ratio).mean()) == pytest.approx(1, rel=1e-4)
 
@@ -175,7 +179,7 @@ def dead(tensors: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def test_dead_channels_stay_finite_and_do_not_become_loud() -> None:
     graph = graph_of(SMALL, tensors=dead(he_tensors(SMALL), "features.0", "features.3.squeeze"))
-    equalized, carried = equalize(graph, seen_of(graph, images(40)))
+    equalized, carried = equalized_by_its_own(graph, seen_of(graph, images(40)))
     for conv in equalized.convs:
         assert np.isfinite(conv.weight).all()
         assert np.isfinite(conv.bias).all()
@@ -189,7 +193,7 @@ def test_a_dead_tensor_keeps_its_weights() -> None:
     tensors["features.3.squeeze.weight"][:] = 0
     tensors["features.3.squeeze.bias"][:] = -1
     graph = graph_of(SMALL, tensors=tensors)
-    equalized, carried = equalize(graph, seen_of(graph, images(40)))
+    equalized, carried = equalized_by_its_own(graph, seen_of(graph, images(40)))
     np.testing.assert_array_equal(equalized.convs[1].bias, graph.convs[1].bias)
     assert all(np.isfinite(observation.highs).all() for observation in carried.values())
 
@@ -200,7 +204,7 @@ def test_with_16_bit_activations_a_column_of_small_weights_is_made_larger() -> N
     tensors = he_tensors(plain)
     tensors["classifier.1.weight"][:, 2] /= 50
     graph = graph_of(plain, tensors=tensors)
-    equalized, _ = equalize(graph, {}, INT16X8)
+    equalized, _ = equalized_by_its_own(graph, {}, INT16X8)
 
     def share(network: Graph) -> float:
         (conv,) = (conv for conv in network.convs if conv.name == "conv10")
@@ -216,5 +220,5 @@ def test_columns_of_zeros_are_left_alone() -> None:
     tensors["features.3.squeeze.weight"][:, 2] = 0
     tensors["classifier.1.weight"][:] = 0
     graph = graph_of(SMALL, tensors=tensors)
-    equalized, _ = equalize(graph, {}, INT16X8)
+    equalized, _ = equalized_by_its_own(graph, {}, INT16X8)
     assert all(np.isfinite(conv.weight).all() for conv in equalized.convs)

@@ -15,7 +15,6 @@ import pytest
 
 from squeeze_export import __version__
 from squeeze_export.core import TORCHVISION
-from squeeze_export.errors import BadInput
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
@@ -134,12 +133,6 @@ def test_another_seed_gives_other_integers() -> None:
     graph, quantized = small()
     other = in_integers(graph, blobs(16, 40), seed=1)
     assert any((a.weight != b.weight).any() for a, b in zip(other.convs, quantized.convs, strict=True))
-
-
-def test_an_unknown_recipe_is_named() -> None:
-    with pytest.raises(BadInput, match="`slow`") as caught:
-        in_integers(small()[0], blobs(2, 40), recipe="slow")
-    assert caught.value.hint == "one of: fast, best"
 
 
 def dead_filters(tensors: dict[str, Any]) -> None:

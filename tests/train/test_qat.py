@@ -14,7 +14,7 @@ from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.table import read_table, table_bytes
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.train.qat import Schedule, augmented, is_better, train_integers
+from squeeze_export.train.qat import QatSchedule, augmented, is_better, train_integers
 
 torch = pytest.importorskip("torch")
 
@@ -67,7 +67,7 @@ def start(graph):
     return _table(graph)
 
 
-SCHEDULE = Schedule(epochs=4, batch=30, reach=30.0, distillation=0.0)
+SCHEDULE = QatSchedule(epochs=4, batch=30, reach=30.0, distillation=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_a_spoilt_table_is_mended(graph, start):
     )
     spoilt = dataclasses.replace(start, nodes=spoilt)
     images, labels = _coloured(100, 0)
-    schedule = Schedule(epochs=4, batch=10, reach=10.0, distillation=1.0)
+    schedule = QatSchedule(epochs=4, batch=10, reach=10.0, distillation=1.0)
     found = train_integers(spoilt, graph, images, labels, schedule, limits=_limits(start))
     fresh = _coloured(30, 5)[0]
     expected = FloatRunner(graph)(fresh)
@@ -193,7 +193,7 @@ def test_a_spoilt_table_is_mended(graph, start):
 def test_training_that_does_harm_is_thrown_away(graph, start):
     images, labels = _coloured(100, 0)
     found = train_integers(
-        start, graph, images, labels, Schedule(epochs=1, batch=30, reach=900.0, distillation=1.0), limits=_limits(start)
+        start, graph, images, labels, QatSchedule(epochs=1, batch=30, reach=900.0, distillation=1.0), limits=_limits(start)
     )
     assert found.best_epoch == 0
     assert found.held_out[1].loss > found.held_out[0].loss
@@ -216,7 +216,7 @@ def test_the_same_seed_gives_the_same_integers(graph, start):
     threads = torch.get_num_threads()
 
     def run(seed):
-        schedule = Schedule(epochs=1, batch=20, reach=3.0, distillation=0.0, shift_px=2, flip=True, seed=seed)
+        schedule = QatSchedule(epochs=1, batch=20, reach=3.0, distillation=0.0, shift_px=2, flip=True, seed=seed)
         return train_integers(start, graph, images, labels, schedule, limits=_limits(start))
 
     first, second, other = run(1), run(1), run(2)
@@ -229,11 +229,11 @@ def test_the_same_seed_gives_the_same_integers(graph, start):
 def test_images_are_moved_and_mirrored():
     image = np.arange(4, dtype=np.uint8).reshape(1, 2, 2, 1)
     many = np.repeat(image, 200, axis=0)
-    plain = augmented(many, Schedule(), np.random.default_rng(0))
+    plain = augmented(many, QatSchedule(), np.random.default_rng(0))
     np.testing.assert_array_equal(plain, many)
-    mirrored = augmented(many, Schedule(flip=True), np.random.default_rng(0))
+    mirrored = augmented(many, QatSchedule(flip=True), np.random.default_rng(0))
     assert {tuple(found.ravel()) for found in mirrored} == {(0, 1, 2, 3), (1, 0, 3, 2)}
-    moved = augmented(many, Schedule(shift_px=1), np.random.default_rng(0))
+    moved = augmented(many, QatSchedule(shift_px=1), np.random.default_rng(0))
     rows, columns = ((0, 0), (0, 1), (1, 1)), ((0, 0), (0, 1), (1, 1))  # of down and right by 1, 0 and -1, the edges repeated
     assert {tuple(found.ravel()) for found in moved} == {
         tuple(2 * r + c for r in row for c in column) for row in rows for column in columns
@@ -254,14 +254,14 @@ def test_images_are_moved_and_mirrored():
 def test_a_schedule_out_of_range(changes, message, graph, start):
     images, labels = _coloured(100, 0)
     with pytest.raises(BadInput, match=message):
-        train_integers(start, graph, images, labels, Schedule(**changes), limits=_limits(start))
+        train_integers(start, graph, images, labels, QatSchedule(**changes), limits=_limits(start))
 
 
 def test_images_that_cannot_be_trained_on(graph, start):
     images, labels = _coloured(100, 0)
 
     def run(table, pixels, classes):
-        train_integers(table, graph, pixels, classes, Schedule(), limits=_limits(start))
+        train_integers(table, graph, pixels, classes, QatSchedule(), limits=_limits(start))
 
     with pytest.raises(BadInput, match="`99` training images are too few"):
         run(start, images[:99], labels[:99])
@@ -277,5 +277,5 @@ def test_without_torch(graph, start, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     images, labels = _coloured(100, 0)
     with pytest.raises(Unavailable, match="`torch` is not installed") as caught:
-        train_integers(start, graph, images, labels, Schedule(), limits=_limits(start))
+        train_integers(start, graph, images, labels, QatSchedule(), limits=_limits(start))
     assert caught.value.hint == "pip install 'squeeze-export[torch]'"

@@ -11,7 +11,8 @@ from click.core import ParameterSource
 from squeeze_export.cli.options import FILE, SOURCES, Choice, Option, Repeatable, option
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import SCHEMES
-from squeeze_export.pipeline.training import QAT, Training
+from squeeze_export.pipeline.recipes import RECIPES
+from squeeze_export.pipeline.training import Training
 
 GROUP = "Quantization"
 
@@ -134,7 +135,7 @@ def training_choice(values: dict[str, Any]) -> Training | None:
         if typed:
             raise BadInput(f"`--{typed[0].replace('_', '-')}` says how to train, and nothing says on what", hint="--train DIR")
         return None
-    if not typed and values["recipe"] != QAT:
+    if not typed and RECIPES[values["recipe"]].maker != "trained":
         return None
     set_by_user = {"epochs": values["train_epochs"], "reach": values["train_reach"]}
     given = {name: value for name, value in set_by_user.items() if value is not None}
