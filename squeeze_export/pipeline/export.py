@@ -45,13 +45,21 @@ def export(
         Refused: the file failed its audit.
     """
     form = options or EmitOptions()
-    module = check_carries(target, scheme.name, form)
+    check_carries(target, scheme.name, form)
+    return export_checked(network, target, scheme, out, name=name, options=form)
+
+
+def export_checked(
+    network: Graph | QuantizedGraph, target: str, scheme: Scheme, out: Path, *, name: str, options: EmitOptions
+) -> tuple[Artifact, Audit]:
+    """`export` to a target that is known to carry the scheme in this outer form."""
+    module = target_named(target)
     if scheme.integer != isinstance(network, QuantizedGraph):
         raise BadInput(f"the scheme `{scheme.name}` needs {'a quantized' if scheme.integer else 'a float'} graph")
     if not name or Path(name).name != name or not name.isprintable():
         raise BadInput(f"the network's name {shown(name)} is no file name")  # a stranger's table may say anything
     provenance = provenance_of(network, scheme, target)
-    content = module.emit(network, scheme, form, metadata_of(provenance))
+    content = module.emit(network, scheme, options, metadata_of(provenance))
     return keep(content, out / f"{name}.{scheme.name}{module.SUFFIX}", target, scheme, provenance, network.labels)
 
 

@@ -10,7 +10,7 @@ from squeeze_export.core import Artifact, Audit, EmitOptions, Progress
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.graph.quantized import FP32, Scheme
 from squeeze_export.pipeline.calibration import Calibration
-from squeeze_export.pipeline.export import export
+from squeeze_export.pipeline.export import export_checked
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.processes import Order, export_apart
 from squeeze_export.pipeline.vendor import Vendor, export_vendor
@@ -81,11 +81,11 @@ def _one(target: str, plan: ExportPlan, *, alone: bool) -> Exported:
     try:
         product, *baseline = _orders(plan)
         # The product last: what fails before it leaves none behind.
-        plain = [export(o.network, target, o.scheme, o.out, name=plan.name, options=plan.options) for o in baseline]
+        plain = [export_checked(o.network, target, o.scheme, o.out, name=plan.name, options=plan.options) for o in baseline]
         if isinstance(plan.integers, Vendor):
             made = export_vendor(plan.integers, plan.network, target, plan.scheme, plan.out, name=plan.name)
         else:
-            made = export(product.network, target, product.scheme, product.out, name=plan.name, options=plan.options)
+            made = export_checked(product.network, target, product.scheme, product.out, name=plan.name, options=plan.options)
         return Exported(target, (*plain, made))
     except SqueezeExportError as err:
         if alone:
