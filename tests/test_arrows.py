@@ -163,7 +163,7 @@ def test_every_room_is_in_the_table() -> None:
 
 
 # Modules of a registry's folder that are no entry of it: what its entries share.
-SHARED = {"runtimes": {"session", "quiet"}}
+SHARED = {"runtimes": {"session", "quiet"}, "peers": {"process"}}
 # Entries that are driven through another one.
 THROUGH = {"runtimes": {"qnn": "onnxruntime"}}
 

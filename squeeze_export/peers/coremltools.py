@@ -18,8 +18,8 @@ from squeeze_export.core import ByteArray, require
 from squeeze_export.files import Content, read_content
 from squeeze_export.peers import Source, method_of
 from squeeze_export.peers._network import with_mean_outside
-from squeeze_export.peers._process import EXTRA, run_apart, serve
 from squeeze_export.peers._torch_network import torch_network
+from squeeze_export.peers.process import EXTRA, run_apart
 
 NAME = "coremltools"
 TARGET = "coreml"
@@ -49,7 +49,8 @@ def quantize(source: Source, recipe: str) -> Content:
     return run_apart(__name__, source, recipe, tool=_TOOL)
 
 
-def _work(source: Source, recipe: str, folder: Path) -> Content:
+def work(source: Source, recipe: str, folder: Path) -> Content:
+    """The work of the other process; see `run_apart`."""
     torch: Any = require("torch", EXTRA)
     # Its TensorFlow converter is not needed and costs seconds.
     ct: Any = require("coremltools", EXTRA, without=("tensorflow", "sklearn"))
@@ -83,7 +84,3 @@ def _work(source: Source, recipe: str, folder: Path) -> Content:
     path = folder / "product.mlpackage"
     package.save(str(path))
     return read_content(path)
-
-
-if __name__ == "__main__":
-    serve(_work, tool=_TOOL)

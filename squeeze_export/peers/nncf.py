@@ -20,8 +20,8 @@ from squeeze_export.errors import BadInput
 from squeeze_export.files import Content, read_content
 from squeeze_export.peers import Source, method_of
 from squeeze_export.peers._network import with_mean_outside
-from squeeze_export.peers._process import EXTRA, run_apart, serve
 from squeeze_export.peers._torch_network import torch_network
+from squeeze_export.peers.process import EXTRA, run_apart
 
 NAME = "nncf"
 TARGET = "openvino"
@@ -57,7 +57,8 @@ def quantize(source: Source, recipe: str) -> Content:
     return run_apart(__name__, source, recipe, tool=_TOOL)
 
 
-def _work(source: Source, recipe: str, folder: Path) -> Content:
+def work(source: Source, recipe: str, folder: Path) -> Content:
+    """The work of the other process; see `run_apart`."""
     _silenced()
     openvino: Any = require("openvino", EXTRA)
     nncf: Any = require("nncf", EXTRA)
@@ -124,7 +125,3 @@ def _read(openvino: Any, source: Source) -> Any:
     convs[0].input(0).replace_source_output(centred.output(0))
     total.input(1).replace_source_output(op.constant(graph.convs[0].bias[None, :, None, None], name="centred/bias").output(0))
     return model
-
-
-if __name__ == "__main__":
-    serve(_work, tool=_TOOL)

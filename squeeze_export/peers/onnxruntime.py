@@ -16,7 +16,7 @@ from squeeze_export.formats.onnx import opened
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.peers import Source, method_of
 from squeeze_export.peers._network import with_mean_outside
-from squeeze_export.peers._process import EXTRA, run_apart, serve
+from squeeze_export.peers.process import EXTRA, run_apart
 
 NAME = "onnxruntime"
 TARGET = "onnx"
@@ -76,7 +76,8 @@ def histogram_stride(graph: Graph) -> int:
     return max(1, HISTOGRAM_BYTES // (2 * 4 * values))
 
 
-def _work(source: Source, recipe: str, folder: Path) -> bytes:
+def work(source: Source, recipe: str, folder: Path) -> bytes:
+    """The work of the other process; see `run_apart`."""
     quantization: Any = require("onnxruntime.quantization", EXTRA)
     shapes: Any = require("onnxruntime.quantization.shape_inference", EXTRA)
     require("onnxruntime", EXTRA).disable_telemetry_events()
@@ -111,7 +112,3 @@ def _take_mean_out(onnx: Any, source: Source, path: Path) -> None:
     nodes[index + 1].input[0], nodes[index + 1].input[2] = "centred", "centred/bias"
     model.graph.initializer.extend(onnx.numpy_helper.from_array(values, name) for name, values in constants.items())
     onnx.save(model, str(path))
-
-
-if __name__ == "__main__":
-    serve(_work, tool=_TOOL)

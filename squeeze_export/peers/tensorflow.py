@@ -18,7 +18,7 @@ from squeeze_export.files import Content
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool
 from squeeze_export.peers import Source, method_of
 from squeeze_export.peers._network import same_pads, with_mean_outside
-from squeeze_export.peers._process import EXTRA, run_apart, serve
+from squeeze_export.peers.process import EXTRA, run_apart
 
 NAME = "tensorflow"
 TARGET = "tflite"
@@ -42,7 +42,8 @@ def quantize(source: Source, recipe: str) -> Content:
     return run_apart(__name__, source, recipe, tool=_TOOL)
 
 
-def _work(source: Source, recipe: str, folder: Path) -> bytes:
+def work(source: Source, recipe: str, folder: Path) -> bytes:
+    """The work of the other process; see `run_apart`."""
     tf: Any = require("tensorflow", EXTRA)
     graph, mean = with_mean_outside(source)
     signature = tf.TensorSpec((1, *graph.input.shape[1:]), tf.float32, name=graph.input.name)
@@ -99,7 +100,3 @@ def _padding(tf: Any, node: Conv | MaxPool, source: Any, graph: Graph) -> tuple[
         raise Refused(f"TensorFlow has no pool like `{node.name}`, padded by `{node.pads}` on `{size}`")
     top, left, bottom, right = node.pads
     return tf.pad(source, [(0, 0), (top, bottom), (left, right), (0, 0)]), "VALID"
-
-
-if __name__ == "__main__":
-    serve(_work, tool=_TOOL)

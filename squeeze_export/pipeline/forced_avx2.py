@@ -6,28 +6,20 @@ the kernels then do is what they do on a CPU that has no more than AVX2; how lon
 
 from __future__ import annotations
 
-import json
-import os
 import platform
-import subprocess
-import sys
-import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.numpy
-
 from squeeze_export.core import ByteArray, FloatArray, Placement
-from squeeze_export.errors import Refused, SqueezeExportError
-from squeeze_export.files import write_bytes, write_text
+from squeeze_export.errors import Refused
 from squeeze_export.pipeline.export import read_artifact
-from squeeze_export.pipeline.processes import CHILD_CODE, ERROR_KINDS, reason_of_end
 from squeeze_export.runtimes import runtime_named
+from squeeze_export.workers.worker import Late, call
 
 RUNTIME = "openvino"
 VARIABLE, ISA = "ONEDNN_MAX_CPU_ISA", "AVX2"
-REQUEST, PIXELS, ANSWER, LOGITS, LOG = "request.json", "pixels.safetensors", "answer.json", "logits.safetensors", "log"
 STARTING_S, IMAGE_S = 60, 5
 """How long the process may take: to start, and for each image."""
 
@@ -66,66 +58,29 @@ def run_on_avx2(path: Path, pixels: ByteArray, *, threads: int = 1) -> ForcedRun
         Unavailable: OpenVINO is not installed.
         Refused: OpenVINO failed, took too long, or used other kernels all the same.
     """
-    with tempfile.TemporaryDirectory(prefix="squeeze-export-") as temporary:
-        folder = Path(temporary)
-        write_bytes(folder / PIXELS, safetensors.numpy.save({"pixels": pixels}))
-        write_text(folder / REQUEST, json.dumps({"path": str(path.absolute()), "threads": threads}))
-        answer = _answer(folder, limit_s=STARTING_S + IMAGE_S * len(pixels))
-        logits: FloatArray = safetensors.numpy.load((folder / LOGITS).read_bytes())["logits"]
+    limit_s = STARTING_S + IMAGE_S * len(pixels)
+    asked = {"path": str(path.absolute()), "threads": threads}
+    try:
+        answer, arrays = call(
+            run_here, asked, {"pixels": pixels}, tool="OpenVINO held to AVX2", limit_s=limit_s, variables={VARIABLE: ISA}
+        )
+    except Late as err:
+        raise Refused(err.message, hint="fewer images") from err
     found = answer["placement"]
     lists: dict[str, Any] = {name: tuple(value) for name, value in (found or {}).items() if isinstance(value, list)}
     placement = Placement(**{**found, **lists}) if found is not None else None
     if "avx2" not in answer["kernels"] or any(word in answer["kernels"] for word in ("avx512", "vnni", "amx")):
         raise Refused(f"OpenVINO ran `{answer['kernels']}`, though it was held to AVX2", hint="this CPU may have no AVX2")
-    return ForcedRun(logits, answer["device"], answer["kernels"], placement)
+    return ForcedRun(arrays["logits"], answer["device"], answer["kernels"], placement)
 
 
-def _answer(folder: Path, limit_s: float) -> dict[str, Any]:
-    code = CHILD_CODE.format(path=sys.path, module="squeeze_export.pipeline.forced_avx2")
-    with (folder / LOG).open("wb") as log:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-W", "ignore", "-c", code, str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, VARIABLE: ISA, "TMPDIR": str(folder)},
-                timeout=limit_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as err:
-            raise Refused(f"OpenVINO held to AVX2 was not done within `{limit_s:.0f}` seconds", hint="fewer images") from err
-    if done.returncode or not (folder / ANSWER).exists():
-        raise Refused(f"OpenVINO held to AVX2 failed: {reason_of_end(folder / LOG, done.returncode)}")
-    answer: dict[str, Any] = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
-    if "kind" in answer:
-        raise ERROR_KINDS[answer["kind"]](answer["message"], hint=answer["hint"])
-    return answer
-
-
-def main(folder: Path) -> None:
-    """The other side: runs what `request.json` names, and writes the logits and `answer.json`, or what went wrong.
-
-    Args:
-        folder: of the hand-over.
-    """
-    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
-    pixels = safetensors.numpy.load((folder / PIXELS).read_bytes())["pixels"]
-    answer: dict[str, Any]
+def run_here(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, FloatArray]]:
+    """The other side: runs the file with whatever kernels this process has."""
+    artifact = read_artifact(Path(values["path"]))
+    session = runtime_named(RUNTIME).open_session(artifact, device="cpu", threads=values["threads"])
     try:
-        session = runtime_named(RUNTIME).open_session(
-            read_artifact(Path(request["path"])), device="cpu", threads=request["threads"]
-        )
-        try:
-            write_bytes(folder / LOGITS, safetensors.numpy.save({"logits": session.infer(pixels)}))
-            placement = None if session.placement is None else asdict(session.placement)
-            answer = {"device": session.device, "kernels": session.kernels, "placement": placement}
-        finally:
-            session.close()
-    except SqueezeExportError as err:
-        answer = {"kind": type(err).__name__, "message": err.message, "hint": err.hint}
-    write_text(folder / ANSWER, json.dumps(answer))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+        logits = session.infer(arrays["pixels"])
+        placement = None if session.placement is None else asdict(session.placement)
+        return {"device": session.device, "kernels": session.kernels, "placement": placement}, {"logits": logits}
+    finally:
+        session.close()

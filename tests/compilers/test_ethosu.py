@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 from importlib import metadata
 from pathlib import Path
 
@@ -304,26 +303,28 @@ def test_other_files_are_refused(tiny_files, tmp_path):
 def test_velas_own_failure_has_its_last_words(own_ini, tiny_files, tmp_path):
     own_ini.write_text(OWN_INI.replace("axi0_port=Sram", "axi0_port=Nowhere"))
     settings = {"config": str(own_ini), "system_config": "Board", "memory_mode": "Mine"}
-    with pytest.raises(Refused, match="Vela failed for `ethos-u55-32`: KeyError: 'Nowhere'"):
+    with pytest.raises(Refused, match="Vela for `ethos-u55-32` failed: exit code 1, KeyError: 'Nowhere'"):
         ethosu.compile_for(tiny_files["npu"], "ethos-u55-32", settings, make(tmp_path / "work"))
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import time; time.sleep(60)", "did not finish within 1 s"),
-        ("import os; os.kill(os.getpid(), 11)", "failed for `ethos-u55-128`: it was ended by SIGSEGV"),
-        ("print('half done')", "did not write what it should for `ethos-u55-128`: half done"),
-        ("raise SystemExit(3)", "failed for `ethos-u55-128`: exit code 3"),
-        ("print('x' * 5_000_000); raise SystemExit('the end `of` it')", "failed for `ethos-u55-128`: the end 'of' it"),
+        ("import time; time.sleep(60)", "Vela for `ethos-u55-128` did not finish within 1 s"),
+        ("import os; os.kill(os.getpid(), 11)", "Vela for `ethos-u55-128` failed: ended by SIGSEGV"),
+        ("print('half done')", "Vela for `ethos-u55-128` did not write what it should: exit code 0, half done"),
+        ("raise SystemExit(3)", "Vela for `ethos-u55-128` failed: exit code 3"),
+        (
+            "print('x' * 5_000_000); raise SystemExit('the `end`')",
+            "Vela for `ethos-u55-128` failed: exit code 1, the 'end'",
+        ),
     ],
 )
 def test_another_vela_in_its_place(code, message, tiny_files, tmp_path, monkeypatch):
-    package = tmp_path / "packages" / "ethosu" / "vela"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"), prepend=os.pathsep)
+    (tmp_path / "vela_in_its_place.py").write_text(code)
+    ours = vela.our_python
+    monkeypatch.setattr(vela, "our_python", lambda _, *arguments: ours("vela_in_its_place", *arguments))
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(vela, "TIMEOUT_S", 1.0 if "sleep" in code else 60.0)
     with pytest.raises(Refused, match=message):
         ethosu.compile_for(tiny_files["npu"], "ethos-u55-128", {}, make(tmp_path / "work"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from dataclasses import replace
@@ -29,6 +28,7 @@ from squeeze_export.pipeline.network import open_network
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import qnn as runtime
 from squeeze_export.targets import onnx as target
+from squeeze_export.workers import worker
 
 pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn is not installed")
 if platform.machine().lower() not in ("x86_64", "amd64"):
@@ -164,30 +164,39 @@ def test_a_convolution_in_float_keeps_its_bias() -> None:
     assert correct_biases(model.SerializeToString()) == (model.SerializeToString(), 0)
 
 
-def test_the_biases_make_up_for_what_v69_rounds_down(tmp_path: Path) -> None:
+def test_the_biases_make_up_for_what_v69_rounds_down(tmp_path: Path, errors: dict[str, float]) -> None:
     """Of one convolution, the mean square error beside its exact integers is about half of what it was."""
     path = tmp_path / "one.int8.onnx"
     path.write_bytes(one_convolution(2 ** np.linspace(-10, -9, 32)))
     source = Artifact(path, "onnx", "int8", "", 1, TensorSpec("x", (1, 32, 8, 8), "uint8", "NHWC"), TensorSpec("z", (), "", ""))
     assert compiled(source, "SM8450", tmp_path / "on").settings["bias_correction"] == "1 convolution"
+    assert errors["corrected"] < 0.7 * errors["as_it_is"]
     assert "bias_correction" not in compiled(source, "SM8450", tmp_path / "off", bias_correction="off").settings
     assert "bias_correction" not in compiled(source, "SM8650", tmp_path / "other").settings
-    with_it, without = (error_of(tmp_path / "on" / name) for name in ("corrected", "as_it_is"))
-    assert with_it < 0.7 * without
 
 
-def error_of(folder: Path) -> float:
-    return float(json.loads((folder / "result.json").read_text())["error"])
+@pytest.fixture
+def errors(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Form of the file -> the error that the last compilation told of it."""
+    told: dict[str, float] = {}
+
+    def call(function: Any, values: Any, **options: Any) -> Any:
+        answer = worker.call(function, values, **options)
+        told[Path(values["folder"]).name] = answer[0]["error"]
+        return answer
+
+    monkeypatch.setattr(qnn, "call", call)
+    return told
 
 
 def test_a_correction_that_takes_the_answers_further_away_is_not_kept(
-    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errors: dict[str, float]
 ) -> None:
     kept = compiled(artifact, "SM8450", tmp_path / "off", bias_correction="off")
     monkeypatch.setattr(qnn, "correct_biases", lambda content: (doubled_biases(content), 1))
     product = compiled(artifact, "SM8450", tmp_path / "on")
     assert product.settings == kept.settings
-    assert error_of(tmp_path / "on" / "corrected") > error_of(tmp_path / "on" / "as_it_is")
+    assert errors["corrected"] > errors["as_it_is"]
     answers = (logits_of(file, artifact, tmp_path / "made.onnx") for file in (kept, product))
     np.testing.assert_array_equal(*answers)
 
@@ -214,18 +223,18 @@ def test_a_soc_without_fp16_refuses_the_float_pool(artifact: Artifact, tmp_path:
 
 
 def test_a_product_that_answers_otherwise_is_refused(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qnn, "_run", lambda folder, chip: {"failure": "", "difference": 0.25, "error": None})
+    monkeypatch.setattr(qnn, "call", lambda *_, **__: ({"failure": "", "difference": 0.25, "error": None}, {}))
     with pytest.raises(Refused, match=r"answers otherwise than the session that it came from: by 0\.25"):
         compiled(artifact, "SM8650", tmp_path / "work")
 
 
 def test_a_compiler_that_hangs_or_dies(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qnn, "TIMEOUT_S", 0.01)
-    with pytest.raises(Refused, match=r"did not finish within 0\.01 s for `SM8650`"):
+    with pytest.raises(Refused, match=r"QNN's compiler for `SM8650` did not finish within 0\.01 s"):
         compiled(artifact, "SM8650", tmp_path / "slow")
     monkeypatch.setattr(qnn, "TIMEOUT_S", 60.0)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(Refused, match="ended without a result for `SM8650`: exit code 1"):
+    with pytest.raises(Refused, match="QNN's compiler for `SM8650` failed: exit code 1"):
         compiled(artifact, "SM8650", tmp_path / "dead")
 
 

@@ -135,7 +135,7 @@ def fake_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
 
     def write(name: str, code: str) -> Path:
         (folder / f"{name}.py").write_text(code)
-        monkeypatch.setenv("PYTHONPATH", str(folder))
+        monkeypatch.syspath_prepend(folder)
         return folder
 
     return write

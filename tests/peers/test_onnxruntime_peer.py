@@ -72,7 +72,7 @@ def test_histograms_in_pieces_give_a_file_too(
     whole = product("onnx", "vendor-percentile", "complex")
     monkeypatch.setattr(onnxruntime, "histogram_stride", lambda graph: 5)
     (tmp_path / "own").mkdir()
-    pieces = onnxruntime._work(source("complex", "onnx", tmp_path), "vendor-percentile", tmp_path / "own")
+    pieces = onnxruntime.work(source("complex", "onnx", tmp_path), "vendor-percentile", tmp_path / "own")
     assert abs(len(pieces) - len(whole.content)) < 1000
     assert pieces != whole.content  # other bins, other thresholds
     assert capfd.readouterr().out.count("Collecting tensor data") == 4  # 16 images by 5

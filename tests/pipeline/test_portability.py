@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -210,17 +209,12 @@ def test_where_the_cpu_is_no_x86_the_row_says_so(network, made, table, tiny, mon
 # --- the process
 
 
-def test_the_other_side_answers_here(made, tmp_path, tiny, network):
-    """What `-m` runs, in this process: with whatever kernels this CPU has."""
+def test_the_other_side_answers_here(made, tiny, network):
+    """In this process: with whatever kernels this CPU has."""
     pixels = load_all(open_calibration(tiny / "eval"), network.graph.preprocess)[0].pixels
-    (tmp_path / forced.PIXELS).write_bytes(forced.safetensors.numpy.save({"pixels": pixels}))
-    path = str(made["openvino", "int8"].path)
-    (tmp_path / forced.REQUEST).write_text(json.dumps({"path": path, "threads": 1}))
-    forced.main(tmp_path)
-    answer = json.loads((tmp_path / forced.ANSWER).read_text())
+    answer, arrays = forced.run_here({"path": str(made["openvino", "int8"].path), "threads": 1}, {"pixels": pixels})
     assert (answer["device"], answer["placement"]["integer_mac_share"]) == ("cpu", 1)
-    logits = forced.safetensors.numpy.load((tmp_path / forced.LOGITS).read_bytes())["logits"]
-    assert logits.shape == (8, 5)
+    assert arrays["logits"].shape == (8, 5)
 
 
 def test_an_error_of_the_other_side_is_raised_here(tmp_path):
@@ -231,7 +225,7 @@ def test_an_error_of_the_other_side_is_raised_here(tmp_path):
 def test_a_process_that_takes_too_long_is_ended(made, monkeypatch):
     monkeypatch.setattr(forced, "STARTING_S", 0)
     monkeypatch.setattr(forced, "IMAGE_S", 0.01)
-    with pytest.raises(Refused, match="was not done within `0` seconds"):
+    with pytest.raises(Refused, match=r"OpenVINO held to AVX2 did not finish within 0\.01 s"):
         forced.run_on_avx2(made["openvino", "int8"].path, np.zeros((1, 32, 32, 3), np.uint8))
 
 
@@ -239,12 +233,9 @@ def test_a_process_that_takes_too_long_is_ended(made, monkeypatch):
 def test_kernels_that_are_not_avx2_are_refused(kernels, monkeypatch):
     """The variable is a wish: OpenVINO's own records are asked what came of it."""
 
-    def answer(folder: Path, limit_s: float) -> dict[str, object]:
-        (folder / forced.LOGITS).write_bytes(forced.safetensors.numpy.save({"logits": np.zeros((1, 5), np.float32)}))
-        placement = {"operator_count": 1, "integer_count": 1, "integer_mac_share": 1.0, "float_operators": [], "source": ""}
-        return {"device": "cpu", "kernels": kernels, "placement": placement}
-
-    monkeypatch.setattr(forced, "_answer", answer)
+    placement = {"operator_count": 1, "integer_count": 1, "integer_mac_share": 1.0, "float_operators": [], "source": ""}
+    answer = {"device": "cpu", "kernels": kernels, "placement": placement}, {"logits": np.zeros((1, 5), np.float32)}
+    monkeypatch.setattr(forced, "call", lambda *_, **__: answer)
     with pytest.raises(Refused, match=f"OpenVINO ran `{kernels}`, though it was held to AVX2"):
         forced.run_on_avx2(Path("net.openvino"), np.zeros((1, 32, 32, 3), np.uint8))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import glob
-import json
 import os
 import signal
 import sys
@@ -70,8 +69,8 @@ def why_not_taken(driver: str, patch: pytest.MonkeyPatch) -> str | None:
         if not (beside / accelerators.VULKAN).exists():
             return "no Vulkan loader (apt-get install libvulkan1)"
         patch.setenv("LD_LIBRARY_PATH", str(beside))  # for the children; this process's own was read when it started
-        why_none = accelerators._why_none
-        patch.setattr(accelerators, "_why_none", lambda device: "" if device == "gpu" else why_none(device))
+        why_none = accelerators.why_none
+        patch.setattr(accelerators, "why_none", lambda device: "" if device == "gpu" else why_none(device))
     if "gpu" in litert.devices():
         return None
     with pytest.raises(Unavailable) as caught:
@@ -180,8 +179,8 @@ def test_a_driver_that_ends_the_process_ends_the_session_only(tmp_path: Path) ->
     session: Any = litert.open_session(artifact(tmp_path, "fp32"), device="gpu", threads=1)
     with pytest.raises(ValueError, match="the file takes uint8"):
         session.infer(small()[1][:, :40])
-    os.kill(session._process._process.pid, signal.SIGKILL)
-    with pytest.raises(Refused, match="LiteRT's process ended: ended by SIGKILL"):
+    os.kill(session._process.pid, signal.SIGKILL)
+    with pytest.raises(Refused, match="LiteRT's process failed: ended by SIGKILL"):
         session.infer(small()[1][:1])
     session.close()
 
@@ -208,7 +207,7 @@ def test_absent_accelerators_are_unavailable(tmp_path: Path, monkeypatch: pytest
         litert.open_session(item, device="gpu", threads=1)
     assert litert.devices() == ("cpu",)
     monkeypatch.setattr(sys, "platform", "win32")
-    assert "cannot be asked on `win32`" in accelerators._why_none("gpu")
+    assert "cannot be asked on `win32`" in accelerators.why_none("gpu")
     with pytest.raises(BadInput, match="`0` threads"):
         litert.open_session(item, device="gpu", threads=0)
     for device in ("npu", "tpu"):
@@ -230,8 +229,8 @@ def test_absent_accelerators_are_unavailable(tmp_path: Path, monkeypatch: pytest
     ids=["none", "software", "both", "not asked"],
 )
 def test_the_driver_decides_what_is_emulated(answer: Any, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accelerators, "_why_none", lambda device: "")
-    monkeypatch.setattr(accelerators, "_probe", lambda device: answer)
+    monkeypatch.setattr(accelerators, "why_none", lambda device: "")
+    monkeypatch.setattr(accelerators, "probe", lambda device: answer)
     monkeypatch.setenv("HOME", f"/of/{id(answer)}")  # an environment of its own, so that nothing is remembered
     if isinstance(expected, str):
         with pytest.raises(Unavailable, match=expected):
@@ -256,11 +255,23 @@ def test_a_file_that_an_accelerator_does_not_take_is_not_run_on_the_cpu(tmp_path
         )
 
 
-def test_the_probe_says_what_it_found(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_probe_says_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerator_probe, "VULKAN", "libvulkan-of-nobody.so.1")
     monkeypatch.setattr(sys, "platform", "linux")
-    accelerator_probe.main("gpu")
-    assert json.loads(capfd.readouterr().out)["reason"].startswith("there is no Vulkan loader: libvulkan-of-nobody.so.1")
+    with pytest.raises(Unavailable, match=r"^there is no Vulkan loader: libvulkan-of-nobody\.so\.1"):
+        accelerator_probe.ask_driver({"device": "gpu"}, {})
+
+
+def broken_driver(values: Any, arrays: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_probe_that_does_not_survive_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerators, "ask_driver", broken_driver)
+    told = "the process that asked its driver did not survive it: ended by SIGKILL"
+    assert accelerators.probe("gpu")["reason"] == told
+    monkeypatch.setattr(accelerators, "PROBE_S", 0.01)
+    assert accelerators.probe("gpu")["reason"] == "its driver did not finish within 0.01 s"
 
 
 LOG = (

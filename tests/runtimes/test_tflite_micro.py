@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from functools import cache
@@ -22,7 +21,7 @@ from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.pipeline import calibrate, export, open_network
 from squeeze_export.runtimes.tflite import micro
 from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN
-from squeeze_export.runtimes.tflite.micro_probe import FIRST_BYTES, STEP_BYTES, smallest
+from squeeze_export.runtimes.tflite.micro_probe import FIRST_BYTES, STEP_BYTES, find_arena, smallest
 from squeeze_export.targets import tflite
 
 pytest.importorskip("tflite_micro")
@@ -206,8 +205,10 @@ def test_a_search_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
         micro.arena_of(written(tmp_path).path)
 
 
-def test_the_probe_prints_its_answer_and_nothing_else(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "squeeze_export.runtimes.tflite.micro_probe", str(written(tmp_path).path), "4096"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "reason" in json.loads(done.stdout)
-    assert done.stderr == ""
+def test_the_search_says_why_there_is_no_arena(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer, _ = find_arena({"path": str(written(tmp_path).path), "limit": 4096}, {})
+    assert answer["reason"]
+    assert capfd.readouterr() == ("", "")

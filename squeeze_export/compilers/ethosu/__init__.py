@@ -7,14 +7,14 @@ them that they serve the compiler's decisions, are no measurement, and are not t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from squeeze_export.compilers import Compiled
 from squeeze_export.compilers.ethosu.figures import estimate_of
 from squeeze_export.compilers.ethosu.operators import placement_of
 from squeeze_export.compilers.ethosu.settings import AUTO, DEFAULTS, PACKAGE, STRATEGIES, Choice, choices_of, installed_version
-from squeeze_export.compilers.ethosu.vela import run_vela
+from squeeze_export.compilers.ethosu.vela import Output, Vela
 from squeeze_export.core import Artifact, require
 from squeeze_export.errors import BadInput
 
@@ -46,16 +46,20 @@ def compile_for(artifact: Artifact, chip: str, settings: Mapping[str, str], fold
         given = f"{artifact.target} {artifact.scheme}"
         raise BadInput(f"Vela does not take `{given}`", hint=f"it takes {TARGET} in: {', '.join(SCHEMES)}")
     choices, network = choices_of(chip, settings), artifact.path.read_bytes()
-    with ThreadPoolExecutor(len(choices)) as pool:
-        made = list(pool.map(lambda choice: _compiled(network, choice, folder / choice.optimise), choices))
+    with ExitStack() as stack:
+        started = [stack.enter_context(Vela(network, choice, _made(folder / choice.optimise))) for choice in choices]
+        made = [_compiled(network, choice, vela.output()) for choice, vela in zip(choices, started, strict=True)]
     _, fewest = min(made, key=lambda cycles_and_product: cycles_and_product[0])
     return fewest
 
 
-def _compiled(network: bytes, choice: Choice, folder: Path) -> tuple[int, Compiled]:
-    """Cycles and product of one strategy."""
+def _made(folder: Path) -> Path:
     folder.mkdir()
-    output = run_vela(network, choice, folder)
+    return folder
+
+
+def _compiled(network: bytes, choice: Choice, output: Output) -> tuple[int, Compiled]:
+    """Cycles and product of one strategy."""
     placement = placement_of(network, output.content, output.printed)
     estimate = estimate_of(output.summary, output.layers, choice, version=installed_version())
     return estimate.cycles, Compiled(output.content, choice.facts(), placement, estimate)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from squeeze_export.compilers.ethosu.settings import Choice
 from squeeze_export.errors import Refused
+from squeeze_export.workers.process import Process, our_python
 
 TIMEOUT_S = 300.0
 """A SqueezeNet takes one or two seconds."""
 MAX_OUTPUT_BYTES = 4_000_000
-MAX_MESSAGE_CHARACTERS = 300
 _STEM = "network"
 
 
@@ -37,55 +34,53 @@ class Output:
     printed: str
 
 
-def run_vela(network: bytes, choice: Choice, folder: Path) -> Output:
-    """Compiles a TFLite file.
+class Vela:
+    """Vela at work on a TFLite file. Also a context manager, which ends it.
 
     Args:
         network: the file.
         choice: for what.
         folder: empty; holds everything that Vela writes.
-
-    Raises:
-        Refused: it failed, took too long, or wrote something else than it should; with its last words.
     """
-    source, out = folder / f"{_STEM}.tflite", folder / "out"
-    source.write_bytes(network)
-    log = folder / "output.txt"
-    command = _command(source, choice, out)
-    with log.open("wb") as output:
+
+    def __init__(self, network: bytes, choice: Choice, folder: Path) -> None:
+        self._choice, self._out, source = choice, folder / "out", folder / f"{_STEM}.tflite"
+        source.write_bytes(network)
+        command, environment = _command(source, choice, self._out), {**os.environ, "TMPDIR": str(folder)}
+        self._process = Process(command, cwd=folder, environment=environment, log=folder / "output.txt")
+
+    def __enter__(self) -> Vela:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.end()
+
+    def output(self) -> Output:
+        """Waits for it.
+
+        Raises:
+            Refused: it failed, took too long, or wrote something else than it should; with its last words.
+        """
+        choice, tool = self._choice, f"Vela for `{self._choice.accelerator}`"
         try:
-            code = subprocess.run(
-                command,
-                cwd=folder,
-                env={**os.environ, "TMPDIR": str(folder)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                check=False,
-                timeout=TIMEOUT_S,
-            ).returncode
-        except subprocess.TimeoutExpired as err:
-            raise Refused(f"Vela did not finish within {TIMEOUT_S:g} s for `{choice.accelerator}`") from err
-    printed = _last_bytes(log)
-    if code:
-        raise Refused(f"Vela failed for `{choice.accelerator}`: {_last_words(printed, code)}")
-    try:
-        return Output(
-            (out / f"{_STEM}_vela.tflite").read_bytes(),
-            (out / f"{_STEM}_summary_{choice.system_config}.csv").read_text(encoding="utf-8"),
-            (out / f"{_STEM}_per-layer.csv").read_text(encoding="utf-8"),
-            printed,
-        )
-    except (OSError, UnicodeDecodeError) as err:
-        raise Refused(f"Vela did not write what it should for `{choice.accelerator}`: {_last_words(printed, code)}") from err
+            code = self._process.wait(TIMEOUT_S)
+        except TimeoutError as err:
+            raise Refused(f"{tool} did not finish within {TIMEOUT_S:g} s") from err
+        if code:
+            raise Refused(f"{tool} failed: {self._process.last_words()}")
+        try:
+            return Output(
+                (self._out / f"{_STEM}_vela.tflite").read_bytes(),
+                (self._out / f"{_STEM}_summary_{choice.system_config}.csv").read_text(encoding="utf-8"),
+                (self._out / f"{_STEM}_per-layer.csv").read_text(encoding="utf-8"),
+                self._process.printed(MAX_OUTPUT_BYTES),
+            )
+        except (OSError, UnicodeDecodeError) as err:
+            raise Refused(f"{tool} did not write what it should: {self._process.last_words()}") from err
 
 
 def _command(source: Path, choice: Choice, out: Path) -> Sequence[str]:
-    return [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
+    return our_python(
         "ethosu.vela",
         "--config",
         str(choice.config),
@@ -102,19 +97,4 @@ def _command(source: Path, choice: Choice, out: Path) -> Sequence[str]:
         "--output-dir",
         str(out),
         str(source),
-    ]
-
-
-def _last_bytes(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - MAX_OUTPUT_BYTES))
-        return file.read().decode("utf-8", "replace")
-
-
-def _last_words(printed: str, code: int) -> str:
-    if code < 0:
-        names = {number.value: number.name for number in signal.Signals}
-        return f"it was ended by {names.get(-code, f'signal {-code}')}"
-    lines = [" ".join(line.split()) for line in printed.splitlines() if line.strip()]
-    words = lines[-1].replace("`", "'") if lines else f"exit code {code}"
-    return words if len(words) <= MAX_MESSAGE_CHARACTERS else f"{words[:MAX_MESSAGE_CHARACTERS]} ..."
+    )

@@ -10,23 +10,20 @@ unless that is switched off, and kept where it answers nearer to the exact integ
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import squeeze_export
 from squeeze_export.compilers import Compiled
+from squeeze_export.compilers.qnn.compiling import compile_apart
 from squeeze_export.compilers.qnn.rounding import ROUNDS_DOWN, correct_biases
 from squeeze_export.core import Artifact, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.formats.onnx import parsed
 from squeeze_export.formats.qnn import GRAPH_KEY, binary_facts, graph_text, read_graph
+from squeeze_export.workers.process import one_line
+from squeeze_export.workers.worker import call
 
 NAME = "qnn"
 TARGET = "onnx"
@@ -72,7 +69,6 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {"optimise": OPTIMISE, "bias_correctio
 """What a user may set; the last value of each is its default."""
 TIMEOUT_S = 300.0
 """A SqueezeNet takes one or two seconds."""
-MAX_MESSAGE_CHARACTERS = 300
 _NO_FLOATS = "was not selected by that EP"
 
 
@@ -115,10 +111,10 @@ def _compiled(content: bytes, artifact: Artifact, chip: str, optimise: str, fold
     folder.mkdir()
     (folder / "source.onnx").write_bytes(content)
     (folder / "exact.onnx").write_bytes(artifact.path.read_bytes())
-    (folder / "options.json").write_text(json.dumps(options))
-    result = _run(folder, chip)
+    asked = {"folder": str(folder.absolute()), "options": options}
+    result, _ = call(compile_apart, asked, tool=f"QNN's compiler for `{chip}`", limit_s=TIMEOUT_S)
     if result["failure"]:
-        words = _shortened(result["failure"])
+        words = one_line(result["failure"])
         if _NO_FLOATS in result["failure"] and artifact.scheme != SCHEMES[1]:
             raise Refused(f"the HTP of `{chip}` does not take the floats of `{artifact.scheme}`: {words}", hint="--scheme int8-npu")
         raise Refused(f"QNN does not compile `{artifact.path.name}` for `{chip}`: {words}")
@@ -147,48 +143,3 @@ def _product(folder: Path, chip: str, optimise: str) -> Compiled:
     entry.key, entry.value = GRAPH_KEY, graph_text(read_graph(folder))
     settings = {"soc_model": str(SOC_MODELS[chip]), "htp_arch": facts["htp_arch"], "optimise": optimise}
     return Compiled(model.SerializeToString(), {**settings, "qairt": sdk.get("ep_sdk_version", "").removeprefix("v")})
-
-
-def _run(folder: Path, chip: str) -> Any:
-    """The result of the compiler's own process.
-
-    Raises:
-        Refused: it ended without one, or took too long.
-    """
-    root = str(Path(squeeze_export.__file__).parent.parent)
-    inherited = os.environ.get("PYTHONPATH")
-    log = folder / "output.txt"
-    with log.open("wb") as output:
-        try:
-            code = subprocess.run(
-                [sys.executable, "-W", "ignore", "-m", "squeeze_export.compilers.qnn.child", str(folder)],
-                cwd=folder,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join([root, inherited] if inherited else [root]),
-                    "TMPDIR": str(folder),
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                check=False,
-                timeout=TIMEOUT_S,
-            ).returncode
-        except subprocess.TimeoutExpired as err:
-            raise Refused(f"QNN did not finish within {TIMEOUT_S:g} s for `{chip}`") from err
-    result = folder / "result.json"
-    if code or not result.exists():
-        lines = log.read_bytes()[-MAX_MESSAGE_CHARACTERS:].decode("utf-8", "replace").split("\n")
-        last = " ".join(next((line for line in reversed(lines) if line.strip()), "").split())
-        raise Refused(f"QNN's compiler ended without a result for `{chip}`: {_ending(code)}, {last}")
-    return json.loads(result.read_text())
-
-
-def _ending(code: int) -> str:
-    names = {-number.value: f"ended by {number.name}" for number in signal.Signals}
-    return names.get(code, f"exit code {code}")
-
-
-def _shortened(words: str) -> str:
-    words = words.replace("`", "'")
-    return words if len(words) <= MAX_MESSAGE_CHARACTERS else f"{words[:MAX_MESSAGE_CHARACTERS]} ..."

@@ -1,17 +1,14 @@
-"""Asks LiteRT for an accelerator: `python -m squeeze_export.runtimes.tflite.accelerator_probe gpu|npu`.
-
-A process of its own, since a broken driver may end it. Prints one JSON object: `accelerator` and `drivers`, or `reason`.
-"""
+"""Asks the drivers, and LiteRT, for an accelerator: the work of a process of its own, since a broken driver may end it."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import struct
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-from squeeze_export.errors import SqueezeExportError, Unavailable
+from squeeze_export.errors import Unavailable
 from squeeze_export.runtimes.tflite.compiled_model import compile_alone
 
 VULKAN = "libvulkan.so.1"
@@ -103,18 +100,17 @@ def smallest_file() -> bytes:
     return bytes(builder.Output())
 
 
-def main(device: str) -> None:
-    """Looks for the driver, lets LiteRT open a file on it, and prints what was found."""
-    answer: dict[str, Any]
-    try:
-        drivers = vulkan_devices() if device == "gpu" and sys.platform == "linux" else []
-        opened = compile_alone(smallest_file(), device, 1)
-        answer = {"accelerator": opened.accelerator, "drivers": drivers}
-        opened.close()
-    except SqueezeExportError as err:
-        answer = {"reason": err.message}
-    print(json.dumps(answer))  # noqa: T201 - this is its answer
+def ask_driver(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Looks for the driver, and lets LiteRT open a file on it.
 
+    Args:
+        values: `device`: `gpu` or `npu`.
+        arrays: none.
 
-if __name__ == "__main__":
-    main(sys.argv[1])
+    Returns:
+        `accelerator`: its name; `drivers`: name and kind of each Vulkan device.
+    """
+    drivers = vulkan_devices() if values["device"] == "gpu" and sys.platform == "linux" else []
+    opened = compile_alone(smallest_file(), values["device"], 1)
+    opened.close()
+    return {"accelerator": opened.accelerator, "drivers": drivers}, {}

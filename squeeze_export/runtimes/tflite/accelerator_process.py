@@ -1,38 +1,28 @@
-"""The process in which LiteRT runs a file on an accelerator, seen from ours; `accelerator_worker` is the other side."""
+"""A file on one of LiteRT's accelerators, in a process of its own: both sides.
+
+A GPU's driver may crash, and LiteRT prints to stdout and stderr, also while the process ends. Pixels and logits lie in two files
+that both sides have mapped, so that a run hands nothing over.
+"""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import select
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import squeeze_export
 from squeeze_export.core import FloatArray
-from squeeze_export.errors import Refused, Unavailable
-from squeeze_export.runtimes.tflite.accelerator_worker import FILE, LOGITS, PIXELS
+from squeeze_export.errors import Refused
+from squeeze_export.runtimes.tflite.compiled_model import Compiled, NotAll, compile_alone, compile_beside_cpu
+from squeeze_export.workers.worker import Failed, Late, Worker
 
 OPEN_S, RUN_S = 300, 120
 """How long a file may take to be opened (a driver compiles every kernel then) and to be run once."""
-MAX_LAST_WORDS = 300
-_MAX_REPLY_BYTES = 1 << 20
-_LOG_TAIL_BYTES = 4096
-
-
-def child_environment() -> dict[str, str]:
-    """This process's environment, in which a child finds this package."""
-    root = str(Path(squeeze_export.__file__).parent.parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
+FILE, PIXELS, LOGITS = "net.tflite", "pixels", "logits"
+Answer = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 class LitertProcess:
@@ -42,38 +32,24 @@ class LitertProcess:
         account: what LiteRT says of it: `division`, as in `compiled_model.Division`, or None where the accelerator takes all.
         pixels: what the next run is given; shape and dtype of the file's input.
         logits: what the last run gave; those of its output.
+        closed: whether it was closed, or has ended by itself.
+        pid: the process's number.
 
     Raises:
         Unavailable, Refused: what the process raised; Refused too if anything else ended it, or it took too long.
     """
 
     def __init__(self, content: bytes, device: str, threads: int, *, source: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._worker = Worker(__name__, tool="LiteRT's process", hint="--device cpu")
+        self.closed, self.pid = False, self._worker.pid
         try:
-            with tempfile.TemporaryDirectory(prefix="squeeze-export-litert-") as name:
-                folder = Path(name)
-                (folder / FILE).write_bytes(content)
-                self.pixels: Any = _map(folder / PIXELS, source)
-                self.logits: Any = _map(folder / LOGITS, result)
-                self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-                    [sys.executable, "-m", "squeeze_export.runtimes.tflite.accelerator_worker", name, device, str(threads)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._log,
-                    bufsize=0,
-                    cwd=name if os.name == "posix" else None,  # the user's folder is no place to import from
-                    env=child_environment(),
-                )
-                # Both sides have the two files mapped by then, so that nothing is left in the folder to be removed later.
-                self.account = self._reply(OPEN_S)
+            (self._worker.folder / FILE).write_bytes(content)
+            self.pixels: Any = _map(self._worker.folder / PIXELS, source)
+            self.logits: Any = _map(self._worker.folder / LOGITS, result)
+            self.account, _ = self._worker.ask("open_file", {"device": device, "threads": threads}, limit_s=OPEN_S)
         except BaseException:
             self.close()
             raise
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed, or has ended by itself."""
-        return self._process is None
 
     def run(self) -> FloatArray:
         """Runs the file once on `pixels`.
@@ -84,69 +60,64 @@ class LitertProcess:
         Raises:
             Refused: LiteRT failed, ended its process, or took longer than `RUN_S`.
         """
-        if self._process is None or self._process.stdin is None:
-            raise Refused("LiteRT's process has ended")
         try:
-            self._process.stdin.write(b"\n")
-        except BrokenPipeError:
-            raise self._ended() from None
-        self._reply(RUN_S)
+            self._worker.ask("run_file", limit_s=RUN_S)
+        except (Failed, Late):
+            self.close()
+            raise
         values: FloatArray = self.logits
         return values
 
     def close(self) -> None:
         """Ends the process. Calling it twice is allowed."""
-        process, self._process = getattr(self, "_process", None), None
-        if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-        self._log.close()
-
-    def _reply(self, patience_s: float) -> Mapping[str, Any]:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        pipe, deadline, reply = self._process.stdout, time.monotonic() + patience_s, b""
-        while not reply.endswith(b"\n"):
-            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                self.close()
-                raise Refused(f"LiteRT's accelerator did not answer within {patience_s:g} s")
-            piece = os.read(pipe.fileno(), _MAX_REPLY_BYTES)
-            if not piece:
-                raise self._ended()
-            reply += piece
-        answer: Mapping[str, Any] = json.loads(reply)
-        if "kind" in answer:
-            kind = Unavailable if answer["kind"] == "Unavailable" else Refused
-            raise kind(answer["message"], hint=answer["hint"])
-        return answer
-
-    def _ended(self) -> Refused:
-        """Why it has ended: its signal or exit code, and the last line that it printed."""
-        assert self._process is not None
-        code = self._process.wait()
-        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
-        words = last_words(code, self._log.read())
-        self.close()
-        return Refused(f"LiteRT's process ended: {words}", hint="--device cpu")
-
-
-def last_words(code: int, printed: bytes) -> str:
-    """How a process ended, and the last line that it printed.
-
-    Args:
-        code: as `subprocess` gives it: below 0 for a signal.
-        printed: UTF-8.
-    """
-    lines = [line.strip() for line in printed.decode("utf-8", "replace").splitlines() if line.strip()]
-    ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"{ended}, {lines[-1][:MAX_LAST_WORDS]}" if lines else ended
+        self.closed = True
+        self._worker.close()
 
 
 def _map(path: Path, details: Mapping[str, Any]) -> Any:
     dtype, shape = np.dtype(details["dtype"]), tuple(int(side) for side in details["shape"])
     path.write_bytes(bytes(dtype.itemsize * math.prod(shape)))  # a sparse file's disk may be full when it is written to: SIGBUS
     return np.memmap(path, dtype, mode="r+", shape=shape)
+
+
+# --- the other side
+
+_STATE: dict[str, Any] = {}
+
+
+def open_file(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> Answer:
+    """Opens the file on the accelerator alone; on a GPU with the CPU beside it, where the accelerator does not take all of it."""
+    content, device, threads = Path(FILE).read_bytes(), values["device"], values["threads"]
+    division = None
+    try:
+        opened = compile_alone(content, device, threads)
+    except NotAll as err:
+        division = err.division
+        if division is None or not division.gpu_count:
+            raise
+        opened = compile_beside_cpu(content, threads)
+        if opened.division != division:
+            raise Refused("LiteRT divides the file in another way when the CPU is beside its GPU", hint="--device cpu") from None
+    _STATE.update(content=content, opened=opened, source=_mapped(opened, PIXELS, "input"), result=_mapped(opened, LOGITS, "output"))
+    return {"division": None if division is None else asdict(division) | {"refused": sorted(division.refused)}}, {}
+
+
+def run_file(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> Answer:
+    """One run, from one mapped array to the other."""
+    (_, pixels, inputs), (name, logits, outputs) = _STATE["source"], _STATE["result"]
+    try:
+        inputs[0].write(pixels)
+        _STATE["opened"].model.run_by_index(0, inputs, outputs)
+        logits[...] = outputs[0].read(logits.size, logits.dtype).reshape(logits.shape)
+    except RuntimeError as err:
+        raise Refused(f"LiteRT failed to make `{name}`: {' '.join(str(err).split())}") from err
+    return {}, {}
+
+
+def _mapped(opened: Compiled, file: str, side: str) -> tuple[str, Any, Any]:
+    """Name of the one input or output, the mapped array, and LiteRT's buffers."""
+    model = opened.model
+    (key,) = model.get_signature_list()
+    (details,) = getattr(model, f"get_{side}_tensor_details")(key).values()
+    array: Any = np.memmap(file, np.dtype(details["dtype"]), mode="r+", shape=tuple(details["shape"]))
+    return str(details["name"]), array, getattr(model, f"create_{side}_buffers")(0)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import ctypes
 import functools
 import glob
-import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from squeeze_export.errors import Unavailable
-from squeeze_export.runtimes.tflite.accelerator_process import child_environment, last_words
+from squeeze_export.errors import SqueezeExportError, Unavailable
+from squeeze_export.runtimes.tflite.accelerator_probe import ask_driver
+from squeeze_export.workers.worker import Failed, call
 
 DEVICES = ("gpu", "npu")
 PROBE_S = 60
@@ -86,17 +84,17 @@ def _settings() -> tuple[str | None, ...]:
 @functools.cache
 def _asked(device: str, settings: tuple[str | None, ...]) -> Accelerator | str:
     """The accelerator, or why there is none. `settings`: of the environment that the answer depends on."""
-    reason = _why_none(device)
+    reason = why_none(device)
     if reason:
         return reason
-    answer = _probe(device)
+    answer = probe(device)
     if "reason" in answer:
         return str(answer["reason"])
     driver, kind = chosen([(name, kind) for name, kind in answer["drivers"]])
     return Accelerator(device, str(answer["accelerator"]), driver, kind)
 
 
-def _why_none(device: str) -> str:
+def why_none(device: str) -> str:
     """What can be told without LiteRT and without a process of its own; empty where it has to be tried."""
     if sys.platform not in ("linux", "darwin"):
         return f"its driver cannot be asked on `{sys.platform}`"
@@ -111,21 +109,12 @@ def _why_none(device: str) -> str:
     return ""
 
 
-def _probe(device: str) -> Mapping[str, Any]:
+def probe(device: str) -> Mapping[str, Any]:
+    """Asks for an accelerator in a process of its own, since a broken driver may end it; `reason` where there is none."""
     try:
-        with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
-            done = subprocess.run(
-                [sys.executable, "-m", "squeeze_export.runtimes.tflite.accelerator_probe", device],
-                cwd=folder,  # the user's is no place to import from
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=PROBE_S,
-                check=False,
-                env=child_environment(),
-            )
-    except subprocess.TimeoutExpired:
-        return {"reason": f"its driver did not answer within {PROBE_S} s"}
-    if done.returncode:
-        return {"reason": f"the process that asked its driver did not survive it: {last_words(done.returncode, done.stderr)}"}
-    answer: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        answer, _ = call(ask_driver, {"device": device}, tool="its driver", limit_s=PROBE_S)
+    except Failed as err:
+        return {"reason": f"the process that asked its driver did not survive it: {err.reason}"}
+    except SqueezeExportError as err:
+        return {"reason": err.message}
     return answer

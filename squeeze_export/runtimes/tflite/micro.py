@@ -6,13 +6,7 @@ timed.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 
-import squeeze_export
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.formats.contents import Contents, FileTensor
@@ -29,7 +22,9 @@ from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.quiet import quiet
 from squeeze_export.runtimes.session import BatchSession, check_device, check_threads, read_file
 from squeeze_export.runtimes.tflite.interpreter import pixels_as, real_values, takes_pixels
+from squeeze_export.runtimes.tflite.micro_probe import find_arena
 from squeeze_export.runtimes.tflite.placement import placement
+from squeeze_export.workers.worker import Failed, Late, call
 
 NAME = "tflite-micro"
 DEVICES = ("cpu",)
@@ -88,27 +83,12 @@ def arena_of(path: Path) -> int:
     Raises:
         Refused: TFLite Micro cannot run the file in `MAX_ARENA_BYTES`, or ends the process.
     """
-    root = str(Path(squeeze_export.__file__).parent.parent)
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "squeeze_export.runtimes.tflite.micro_probe", str(path.absolute()), str(MAX_ARENA_BYTES)]
     try:
-        with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
-            done = subprocess.run(
-                command,
-                cwd=folder,  # the user's is no place to import from
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=PROBE_S,
-                check=False,
-                env={**os.environ, "PYTHONPATH": paths, "TMPDIR": folder},
-            )
-    except subprocess.TimeoutExpired as err:
+        answer, _ = call(find_arena, {"path": str(path.absolute()), "limit": MAX_ARENA_BYTES}, tool="TFLite Micro", limit_s=PROBE_S)
+    except Late as err:
         raise Refused(f"TFLite Micro did not run `{path}` within {PROBE_S} s") from err
-    if done.returncode:
-        names = {-number.value: number.name for number in signal.Signals}
-        ended = names.get(done.returncode, f"exit code {done.returncode}")
-        raise Refused(f"TFLite Micro cannot open `{path}`: it ended its process with {ended}", hint="export the file again")
-    answer: Mapping[str, Any] = json.loads(done.stdout)
+    except Failed as err:
+        raise Refused(f"TFLite Micro cannot open `{path}`: {err.reason}", hint="export the file again") from err
     if "reason" in answer:
         raise Refused(f"TFLite Micro cannot open `{path}`: {answer['reason']}", hint="`--scheme int8` and `int8-npu` fit it best")
     return int(answer["arena_bytes"])

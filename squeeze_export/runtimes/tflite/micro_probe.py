@@ -1,18 +1,15 @@
-"""Finds the smallest arena that a file runs in: `python -m squeeze_export.runtimes.tflite.micro_probe FILE LIMIT`.
+"""Finds the smallest arena that a file runs in.
 
 TFLite Micro was made for firmware: where an arena is too small, or a file is damaged, it may follow a null pointer. So each attempt
-is a forked process, and this whole search is one that the caller can lose. Prints one JSON object: `arena_bytes`, or `reason`.
+is a forked process, and this whole search is the work of one that the caller can lose.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,26 +90,27 @@ def survives(work: Callable[[], None], log: Path) -> bool:
         os._exit(code)
 
 
-def main(path: Path, limit: int) -> None:
-    """Searches, and prints what was found."""
+def find_arena(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Searches.
+
+    Args:
+        values: `path` of the file, and `limit` in bytes.
+        arrays: none.
+
+    Returns:
+        `arena_bytes`, or `reason`: why there is none.
+    """
     import tflite_micro  # noqa: F401 - once here, and not in every attempt
 
-    content = path.read_bytes()
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        # Allocation alone decides the size; one inference then shows that nothing else is missing.
-        found = smallest(
-            lambda size: survives(lambda: allocate(content, size), log),
-            limit,
-            lambda: max(map(int, re.findall(r"Arena allocation total (\d+) bytes", log.read_text("utf-8", "replace"))), default=0),
-        )
-        if found is not None and survives(lambda: run_once(content, found), log):
-            print(json.dumps({"arena_bytes": found}))  # noqa: T201 - this is its answer
-            return
-        lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-        reason = " ".join(lines) or f"no arena of up to {limit} bytes is enough"
-        print(json.dumps({"reason": reason[:MAX_REASON_CHARACTERS]}))  # noqa: T201
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    content, log = Path(values["path"]).read_bytes(), Path("attempt.log").absolute()
+    # Allocation alone decides the size; one inference then shows that nothing else is missing.
+    found = smallest(
+        lambda size: survives(lambda: allocate(content, size), log),
+        values["limit"],
+        lambda: max(map(int, re.findall(r"Arena allocation total (\d+) bytes", log.read_text("utf-8", "replace"))), default=0),
+    )
+    if found is not None and survives(lambda: run_once(content, found), log):
+        return {"arena_bytes": found}, {}
+    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    reason = " ".join(lines) or f"no arena of up to {values['limit']} bytes is enough"
+    return {"reason": reason[:MAX_REASON_CHARACTERS]}, {}

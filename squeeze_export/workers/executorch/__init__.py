@@ -36,4 +36,4 @@ PINS: tuple[str, ...] = (
     "tqdm==4.70.1",
     "typing_extensions==4.16.0",
 )
-WORKER = Path(__file__).with_name("child.py")
+WORKER = Path(__file__).with_name("script.py")

@@ -1,14 +1,10 @@
-"""Qualcomm's compiler in a process of its own: `python -m squeeze_export.compilers.qnn.child FOLDER`.
-
-The SoC that it compiles for is the whole process's: two in one process break each other. The folder holds `source.onnx`, which is
-compiled, `exact.onnx`, whose integers it should give, and `options.json`; what is left there is the graph as JSON, `product.onnx`,
-and `result.json`.
+"""Qualcomm's compiler, for a process of its own: the SoC that it compiles for is the whole process's, and two in one process break
+each other.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +20,13 @@ SAME = 2
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
-def compile_apart(folder: Path) -> dict[str, Any]:
+def compile_apart(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compiles, loads the product again without a word about the SoC, and compares.
+
+    Args:
+        values: `folder`: holds `source.onnx`, which is compiled, and `exact.onnx`, whose integers it should give; the graph as JSON
+            and `product.onnx` are left there. `options`: of the provider.
+        arrays: none.
 
     Returns:
         `difference`: the largest one of the two sessions' logits; `error`: where the HTP rounds down, the mean square of what the
@@ -34,6 +35,7 @@ def compile_apart(folder: Path) -> dict[str, Any]:
     import onnxruntime
     import onnxruntime_qnn
 
+    folder = Path(values["folder"])
     onnxruntime.disable_telemetry_events()
     onnxruntime.register_execution_provider_library("QNNExecutionProvider", onnxruntime_qnn.get_library_path())
     entries = [entry for entry in onnxruntime.get_ep_devices() if entry.ep_name == "QNNExecutionProvider"]
@@ -61,11 +63,12 @@ def compile_apart(folder: Path) -> dict[str, Any]:
         chosen.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return logits(onnxruntime.InferenceSession(str(folder / "exact.onnx"), chosen, providers=["CPUExecutionProvider"]))
 
-    options = json.loads((folder / "options.json").read_text())
     context = {"ep.context_enable": "1", "ep.context_file_path": str(folder / "product.onnx"), "ep.context_embed_mode": "1"}
     failures = _failures()
     try:
-        compiler = session("source.onnx", {**options, "dump_json_qnn_graph": "1", "json_qnn_graph_dir": str(folder)}, context)
+        compiler = session(
+            "source.onnx", {**values["options"], "dump_json_qnn_graph": "1", "json_qnn_graph_dir": str(folder)}, context
+        )
         expected = logits(compiler, SAME)
         del compiler
         product = session("product.onnx", {}, {})
@@ -73,8 +76,8 @@ def compile_apart(folder: Path) -> dict[str, Any]:
         down = binary_facts((folder / "product.onnx").read_bytes()).get("htp_arch") in ROUNDS_DOWN
         error = float(np.square(logits(product) - exact()).mean()) if down else None
     except failures as err:
-        return {"failure": " ".join(str(err).split()) or type(err).__name__, "difference": None, "error": None}
-    return {"failure": "", "difference": difference, "error": error}
+        return {"failure": " ".join(str(err).split()) or type(err).__name__, "difference": None, "error": None}, {}
+    return {"failure": "", "difference": difference, "error": error}, {}
 
 
 def _squares(draw: np.random.Generator, shape: Any) -> Any:
@@ -89,8 +92,3 @@ def _failures() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return RuntimeError, *(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
-
-
-if __name__ == "__main__":
-    result = compile_apart(Path(sys.argv[1]))
-    (Path(sys.argv[1]) / "result.json").write_text(json.dumps(result))
