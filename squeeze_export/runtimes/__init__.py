@@ -57,7 +57,7 @@ class Runtime(Protocol):
         Raises:
             Unavailable: it is not on this machine, or the runtime is not; with what to install.
         """
-        session.check_device(device, self.devices(), self.NAME)
+        session.check_present(device, self.devices(), self.NAME)
 
     def inner_values(self, artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
         """What the operators of an integer file make of one image, with the kernels that a session uses. By default, it cannot be

@@ -13,7 +13,7 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, Progress, silent
 from squeeze_export.errors import Refused, Unavailable
-from squeeze_export.runtimes.session import BatchSession, are_samples, check_device, check_threads, read_file
+from squeeze_export.runtimes.session import BatchSession, are_samples, check_present, check_threads, read_file
 from squeeze_export.workers import executorch
 from squeeze_export.workers.environments import is_installed, start
 from squeeze_export.workers.executorch.placement import IMAGE_LIMIT_S, OPEN_LIMIT_S, PRODUCT, placement_of
@@ -37,7 +37,7 @@ def devices() -> tuple[str, ...]:
 
 def open_session(artifact: Artifact, *, device: str, threads: int) -> ExecutorchSession:
     """Opens a `.pte`; see `Runtime.open_session`."""
-    check_device(device, devices(), NAME)
+    check_present(device, devices(), NAME)
     check_threads(threads)
     content = read_file(artifact.path)
     worker = start(executorch)

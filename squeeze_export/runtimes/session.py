@@ -98,7 +98,7 @@ def check_threads(threads: int) -> None:
         raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
 
 
-def check_device(device: str, present: Sequence[str], runtime: str) -> None:
+def check_present(device: str, present: Sequence[str], runtime: str) -> None:
     """Refuses a device that is not there.
 
     Args:

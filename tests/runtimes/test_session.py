@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from squeeze_export.core import ByteArray, FloatArray, Session
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, Unavailable
+from squeeze_export.runtimes import RUNTIMES, runtime_named
 from squeeze_export.runtimes.session import BatchSession, check_threads, read_file
 
 SIDES = (2, 3, 3)
@@ -125,3 +126,9 @@ def test_threads_and_files_are_checked(tmp_path: Path) -> None:
     assert read_file(tmp_path / "net") == b"net"
     with pytest.raises(BadInput, match="cannot be read: No such file"):
         read_file(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_refuses_a_device_that_there_is_none_of(name: str) -> None:
+    with pytest.raises(Unavailable):
+        runtime_named(name).check_device("abacus")

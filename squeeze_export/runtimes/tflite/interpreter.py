@@ -18,7 +18,7 @@ from squeeze_export.formats.contents import FREE
 from squeeze_export.formats.tflite import with_outputs
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.quiet import lower_log_levels, quiet
-from squeeze_export.runtimes.session import MAX_FREE_BATCH, BatchSession, check_device, check_threads, read_file
+from squeeze_export.runtimes.session import MAX_FREE_BATCH, BatchSession, check_present, check_threads, read_file
 from squeeze_export.runtimes.tflite.placement import contents_of, kernels_and_placement
 
 DEVICES = ("cpu",)
@@ -121,7 +121,7 @@ class InterpreterRuntime:
             Unavailable: another device, or the package is not installed.
             Refused: the interpreter cannot open the file, or its input and output are not a classifier's.
         """
-        check_device(device, self.devices(), self.NAME)
+        check_present(device, self.devices(), self.NAME)
         check_threads(threads)
         content = read_content(artifact.path, self.NAME)
         with self.interpreting(content, artifact.path, threads=threads) as interpreter:

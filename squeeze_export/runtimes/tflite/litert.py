@@ -36,7 +36,7 @@ def check_device(device: str) -> None:
     if device in accelerators.DEVICES:
         accelerators.accelerator_for(device)
     elif device not in on_cpu:
-        session.check_device(device, devices(), NAME)
+        session.check_present(device, devices(), NAME)
 
 
 def devices() -> tuple[str, ...]:

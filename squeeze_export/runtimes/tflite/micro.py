@@ -20,7 +20,7 @@ from squeeze_export.formats.contents import Contents, FileTensor
 from squeeze_export.formats.tflite import Buffer, read_bytes
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.quiet import quiet
-from squeeze_export.runtimes.session import BatchSession, check_device, check_threads, read_file
+from squeeze_export.runtimes.session import BatchSession, check_present, check_threads, read_file
 from squeeze_export.runtimes.tflite.interpreter import pixels_as, real_values, takes_pixels
 from squeeze_export.runtimes.tflite.micro_probe import find_arena
 from squeeze_export.runtimes.tflite.placement import placement
@@ -56,7 +56,7 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> MicroSessi
         Unavailable: another device, or `tflite-micro` is not installed.
         Refused: TFLite Micro cannot run the file, or it is no image classifier.
     """
-    check_device(device, devices(), NAME)
+    check_present(device, devices(), NAME)
     check_threads(threads)
     content = read_file(artifact.path)
     arena_bytes = arena_of(artifact.path)
