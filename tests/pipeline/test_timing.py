@@ -93,3 +93,48 @@ def test_a_runtime_shown_beside_another_is_compared_with_it(made, monkeypatch):
     main, beside = (Entry(made["onnx", "fp32"], name) for name in ("onnxruntime", "onnxruntime-other"))
     found = timed([Outcome(main, session=Still()), Outcome(beside, session=Still())], FAST)
     assert [outcome.latency.speedup is None for outcome in found] == [True, False]
+
+
+class Clock:
+    """A clock somewhere else: each sample is the number of its session."""
+
+    def __init__(self, failure=None):
+        self.calls, self.failure = [], failure
+
+    def time(self, sessions, *, warmup, rounds, progress):
+        self.calls.append([session for session, _ in sessions])
+        if self.failure is not None:
+            raise self.failure
+        return [(number,) * rounds for number, _ in enumerate(sessions, start=1)]
+
+
+def clocked(entries, *clocks, alone=True):
+    """A session for each entry, on its clock."""
+    outcomes = []
+    for entry, clock in zip(entries, clocks, strict=True):
+        session = Still()
+        session.clock = clock
+        outcomes.append(Outcome(entry, alone, session=session))
+    return outcomes
+
+
+def test_sessions_of_one_clock_are_timed_by_it_in_one_run(made):
+    entries = [Entry(made[target, "int8"], "board") for target in ("onnx", "tflite", "openvino", "coreml")]
+    first, second = Clock(), Clock()
+    outcomes = clocked(entries, first, second, first, None)
+    found = timed(outcomes, FAST)
+    assert first.calls == [[outcomes[0].session, outcomes[2].session]]
+    assert second.calls == [[outcomes[1].session]]
+    assert [outcome.latency.samples_ns for outcome in found[:3]] == [(1, 1), (1, 1), (2, 2)]
+    assert found[3].latency is not None  # by this process's
+    assert [bool(outcome.session.shapes) for outcome in outcomes] == [False, False, False, True]
+
+
+def test_a_clock_that_fails_fails_its_own_sessions(made):
+    entries = [Entry(made[target, "int8"], "board") for target in ("onnx", "tflite")]
+    broken = Clock(Refused("the runner ended"))
+    found = timed(clocked(entries, broken, Clock(), alone=False), FAST)
+    assert [outcome.failure is broken.failure for outcome in found] == [True, False]
+    assert [outcome.latency is None for outcome in found] == [True, False]
+    with pytest.raises(Refused, match="the runner ended"):
+        timed(clocked(entries, broken, Clock()), FAST)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import require
+from squeeze_export.core import ByteArray, FloatArray, require
 from squeeze_export.errors import Refused
 
 MAX_REASON_CHARACTERS = 400
@@ -118,6 +118,16 @@ def ends_of(session: Any, path: Path) -> Ends:
     if len(outputs) != 1 or outputs[0].type != "tensor(float)" or len(outputs[0].shape) != 2:
         raise Refused(f"`{path}` does not give one (N, classes) tensor of float32", hint="open files that this tool wrote")
     return Ends(inputs[0].name, _DTYPES[inputs[0].type], tuple(inputs[0].shape))
+
+
+def logits_of(session: Any, path: Path, ends: Ends, images: ByteArray) -> FloatArray:
+    """Runs as many images as the file takes at once.
+
+    Raises:
+        Refused: ONNX Runtime failed.
+    """
+    logits: FloatArray = answered(session, path, None, {ends.name: images.astype(ends.dtype, copy=False)})[0]
+    return logits
 
 
 def black_images(ends: Ends) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from squeeze_export.core import ByteArray, FloatArray, Placement
 from squeeze_export.errors import Unavailable
 from squeeze_export.graph.quantized import Scheme
-from squeeze_export.runtimes.onnxruntime.calls import answered, black_images, ends_of, onnxruntime, session_options
+from squeeze_export.runtimes.onnxruntime.calls import answered, black_images, ends_of, logits_of, onnxruntime, session_options
 from squeeze_export.runtimes.onnxruntime.providers import DEVICES, Device, evidence_of, facts_of, open_on, plugin_entries
 from squeeze_export.runtimes.onnxruntime.records import PROFILER, Record, is_fused, is_mixed, placement, read_events
 from squeeze_export.runtimes.onnxruntime.subgraphs import ASSIGNMENT, SOURCE, expanded
@@ -46,9 +46,7 @@ class OnnxSession(BatchSession):
 
     def run_piece(self, images: ByteArray) -> FloatArray:
         """See `BatchSession.run_piece`."""
-        given = images.astype(self._ends.dtype, copy=False)
-        logits: FloatArray = answered(self._session, self._path, None, {self._ends.name: given})[0]
-        return logits
+        return logits_of(self._session, self._path, self._ends, images)
 
     def free(self) -> None:
         """Frees the session."""

@@ -118,7 +118,7 @@ def settings_of(plugin: str, precision: str, threads: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Executed:
+class ChosenDevice:
     """Where OpenVINO says that a network runs.
 
     Attributes:
@@ -146,7 +146,7 @@ def execution_devices(compiled: Any) -> list[str]:
     return [told] if isinstance(told, str) else [str(name) for name in told]
 
 
-def executed_on(compiled: Any) -> Executed:
+def executed_on(compiled: Any) -> ChosenDevice:
     """The one device that a compiled network runs on.
 
     Args:
@@ -172,7 +172,7 @@ def executed_on(compiled: Any) -> Executed:
         raise Refused(f"OpenVINO does not say in which precision `{plugin}` computes", hint="--device cpu")
     else:
         name = precision.get_type_name()
-    return Executed(device_of(plugin), plugin, name, None if threads is None else int(threads))
+    return ChosenDevice(device_of(plugin), plugin, name, None if threads is None else int(threads))
 
 
 _READ_BACK = ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS")

@@ -25,7 +25,7 @@ from squeeze_export.formats.onnx import parsed
 from squeeze_export.formats.qnn import GRAPH_KEY, QnnOperator, binary_facts, graph_of_text, read_graph
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.onnxruntime import inner_tensors
-from squeeze_export.runtimes.onnxruntime.calls import answered, black_images, ends_of
+from squeeze_export.runtimes.onnxruntime.calls import answered, black_images, ends_of, logits_of
 from squeeze_export.runtimes.onnxruntime.records import read_events
 from squeeze_export.runtimes.qnn.plugin import EMULATOR, PROVIDER, entries, open_on
 from squeeze_export.runtimes.qnn.records import SOURCE, placed, read_profile
@@ -123,9 +123,7 @@ class QnnSession(BatchSession):
 
     def run_piece(self, images: ByteArray) -> FloatArray:
         """See `BatchSession.run_piece`."""
-        given = images.astype(self._ends.dtype, copy=False)
-        logits: FloatArray = answered(self._woken(), self._path, None, {self._ends.name: given})[0]
-        return logits
+        return logits_of(self._woken(), self._path, self._ends, images)
 
     def free(self) -> None:
         """Frees the session."""
