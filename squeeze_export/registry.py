@@ -41,7 +41,7 @@ def entry_named(name: str, own: Mapping[str, str], kind: str, protocol: type) ->
         return filled(pkgutil.resolve_name(own[name]), protocol)
     known = registered(own, kind)
     if name not in known:
-        raise BadInput(f"no {kind} is called `{name}`", hint=f"one of: {', '.join([*own, *(known.keys() - own.keys())])}")
+        raise BadInput(f"no {kind} is called `{name}`", hint=f"one of: {', '.join([*own, *sorted(known.keys() - own.keys())])}")
     try:
         found = pkgutil.resolve_name(known[name])
     except Exception as err:  # a module of others may raise anything
