@@ -19,6 +19,7 @@ from squeeze_export.files import Content, content_sha256, content_size, write_dr
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.peers import PEERS, Source
 from squeeze_export.runtimes import runtime_named
+from squeeze_export.targets import target_named
 from tests.contract.conftest import Net, net
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
@@ -44,7 +45,7 @@ class Product:
 
     @property
     def module(self) -> Any:
-        return importlib.import_module(f"squeeze_export.targets.{self.target}")
+        return target_named(self.target)
 
     @property
     def specs(self) -> tuple[TensorSpec, TensorSpec]:
@@ -103,7 +104,7 @@ def peer_module(target: str) -> Any:
 def source(variant: str, target: str, folder: Path) -> Source:
     """A tiny network with its fp32 file of a target in the folder. The images are those that the tests ask about as well: the
     peers' accuracy on others is no matter of tests. The labels are what the float network answers."""
-    module = importlib.import_module(f"squeeze_export.targets.{target}")
+    module = target_named(target)
     network = net(variant)
     path = folder / f"fp32{module.SUFFIX}"
     if not path.exists():
@@ -120,7 +121,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str
         peer = peer_module(target)
         folder = tmp_path_factory.mktemp("peer")
         content = peer.quantize(source(variant, target, folder), recipe)
-        path = folder / f"vendor{importlib.import_module(f'squeeze_export.targets.{target}').SUFFIX}"
+        path = folder / f"vendor{target_named(target).SUFFIX}"
         write_draft(path, content)
         return Product(net(variant), target, content, path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from squeeze_export.graph.quantized import FP32
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.peers import PEERS, Source
 from squeeze_export.peers._torch_network import torch_network
+from squeeze_export.targets import target_named
 from tests.contract.conftest import VARIANTS, net
 from tests.peers.conftest import Product, peer_module
 from tests.peers.test_mean_outside import PREPROCESSES, drawn, small
@@ -57,7 +57,7 @@ def sqnr_db(expected: Any, found: Any) -> float:
 
 @pytest.mark.parametrize("target", PEERS)
 def test_a_product_with_overhanging_pools_answers_as_the_reference(target: str, tmp_path: Path) -> None:
-    peer, module = peer_module(target), importlib.import_module(f"squeeze_export.targets.{target}")
+    peer, module = peer_module(target), target_named(target)
     graph, pixels = graph_of("overhanging"), drawn(OVERHANGING_PX)
     assert any(any(node.pads) for node in graph.nodes if isinstance(node, MaxPool))
     plain, path = tmp_path / f"fp32{module.SUFFIX}", tmp_path / f"vendor{module.SUFFIX}"
