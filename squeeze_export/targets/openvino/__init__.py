@@ -20,15 +20,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from squeeze_export import formats
-from squeeze_export.core import Audit, EmitOptions, FloatArray, TensorSpec, require
+from squeeze_export.core import Audit, EmitOptions, TensorSpec, require
 from squeeze_export.errors import BadInput, Refused
-from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, QuantizedConv
-from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme, check_written_as
-from squeeze_export.graph.weights import real_weights, symmetric_weights
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as
 from squeeze_export.targets.openvino.lowering import Lowering
 from squeeze_export.targets.openvino.metadata import labels_file, runtime_info
 
