@@ -15,7 +15,7 @@ from squeeze_export.core import FloatArray
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.folders import open_images
 from squeeze_export.images.labels import read_labels
-from squeeze_export.images.stream import batches, usable_cores
+from squeeze_export.images.stream import ImageStream, usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.measure.statistics import paired_difference
 from squeeze_export.pipeline import RunOptions, open_network
@@ -101,7 +101,7 @@ def _outputs(file: str, files: Sequence[Contestant]) -> tuple[FloatArray, Any, M
     expected, labels, found = [], [], {entry.key: [] for entry in entries}  # type: ignore[var-annotated]
     with opened(entries, RunOptions()) as outcomes, one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
         sessions = {outcome.entry.key: outcome.session for outcome in outcomes if outcome.session is not None}
-        for batch in batches(images, network.graph.preprocess, batch=BATCH):
+        for batch in ImageStream(images, network.graph.preprocess, batch=BATCH):
             running = {key: pool.submit(session.infer, batch.pixels) for key, session in sessions.items()}
             expected += list(pool.map(run, np.split(batch.pixels, len(batch.pixels))))
             labels.append(batch.labels)

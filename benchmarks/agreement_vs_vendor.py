@@ -18,7 +18,7 @@ from benchmarks.contestants import NETWORKS, OURS, Contestant, contestants
 from benchmarks.recording import assets, write
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all, usable_cores
+from squeeze_export.images.stream import ImageStream, usable_cores
 from squeeze_export.pipeline import RunOptions, open_network
 from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.sessions import entries_of, opened
@@ -68,7 +68,7 @@ def main() -> None:
 def _agreements(file: str, files: Sequence[Contestant]) -> list[NDArray[np.bool_]]:
     """For each file, (views, photographs): whether its top-1 class is the reference's."""
     network = open_network(assets() / "weights" / file)
-    pixels = load_all(open_calibration(assets() / "images" / "eval"), network.graph.preprocess)[0].pixels
+    pixels = ImageStream(open_calibration(assets() / "images" / "eval"), network.graph.preprocess).load()[0].pixels
     views = np.concatenate([pixels, pixels[:, :, ::-1]])
     run = FloatRunner(network.graph)
     with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:

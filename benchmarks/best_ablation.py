@@ -15,7 +15,7 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all, usable_cores
+from squeeze_export.images.stream import ImageStream, usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.measure.statistics import paired_difference
 from squeeze_export.pipeline import open_network
@@ -74,7 +74,8 @@ def main() -> None:
     for network_name, file in NETWORKS.items():
         graph = open_network(assets() / "weights" / file).graph
         calibration, evaluation = (
-            load_all(open_calibration(assets() / "images" / part), graph.preprocess)[0].pixels for part in ("calib", "eval")
+            ImageStream(open_calibration(assets() / "images" / part), graph.preprocess).load()[0].pixels
+            for part in ("calib", "eval")
         )
         expected = parallel(FloatRunner(graph), evaluation)
         same: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from squeeze_export.compilers import ethosu
 from squeeze_export.core import Artifact, ByteArray, EmitOptions, FloatArray, TensorSpec, require
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all, usable_cores
+from squeeze_export.images.stream import ImageStream, usable_cores
 from squeeze_export.peers import Source
 from squeeze_export.peers import tensorflow as peer
 from squeeze_export.peers._network import with_mean_outside
@@ -79,7 +79,7 @@ def files(file: str, folder: Path) -> dict[tuple[str, str], Path]:
         job = Job(("tflite",), "int8-npu", weights, calib, out=out, options=form, validate=False, bench=False)
         made[OURS, dtype] = out / run(job).measurements[0].artifact
     network = open_network(weights)
-    images, _ = load_all(open_calibration(calib), network.graph.preprocess, workers=usable_cores())
+    images, _ = ImageStream(open_calibration(calib), network.graph.preprocess, workers=usable_cores()).load()
     graph, mean = with_mean_outside(Source(network.graph, folder, images.pixels))
     for dtype in PIXELS:
         for maker, body, subtracted in ((FOLDED, network.graph, np.zeros(3, np.float32)), (OUTSIDE, graph, mean)):

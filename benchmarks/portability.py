@@ -23,7 +23,7 @@ from squeeze_export.graph.quantized import INT8
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.graph.saturation import SaturatingProducts, pair_count
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all, usable_cores
+from squeeze_export.images.stream import ImageStream, usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import Network, calibrate, export, open_network
 from squeeze_export.pipeline.forced_avx2 import run_on_avx2
@@ -51,7 +51,7 @@ def main() -> None:
     rows, raw, wrong = [], [], []
     for name, file in NETWORKS.items():
         network = open_network(assets() / "weights" / file)
-        everything = load_all(open_calibration(assets() / "images" / "eval"), network.graph.preprocess)[0].pixels
+        everything = ImageStream(open_calibration(assets() / "images" / "eval"), network.graph.preprocess).load()[0].pixels
         pixels = everything[np.arange(COUNT) * len(everything) // COUNT]
         for table, limit in LIMITS.items():
             print(f"{name}, conv1 {table}", file=sys.stderr)

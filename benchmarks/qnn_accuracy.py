@@ -25,7 +25,7 @@ from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
 from squeeze_export.errors import Refused
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.folders import open_images
-from squeeze_export.images.stream import load_all, spread_evenly, usable_cores
+from squeeze_export.images.stream import ImageStream, spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
 from squeeze_export.pipeline import Job, open_network, run
 from squeeze_export.pipeline.export import keep_compiled, read_artifact
@@ -108,7 +108,7 @@ def images_of(network: Network) -> tuple[ByteArray, FloatArray, Any]:
     part = spread_evenly(0, len(images.files), len(images.files), IMAGES)
     labels = tuple(label for label, kept in zip(images.labels or (), part, strict=True) if kept)
     files = tuple(file for file, kept in zip(images.files, part, strict=True) if kept)
-    batch, _ = load_all(replace(images, files=files, labels=labels), network.graph.preprocess, workers=usable_cores())
+    batch, _ = ImageStream(replace(images, files=files, labels=labels), network.graph.preprocess, workers=usable_cores()).load()
     return batch.pixels, FloatRunner(network.graph)(batch.pixels), batch.labels
 
 

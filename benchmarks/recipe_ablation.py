@@ -16,7 +16,7 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all, usable_cores
+from squeeze_export.images.stream import ImageStream, usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import open_network
 from squeeze_export.pipeline.calibration import fastest_run
@@ -80,8 +80,8 @@ def main() -> None:
     for name, file in NETWORKS.items():
         network = open_network(assets() / "weights" / file)
         graph, preprocess = network.graph, network.graph.preprocess
-        calibration = load_all(open_calibration(assets() / "images" / "calib"), preprocess)[0].pixels
-        evaluation = load_all(open_calibration(assets() / "images" / "eval"), preprocess)[0].pixels
+        calibration = ImageStream(open_calibration(assets() / "images" / "calib"), preprocess).load()[0].pixels
+        evaluation = ImageStream(open_calibration(assets() / "images" / "eval"), preprocess).load()[0].pixels
         expected = parallel(FloatRunner(graph), evaluation)
         for variant, changes in VARIANTS.items():
             with patched(changes):

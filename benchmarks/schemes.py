@@ -20,7 +20,7 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import SCHEMES, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all, usable_cores
+from squeeze_export.images.stream import ImageStream, usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import open_network
 from squeeze_export.pipeline.calibration import fastest_run
@@ -94,8 +94,8 @@ def main() -> None:
     raw: list[dict[str, Any]] = []
     for name, file in NETWORKS.items():
         graph = open_network(assets() / "weights" / file).graph
-        calibration = load_all(open_calibration(assets() / "images" / "calib"), graph.preprocess)[0].pixels
-        evaluation = load_all(open_calibration(assets() / "images" / "eval"), graph.preprocess)[0].pixels
+        calibration = ImageStream(open_calibration(assets() / "images" / "calib"), graph.preprocess).load()[0].pixels
+        evaluation = ImageStream(open_calibration(assets() / "images" / "eval"), graph.preprocess).load()[0].pixels
         expected = parallel(FloatRunner(graph), evaluation)
         seen = observe(graph, fastest_run(graph)[0], calibration, seed=0, threads=usable_cores())
         material = Material(graph, seen, calibration, (1,) * len(calibration), 0, usable_cores())

@@ -16,7 +16,7 @@ from squeeze_export.core import CAFFE, Preprocess
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all
+from squeeze_export.images.stream import ImageStream
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.nets.architecture import architecture
 from squeeze_export.pipeline import Job, PreprocessChoice, RunOptions, open_network, run
@@ -85,7 +85,7 @@ def _apples(path: Path) -> Accuracy:
     tensors, _, _ = decode(path)
     reference = open_network(assets() / "weights" / CHECKPOINT, preprocess=_choice(CAFFE)).graph
     graph = build_graph(architecture("squeezenet1_1"), tensors, CAFFE)
-    pixels = load_all(open_calibration(assets() / "images" / "eval"), CAFFE)[0].pixels
+    pixels = ImageStream(open_calibration(assets() / "images" / "eval"), CAFFE).load()[0].pixels
     pixels = pixels[np.arange(len(pixels)) * COUNT % len(pixels) < COUNT]  # those that the evaluator is given
     with one_blas_thread():
         return compare(FloatRunner(reference)(pixels), FloatRunner(graph)(pixels))

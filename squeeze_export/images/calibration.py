@@ -14,7 +14,7 @@ from squeeze_export.images.checks import check_calibration
 from squeeze_export.images.distribution import Distribution, distribution_of
 from squeeze_export.images.folders import open_calibration_folders
 from squeeze_export.images.names import shown
-from squeeze_export.images.stream import Batch, ImageStream, batches
+from squeeze_export.images.stream import Batch, ImageStream
 
 BATCH = 16
 MAX_WEIGHT = 100
@@ -89,36 +89,6 @@ def only_folder(calib: CalibrationSource | None, who: str) -> None:
         raise BadInput(f"{who} takes one calibration folder, not `{len(calib)}`", hint="--calib once, without --calib-weight")
 
 
-def stream_folders(
-    folders: Sequence[CalibrationFolder],
-    preprocess: Preprocess,
-    *,
-    threads: int | None = None,
-    skip_broken: bool = False,
-    keep_bytes: int = 0,
-    progress: Progress = silent,
-) -> tuple[ImageStream, tuple[int, ...]]:
-    """Finds the images of several folders, folder after folder; the rest as of `batches`.
-
-    Returns:
-        the images, and for each the index of its folder.
-
-    Raises:
-        BadInput: see `open_calibration_folders`.
-    """
-    image_set, owners = open_calibration_folders([folder.path for folder in folders])
-    stream = batches(
-        image_set,
-        preprocess,
-        batch=BATCH,
-        workers=threads,
-        skip_broken=skip_broken,
-        keep_bytes=keep_bytes,
-        progress=progress,
-    )
-    return stream, owners
-
-
 def read_calibration_images(
     folders: Sequence[CalibrationFolder],
     preprocess: Preprocess,
@@ -141,8 +111,9 @@ def read_calibration_images(
     Raises:
         BadInput: too few, duplicate, constant, unreadable or noise images, or none at all.
     """
-    stream, owners = stream_folders(folders, preprocess, threads=threads, skip_broken=skip_broken, progress=progress)
-    owner = dict(zip(stream.image_set.files, owners, strict=True))
+    image_set, owners = open_calibration_folders([folder.path for folder in folders])
+    owner = dict(zip(image_set.files, owners, strict=True))
+    stream = ImageStream(image_set, preprocess, batch=BATCH, workers=threads, skip_broken=skip_broken, progress=progress)
     batch, skipped = stream.load()
     warnings = check_calibration(batch.pixels, batch.files, batch.hashes)
     if skipped:

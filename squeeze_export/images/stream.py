@@ -97,6 +97,18 @@ class ImageStream:
 
     Iterating raises `BadInput` where images are broken, after the rest was looked through to count them; no batch is handed
     over after the first broken image. With `skip_broken` they are left out, and it raises only where none is left.
+
+    Args:
+        image_set: from `open_images` or `open_calibration`.
+        preprocess: how files become pixels.
+        batch: images a batch; the last one may be smaller.
+        workers: decoding threads; None takes every usable core.
+        skip_broken: leaves broken images out (see `skipped`) where they would be refused.
+        keep_bytes: a set whose pixels take no more is read as a whole by the first loop, and kept for the others.
+        progress: called every `batch` images, in the consumer's thread.
+
+    Raises:
+        BadInput: the crop is larger than the resized image, or `batch` or `workers` is below 1.
     """
 
     def __init__(
@@ -104,16 +116,21 @@ class ImageStream:
         image_set: ImageSet,
         preprocess: Preprocess,
         *,
-        batch: int,
-        workers: int,
-        skip_broken: bool,
-        keep_bytes: int,
-        progress: Progress,
+        batch: int = 32,
+        workers: int | None = None,
+        skip_broken: bool = False,
+        keep_bytes: int = 0,
+        progress: Progress = silent,
     ) -> None:
+        check_preprocess(preprocess)
+        threads = usable_cores() if workers is None else workers
+        for name, value in (("batch", batch), ("workers", threads)):
+            if value < 1:
+                raise BadInput(f"{name} `{value}` is below 1", hint="a whole number from 1 up")
         self.image_set = image_set
         self._preprocess = preprocess
         self._batch = batch
-        self._workers = workers
+        self._workers = threads
         self._skip_broken = skip_broken
         self._keep_bytes = keep_bytes
         self._progress = progress
@@ -236,63 +253,6 @@ class ImageStream:
         what = f"`{len(self._skipped)}` of `{len(self.image_set.files)}` images cannot be read"
         message = f"{what}, the first is {shown_file(first.file, self.image_set.root)} ({first.reason})"
         return BadInput(message, hint="is it the right folder?" if self._skip_broken else "`--skip-broken` leaves them out")
-
-
-def batches(
-    image_set: ImageSet,
-    preprocess: Preprocess,
-    *,
-    batch: int,
-    workers: int | None = None,
-    skip_broken: bool = False,
-    keep_bytes: int = 0,
-    progress: Progress = silent,
-) -> ImageStream:
-    """Reads a set in batches.
-
-    Args:
-        image_set: from `open_images` or `open_calibration`.
-        preprocess: how files become pixels.
-        batch: images a batch; the last one may be smaller.
-        workers: decoding threads; None takes every usable core.
-        skip_broken: leaves broken images out (see `ImageStream.skipped`) where they would be refused.
-        keep_bytes: a set whose pixels take no more is read as a whole by the first loop, and kept for the others.
-        progress: called every `batch` images, in the consumer's thread.
-
-    Raises:
-        BadInput: the crop is larger than the resized image, or `batch` or `workers` is below 1.
-    """
-    check_preprocess(preprocess)
-    threads = usable_cores() if workers is None else workers
-    for name, value in (("batch", batch), ("workers", threads)):
-        if value < 1:
-            raise BadInput(f"{name} `{value}` is below 1", hint="a whole number from 1 up")
-    return ImageStream(
-        image_set,
-        preprocess,
-        batch=batch,
-        workers=threads,
-        skip_broken=skip_broken,
-        keep_bytes=keep_bytes,
-        progress=progress,
-    )
-
-
-def load_all(
-    image_set: ImageSet,
-    preprocess: Preprocess,
-    *,
-    workers: int | None = None,
-    skip_broken: bool = False,
-    progress: Progress = silent,
-) -> tuple[Batch, tuple[Skipped, ...]]:
-    """Reads a whole set into memory: `ImageStream.load` of a set that is looked at once.
-
-    Raises:
-        BadInput: broken images, or the pixels would take more than `MAX_LOADED_BYTES`.
-    """
-    stream = batches(image_set, preprocess, batch=32, workers=workers, skip_broken=skip_broken, progress=progress)
-    return stream.load()
 
 
 def spread_evenly(done: int, count: int, total: int, limit: int) -> NDArray[np.bool_]:

@@ -28,12 +28,12 @@ from squeeze_export.images.manifest import UNKNOWN
 from squeeze_export.images.stream import Batch, spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
 from squeeze_export.measure.statistics import images_needed, least_drop_pp
-from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings, write_table
+from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, read_images, shift_warnings, write_table
 from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.float_cost import cost_of
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import RunOptions
-from squeeze_export.pipeline.tables import read_table_of
+from squeeze_export.pipeline.tables import check_table
 from squeeze_export.quant.mixed import check_mixed_scheme
 from squeeze_export.results import Accuracy
 
@@ -117,7 +117,8 @@ def analyze(
     if evaluation is not None:
         _check_image_count(evaluation.image_count, request)
     if table is not None:
-        calibration = read_table_of(network, table)
+        calibration = read_calibration(table)
+        check_table(calibration, table, network)
     else:
         read = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
         calibration = calibrate(network, read, recipe=recipe, seed=seed, threads=cores, progress=progress)

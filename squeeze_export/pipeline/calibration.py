@@ -95,7 +95,7 @@ def calibrate(
     calib: CalibrationSource | None = None,
     *,
     scheme: Scheme = INT8,
-    recipe: str = "fast",
+    recipe: str | Recipe = "fast",
     training: Training | None = None,
     seed: int = 0,
     keep_float: Sequence[str] = (),
@@ -122,42 +122,15 @@ def calibrate(
             layers that cannot be kept in float.
         Unavailable: `best` or `qat` without torch.
     """
-    check_scheme(scheme)
-    chosen = check_recipe(recipe, scheme, "ours", "trained")
-    check_training(chosen, training, scheme)
-    if keep_float:
-        mixed.check_mixed_scheme(scheme)
-        mixed.check_keepable(network.graph, keep_float)
     cores = threads or usable_cores()
-    return calibrate_checked(
-        network,
-        read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress),
-        scheme=scheme,
-        recipe=chosen,
-        training=training,
-        seed=seed,
-        keep_float=keep_float,
-        threads=cores,
-        skip_broken=skip_broken,
-        progress=progress,
-    )
-
-
-def calibrate_checked(
-    network: Network,
-    images: CalibrationImages,
-    *,
-    scheme: Scheme,
-    recipe: Recipe,
-    training: Training | None,
-    seed: int,
-    keep_float: Sequence[str],
-    threads: int | None = None,
-    skip_broken: bool = False,
-    progress: Progress = silent,
-) -> Calibration:
-    """`calibrate` of what was checked and read."""
-    cores = threads or usable_cores()
+    if isinstance(recipe, str):
+        check_scheme(scheme)
+        recipe = check_recipe(recipe, scheme, "ours", "trained")
+        check_training(recipe, training, scheme)
+        if keep_float:
+            mixed.check_mixed_scheme(scheme)
+            mixed.check_keepable(network.graph, keep_float)
+    images = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
     lessons, warnings = None, images.warnings
     if training is not None:
         lessons, found = read_training(network, training.images, threads=cores, skip_broken=skip_broken, progress=progress)

@@ -9,9 +9,9 @@ from typing import Any
 
 from squeeze_export import demo
 from squeeze_export.core import Progress, silent
-from squeeze_export.images.calibration import BATCH, CalibrationImages, CalibrationSource, calibration_folders, stream_folders
-from squeeze_export.images.folders import open_images
-from squeeze_export.images.stream import KEPT_BYTES, ImageStream, batches
+from squeeze_export.images.calibration import BATCH, CalibrationImages, CalibrationSource, calibration_folders
+from squeeze_export.images.folders import open_calibration_folders, open_images
+from squeeze_export.images.stream import KEPT_BYTES, ImageStream
 from squeeze_export.pipeline.network import Network
 
 
@@ -62,29 +62,36 @@ def evaluation_images(
     Raises:
         BadInput: there are no images where they should be, or their classes are not the network's.
     """
-    settings: dict[str, Any] = {"keep_bytes": KEPT_BYTES if again else 0, "skip_broken": skip_broken, "progress": progress}
-    note = ""
-    path = eval_path
+    stream: ImageStream | None = None
+    note, path = "", eval_path
     if path is None and network.is_demo and not calib:
         path, note = demo.evaluation_folder(), "the demo network's own evaluation images"
+    if path is None and not calib:
+        return None
     if path is not None:
         names = path.name
         images = open_images(path, class_count=network.architecture.class_count, labels=network.graph.labels)
-        stream = batches(images, network.graph.preprocess, batch=BATCH, **settings)
-    elif not calib:
-        return None
     else:
         note = "these are the calibration images: give --eval DIR for an independent check"
         if isinstance(calib, CalibrationImages):
-            stream, names = calib.stream, calib.source
+            stream, names, images = calib.stream, calib.source, calib.stream.image_set
         else:
-            folders = calibration_folders(calib)
-            stream, _ = stream_folders(folders, network.graph.preprocess, **settings)
+            folders = calibration_folders(calib or ())
             names = ", ".join(folder.path.name for folder in folders)
+            images, _ = open_calibration_folders([folder.path for folder in folders])
+    if stream is None:
+        stream = ImageStream(
+            images,
+            network.graph.preprocess,
+            batch=BATCH,
+            keep_bytes=KEPT_BYTES if again else 0,
+            skip_broken=skip_broken,
+            progress=progress,
+        )
     found = {
         "source": names,
-        "image_count": len(stream.image_set.files),
-        "labelled": stream.image_set.labels is not None,
-        "classes_from": stream.image_set.class_source,
+        "image_count": len(images.files),
+        "labelled": images.labels is not None,
+        "classes_from": images.class_source,
     }
     return Evaluation(stream, found | ({"note": note} if note else {}), independent=path is not None)

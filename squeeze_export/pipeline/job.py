@@ -15,7 +15,7 @@ from squeeze_export.graph.quantized import FP32, Scheme, scheme_named
 from squeeze_export.images.calibration import CalibrationSource, only_folder
 from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
-from squeeze_export.pipeline.calibration import Calibration, calibrate_checked, read_images, shift_warnings
+from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings
 from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.exporting import Exported, ExportPlan, export_all
 from squeeze_export.pipeline.measuring import Comparing, Measured, measured, row_of
@@ -138,7 +138,7 @@ def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> 
             on = (evaluation or evaluation_images(network, job.eval, images, **reading)) if recipe.labels else None
             integers = vendor_images(images, job.recipe, on)
         else:
-            integers = calibrate_checked(
+            integers = calibrate(
                 network,
                 images,
                 scheme=scheme,

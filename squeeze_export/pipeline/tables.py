@@ -36,17 +36,6 @@ def check_table(
         raise BadInput(f"the table `{table}` was made with other preprocessing than was asked for", hint="calibrate again")
 
 
-def read_table_of(network: Network, table: Path) -> Calibration:
-    """Reads a table that must be of this network.
-
-    Raises:
-        BadInput: no table, a damaged one, or one of another checkpoint, structure or preprocessing.
-    """
-    calibration = read_calibration(table)
-    check_table(calibration, table, network)
-    return calibration
-
-
 def table_behind(artifacts: Sequence[Artifact], network: Network, table: Path) -> Calibration:
     """Reads the table that exported files were written from.
 

@@ -16,7 +16,7 @@ from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
 from squeeze_export.images.folders import open_images
 from squeeze_export.images.manifest import UNKNOWN
 from squeeze_export.images.names import shown, shown_file
-from squeeze_export.images.stream import MAX_LOADED_BYTES, Batch, load_all
+from squeeze_export.images.stream import MAX_LOADED_BYTES, Batch, ImageStream
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.recipes import QAT, Recipe
@@ -127,7 +127,9 @@ def read_training(
         raise BadInput(
             f"`{count}` training images do not fit the memory that they may take", hint=f"at most {most:,}, of all classes"
         )
-    batch, skipped = load_all(images, network.graph.preprocess, workers=threads, skip_broken=skip_broken, progress=progress)
+    batch, skipped = ImageStream(
+        images, network.graph.preprocess, workers=threads, skip_broken=skip_broken, progress=progress
+    ).load()
     if len(batch.files) < MIN_COUNT:
         raise BadInput(
             f"`{len(batch.files)}` training images are too few", hint=f"at least {MIN_COUNT} in `--train`, better thousands"

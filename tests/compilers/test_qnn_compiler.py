@@ -22,7 +22,7 @@ from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import INT8, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all
+from squeeze_export.images.stream import ImageStream
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.pipeline.network import open_network
 from squeeze_export.quant.recipes import quantize
@@ -277,7 +277,7 @@ def test_a_real_network(assets: Path, tmp_path: Path) -> None:
     """v1.1 for one SoC: every operator of it on the HTP, and near the exact integers on two photographs."""
     network = open_network(assets / "weights" / "squeezenet1_1.pth")
     files = open_calibration(assets / "images" / "calib")
-    pixels = load_all(replace(files, files=files.files[:2]), network.graph.preprocess, workers=2)[0].pixels
+    pixels = ImageStream(replace(files, files=files.files[:2]), network.graph.preprocess, workers=2).load()[0].pixels
     table = quantize(network.graph, pixels, FloatRunner(network.graph), INT8, threads=2)
     path = tmp_path / "real.int8.onnx"
     path.write_bytes(target.emit(table, INT8, EmitOptions(), {}))

@@ -23,7 +23,7 @@ from squeeze_export.images.distribution import (
     shifts,
 )
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import batches, load_all
+from squeeze_export.images.stream import ImageStream
 
 DEMO = replace(TORCHVISION, resize_px=96, crop_px=96)
 
@@ -34,7 +34,7 @@ def appearances(pixels: np.ndarray) -> np.ndarray:
 
 @cache
 def drawn(folder: Path) -> np.ndarray:
-    return load_all(open_calibration(folder), DEMO)[0].pixels
+    return ImageStream(open_calibration(folder), DEMO).load()[0].pixels
 
 
 def test_qualities_by_hand():
@@ -129,13 +129,13 @@ def test_a_damaged_summary_is_refused(damaged):
 
 def test_a_stream_reads_the_figures_on_its_way():
     image_set = open_calibration(demo.calibration_folder())
-    stream = batches(image_set, DEMO, batch=50)
+    stream = ImageStream(image_set, DEMO, batch=50)
     assert stream.statistics.shape == (0, 6)
     for _ in range(2):  # each loop anew
         parts = [batch.statistics for batch in stream]
         np.testing.assert_array_equal(stream.statistics, np.concatenate(parts))
     np.testing.assert_array_equal(stream.statistics, appearances(drawn(demo.calibration_folder())))
-    np.testing.assert_array_equal(load_all(image_set, DEMO)[0].statistics, stream.statistics)
+    np.testing.assert_array_equal(ImageStream(image_set, DEMO).load()[0].statistics, stream.statistics)
 
 
 def test_the_demo_sets_are_of_one_kind():
@@ -155,8 +155,8 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def photographs(assets):
     """(600, 6) of all photographs, and (128, 224, 224, 3) of some."""
-    some = load_all(open_calibration(assets / "images" / "calib"), TORCHVISION)[0]
-    others = batches(open_calibration(assets / "images" / "eval"), TORCHVISION, batch=64)
+    some = ImageStream(open_calibration(assets / "images" / "calib"), TORCHVISION).load()[0]
+    others = ImageStream(open_calibration(assets / "images" / "eval"), TORCHVISION, batch=64)
     figures = [some.statistics, *(batch.statistics for batch in others)]
     return np.concatenate(figures), some.pixels
 

@@ -20,7 +20,7 @@ from squeeze_export.images import stream as stream_module
 from squeeze_export.images.folders import open_calibration, open_images
 from squeeze_export.images.labels import read_labels
 from squeeze_export.images.preprocess import load_pixels
-from squeeze_export.images.stream import batches, load_all, usable_cores
+from squeeze_export.images.stream import ImageStream, usable_cores
 
 SMALL = Preprocess(8, 6, "bilinear", "rgb", (0, 0, 0), (1, 1, 1))
 NAMES = ("dog", "cat", "ant")
@@ -130,7 +130,7 @@ def test_a_dead_link_is_a_broken_image(tmp_path: Path):
     found = open_calibration(tmp_path)
     assert names(found) == ["a.png", "b.png"]
     with pytest.raises(BadInput, match=r"`1` of `2` images cannot be read, the first is `b.png` \(No such file"):
-        list(batches(found, SMALL, batch=2))
+        list(ImageStream(found, SMALL, batch=2))
 
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch):
@@ -246,7 +246,7 @@ def test_manifests_are_bounded(tmp_path: Path, monkeypatch):
 @pytest.mark.parametrize("batch", [1, 4, 7, 50])
 def test_batches_come_in_order_whatever_the_threads(tmp_path: Path, workers, batch):
     files = draw_many(tmp_path, 13)
-    got = list(batches(open_calibration(tmp_path), SMALL, batch=batch, workers=workers))
+    got = list(ImageStream(open_calibration(tmp_path), SMALL, batch=batch, workers=workers))
     assert [len(b.files) for b in got] == [batch] * (13 // batch) + ([13 % batch] if 13 % batch else [])
     assert [file for b in got for file in b.files] == files
     np.testing.assert_array_equal(np.concatenate([b.pixels for b in got]), [load_pixels(file, SMALL) for file in files])
@@ -257,7 +257,7 @@ def test_batches_come_in_order_whatever_the_threads(tmp_path: Path, workers, bat
 def test_labels_travel_with_their_images(tmp_path: Path):
     for index, name in enumerate(("dog/1.png", "cat/2.png", "ant/3.png")):
         draw(tmp_path / name, index)
-    (batch,) = batches(open_images(tmp_path, class_count=3, labels=NAMES), SMALL, batch=8)
+    (batch,) = ImageStream(open_images(tmp_path, class_count=3, labels=NAMES), SMALL, batch=8)
     assert [(f.parent.name, int(label)) for f, label in zip(batch.files, batch.labels, strict=True)] == [
         ("ant", 2),
         ("cat", 1),
@@ -269,7 +269,7 @@ def test_broken_images_are_counted_then_refused(tmp_path: Path):
     files = draw_many(tmp_path, 12)
     for index in (5, 6, 11):
         files[index].write_bytes(b"torn")
-    stream = batches(open_calibration(tmp_path), SMALL, batch=2)
+    stream = ImageStream(open_calibration(tmp_path), SMALL, batch=2)
     seen = []
     with pytest.raises(BadInput) as caught:
         seen.extend(stream)
@@ -284,7 +284,7 @@ def test_broken_images_are_left_out_when_asked(tmp_path: Path):
     files = draw_many(tmp_path, 7)
     files[0].write_bytes(b"torn")
     files[3].write_bytes(files[3].read_bytes()[:60])
-    stream = batches(open_calibration(tmp_path), SMALL, batch=2, skip_broken=True)
+    stream = ImageStream(open_calibration(tmp_path), SMALL, batch=2, skip_broken=True)
     for _ in range(2):  # a second loop starts anew
         assert [[f.name for f in b.files] for b in stream] == [["001.png", "002.png"], ["004.png", "005.png"], ["006.png"]]
         assert [s.file for s in stream.skipped] == [files[0], files[3]]
@@ -294,7 +294,7 @@ def test_broken_images_are_left_out_when_asked(tmp_path: Path):
 def test_nothing_but_broken_images(tmp_path: Path):
     draw(tmp_path / "x.png").write_bytes(b"torn")
     with pytest.raises(BadInput, match="`1` of `1` images") as caught:
-        list(batches(open_calibration(tmp_path), SMALL, batch=2, skip_broken=True))
+        list(ImageStream(open_calibration(tmp_path), SMALL, batch=2, skip_broken=True))
     assert caught.value.hint == "is it the right folder?"
 
 
@@ -307,7 +307,7 @@ def test_work_ahead_is_bounded_and_stops_with_the_consumer(tmp_path: Path, monke
         return original(path)
 
     monkeypatch.setattr(stream_module, "read_image_bytes", counting)
-    stream = iter(batches(open_calibration(tmp_path), SMALL, batch=4, workers=2))
+    stream = iter(ImageStream(open_calibration(tmp_path), SMALL, batch=4, workers=2))
     next(stream)
     deadline = time.monotonic() + 60
     while len(read) < 12 and time.monotonic() < deadline:
@@ -322,7 +322,7 @@ def test_work_ahead_is_bounded_and_stops_with_the_consumer(tmp_path: Path, monke
 def test_progress_and_cores(tmp_path: Path):
     draw_many(tmp_path, 5)
     told = []
-    list(batches(open_calibration(tmp_path), SMALL, batch=2, progress=lambda *step: told.append(step)))
+    list(ImageStream(open_calibration(tmp_path), SMALL, batch=2, progress=lambda *step: told.append(step)))
     assert told == [("reading images", 2, 5), ("reading images", 4, 5), ("reading images", 5, 5)]
     assert usable_cores() >= 1
 
@@ -337,22 +337,22 @@ def test_cores_where_there_is_no_affinity(monkeypatch):
 def test_counts_below_one_are_refused(tmp_path: Path, options):
     draw(tmp_path / "a.png")
     with pytest.raises(BadInput, match="`0` is below 1"):
-        batches(open_calibration(tmp_path), SMALL, **options)
+        ImageStream(open_calibration(tmp_path), SMALL, **options)
 
 
 def test_a_crop_larger_than_the_image_is_refused_before_reading(tmp_path: Path):
     draw(tmp_path / "a.png")
     with pytest.raises(BadInput, match="less than the crop"):
-        batches(open_calibration(tmp_path), Preprocess(5, 6, "bilinear", "rgb", (0, 0, 0), (1, 1, 1)), batch=1)
+        ImageStream(open_calibration(tmp_path), Preprocess(5, 6, "bilinear", "rgb", (0, 0, 0), (1, 1, 1)), batch=1)
 
 
-def test_load_all(tmp_path: Path):
+def test_load(tmp_path: Path):
     files = draw_many(tmp_path, 40)
     files[7].write_bytes(b"torn")
     image_set = open_calibration(tmp_path)
     with pytest.raises(BadInput, match="`1` of `40`"):
-        load_all(image_set, SMALL)
-    images, skipped = load_all(image_set, SMALL, skip_broken=True)
+        ImageStream(image_set, SMALL).load()
+    images, skipped = ImageStream(image_set, SMALL, skip_broken=True).load()
     assert images.files == tuple(files[:7] + files[8:])
     assert [s.file for s in skipped] == [files[7]]
     np.testing.assert_array_equal(images.pixels, [load_pixels(file, SMALL) for file in images.files])
@@ -363,7 +363,7 @@ def test_load_all_is_bounded(tmp_path: Path, monkeypatch):
     draw_many(tmp_path, 3)
     monkeypatch.setattr(stream_module, "MAX_LOADED_BYTES", 2 * 6 * 6 * 3)
     with pytest.raises(BadInput, match="`3` images of 6 px need `0` MB") as caught:
-        load_all(open_calibration(tmp_path), SMALL)
+        ImageStream(open_calibration(tmp_path), SMALL).load()
     assert "at most 2 images" in str(caught.value.hint)
 
 
@@ -387,7 +387,7 @@ def test_imagenet_folders_by_wnid(assets: Path):
 
 
 def test_imagenet_calibration(assets: Path):
-    images, skipped = load_all(open_calibration(assets / "images" / "calib"), TORCHVISION)
+    images, skipped = ImageStream(open_calibration(assets / "images" / "calib"), TORCHVISION).load()
     assert images.pixels.shape == (128, 224, 224, 3)
     assert skipped == ()
     assert len(set(images.hashes)) == 128

@@ -14,7 +14,7 @@ from squeeze_export.core import CAFFE, TORCHVISION
 from squeeze_export.errors import BadInput
 from squeeze_export.images.checks import NOISE_CORRELATION, check_calibration, check_overlap, neighbour_correlation
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all
+from squeeze_export.images.stream import ImageStream
 
 DEMO = replace(TORCHVISION, resize_px=96, crop_px=96)
 
@@ -67,7 +67,7 @@ def test_noise_is_refused_whatever_file_it_comes_in(preprocess, tmp_path):
             saved_noise(tmp_path / f"{index}{copy}.jpg", side, draw, quality=60 + 30 * copy)
     grey = draw.integers(0, 256, (400, 400), np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    batch, _ = load_all(open_calibration(tmp_path), preprocess)
+    batch, _ = ImageStream(open_calibration(tmp_path), preprocess).load()
     with pytest.raises(
         BadInput, match=r"`17` of `17` calibration images are noise, .* correlation of `-?0\.\d\d`, below 0.45"
     ) as caught:
@@ -100,7 +100,7 @@ def test_neighbour_correlation_by_hand():
 
 def test_the_drawn_images_are_no_noise():
     for folder in (demo.calibration_folder(), demo.evaluation_folder()):
-        batch, _ = load_all(open_calibration(folder), DEMO)
+        batch, _ = ImageStream(open_calibration(folder), DEMO).load()
         assert min(map(neighbour_correlation, batch.pixels)) >= NOISE_CORRELATION
 
 
@@ -137,11 +137,11 @@ def test_the_same_pixels_in_another_file_are_a_duplicate(copy, tmp_path):
         blobs = Image.fromarray(draw.integers(0, 256, (6, 6, 3), np.uint8)).resize((96, 96), Image.Resampling.BILINEAR)
         blobs.save(tmp_path / f"{index:02}.png", compress_level=9)
     Image.open(tmp_path / "03.png").save(tmp_path / copy, **({"compress_level": 0} if copy == "larger.png" else {}))
-    batch, _ = load_all(open_calibration(tmp_path), DEMO)
+    batch, _ = ImageStream(open_calibration(tmp_path), DEMO).load()
     with pytest.raises(BadInput, match=f"`1` of `21` .*: `.*{copy}` is the same pixels as `.*03.png`"):
         check_calibration(batch.pixels, batch.files, batch.hashes)
 
 
 def test_the_photographs_pass(assets: Path):
-    batch, _ = load_all(open_calibration(assets / "images" / "calib"), TORCHVISION)
+    batch, _ = ImageStream(open_calibration(assets / "images" / "calib"), TORCHVISION).load()
     assert check_calibration(batch.pixels, batch.files, batch.hashes) == ()

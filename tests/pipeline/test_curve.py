@@ -15,7 +15,7 @@ from squeeze_export.graph.quantized import FP32
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.calibration import CalibrationFolder
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all
+from squeeze_export.images.stream import ImageStream
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import calibrate, curve, open_network
 from squeeze_export.pipeline.curve import calibration_curve, enough_count, part_counts
@@ -61,7 +61,7 @@ def test_all_images_give_the_table_that_calibrate_writes(found, network, many):
 
 def test_the_last_point_is_what_the_table_measures(found, network, many):
     calibration, curve = found
-    pixels = load_all(open_calibration(many / "eval"), network.graph.preprocess)[0].pixels
+    pixels = ImageStream(open_calibration(many / "eval"), network.graph.preprocess).load()[0].pixels
     expected = compare(FloatRunner(network.graph)(pixels), IntegerRunner(calibration.quantized)(pixels))
     assert curve.points[-1].agreement == expected.top1_agreement
     assert curve.points[-1].sqnr_db == pytest.approx(expected.sqnr_db, abs=1e-6)
@@ -87,7 +87,7 @@ def test_a_part_is_as_good_as_calibrating_on_it_alone(found, network, many, tmp_
     (tmp_path / "part").mkdir()
     for index in order[:16]:
         (tmp_path / "part" / files[index].name).write_bytes(files[index].read_bytes())
-    pixels = load_all(open_calibration(many / "eval"), network.graph.preprocess)[0].pixels
+    pixels = ImageStream(open_calibration(many / "eval"), network.graph.preprocess).load()[0].pixels
     reference = FloatRunner(network.graph)(pixels)
     alone = [
         compare(reference, IntegerRunner(calibrate(network, tmp_path / "part", seed=seed).quantized)(pixels)).sqnr_db

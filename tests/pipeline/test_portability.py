@@ -19,7 +19,7 @@ from squeeze_export.graph.run import one_blas_thread
 from squeeze_export.graph.saturation import SaturatingProducts
 from squeeze_export.graph.table import table_bytes
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all
+from squeeze_export.images.stream import ImageStream
 from squeeze_export.pipeline import PreprocessChoice, RunOptions, calibrate, export, open_network
 from squeeze_export.pipeline import forced_avx2 as forced
 from squeeze_export.pipeline.portability import FACTS, FORCED, RUNTIME, validate_portability
@@ -52,7 +52,7 @@ def agreement(quantized, pixels):
 def demo_pixels():
     """A quarter of the demo network's evaluation images, from every class."""
     network = open_network()
-    return load_all(open_calibration(demo.evaluation_folder()), network.graph.preprocess)[0].pixels[::4]
+    return ImageStream(open_calibration(demo.evaluation_folder()), network.graph.preprocess).load()[0].pixels[::4]
 
 
 def test_the_demo_networks_default_table_keeps_its_answers(demo_pixels):
@@ -73,7 +73,7 @@ def test_without_the_limit_on_the_first_layer_it_does_not(demo_pixels, monkeypat
 def test_real_photographs(assets):
     network = open_network(assets / "weights" / "squeezenet1_1.safetensors")
     quantized = calibrate(network, assets / "images" / "calib").quantized
-    photographs = load_all(open_calibration(assets / "images" / "eval"), network.graph.preprocess)[0].pixels[::40]
+    photographs = ImageStream(open_calibration(assets / "images" / "eval"), network.graph.preprocess).load()[0].pixels[::40]
     share, saturated = agreement(quantized, photographs)
     assert len(photographs) == 12
     assert share == 1
@@ -211,7 +211,7 @@ def test_where_the_cpu_is_no_x86_the_row_says_so(network, made, table, tiny, mon
 
 def test_the_other_side_answers_here(made, tiny, network):
     """In this process: with whatever kernels this CPU has."""
-    pixels = load_all(open_calibration(tiny / "eval"), network.graph.preprocess)[0].pixels
+    pixels = ImageStream(open_calibration(tiny / "eval"), network.graph.preprocess).load()[0].pixels
     answer, arrays = forced.run_here({"path": str(made["openvino", "int8"].path), "threads": 1}, {"pixels": pixels})
     assert (answer["device"], answer["placement"]["integer_mac_share"]) == ("cpu", 1)
     assert arrays["logits"].shape == (8, 5)

@@ -17,7 +17,7 @@ from squeeze_export.graph.quantized import INT8
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.table import table_bytes
 from squeeze_export.images.folders import open_calibration
-from squeeze_export.images.stream import load_all
+from squeeze_export.images.stream import ImageStream
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.pipeline import open_network
 from squeeze_export.quant import refit
@@ -124,7 +124,7 @@ def test_progress_counts_the_layers(small: Graph, pixels: Any) -> None:
 def test_it_is_nearer_to_float_than_fast_on_the_images_it_saw() -> None:
     """Only on those: what it gains on others is a matter of measurement, not of a test."""
     graph = open_network(None).graph
-    pixels = load_all(open_calibration(demo.calibration_folder()), graph.preprocess)[0].pixels[:24]
+    pixels = ImageStream(open_calibration(demo.calibration_folder()), graph.preprocess).load()[0].pixels[:24]
     expected = FloatRunner(graph)(pixels)
     errors = {}
     for recipe in ("fast", "best"):
