@@ -18,7 +18,7 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.images.names import shown
 from squeeze_export.measure.host import tool_versions
-from squeeze_export.targets import TARGETS, check_carries, target_named
+from squeeze_export.targets import TARGETS, check_carries, check_fits, target_named
 
 MAX_SIDECAR_BYTES = 16_000_000
 _HINT = "export it again with this tool"
@@ -54,8 +54,7 @@ def export_checked(
 ) -> tuple[Artifact, Audit]:
     """`export` to a target that is known to carry the scheme in this outer form."""
     module = target_named(target)
-    if scheme.integer != isinstance(network, QuantizedGraph):
-        raise BadInput(f"the scheme `{scheme.name}` needs {'a quantized' if scheme.integer else 'a float'} graph")
+    check_fits(network, scheme)
     if not name or Path(name).name != name or not name.isprintable():
         raise BadInput(f"the network's name {shown(name)} is no file name")  # a stranger's table may say anything
     provenance = provenance_of(network, scheme, target)

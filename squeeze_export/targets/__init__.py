@@ -11,7 +11,7 @@ from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.files import Content
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import QuantizedGraph, Scheme
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as, scheme_named
 
 
 class Target(Protocol):
@@ -34,10 +34,10 @@ class Target(Protocol):
     PACKAGES: tuple[str, ...]
 
     def emit(self, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> Content:
-        """Writes the network down.
+        """Writes the network down. What `check_carries` and `check_fits` refuse is not asked again.
 
         Args:
-            network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
+            network: a `QuantizedGraph` of this scheme for an integer scheme, else a `Graph`.
             scheme: one of `SCHEMES`.
             options: the outer form; of the pixels, one of `INPUTS`.
             metadata: key -> text, written into the format's own metadata.
@@ -73,14 +73,30 @@ def target_named(name: str) -> Target:
 
 
 def check_carries(target: str, scheme: str, options: EmitOptions) -> Target:
-    """The module of a target that carries a scheme in an outer form.
+    """The module of a target that carries a scheme in an outer form. It is asked once, before anything is computed.
 
     Raises:
-        BadInput: there is no such target, or it carries no such scheme or pixels.
+        BadInput: there is no such target, or it carries no such scheme or form.
     """
     module = target_named(target)
     if scheme not in module.SCHEMES:
         raise BadInput(f"{target} does not carry the scheme `{scheme}`", hint=f"it carries: {', '.join(module.SCHEMES)}")
     if options.input_dtype not in module.INPUTS:
         raise BadInput(f"{target} files take no `{options.input_dtype}` pixels", hint=f"--input {' or '.join(module.INPUTS)}")
+    if scheme_named(scheme).integer_output and options.softmax:
+        raise BadInput(f"`{scheme}` gives logits of 8 bits, not probabilities", hint="leave out --softmax, or --scheme int8")
+    if isinstance(options.batch, int) and options.batch < 1:
+        raise BadInput(f"a batch of `{options.batch}` images", hint="--batch N with N at least 1, or --batch dynamic")
     return module
+
+
+def check_fits(network: Graph | QuantizedGraph, scheme: Scheme) -> None:
+    """Refuses to write a network in a scheme that is not its own.
+
+    Raises:
+        BadInput: an integer scheme has no table, or another's; or a float scheme has one.
+    """
+    if scheme.integer != isinstance(network, QuantizedGraph):
+        raise BadInput(f"the scheme `{scheme.name}` needs {'a quantized' if scheme.integer else 'a float'} graph")
+    if isinstance(network, QuantizedGraph):
+        check_written_as(network, scheme)

@@ -253,16 +253,7 @@ def test_describe_refuses_what_is_no_image_classifier(graph: Graph, tmp_path: Pa
         target.describe(path)
 
 
-def test_refusals(graph: Graph, quantized: QuantizedGraph) -> None:
-    with pytest.raises(BadInput, match="`palette8`") as caught:
-        target.emit(graph, Scheme("palette8"), EmitOptions(), {})
-    assert caught.value.hint == f"one of: {', '.join(target.SCHEMES)}"
-    with pytest.raises(BadInput, match="`0` images"):
-        emitted(graph, FP32, batch=0)
-    with pytest.raises(ValueError, match="Graph for the scheme int8"):
-        emitted(graph, INT8)
-    with pytest.raises(ValueError, match="QuantizedGraph for the scheme fp32"):
-        emitted(graph, FP32, quantized)
+def test_a_graph_without_its_pool_is_refused(graph: Graph, quantized: QuantizedGraph) -> None:
     for network, scheme in ((graph, FP32), (quantized, INT8)):
         with pytest.raises(ValueError, match="no GlobalAveragePool"):
             target.emit(replace(network, nodes=network.nodes[:-1]), scheme, EmitOptions(), {})

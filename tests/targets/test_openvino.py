@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from squeeze_export.core import TORCHVISION, EmitOptions, TensorSpec, require
-from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.errors import Refused, Unavailable
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Conv, Graph
@@ -292,18 +292,6 @@ def test_describe_reads_the_folder(graph: Graph, quantized: QuantizedGraph, tmp_
     taken = TensorSpec("input", ("N", 64, 64, 3), "float32", "NHWC")
     files = emitted(graph, FP32, input_dtype="float32", batch="dynamic", softmax=True)
     assert described(files) == (taken, TensorSpec("probabilities", ("N", 10), "float32", "NC"))
-
-
-def test_refusals(graph: Graph, quantized: QuantizedGraph) -> None:
-    with pytest.raises(BadInput, match="`palette8`") as caught:
-        target.emit(graph, Scheme("palette8"), EmitOptions(), {})
-    assert caught.value.hint == f"one of: {', '.join(target.SCHEMES)}"
-    with pytest.raises(BadInput, match="`0` images"):
-        emitted(graph, FP32, batch=0)
-    with pytest.raises(ValueError, match="Graph for the scheme int8"):
-        emitted(graph, INT8)
-    with pytest.raises(ValueError, match="QuantizedGraph for the scheme fp32"):
-        emitted(graph, FP32, quantized)
 
 
 def test_fp16_refuses_weights_beyond_its_range(graph: Graph) -> None:

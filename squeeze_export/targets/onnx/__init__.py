@@ -14,9 +14,8 @@ from pathlib import Path
 
 from squeeze_export import formats
 from squeeze_export.core import Audit, EmitOptions, TensorSpec, require
-from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import FP32, QuantizedGraph, Scheme, check_written_as
+from squeeze_export.graph.quantized import FP32, QuantizedGraph, Scheme
 from squeeze_export.targets.onnx.lowering import float_body, integer_body
 from squeeze_export.targets.onnx.writer import Writer
 
@@ -41,21 +40,10 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
         The file's bytes; the same arguments give the same bytes.
 
     Raises:
-        BadInput: the scheme is not carried or gives no probabilities, or the batch is below 1.
         Refused: a weight is too large for float16, the first convolution is padded in a scheme without zero points, or a layer
             kept in float stands between integers.
         Unavailable: `onnx` is not installed.
     """
-    if scheme.name not in SCHEMES:
-        raise BadInput(f"ONNX files do not carry the scheme `{scheme.name}`", hint=f"one of: {', '.join(SCHEMES)}")
-    if scheme.integer_output and options.softmax:
-        raise BadInput(f"`{scheme.name}` gives logits of 8 bits, not probabilities", hint="leave out --softmax, or --scheme int8")
-    if isinstance(options.batch, int) and options.batch < 1:
-        raise BadInput(f"a batch of `{options.batch}` images", hint="--batch N with N at least 1, or --batch dynamic")
-    if scheme.integer != isinstance(network, QuantizedGraph):
-        raise ValueError(f"{type(network).__name__} for the scheme {scheme.name}")
-    if isinstance(network, QuantizedGraph):
-        check_written_as(network, scheme)
     writer = Writer(require("onnx", "onnx"), signed=scheme.symmetric)
     if isinstance(network, QuantizedGraph):
         logits = integer_body(writer, network, scheme, options.input_dtype)

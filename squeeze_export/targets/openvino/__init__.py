@@ -22,9 +22,9 @@ from typing import Any
 
 from squeeze_export import formats
 from squeeze_export.core import Audit, EmitOptions, TensorSpec, require
-from squeeze_export.errors import BadInput, Refused
+from squeeze_export.errors import Refused
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.targets.openvino.lowering import Lowering
 from squeeze_export.targets.openvino.metadata import labels_file, runtime_info
 
@@ -56,18 +56,9 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
         `model.xml`, `model.bin` and, where the network has labels, `labels.txt`, one a line.
 
     Raises:
-        BadInput: the scheme is not carried, or the batch is below 1.
         Refused: a weight is too large for float16, or OpenVINO lays out its XML in an unknown way.
         Unavailable: `openvino` is not installed.
     """
-    if scheme.name not in SCHEMES:
-        raise BadInput(f"OpenVINO files do not carry the scheme `{scheme.name}`", hint=f"one of: {', '.join(SCHEMES)}")
-    if isinstance(options.batch, int) and options.batch < 1:
-        raise BadInput(f"a batch of `{options.batch}` images", hint="--batch N with N at least 1, or --batch dynamic")
-    if scheme.integer != isinstance(network, QuantizedGraph):
-        raise ValueError(f"{type(network).__name__} for the scheme {scheme.name}")
-    if isinstance(network, QuantizedGraph):
-        check_written_as(network, scheme)
     # Importing it reports the import to its maker, by this package; without it nothing else changes.
     openvino = require("openvino", "openvino", without=("openvino_telemetry",))
     model = Lowering(openvino, network, scheme, options).run()

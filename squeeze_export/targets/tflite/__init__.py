@@ -21,9 +21,8 @@ from pathlib import Path
 
 from squeeze_export import formats
 from squeeze_export.core import Audit, EmitOptions, TensorSpec
-from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.targets.tflite.lowering import Lowering
 from squeeze_export.targets.tflite.metadata import LABELS_FILE, METADATA_NAME, model_metadata, with_files
 
@@ -42,11 +41,9 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
     """Writes the network down; see `Target.emit`.
 
     Raises:
-        BadInput: the scheme is not carried, does not go with the network, or the batch is no positive number.
         Refused: a pool is padded in a way that the format has no word for.
         Unavailable: `ai_edge_litert` or `flatbuffers` is not installed.
     """
-    _check(network, scheme, options)
     lowering = Lowering(network, scheme, options)
     source, result = lowering.run()
     height, width, _ = network.sizes[network.input.name]
@@ -75,17 +72,3 @@ def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
 def audit(path: Path) -> Audit:
     """See `formats.audited`."""
     return formats.audited(NAME, path)
-
-
-def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
-    if scheme.name not in SCHEMES:
-        raise BadInput(f"tflite carries no scheme `{scheme.name}`", hint=f"one of: {', '.join(SCHEMES)}")
-    if scheme.integer != isinstance(network, QuantizedGraph):
-        needed = "a quantized graph" if scheme.integer else "the float graph"
-        raise BadInput(f"scheme `{scheme.name}` is written from {needed}, not from a `{type(network).__name__}`")
-    if isinstance(network, QuantizedGraph):
-        check_written_as(network, scheme)
-    if scheme.integer_output and options.softmax:
-        raise BadInput(f"`{scheme.name}` gives logits of 8 bits, not probabilities", hint="leave out --softmax, or --scheme int8")
-    if options.batch != "dynamic" and options.batch < 1:
-        raise BadInput(f"a batch of `{options.batch}` images", hint="a positive number, or dynamic")
