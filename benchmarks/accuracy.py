@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.integers import FAST
 from benchmarks.recording import assets, write
 from squeeze_export.pipeline import Job, PreprocessChoice, run
 from squeeze_export.report.wording import decibel, delta_pp, delta_range, percent, percent_range
@@ -62,6 +63,7 @@ def write_results(raw: Sequence[dict[str, Any]]) -> None:
         ("checkpoint", "scheme", "runtime", "SQNR", "agreement", "top-1", "delta"),
         rows,
         raw,
+        integers=[FAST],
     )
 
 

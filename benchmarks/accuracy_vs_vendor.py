@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contestants import ALL_NETWORKS, OURS_BEST, Contestant, contestants
+from benchmarks.integers import BEST, FAST
 from benchmarks.recording import assets, write
 from squeeze_export.core import FloatArray
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
@@ -46,6 +47,7 @@ def main() -> None:
         ("network", "runtime", "scheme", "quantized by", "SQNR", "agreement", "best - this", "top-1", "delta"),
         rows,
         raw,
+        integers=[FAST, BEST],
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.contestants import NETWORKS, OURS, Contestant, contestants
+from benchmarks.integers import FAST
 from benchmarks.recording import assets, write
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.folders import open_calibration
@@ -62,6 +63,7 @@ def main() -> None:
         ("network", "target", "quantized by", "agreement", "ours - theirs"),
         rows,
         raw,
+        integers=[FAST],
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.contestants import NETWORKS
+from benchmarks.integers import BEST, FAST
 from benchmarks.recipe_ablation import parallel, patched
 from benchmarks.recording import assets, write
 from squeeze_export.core import ByteArray
@@ -103,6 +104,7 @@ def main() -> None:
         ("", *(f"{network} {what}" for network in NETWORKS for what in ("SQNR", "agreement", "against `fast`"))),
         [(variant, *figures) for variant, figures in rows.items()],
         raw,
+        integers=[FAST, BEST],
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.contestants import NETWORKS
+from benchmarks.integers import FAST
 from benchmarks.recording import assets, write
 from squeeze_export.compilers import ethosu
 from squeeze_export.core import Artifact, ByteArray, EmitOptions, FloatArray, TensorSpec, require
@@ -196,6 +197,7 @@ def main() -> None:
         ),
         rows,
         raw,
+        integers=[FAST, "int8-npu by fast"],
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.integers import FAST
 from benchmarks.recording import write
 from squeeze_export.compilers import qnn as compiler
 from squeeze_export.core import Artifact
@@ -59,6 +60,7 @@ def main() -> None:
         ("HTP", "schemes", "SoCs"),
         rows,
         raw,
+        integers=[FAST],
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.integers import FAST
 from benchmarks.recording import assets, write
 from squeeze_export.core import ByteArray, FloatArray
 from squeeze_export.graph.integer import IntegerRunner
@@ -97,6 +98,7 @@ def main() -> None:
         ("", *(f"{network} {what}" for network in NETWORKS for what in ("SQNR", "agreement"))),
         [(variant, *figures) for variant, figures in rows.items()],
         raw,
+        integers=[FAST],
     )
 
 

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from benchmarks.integers import hashes, stored
 from squeeze_export.files import write_text
 from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.measure.statistics import bootstrap_ratio
@@ -84,12 +85,34 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> str:
     return f"{found.value:.1f}x [{found.low:.1f}, {found.high:.1f}]"
 
 
-def write(name: str, title: str, notes: Sequence[str], header: Sequence[str], rows: Sequence[Sequence[str]], raw: Any) -> None:
-    """Writes `results/<name>.json` and `.md`, with the machine's facts."""
+def write(
+    name: str,
+    title: str,
+    notes: Sequence[str],
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    raw: Any,
+    *,
+    integers: Sequence[str] = (),
+) -> None:
+    """Writes `results/<name>.json` and `.md`, with the machine's facts.
+
+    Args:
+        name: of the files.
+        title: the page's heading.
+        notes: paragraphs above the table.
+        header: of the table.
+        rows: of the table.
+        raw: every sample, for the JSON.
+        integers: keys of `integers.CASES` that the figures rest on; times and sizes rest on none. Their hashes tell later
+            whether the figures still hold.
+    """
     host = host_facts()
+    stamp = hashes(stored())
     RESULTS.mkdir(exist_ok=True)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    document = {"name": name, "created": created, "host": host, "tool_versions": tool_versions(TOOLS), "results": raw}
+    document = {"name": name, "created": created, "host": host, "tool_versions": tool_versions(TOOLS)}
+    document |= {"integers": {case: stamp[case] for case in integers}, "results": raw}
     write_text(RESULTS / f"{name}.json", json.dumps(document, indent=1) + "\n")
     lines = [f"# {title}", "", *notes, "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]

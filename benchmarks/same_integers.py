@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.contestants import NETWORKS
+from benchmarks.integers import FAST
 from benchmarks.recording import assets, write
 from squeeze_export.core import EmitOptions
 from squeeze_export.pipeline import Job, RunOptions, run
@@ -52,6 +53,7 @@ def main() -> None:
         ("network", *header),
         rows,
         raw,
+        integers=[FAST],
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks import rknn
 from benchmarks.contestants import NETWORKS
+from benchmarks.integers import FAST
 from benchmarks.recording import assets, write
 from benchmarks.rknn.onnx_file import onnx_for_rknn
 from benchmarks.rknn.placement import BUILD_LIMIT_S, IMAGE_LIMIT_S, placement_of
@@ -187,6 +188,7 @@ def main() -> None:
         ),
         rows,
         {"rows": raw},
+        integers=[FAST],
     )
 
 
