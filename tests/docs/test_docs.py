@@ -162,3 +162,17 @@ def test_links_lead_somewhere(page):
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target), link
+
+
+def test_what_the_architecture_page_names_exists():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:squeeze_export|tests|benchmarks|tools|calibration|docs)/[\w./-]*)`", text)
+    assert len(named) > 40
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_architecture_page_names_every_room():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.stem for path in (ROOT / "squeeze_export").iterdir() if not path.name.startswith(("_", "py"))}
+    drawn = set(re.findall(r"\w+", "\n".join(line for line in text.splitlines() if line.startswith("    "))))
+    assert rooms - drawn == {"demo"}  # data, and where it lies
