@@ -69,7 +69,7 @@ def request_of(graph: Graph, layers: Sequence[str] | int, max_drop_pp: float | N
         return Request(max_drop_pp=max_drop_pp)
     if isinstance(layers, int):
         if layers < 1:
-            raise BadInput(f"--keep-float `{layers}` is no layer and no number of layers", hint="--keep-float 1")
+            raise BadInput(f"--keep-float `{layers}` is neither a layer nor a number of layers", hint="--keep-float 1")
         return Request(count=layers)
     check_keepable(graph, layers)
     return Request(tuple(dict.fromkeys(layers)))

@@ -71,7 +71,7 @@ def check_scheme(scheme: Scheme) -> None:
         BadInput: they are not.
     """
     if not scheme.integer or scheme.activation_bits != 8:
-        raise BadInput(f"`analyze` is about 8-bit activations, which the scheme `{scheme.name}` has not", hint="a table of int8")
+        raise BadInput(f"`analyze` needs 8-bit activations, which the scheme `{scheme.name}` does not have", hint="a table of int8")
 
 
 def subject_of(graph: Graph, quantized: QuantizedGraph) -> Subject:

@@ -45,14 +45,17 @@ def command(**values: Any) -> None:
     curve: Curve | None = None
     typed = click.get_current_context().get_parameter_source("evaluation") is ParameterSource.COMMANDLINE
     if typed and not values["curve"]:
-        raise BadInput("calibration alone compares nothing, so `--eval` is of --curve", hint="--curve, or leave out --eval")
+        raise BadInput(
+            "`--eval` has no effect without --curve: calibration alone compares nothing", hint="--curve, or leave out --eval"
+        )
     training = training_choice(values)
     if values["curve"] and RECIPES[values["recipe"]].maker == "trained":
         raise BadInput(
-            f"the curve is of calibration alone; the recipe `{values['recipe']}` trains", hint="--recipe fast, or leave out --curve"
+            f"--curve works with calibration alone, and the recipe `{values['recipe']}` trains",
+            hint="--recipe fast, or leave out --curve",
         )
     if values["curve"] and values["keep_float"]:
-        raise BadInput("the curve is of integers alone, without layers in float", hint="leave out --keep-float, or --curve")
+        raise BadInput("--curve does not work with layers kept in float", hint="leave out --keep-float, or --curve")
     with shown_progress() as progress:
         network = chosen_network(values, progress)
         make_folder(values["out"])

@@ -48,7 +48,7 @@ def check_calibration(pixels: ByteArray, files: Sequence[Path], hashes: Sequence
     if constant:
         raise BadInput(
             f"`{len(constant)}` of `{count}` calibration images show a single colour, the first is {shown(constant[0])}",
-            hint="take them out: they say nothing of the ranges",
+            hint="remove them: they say nothing about the ranges",
         )
     noise = [
         (file, c) for file, image in zip(files, pixels, strict=True) if (c := neighbour_correlation(image)) < NOISE_CORRELATION
@@ -57,7 +57,7 @@ def check_calibration(pixels: ByteArray, files: Sequence[Path], hashes: Sequence
         raise BadInput(
             f"`{len(noise)}` of `{count}` calibration images are noise, the first is {shown(noise[0][0])}: its neighbouring pixels"
             f" have a correlation of `{noise[0][1]:.2f}`, below {NOISE_CORRELATION}",
-            hint="take them out: noise drives the layers as no photograph does",
+            hint="remove them: noise drives the layers as no photograph does",
         )
     _refuse_duplicates(files, hashes, "the same file")
     pixel_hashes = [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in pixels]
@@ -87,7 +87,7 @@ def check_overlap(
         count = len(evaluation_hashes)
         raise BadInput(
             f"`{len(both)}` of `{count}` evaluation images are calibration images too, the first is {shown(both[0])}",
-            hint="take them out of `--eval` or of `--calib`",
+            hint="remove them from `--eval` or from `--calib`",
         )
 
 

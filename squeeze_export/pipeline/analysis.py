@@ -108,7 +108,7 @@ def analyze(
         GateUndecided: too few images to show a drop of at most `max_drop_pp`.
     """
     if images < 1:
-        raise BadInput(f"`{images}` images are none to try the layers on", hint="--images 32")
+        raise BadInput(f"the layers cannot be tried on `{images}` images", hint="--images 32")
     if rounds is not None and rounds < 1:
         raise BadInput(f"--rounds `{rounds}` is below 1", hint=f"--rounds {RunOptions.rounds}")
     request = request_of(network.graph, keep_float, max_drop_pp)

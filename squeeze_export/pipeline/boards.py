@@ -46,7 +46,7 @@ def reached(
     board: Board | AdbBoard
     if isinstance(address, AdbAddress):
         if cpus is not None or ssh_config is not None:
-            raise BadInput("--cpus and --ssh-config are of boards that ssh reaches", hint="leave them out with adb://")
+            raise BadInput("--cpus and --ssh-config work only on boards that ssh reaches", hint="leave them out with adb://")
         board = AdbBoard(address, benchmark_binary)
     else:
         if benchmark_binary is not None:

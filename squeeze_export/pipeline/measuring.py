@@ -178,7 +178,7 @@ def compared(
         of_key[key] = replace(of_key[key], accuracy=accuracy)
     warnings = _warnings(images, list(found.values()), comparing.reference.architecture.class_count)
     if not all(session.gives_logits for session in everyone.values()):
-        warnings += ("not validated: benchmark_model gives no logits, an Android device's rows are of latency alone",)
+        warnings += ("not validated: benchmark_model gives no logits, so an Android device's rows have only a latency",)
     return [of_key[outcome.entry.key] for outcome in outcomes], warnings
 
 

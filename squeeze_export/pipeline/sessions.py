@@ -80,7 +80,7 @@ class RunOptions:
         far = {"benchmark-binary": self.benchmark_binary, "ssh-config": self.ssh_config}
         given = [name for name, value in far.items() if value is not None]
         if given and self.on is None:
-            raise BadInput(f"--{given[0]} is of boards and phones", hint="--on ssh://user@host, or --on adb://SERIAL")
+            raise BadInput(f"--{given[0]} works only on a board or a phone", hint="--on ssh://user@host, or --on adb://SERIAL")
         if self.on is not None and self.device != "cpu":
             raise BadInput(f"boards run files on their cpu, not on `{self.device}`", hint="leave out --device")
 

@@ -87,7 +87,7 @@ def check_apart(network: Network, path: Path, evaluation: Path) -> None:
     if both:
         raise BadInput(
             f"`{len(both)}` of `{len(tests)}` evaluation images are training images too, the first is {shown(both[0])}",
-            hint="take them out of `--eval` or of `--train`",
+            hint="remove them from `--eval` or from `--train`",
         )
 
 
@@ -119,7 +119,7 @@ def read_training(
         first = shown_file(bare[0], images.root)
         raise BadInput(
             f"`{len(bare)}` of `{len(images.files)}` training images have no label, the first is {first}",
-            hint="take them out of `--train`",
+            hint="remove them of `--train`",
         )
     count, image_bytes = len(images.files), 3 * network.graph.preprocess.crop_px**2
     if count * image_bytes > MAX_LOADED_BYTES:

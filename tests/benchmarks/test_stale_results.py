@@ -5,8 +5,8 @@ changes that hash and no figure, and hours of benchmarks would follow for nothin
 (`quant/`, the float run, image decoding, a library), changes what is compared here.
 
 There are two steps, since sums differ between CPUs in their last bits: this code's integers must be those of
-`benchmarks/integers.safetensors` up to rounding, and each result must have been made with that file as it is now. After a change that
-is meant, run `python -m benchmarks.integers`, and then the benchmarks that this test names.
+`benchmarks/integers.safetensors` up to rounding, and each result must have been made with that file as it is now. After a change
+that is meant, run `python -m benchmarks.integers`, and then the benchmarks that this test names.
 """
 
 from __future__ import annotations

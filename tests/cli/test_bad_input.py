@@ -370,7 +370,7 @@ def test_constant_calibration_images(refused, net, tiny):
     message, hint = refused("calibrate", *net[:2], "--calib", folder)
     assert message.startswith("`1` of `20` calibration images show a single colour, the first is ")
     assert "04.png" in message
-    assert hint == "take them out: they say nothing of the ranges"
+    assert hint == "remove them: they say nothing about the ranges"
 
 
 def test_evaluation_on_calibration_images(squeeze, net, tiny):
@@ -378,7 +378,7 @@ def test_evaluation_on_calibration_images(squeeze, net, tiny):
     assert result.code == 2
     message, hint = result.refusal()
     assert message.startswith("`16` of `16` evaluation images are calibration images too, the first is ")
-    assert hint == "take them out of `--eval` or of `--calib`"
+    assert hint == "remove them from `--eval` or from `--calib`"
 
 
 def test_evaluation_on_images_of_the_table(squeeze, net, tiny, table):

@@ -110,9 +110,15 @@ def test_weights_stay_with_the_folders_they_were_given_with(squeeze, network, ha
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--calib", "day", "--calib-weight", 1, "--calib-weight", 2), "`2` of --calib-weight for `1` of --calib"),
-        (("--calib", "day", "--calib", "night", "--calib-weight", 2), "`1` of --calib-weight for `2` of --calib"),
-        (("--calib-weight", 2), "`1` of --calib-weight for `0` of --calib"),
+        (
+            ("--calib", "day", "--calib-weight", 1, "--calib-weight", 2),
+            "--calib-weight is given `2` times for `1` folders of --calib",
+        ),
+        (
+            ("--calib", "day", "--calib", "night", "--calib-weight", 2),
+            "--calib-weight is given `1` times for `2` folders of --calib",
+        ),
+        (("--calib-weight", 2), "--calib-weight is given `1` times for `0` folders of --calib"),
     ],
 )
 def test_weights_that_fit_no_folders(arguments, message, squeeze, network, halves):
@@ -146,7 +152,7 @@ def test_noise_is_refused(squeeze, network, tiny, tmp_path):
     message, hint = result.refusal()
     assert result.code == 2
     assert message.startswith("`1` of `21` calibration images are noise, the first is `imgs")
-    assert hint.startswith("take them out")
+    assert hint.startswith("remove them")
     assert not TABLE.exists()
 
 

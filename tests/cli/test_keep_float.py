@@ -84,8 +84,13 @@ def test_a_bound_that_no_choice_of_layers_keeps(low_pp, code, net, tiny, squeeze
     ("arguments", "code", "message", "hint"),
     [
         (("--keep-float", "fire2/squeeze"), 2, "no layer is called `fire2/squeeze`", "did you mean `fire2/squeeze1x1`?"),
-        (("--keep-float", "conv1", "--keep-float", "2"), 2, "`conv1` and `2`: --keep-float is names, or one number", "leave out"),
-        (("--keep-float", "0"), 2, "`0` is no layer and no number of layers", "--keep-float 1"),
+        (
+            ("--keep-float", "conv1", "--keep-float", "2"),
+            2,
+            "`conv1` and `2`: --keep-float takes names of layers, or one number",
+            "leave out",
+        ),
+        (("--keep-float", "0"), 2, "`0` is neither a layer nor a number of layers", "--keep-float 1"),
         (("--keep-float", "conv1", "--max-drop", "1"), 2, "--max-drop finds the layers itself", "leave out --keep-float"),
         (("--max-drop", "-1"), 2, "--max-drop `-1` is outside 0 to 100", "--max-drop 1"),
         (("--max-drop", "1"), 6, "`8` images cannot show a drop under 1 pp", "--eval with at least 381 images"),
@@ -116,7 +121,7 @@ def test_calibrate(net, squeeze):
     told = json.loads(squeeze("calibrate", *net, "--keep-float", "fire2/squeeze1x1", "--json").out)
     assert told["kept_float"] == ALONG.split(", ")
     refused = squeeze("calibrate", *net, "--keep-float", "conv1", "--curve").refusal()
-    assert refused == ("the curve is of integers alone, without layers in float", "leave out --keep-float, or --curve")
+    assert refused == ("--curve does not work with layers kept in float", "leave out --keep-float, or --curve")
 
 
 def test_an_export_and_its_audit(net, squeeze):

@@ -72,7 +72,7 @@ def test_noise_is_refused_whatever_file_it_comes_in(preprocess, tmp_path):
         BadInput, match=r"`17` of `17` calibration images are noise, .* correlation of `-?0\.\d\d`, below 0.45"
     ) as caught:
         check_calibration(batch.pixels, batch.files, batch.hashes)
-    assert str(caught.value.hint).startswith("take them out")
+    assert str(caught.value.hint).startswith("remove them")
 
 
 def test_one_noise_image_is_named():

@@ -139,7 +139,7 @@ def test_an_export_trains_and_validates(job, tiny, tmp_path):
 def test_evaluation_on_training_images_is_refused(job, lessons, tmp_path):
     with pytest.raises(BadInput, match=r"`100` of `100` evaluation images are training images too, .*ant/000.png") as caught:
         run(job(eval=lessons / "train"))
-    assert caught.value.hint == "take them out of `--eval` or of `--train`"
+    assert caught.value.hint == "remove them from `--eval` or from `--train`"
     assert not (tmp_path / "out").exists()
 
 
@@ -276,7 +276,7 @@ def test_typed_options_that_contradict_each_other(typed, lessons):
         (("--train-epochs", 2), "`--train-epochs` says how to train"),
         (("--recipe", "qat"), "the recipe `qat` needs labelled images"),
         (train, "`--train` is of the recipe `qat`, not of `fast`"),
-        (("--recipe", "qat", *train, "--curve"), "the curve is of calibration alone"),
+        (("--recipe", "qat", *train, "--curve"), "--curve works with calibration alone"),
         (("--recipe", "qat", *train, "--train-reach", -1), "the reach `-1.0`"),
     ):
         code, out, err = typed(*options)

@@ -37,7 +37,8 @@ def _calibration_source(ctx: click.Context, param: click.Parameter, paths: tuple
         weights = ()
     if weights and len(weights) != len(paths):
         raise BadInput(
-            f"`{len(weights)}` of --calib-weight for `{len(paths)}` of --calib", hint="one weight for each folder, in their order"
+            f"--calib-weight is given `{len(weights)}` times for `{len(paths)}` folders of --calib",
+            hint="one weight for each folder, in their order",
         )
     if len(paths) < 2:
         return paths[0] if paths else None

@@ -118,7 +118,7 @@ def keep_float_choice(values: dict[str, Any]) -> tuple[tuple[str, ...] | int, fl
     if not any(name.isdecimal() for name in named):
         return named, max_drop
     if len(named) > 1:
-        raise BadInput(f"`{'` and `'.join(named)}`: --keep-float is names, or one number", hint="leave out the number")
+        raise BadInput(f"`{'` and `'.join(named)}`: --keep-float takes names of layers, or one number", hint="leave out the number")
     return int(named[0]), max_drop
 
 
@@ -133,7 +133,9 @@ def training_choice(values: dict[str, Any]) -> Training | None:
     typed = [name for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if values["train"] is None:
         if typed:
-            raise BadInput(f"`--{typed[0].replace('_', '-')}` says how to train, and nothing says on what", hint="--train DIR")
+            raise BadInput(
+                f"`--{typed[0].replace('_', '-')}` says how to train, but no images are given to train on", hint="--train DIR"
+            )
         return None
     if not typed and RECIPES[values["recipe"]].maker != "trained":
         return None

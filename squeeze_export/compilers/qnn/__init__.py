@@ -120,7 +120,7 @@ def _compiled(content: bytes, artifact: Artifact, chip: str, optimise: str, fold
         raise Refused(f"QNN does not compile `{artifact.path.name}` for `{chip}`: {words}")
     if result["difference"] != 0:
         raise Refused(
-            f"the file compiled for `{chip}` answers otherwise than the session that it came from: by {result['difference']:g}"
+            f"the file compiled for `{chip}` gives other answers than the session that it came from: by {result['difference']:g}"
         )
     return result["error"], _product(folder, chip, optimise)
 
