@@ -16,7 +16,7 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.integers import BEST
+from benchmarks.integers import BEST as BEST_INTEGERS
 from benchmarks.recording import write
 from squeeze_export import demo
 from squeeze_export.core import ByteArray, FloatArray, require
@@ -141,7 +141,7 @@ def main() -> None:
         HEADER,
         rows,
         raw,
-        integers=[BEST],
+        integers=[BEST_INTEGERS],
     )
     if wrong:
         sys.exit("the claims do not hold:\n" + "\n".join(wrong))
