@@ -57,8 +57,9 @@ def write_results(raw: Sequence[dict[str, Any]]) -> None:
         "accuracy",
         "Accuracy against the fp32 reference",
         [
-            "472 evaluation photographs, 128 others for calibration, recipe `fast`. Agreement: the same top-1 class as fp32,"
-            " with its 95% Wilson interval. Delta: top-1 points, with its paired 95% interval."
+            "472 evaluation photographs, and 128 others for calibration with the recipe `fast`. Agreement: share of "
+            "images with the same top-1 class as fp32, with its 95% Wilson interval. Delta: change in top-1 in percentage "
+            "points, with its paired 95% interval."
         ],
         ("checkpoint", "scheme", "runtime", "SQNR", "agreement", "top-1", "delta"),
         rows,

@@ -39,10 +39,10 @@ def main() -> None:
         "accuracy_vs_vendor",
         "int8 accuracy, ours and the vendors' own",
         [
-            "472 evaluation photographs, 128 others for calibration, the same for all. Agreement: the same top-1 class as the fp32"
-            " reference, with its 95% interval (Wilson). Best - this: the agreement of our recipe `best` less that of the row, in"
-            " points, with its paired 95% interval (Tango). NNCF's accuracy control has seen the evaluation photographs and their"
-            " labels. coreml-evaluator is emulated."
+            "472 evaluation photographs, and 128 others for calibration, the same for all. Agreement: share of images "
+            "with the same top-1 class as the fp32 reference, with its 95% Wilson interval. Best - this: the agreement of "
+            "our recipe `best` minus that of the row, in percentage points, with its paired 95% interval (Tango). NNCF's "
+            "accuracy control has seen the evaluation photographs and their labels. coreml-evaluator is emulated."
         ],
         ("network", "runtime", "scheme", "quantized by", "SQNR", "agreement", "best - this", "top-1", "delta"),
         rows,

@@ -57,8 +57,9 @@ def main() -> None:
         "agreement_vs_vendor",
         "Agreement with fp32, ours and the vendors' own, on photographs and their mirror images",
         [
-            "472 photographs and their mirror images. Ours - theirs: points, 95% bootstrap interval over photographs, each with"
-            " both its views. NNCF's accuracy control has seen the photographs and their labels."
+            "472 photographs and their mirror images. Ours - theirs: difference in agreement in percentage points, with a "
+            "95% bootstrap interval over photographs, each with both its views. NNCF's accuracy control has seen the "
+            "photographs and their labels."
         ],
         ("network", "target", "quantized by", "agreement", "ours - theirs"),
         rows,

@@ -36,9 +36,9 @@ def main() -> None:
         "all_targets",
         "`squeeze-export all --int8`: four formats, one table",
         [
-            "Whole process from checkpoint and 128 calibration photographs to report, once. The Core ML evaluator is given 100 of"
-            f" the 472 photographs. Memory: resident pages of all processes together, sampled every {SAMPLE_S * 1000:.0f} ms, with"
-            " what they share counted in each."
+            "The whole process, from checkpoint and 128 calibration photographs to report, run once. The Core ML "
+            "evaluator gets 100 of the 472 photographs. Memory: resident pages of all processes together, sampled every "
+            f"{SAMPLE_S * 1000:.0f} ms; shared pages count in each process."
         ],
         ("network", "", "wall time", "peak memory"),
         rows,

@@ -96,10 +96,11 @@ def main() -> None:
             print(raw[-1], flush=True)
     write(
         "best_ablation",
-        "What each step of the recipe `best` buys",
+        "What each step of the recipe `best` gains",
         [
-            "The exact integer run against fp32 on 472 photographs; calibration on 128 others. In brackets 95% intervals; the last"
-            " column of each network is the agreement less that of `fast`, in points, paired."
+            "The exact integer run against fp32 on 472 photographs; calibration on 128 others. Brackets hold 95% "
+            "intervals. The last column of each network is the agreement minus that of `fast`, in percentage points, "
+            "paired."
         ],
         ("", *(f"{network} {what}" for network in NETWORKS for what in ("SQNR", "agreement", "against `fast`"))),
         [(variant, *figures) for variant, figures in rows.items()],

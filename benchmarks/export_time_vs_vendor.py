@@ -43,9 +43,10 @@ def main() -> None:
         "export_time_vs_vendor",
         "int8 export of SqueezeNet 1.1, whole process",
         [
-            f"128 calibration photographs, {ROUNDS} interleaved rounds, medians; the ratio is to our export into the same format."
-            " All through squeeze-export: a vendor's time includes our start-up, the decoding of the photographs, the fp32 file"
-            " that its tool starts from, and a second process. Peak memory is that of the largest process."
+            f"128 calibration photographs, {ROUNDS} interleaved rounds, medians. The ratio is to our export into the same "
+            "format. Everything runs through squeeze-export, so a vendor's time includes our start-up, the decoding of "
+            "the photographs, the fp32 file that its tool starts from, and a second process. Peak memory is that of the "
+            "largest process."
         ],
         ("", "wall time", "peak memory", "vendor / ours"),
         rows,

@@ -59,7 +59,7 @@ DIFFERENT_SCALES = 0.005
 
 def made(cases: Iterable[str] = CASES) -> dict[str, Arrays]:
     """Case -> what this code makes of the network."""
-    found = {}
+    found: dict[str, Arrays] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_inputs(folder)

@@ -31,8 +31,9 @@ def main() -> None:
         "latency_vs_vendor",
         "int8 latency, ours and the vendors' own",
         [
-            f"Batch 1, {ROUNDS} rounds in which all files of a runtime run in turn; medians. Ours / theirs: our int8 file's median"
-            " over that row's, with its 95% bootstrap interval, rounds resampled together; below 1 ours is faster."
+            f"Batch 1, medians of {ROUNDS} rounds, in each of which all files of a runtime run in turn. Ours / theirs: the "
+            "median of our int8 file divided by that of the row, with its 95% bootstrap interval (rounds resampled "
+            "together). Below 1, ours is faster."
         ],
         ("network", "threads", "runtime", "scheme", "quantized by", "p50", "ours / theirs"),
         rows,

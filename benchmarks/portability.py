@@ -66,10 +66,10 @@ def main() -> None:
         "portability",
         "int8 on CPUs without VNNI",
         [
-            f"{COUNT} photographs that calibration never saw. VNNI: OpenVINO as this CPU runs it. AVX2 forced: OpenVINO in a"
-            " process with `ONEDNN_MAX_CPU_ISA=AVX2`. Emulated: the integer run with products summed in pairs in int16. In each"
-            " cell the share of images with the same top-1 class, its 95% Wilson interval, and the SQNR of the logits. Saturated:"
-            " pairs of products, emulated, over all images."
+            f"{COUNT} photographs that calibration never saw. VNNI: OpenVINO as this CPU runs it. AVX2 forced: OpenVINO in "
+            "a process with `ONEDNN_MAX_CPU_ISA=AVX2`. Emulated: the integer run with products summed in pairs in int16. "
+            "Each cell has the share of images with the same top-1 class, its 95% Wilson interval, and the SQNR of the "
+            "logits. Saturated: pairs of products that saturate when emulated, over all images."
         ],
         ("network", "conv1's weights", *(f"{second} against {first}" for first, second in PAIRS), "saturated"),
         rows,

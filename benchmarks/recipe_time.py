@@ -39,8 +39,8 @@ def main() -> None:
         "recipe_time",
         "How long the recipes take",
         [
-            f"SqueezeNet 1.1, 128 photographs, whole processes with imports and decoding, {ROUNDS} interleaved rounds after one"
-            " that is not counted. Memory: the largest resident set of a process."
+            f"SqueezeNet 1.1, 128 photographs, whole processes with imports and decoding, {ROUNDS} interleaved rounds "
+            "after one that is not counted. Memory: the largest resident set of a process."
         ],
         ("", "median", "slowest", "over `fast`", "memory"),
         rows,

@@ -129,12 +129,12 @@ def main() -> None:
             )
     write(
         "schemes",
-        "What each scheme keeps",
+        "How accurate each scheme is",
         [
-            "Against fp32 on 472 photographs, calibration on 128 others: the exact integer run of the scheme's table, of `w8` the"
-            f" TFLite file on LiteRT. The last column compares files with that integer run on {FILE_COUNT} of the photographs: the"
-            " largest difference of a logit, in steps of conv10 (of `int8-npu`, of the logits), and how many images have the same"
-            " top-1 class."
+            "Against fp32 on 472 photographs, with calibration on 128 others: the exact integer run of the scheme's "
+            "table, and for `w8` the TFLite file on LiteRT. The last column compares files with that integer run on "
+            f"{FILE_COUNT} of the photographs: the largest difference of a logit, in steps of conv10 (for `int8-npu`, of "
+            "the logits), and how many images have the same top-1 class."
         ],
         ("network", "scheme", "SQNR", "agreement", "files against the integers"),
         rows,

@@ -50,10 +50,11 @@ def main() -> None:
         "side_by_side",
         "int8 beside the vendors' own quantizers",
         [
-            "Ours / theirs, each vendor's default way, same checkpoint and photographs. SQNR and agreement with fp32 on 472"
-            " photographs (higher is better), ours by the recipes `fast` and `best`; latency on one thread, interleaved, 95%"
-            " interval, bytes and export time, all by `fast`: below 1 ours is better. From `accuracy_vs_vendor`,"
-            " `latency_vs_vendor`, `size_vs_vendor` and `export_time_vs_vendor`, which have every row."
+            "Each cell is ours / theirs: each vendor's tool in its default way, on the same checkpoint and photographs. "
+            "SQNR and agreement with fp32 are over 472 photographs (higher is better), ours with the recipes `fast` and "
+            "`best`. Latency (one thread, interleaved, 95% interval), bytes and export time are ratios with the recipe "
+            "`fast`: below 1, ours is better. `accuracy_vs_vendor`, `latency_vs_vendor`, `size_vs_vendor` and "
+            "`export_time_vs_vendor` have every row."
         ],
         ("network", "runtime", "vendor", "SQNR", "agreement", "latency", "bytes", "export time"),
         rows,

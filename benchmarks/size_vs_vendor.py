@@ -38,7 +38,10 @@ def main() -> None:
     write(
         "size_vs_vendor",
         "Bytes of the exported files",
-        ["A folder counts with all its files; labels and provenance are inside ours. The last column is to our int8 file."],
+        [
+            "A folder counts with all its files. Our files contain labels and provenance. The last column is the ratio to "
+            "our int8 file."
+        ],
         ("network", "target", "scheme", "made by", "bytes", "to ours"),
         rows,
         raw,

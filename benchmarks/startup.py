@@ -26,7 +26,7 @@ def main() -> None:
     write(
         "startup",
         "Start-up",
-        [f"Whole processes, {ROUNDS} interleaved rounds, medians; the ratio is to a bare Python."],
+        [f"Whole processes, {ROUNDS} interleaved rounds, medians. The ratio is to a bare Python."],
         ("", "wall time", "ratio"),
         rows,
         walls,

@@ -66,9 +66,9 @@ def main() -> None:
         "weights_only",
         "Core ML files of the Caffe SqueezeNet 1.1, and Apple's own",
         [
-            f"{COUNT} photographs against the checkpoint's fp32 reference; our packages run in the evaluator (emulated). Apple's"
-            " file is decoded and run as a float network with the checkpoint's own preprocessing: the one that it states adds"
-            " the mean where the network subtracts it."
+            f"{COUNT} photographs against the checkpoint's fp32 reference. Our packages run in the evaluator (emulated). "
+            "Apple's file is decoded and run as a float network with the checkpoint's own preprocessing, because the "
+            "preprocessing that the file states adds the mean where the network subtracts it."
         ],
         ("file", "bytes", "SQNR", "agreement"),
         rows,

@@ -21,7 +21,7 @@ from squeeze_export.quant import ranges, recipes
 from squeeze_export.quant.rounding import nearest
 
 FILES = sorted(RESULTS.glob("*.json"))
-STALE: dict[str, str] = {"qat": "its start was distilled otherwise"}
+STALE: dict[str, str] = {}
 """Results known to be stale, and why they were not made again yet."""
 
 
