@@ -100,12 +100,34 @@ def opened(path: Path) -> OnnxFile:
         BadInput: it cannot be read, is too large, or is no sound ONNX file.
         Unavailable: `onnx` is not installed.
     """
+    return checked(content_of(path), path)
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        BadInput: it cannot be read, or is too large.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadInput(f"`{path}` is larger than {MAX_BYTES >> 20} MiB, the most that is read of an ONNX file")
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as err:
         raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
+
+
+def checked(content: bytes, path: Path) -> OnnxFile:
+    """A file of which operand counts and order may be relied on.
+
+    Args:
+        content: of the file.
+        path: of it, for messages.
+
+    Raises:
+        BadInput: it is no sound ONNX file.
+        Unavailable: `onnx` is not installed.
+    """
     file = parsed(content, path)
     onnx = require("onnx", "onnx")
     try:

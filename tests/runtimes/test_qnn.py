@@ -144,7 +144,7 @@ def test_an_operator_that_the_htp_has_not_is_refused(integers: QuantizedGraph, t
 
 def test_what_is_refused(int8: Artifact, graph: Graph, integers: QuantizedGraph, tmp_path: Path) -> None:
     for data in (b"", b"no model", int8.path.read_bytes()[:-5000]):
-        with pytest.raises(BadInput) as caught:
+        with pytest.raises(Refused) as caught:
             qnn.open_session(stored(tmp_path, data), device=DEVICE, threads=1)
         assert "\n" not in caught.value.message
     with pytest.raises(Refused, match=r"open batch|cannot open"):

@@ -182,14 +182,16 @@ def compiled_record(model: bytes, path: Path) -> tuple[QnnOperator, ...] | None:
     """The operators of a compiled file, from its own record; None of an ONNX file that is not compiled.
 
     Raises:
-        BadInput: no ONNX file.
-        Refused: a compiled file that is not whole in itself, or not one of ours.
+        Refused: no ONNX file, a compiled file that is not whole in itself, or not one of ours.
     """
-    file = parsed(model, path)
+    try:
+        file = parsed(model, path)
+    except BadInput as err:
+        raise Refused(f"QNN cannot open it: {err.message}", hint="export it again") from err
     contexts = [node for node in file.graph.node if node.op_type == "EPContext"]
     if not contexts:
         if not file.graph.node:
-            raise BadInput(f"`{path}` is not a sound ONNX file: it holds no operator", hint="export it again")
+            raise Refused(f"`{path}` is not a sound ONNX file: it holds no operator", hint="export it again")
         return None
     if len(contexts) != 1 or len(file.graph.node) != 1 or file.attributes(contexts[0]).get("embed_mode") != 1:
         raise Refused(f"`{path}` does not hold its context binary itself, alone", hint="compile it with `squeeze-export qnn`")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_export.core import PlacedOperator, require
-from squeeze_export.errors import Refused
+from squeeze_export.errors import BadInput, Refused
 from squeeze_export.formats.contents import FREE
-from squeeze_export.formats.onnx import OnnxFile, node_name, opened
+from squeeze_export.formats.onnx import OnnxFile, checked, content_of, node_name
 
 _HINT = "torch runs float files: `--scheme fp32` or `fp16`"
 
@@ -73,11 +73,15 @@ def read_network(path: Path, device: str) -> Network:
         device: torch's name of it.
 
     Raises:
-        BadInput: it cannot be read, is too large, or no sound ONNX file.
-        Refused: it has an operator that float files of ours do not have, or is no image classifier.
+        BadInput: it cannot be read, or is too large.
+        Refused: it is no sound ONNX file, has an operator that float files of ours do not have, or is no image classifier.
         Unavailable: `onnx` or `torch` is not installed.
     """
-    file, torch = opened(path), require("torch", "torch")
+    torch, content = require("torch", "torch"), content_of(path)
+    try:
+        file = checked(content, path)
+    except BadInput as err:
+        raise Refused(f"torch cannot open it: {err.message}", hint="export the file again") from err
     constants = {name: torch.from_numpy(file.array(name).copy()).to(device) for name in file.stored}
     steps = tuple(_step(file, node, constants, path) for node in file.graph.node)
     (source, *others), (result, *_) = file.contents.inputs, file.contents.outputs
