@@ -99,11 +99,11 @@ def main() -> None:
         evaluation = ImageStream(open_calibration(assets() / "images" / "eval"), graph.preprocess).load()[0].pixels
         expected = parallel(FloatRunner(graph), evaluation)
         seen = observe(graph, fastest_run(graph)[0], calibration, seed=0, threads=usable_cores())
-        material = Material(graph, seen, calibration, (1,) * len(calibration), 0, usable_cores())
         few = np.arange(FILE_COUNT) * len(evaluation) // FILE_COUNT
         for scheme, recipe in RUNS:
             if recipe:
-                quantized = quantize_observed(material, SCHEMES[scheme], recipe=recipe)
+                material = Material(graph, seen, calibration, (1,) * len(calibration), 0, usable_cores(), SCHEMES[scheme])
+                quantized = quantize_observed(material, recipe=recipe)
                 logits = parallel(IntegerRunner(quantized), evaluation)
                 last = quantized.nodes[-1]
                 step = quantized.tensors[last.name if SCHEMES[scheme].integer_output else last.inputs[0]].scale

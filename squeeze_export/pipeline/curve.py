@@ -113,8 +113,8 @@ def calibration_curve(
         else:
             provenance = {} if done else provenance_of(images, network, runtime)  # the parts' integers are never written
             counted = tuple(weights[index] for index in part)
-            material = Material(network.graph, kept.of(part, weights), pixels[part], counted, seed, cores)
-            quantized.append(quantize_observed(material, scheme, recipe=recipe, provenance=provenance))
+            material = Material(network.graph, kept.of(part, weights), pixels[part], counted, seed, cores, scheme)
+            quantized.append(quantize_observed(material, recipe=recipe, provenance=provenance))
         progress("quantizing", done + 1, len(parts) + 1)
     calibration = Calibration(quantized[0], images.batch.hashes, images.source, images.warnings)
     batches = _pixels(evaluation, pixels[held_out], images.batch.hashes)

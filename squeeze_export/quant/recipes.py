@@ -41,8 +41,8 @@ class Material:
         weights: N, how often each image counts.
         seed: of everything random.
         threads: cores to use.
+        scheme: how the integers are to be carried.
         progress: told of the steps.
-        scheme: how the integers are to be carried; `quantize_observed` sets it.
     """
 
     graph: Graph
@@ -51,8 +51,8 @@ class Material:
     weights: tuple[int, ...]
     seed: int
     threads: int
+    scheme: Scheme
     progress: Progress = silent
-    scheme: Scheme = INT8
 
 
 Quantizer: TypeAlias = Callable[[Material], QuantizedGraph]
@@ -90,20 +90,18 @@ def quantize(
     """
     counts = tuple(weights) if weights is not None else (1,) * len(pixels)
     seen = observe(graph, run, pixels, seed=seed, threads=threads, weights=weights, progress=progress)
-    material = Material(graph, seen, pixels, counts, seed, threads, progress)
-    return quantize_observed(material, scheme, recipe=recipe, provenance=provenance)
+    material = Material(graph, seen, pixels, counts, seed, threads, scheme, progress)
+    return quantize_observed(material, recipe=recipe, provenance=provenance)
 
 
-def quantize_observed(
-    material: Material, scheme: Scheme, *, recipe: str = FAST, provenance: Mapping[str, Any] | None = None
-) -> QuantizedGraph:
+def quantize_observed(material: Material, *, recipe: str = FAST, provenance: Mapping[str, Any] | None = None) -> QuantizedGraph:
     """As `quantize`, from observations that are there already.
 
     Raises:
         Unavailable: `best` without torch.
     """
     graph = material.graph
-    made = QUANTIZERS[recipe](replace(material, scheme=scheme))
+    made = QUANTIZERS[recipe](material)
     made_by = {
         "recipe": recipe,
         "seed": material.seed,
