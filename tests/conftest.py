@@ -55,6 +55,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def int8_mlpackage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Core ML package by coremltools' own builder: `coreml_packages.int8_network`, for an image of 8 px. Not to be changed."""
+    from coreml_packages import int8_network, written
+
+    return written(tmp_path_factory.mktemp("coreml"), int8_network, color="RGB", name="image")
+
+
 def draw_images(folder: Path, count: int, *, seed: int) -> None:
     """`00.png` and so on: smooth noise, no two alike."""
     folder.mkdir(parents=True)

@@ -64,6 +64,7 @@ FORMATS: Mapping[str, str] = {
     "onnx": "squeeze_export.formats.onnx",
     "openvino": "squeeze_export.formats.openvino",
     "tflite": "squeeze_export.formats.tflite",
+    "coreml": "squeeze_export.formats.coreml",
 }
 
 

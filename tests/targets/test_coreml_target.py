@@ -18,11 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coreml_packages import SPEC, WEIGHTS, block_of, message_of, operation_named
 from numpy.typing import NDArray
 
 from squeeze_export.core import TORCHVISION, Artifact, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import read_content, write_draft
+from squeeze_export.formats import audited
+from squeeze_export.formats.coreml import describe
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Conv, Graph
@@ -32,13 +35,10 @@ from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.architecture import Architecture, Bypass, fire_modules, tensor_shapes
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.runtimes.coreml import evaluator as coreml_evaluator
+from squeeze_export.runtimes.coreml import evaluator
 from squeeze_export.targets import coreml, target_named
-from squeeze_export.targets.coreml import package as coreml_package
-from squeeze_export.targets.coreml import weights as coreml_weights
+from squeeze_export.targets.coreml import package, weights
 
-MODEL = "Data/com.apple.CoreML/model.mlmodel"
-WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 SIZE_PX = 64
 REAL = {"v1.1": "squeezenet1_1.safetensors", "v1.0": "squeezenet1_0_deep_compression.net"}
 
@@ -81,19 +81,7 @@ def emitted(network: Graph | QuantizedGraph, scheme: str, **options: Any) -> dic
 
 
 def model_of(content: Mapping[str, bytes]) -> Any:
-    coreml_package.coremltools()
-    from coremltools.proto import Model_pb2
-
-    return Model_pb2.Model.FromString(content[MODEL])
-
-
-def block_of(model: Any) -> Any:
-    function = model.mlProgram.functions["main"]
-    return function.block_specializations[function.opset]
-
-
-def operation(model: Any, name: str) -> Any:
-    return next(entry for entry in block_of(model).operations if name in [output.name for output in entry.outputs])
+    return message_of(content[SPEC])
 
 
 def kinds(model: Any) -> list[str]:
@@ -102,14 +90,14 @@ def kinds(model: Any) -> list[str]:
 
 def sources(content: Mapping[str, bytes], name: str) -> dict[str, str]:
     """Operand -> the tensor that the operation reads."""
-    return {operand: bound.arguments[0].name for operand, bound in operation(model_of(content), name).inputs.items()}
+    return {operand: bound.arguments[0].name for operand, bound in operation_named(model_of(content), name).inputs.items()}
 
 
 def classes_of(content: Mapping[str, bytes]) -> list[str]:
     """The keys of a classifier's dictionary, in order."""
     model = model_of(content)
-    bound = operation(model, "classLabel").inputs["classes"].arguments[0]
-    value = operation(model, bound.name).attributes["val"] if bound.name else bound.value
+    bound = operation_named(model, "classLabel").inputs["classes"].arguments[0]
+    value = operation_named(model, bound.name).attributes["val"] if bound.name else bound.value
     return [entry.immediateValue.tensor.strings.values[0] for entry in value.immediateValue.list.values]
 
 
@@ -130,12 +118,12 @@ def written(folder: Path, content: Mapping[str, bytes]) -> Path:
 
 def artifact_of(folder: Path, content: Mapping[str, bytes]) -> Artifact:
     path = written(folder, content)
-    return Artifact(path, "coreml", "int8", "", 0, *coreml.describe(path))
+    return Artifact(path, "coreml", "int8", "", 0, *describe(path))
 
 
 def answers(folder: Path, content: Mapping[str, bytes], batch: NDArray[np.uint8]) -> Any:
     """The row of numbers that the evaluator finds, image by image."""
-    return coreml_evaluator.open_session(artifact_of(folder, content), device="cpu", threads=1).infer(batch)
+    return evaluator.open_session(artifact_of(folder, content), device="cpu", threads=1).infer(batch)
 
 
 def sqnr_db(reference: Any, found: Any) -> float:
@@ -170,10 +158,10 @@ def test_a_weight_only_package_computes_with_its_rounded_weights(
 
     def rounded(conv: Conv) -> Conv:
         if scheme == "w8":
-            steps, scale = coreml_weights.symmetric(conv.weight)
+            steps, scale = weights.symmetric(conv.weight)
             weight = steps * scale.astype(np.float32)[:, None, None, None]
         else:
-            indices, palette = coreml_weights.palette_of(conv.weight, bits)
+            indices, palette = weights.palette_of(conv.weight, bits)
             weight = palette[indices].astype(np.float32)
         lost = ((conv.weight - weight) * mean).sum(axis=(1, 2, 3)) if conv is graph.convs[0] else 0  # at the mean pixel
         return replace(conv, weight=weight, bias=(conv.bias + lost).astype(np.float32))
@@ -199,9 +187,11 @@ def test_an_int8_package_gives_the_tables_integers(
     expected: dict[str, Any] = {}
     run = IntegerRunner(quantized)(batch[:1], lambda name, integers: expected.update({name: integers}))
     artifact = artifact_of(tmp_path, emitted(quantized, "int8", ios=ios))
-    found = coreml_evaluator.open_session(artifact, device="cpu", threads=1).infer(batch[:1])
+    session = evaluator.open_session(artifact, device="cpu", threads=1)
+    assert session.placement.integer_mac_share == 1.0
+    found = session.infer(batch[:1])
     assert np.abs(found - run).max() <= quantized.tensors["conv10"].scale
-    for name, real in coreml_evaluator.inner_values(artifact, list(expected), batch[:1]).items():
+    for name, real in evaluator.inner_values(artifact, list(expected), batch[:1]).items():
         q = quantized.tensors[name]
         steps = np.rint(real / np.float32(q.scale)) + q.zero_point
         assert (steps == expected[name]).mean() > 0.999, name
@@ -214,7 +204,7 @@ def test_zero_points_are_written_where_they_are_not_0(tmp_path: Path) -> None:
     quantized = in_integers(graph, batch)
     model = model_of(emitted(quantized, "int8"))
     for node in quantized.nodes[:-1]:
-        written = operation(model, node.name.replace("/", "_"))
+        written = operation_named(model, node.name.replace("/", "_"))
         assert ("zero_point" in written.inputs) == bool(quantized.tensors[node.name].zero_point)
     assert any(q.zero_point for q in quantized.tensors.values())
 
@@ -225,7 +215,7 @@ def test_the_weights_are_the_tables_own(ios: int, quantized: QuantizedGraph) -> 
     model = model_of(content)
     for conv in quantized.convs:
         name = conv.name.replace("/", "_")
-        unpacked = operation(model, f"{name}_weight")
+        unpacked = operation_named(model, f"{name}_weight")
         if ios == 17:
             assert unpacked.type == "constexpr_affine_dequantize"
             steps, scale = unpacked.attributes["quantized_data"], unpacked.attributes["scale"]
@@ -236,7 +226,7 @@ def test_the_weights_are_the_tables_own(ios: int, quantized: QuantizedGraph) -> 
         found = values(content, scale, np.float32) if scale.WhichOneof("value") == "blobFileValue" else None
         if found is not None:  # fewer than 10 stand in the program itself
             np.testing.assert_array_equal(found.ravel(), conv.weight_scale)
-        bias = operation(model, f"{name}_bias").attributes["val"]
+        bias = operation_named(model, f"{name}_bias").attributes["val"]
         if bias.WhichOneof("value") == "blobFileValue":
             real = conv.bias * (np.float64(quantized.tensors[conv.input].scale) * conv.weight_scale)
             np.testing.assert_allclose(values(content, bias, np.float32), real, rtol=1e-6)
@@ -246,7 +236,7 @@ def test_float16_between_the_integers(quantized: QuantizedGraph, pixels: NDArray
     content = emitted(quantized, "int8", coreml_compute="float16")
     found, oracle = answers(tmp_path, content, pixels), IntegerRunner(quantized)(pixels)
     assert sqnr_db(oracle, found) > 30
-    assert coreml.audit(written(tmp_path, content)).violations == ()
+    assert audited("coreml", written(tmp_path, content)).violations == ()
     assert len(content[WEIGHTS]) < len(emitted(quantized, "int8")[WEIGHTS])
 
 
@@ -269,7 +259,7 @@ def test_an_image_goes_in_and_a_label_comes_out(graph: Graph, pixels: NDArray[np
     assert classes_of(content) == list(graph.labels)
     assert sources(content, "classLabel")["probabilities"] == "class_probabilities"
     assert sources(content, "class_probabilities")["x"] == "logits"
-    assert operation(model_of(content), "class_probabilities").type == "softmax"
+    assert operation_named(model_of(content), "class_probabilities").type == "softmax"
     assert sqnr_db(FloatRunner(graph)(pixels), answers(tmp_path, content, pixels)) > 100
 
 
@@ -279,7 +269,7 @@ def test_softmax_gives_probabilities_beside_the_labels(graph: Graph, pixels: NDA
     row = answers(tmp_path, emitted(graph, "fp16"), pixels)
     powers = np.exp(row - row.max(axis=1, keepdims=True))
     np.testing.assert_allclose(answers(tmp_path, content, pixels), powers / powers.sum(axis=1, keepdims=True), atol=1e-6)
-    assert coreml.describe(written(tmp_path, content))[1].name == "probabilities"
+    assert describe(written(tmp_path, content))[1].name == "probabilities"
 
 
 def test_without_labels_it_is_no_classifier(graph: Graph) -> None:
@@ -301,13 +291,13 @@ def test_labels_that_occur_twice_get_their_index(graph: Graph) -> None:
 def test_floats_in_any_batch(graph: Graph, pixels: NDArray[np.uint8], tmp_path: Path) -> None:
     expected = FloatRunner(graph)(pixels)
     four = emitted(graph, "fp32", input_dtype="float32", batch=4)
-    assert coreml.describe(written(tmp_path, four)) == (
+    assert describe(written(tmp_path, four)) == (
         TensorSpec("input", (4, 64, 64, 3), "float32", "NHWC"),
         TensorSpec("logits", (4, 10), "float32", "NC"),
     )
     assert sqnr_db(expected, answers(tmp_path, four, pixels)) > 100
     dynamic = emitted(graph, "fp32", input_dtype="float32", batch="dynamic")
-    assert coreml.describe(written(tmp_path, dynamic)) == (
+    assert describe(written(tmp_path, dynamic)) == (
         TensorSpec("input", ("N", 64, 64, 3), "float32", "NHWC"),
         TensorSpec("logits", ("N", 10), "float32", "NC"),
     )
@@ -320,7 +310,7 @@ def test_floats_in_any_batch(graph: Graph, pixels: NDArray[np.uint8], tmp_path: 
 def test_float_pixels_equal_bytes_in_int8(quantized: QuantizedGraph, pixels: NDArray[np.uint8], tmp_path: Path) -> None:
     floats = emitted(quantized, "int8", input_dtype="float32")
     np.testing.assert_array_equal(answers(tmp_path, floats, pixels), answers(tmp_path, emitted(quantized, "int8"), pixels))
-    assert coreml.audit(written(tmp_path, floats)).violations == ()
+    assert audited("coreml", written(tmp_path, floats)).violations == ()
 
 
 def test_metadata_and_what_xcode_shows(graph: Graph) -> None:
@@ -354,11 +344,11 @@ def test_the_same_arguments_give_the_same_bytes(
     network = quantized if scheme == "int8" else graph
     first = emitted(network, scheme)
     with monkeypatch.context() as patch:  # a program that is left half-way
-        patch.setattr(coreml_package.coremltools(), "convert", lambda *args, **options: 1 / 0)
+        patch.setattr(package.coremltools(), "convert", lambda *args, **options: 1 / 0)
         with pytest.raises(Refused, match="coremltools refuses the program: division by zero"):
             emitted(network, scheme)
     assert emitted(network, scheme) == first
-    assert sorted(first) == [MODEL, WEIGHTS, "Manifest.json"]
+    assert sorted(first) == [SPEC, WEIGHTS, "Manifest.json"]
     assert emitted(network, scheme, softmax=True)["Manifest.json"] != first["Manifest.json"]
 
 
@@ -396,7 +386,7 @@ def test_nothing_is_printed(graph: Graph, capfd: pytest.CaptureFixture[str]) -> 
 def test_apples_own_tools_read_the_package(graph: Graph, tmp_path: Path) -> None:
     content = emitted(graph, "w8")
     path = written(tmp_path, content)
-    ct = coreml_package.coremltools()
+    ct = package.coremltools()
     assert ct.utils.load_spec(str(path)) == model_of(content)
     assert ct.models.MLModel(str(path), skip_model_load=True).user_defined_metadata["com.github.apple.coremltools.version"]
 
@@ -448,14 +438,14 @@ def test_no_scale_of_weights_is_lost_in_halves(quantized: QuantizedGraph) -> Non
     network = replace(quantized, nodes=(replace(first, weight=weight, weight_scale=scale * np.float32(0.2)), *quantized.nodes[1:]))
     assert scale.min() * 0.2 < tiny_half
     content = emitted(network, "int8", coreml_compute="float16")
-    found = values(content, operation(model_of(content), "conv1_weight").attributes["scale"], np.float16)
+    found = values(content, operation_named(model_of(content), "conv1_weight").attributes["scale"], np.float16)
     assert found.min() == tiny_half == found[3]
     np.testing.assert_allclose(np.delete(found, 3), np.delete(scale * 0.2 * 128, 3), rtol=1e-3)
 
 
 def constant_of(model: Any, name: str, operand: str) -> float:
     """A number that an operation reads."""
-    source = operation(model, operation(model, name).inputs[operand].arguments[0].name)
+    source = operation_named(model, operation_named(model, name).inputs[operand].arguments[0].name)
     data = source.attributes["val"].immediateValue.tensor
     return float(np.frombuffer(data.bytes.values, np.float16)[0])
 
@@ -472,11 +462,11 @@ def test_smaller_scales_of_weights_are_made_up_for(quantized: QuantizedGraph, pi
     assert constant_of(model, f"{name}_uint8", "scale") == 4 * constant_of(model, name, "scale")
     expected: dict[str, Any] = {}
     IntegerRunner(network)(pixels[:1], lambda made, integers: expected.update({made: integers}))
-    real = coreml_evaluator.inner_values(artifact_of(tmp_path, content), [conv.name], pixels[:1])[conv.name]
+    real = evaluator.inner_values(artifact_of(tmp_path, content), [conv.name], pixels[:1])[conv.name]
     steps = np.rint(real / np.float32(network.tensors[conv.name].scale))
     assert np.abs(steps - expected[conv.name]).max() <= 2  # one of its own, and one that conv1's cost
     assert (steps == expected[conv.name]).mean() > 0.9
-    assert coreml.audit(written(tmp_path, content)).violations == ()
+    assert audited("coreml", written(tmp_path, content)).violations == ()
     scale[0] = 1e-9
     with pytest.raises(Refused, match="beyond float16") as caught:
         emitted(network, "int8", coreml_compute="float16")
@@ -498,7 +488,7 @@ def test_palettes_have_the_least_error() -> None:
     """No worse than many random starts of the usual iteration, of which each needs its luck."""
     draw = np.random.default_rng(0)
     weight = draw.normal(size=(20, 10, 5, 5)).astype(np.float32)
-    indices, palette = coreml_weights.palette_of(weight, 4)
+    indices, palette = weights.palette_of(weight, 4)
     assert (indices.shape, indices.dtype, indices.max(), palette.shape) == (weight.shape, np.uint8, 15, (16,))
     assert (np.diff(palette) > 0).all()
     best = np.inf
@@ -513,14 +503,14 @@ def test_palettes_have_the_least_error() -> None:
 
 def test_a_palette_of_few_values_is_exact() -> None:
     weight = np.array([0.5, -1, 2, 0.5], np.float32).reshape(4, 1, 1, 1)
-    indices, palette = coreml_weights.palette_of(weight, 4)
+    indices, palette = weights.palette_of(weight, 4)
     np.testing.assert_array_equal(palette[indices], weight)
     assert not palette[3:].any()
 
 
 def test_symmetric_steps_by_hand() -> None:
     weight = np.array([[1.27, -0.64, 0.006], [0, 0, 0]], np.float32).reshape(2, 3, 1, 1)
-    steps, scale = coreml_weights.symmetric(weight)
+    steps, scale = weights.symmetric(weight)
     assert steps.reshape(2, 3).tolist() == [[127, -64, 1], [0, 0, 0]]
     assert scale[0] == np.float16(0.01)
     assert scale[1] > 0
@@ -528,7 +518,7 @@ def test_symmetric_steps_by_hand() -> None:
 
 def by_coremltools(content: Mapping[str, bytes], folder: Path) -> Mapping[str, bytes]:
     """The package after `coremltools.optimize.coreml.linear_quantize_weights`."""
-    ct = coreml_package.coremltools()
+    ct = package.coremltools()
     from coremltools.optimize import coreml as optimize
 
     config = optimize.OptimizationConfig(optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=0))
@@ -545,7 +535,7 @@ def steps_of(content: Mapping[str, bytes]) -> Any:
     """Every integer weight of a package, in the order of the convolutions."""
     model, found = model_of(content), []
     for convolution in (entry for entry in block_of(model).operations if entry.type == "conv"):
-        weight = operation(model, convolution.inputs["weight"].arguments[0].name)
+        weight = operation_named(model, convolution.inputs["weight"].arguments[0].name)
         assert weight.type == "constexpr_affine_dequantize"
         found.append(values(content, weight.attributes["quantized_data"], np.int8).ravel().astype(int))
     return np.concatenate(found)
@@ -559,12 +549,12 @@ def test_coremltools_optimize_finds_the_same_steps(graph: Graph, tmp_path: Path)
 
 
 def test_indices_are_packed_as_coremltools_packs_them() -> None:
-    coreml_package.coremltools()
+    package.coremltools()
     from coremltools.optimize._utils import pack_elements_into_bits
 
     for bits in (4, 6):
         indices = np.random.default_rng(bits).integers(0, 1 << bits, (7, 3, 1, 1), np.uint8)
-        np.testing.assert_array_equal(coreml_weights.bits_of(indices, bits), pack_elements_into_bits(indices.ravel(), bits))
+        np.testing.assert_array_equal(weights.bits_of(indices, bits), pack_elements_into_bits(indices.ravel(), bits))
 
 
 def test_rounded_weights_are_made_up_for_at_the_mean_pixel(graph: Graph, pixels: NDArray[np.uint8], tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_coreml_audit import MODEL, bind, block_of, model_of, operation
-from test_coreml_target import in_integers, sources, sqnr_db, tiny, values
+from coreml_packages import SPEC, bind, block_of, operation_named
+from test_coreml_target import in_integers, model_of, sources, sqnr_db, tiny, values
 
 from squeeze_export.core import Artifact, Audit, EmitOptions
 from squeeze_export.errors import Refused
 from squeeze_export.files import write_draft
+from squeeze_export.formats import audited as audit_of
+from squeeze_export.formats.contents import KEPT_FLOAT_KEY
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Add, Conv, QuantizedConv
 from squeeze_export.graph.quantized import INT8, PALETTE8, QuantizedGraph
@@ -24,9 +26,8 @@ from squeeze_export.measure.difference import first_layer_apart
 from squeeze_export.nets.architecture import Bypass
 from squeeze_export.pipeline.export import export
 from squeeze_export.quant.mixed import keep_float
-from squeeze_export.runtimes.coreml import evaluator as coreml_evaluator
+from squeeze_export.runtimes.coreml import evaluator
 from squeeze_export.targets import coreml
-from squeeze_export.targets._kept_float import KEPT_FLOAT_KEY
 from squeeze_export.targets.coreml.program import HALF_PIXEL
 
 KEPT: tuple[tuple[Bypass, str], ...] = (
@@ -75,13 +76,13 @@ def test_a_layer_between_integers_has_no_pairs_inside(ios: int) -> None:
     assert not {"fire2_squeeze1x1_uint8", "fire2_squeeze1x1_float"} & names
     assert {"fire2_expand1x1_uint8", "fire2_expand1x1_float"} <= names
     assert sources(content, "fire2_squeeze1x1_conv")["x"] == "pool1"  # what dequantize gives
-    assert operation(model, "pool1").type == "dequantize"
+    assert operation_named(model, "pool1").type == "dequantize"
     assert sources(content, "fire2_expand1x1_conv")["x"] == "fire2_squeeze1x1"
-    assert operation(model, "fire2_squeeze1x1").type == "relu"
+    assert operation_named(model, "fire2_squeeze1x1").type == "relu"
     (kept,) = (node for node in network.nodes if node.name == "fire2/squeeze1x1")
     assert isinstance(kept, Conv)
-    assert operation(model, "fire2_squeeze1x1_weight").type == "const"
-    stored = operation(model, "fire2_squeeze1x1_weight").attributes["val"]
+    assert operation_named(model, "fire2_squeeze1x1_weight").type == "const"
+    stored = operation_named(model, "fire2_squeeze1x1_weight").attributes["val"]
     np.testing.assert_array_equal(values(content, stored, np.float32), kept.weight)
 
 
@@ -96,14 +97,14 @@ def test_pixels_go_to_a_first_layer_in_float_at_once(compute: str, unit: float) 
     assert ("pixels_scaled" in names) == (unit != 1)
     (kept,) = (node for node in network.nodes if node.name == "conv1")
     assert isinstance(kept, Conv)
-    stored = values(content, operation(model, "conv1_weight").attributes["val"], np.dtype(compute))
+    stored = values(content, operation_named(model, "conv1_weight").attributes["val"], np.dtype(compute))
     np.testing.assert_array_equal(stored, (kept.weight / np.float32(unit)).astype(compute))
 
 
 def test_the_mean_reads_a_last_layer_in_float() -> None:
     content = emitted(mixed(layer="conv10")[0])
     assert sources(content, "logits")["x"] == "conv10"
-    assert operation(model_of(content), "conv10").type == "relu"
+    assert operation_named(model_of(content), "conv10").type == "relu"
 
 
 def test_everything_in_float_has_no_integers() -> None:
@@ -133,10 +134,10 @@ def test_the_evaluator_gives_the_exact_runs_answers(bypass: Bypass, layer: str, 
     assert (found.violations, found.kept_float) == ((), network.kept_float)
     runner, names = IntegerRunner(network), [node.name for node in network.nodes[:-1]]
     expected = runner(pixels)
-    session = coreml_evaluator.open_session(artifact, device="cpu", threads=1)
+    session = evaluator.open_session(artifact, device="cpu", threads=1)
     logits = session.infer(pixels)
     assert sqnr_db(expected, logits) > max(45, sqnr_db(IntegerRunner(quantized)(pixels), logits) + 10)
-    shown = coreml_evaluator.inner_values(artifact, names, pixels[:1])
+    shown = evaluator.inner_values(artifact, names, pixels[:1])
     assert first_layer_apart(runner, pixels[:1], shown) == ""
     floats = [entry.removeprefix("conv ") for entry in session.placement.float_operators if entry.startswith("conv ")]
     assert [name.removesuffix("_conv").removesuffix("_float") for name in floats] == [
@@ -154,7 +155,7 @@ def test_the_evaluator_gives_the_exact_runs_answers(bypass: Bypass, layer: str, 
 def test_inner_values_tell_a_float_layer_that_is_off(tmp_path: Path) -> None:
     network, _, pixels = mixed()
     names = [node.name for node in network.nodes[:-1]]
-    shown = dict(coreml_evaluator.inner_values(written(tmp_path, network)[0], names, pixels[:1]))
+    shown = dict(evaluator.inner_values(written(tmp_path, network)[0], names, pixels[:1]))
     shown["fire2/squeeze1x1"] = shown["fire2/squeeze1x1"] * np.float32(1.02)
     assert first_layer_apart(IntegerRunner(network), pixels[:1], shown) == "fire2/squeeze1x1"
 
@@ -164,7 +165,7 @@ def test_halves_between_the_integers(layer: str, tmp_path: Path) -> None:
     network, _, pixels = mixed(layer=layer)
     artifact, found = written(tmp_path, network, coreml_compute="float16", ios=18)
     assert (found.violations, found.kept_float) == ((), network.kept_float)
-    logits = coreml_evaluator.open_session(artifact, device="cpu", threads=1).infer(pixels)
+    logits = evaluator.open_session(artifact, device="cpu", threads=1).infer(pixels)
     assert sqnr_db(IntegerRunner(network)(pixels), logits) > 30
 
 
@@ -180,8 +181,8 @@ def audited(tmp_path: Path) -> Callable[..., Audit]:
         model = model_of(content)
         change(model)
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.mlpackage"
-        write_draft(path, {**content, MODEL: model.SerializeToString()})
-        return coreml.audit(path)
+        write_draft(path, {**content, SPEC: model.SerializeToString()})
+        return audit_of("coreml", path)
 
     return audit
 
@@ -279,4 +280,4 @@ def test_palettes_are_no_layers_kept_in_float(tmp_path: Path) -> None:
     graph = tiny()
     names = [conv.name for conv in graph.convs]
     write_draft(tmp_path / "a.mlpackage", coreml.emit(graph, PALETTE8, EmitOptions(), {KEPT_FLOAT_KEY: json.dumps(names)}))
-    assert coreml.audit(tmp_path / "a.mlpackage").kept_float == ()
+    assert audit_of("coreml", tmp_path / "a.mlpackage").kept_float == ()

@@ -1,1 +1,189 @@
-"""Core ML: what an `.mlpackage` consists of, read without any of Apple's code."""
+"""Core ML: an `.mlpackage` of one ML program, read without any of Apple's code.
+
+An ML program has no integer convolution: `dequantize`, `conv`, `quantize` is how a package asks for one, with weights that are
+unpacked from integers when it is opened. So its integers go in pairs, see `formats.qdq`. A bias has no other form than float. Of
+how `targets.coreml` writes a package, nothing here knows more than how it spells names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from squeeze_export.core import TensorSpec
+from squeeze_export.errors import BadInput
+from squeeze_export.formats.audit import Policy
+from squeeze_export.formats.contents import FREE, Contents, FileOperator, FileTensor
+from squeeze_export.formats.coreml.classifier import read_classifier
+from squeeze_export.formats.coreml.package import read_package
+from squeeze_export.formats.coreml.program import Operation, Program
+from squeeze_export.formats.coreml.values import Constant, TensorType
+from squeeze_export.formats.qdq import Words, groups
+
+NAME = "coreml"
+SUFFIX = ".mlpackage"
+
+_PAIR = ("quantize", "dequantize")
+_PRODUCTS = frozenset({"conv", "conv_transpose", "linear", "matmul"})
+_PALETTE = "constexpr_lut_to_dense"
+_UNPACKING = frozenset({
+    "constexpr_affine_dequantize", "constexpr_blockwise_shift_scale", "constexpr_cast", _PALETTE, "constexpr_lut_to_sparse",
+    "constexpr_sparse_blockwise_shift_scale", "constexpr_sparse_to_dense",
+})  # fmt: skip
+_PARAMETERS = ("int32", "uint32", "int64", "bool", "string")
+"""Dtypes of strides, shapes, axes and names: no weights."""
+_OPERANDS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(_PRODUCTS, ("x", "weight", "bias")),
+    "matmul": ("x", "y"),
+    **dict.fromkeys(_PAIR, ("input", "scale", "zero_point")),
+    "constexpr_affine_dequantize": ("quantized_data", "scale", "zero_point"),
+    "constexpr_blockwise_shift_scale": ("data", "scale", "offset"),
+    _PALETTE: ("indices", "lut"),
+}
+"""Operands in the order of `FileOperator.inputs`; the first two must be there."""
+
+
+def identifier(name: str) -> str:
+    """A node's name as MIL takes it: `fire2/squeeze1x1` becomes `fire2_squeeze1x1`."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
+
+
+def _kept_name(contents: Contents, place: int) -> str:
+    """A convolution's result's name, or what that becomes behind a ReLU and through integers."""
+    (made, *_) = contents.operators[place].outputs
+    for kind in ("relu", "quantize", "dequantize"):
+        readers = contents.readers_of(made)
+        if len(readers) == 1 and readers[0][0].kind == kind:
+            (made, *_) = readers[0][0].outputs
+    return made.name
+
+
+GROUPS = groups(
+    Words(
+        *_PAIR,
+        "relu",
+        _PRODUCTS,
+        frozenset({"max_pool", "avg_pool", "concat", "add", "mul", "relu", "transpose", "reshape"}),
+        unpacking=_UNPACKING,
+        unpacked=frozenset({"int8"}),
+        float_bias=True,
+    )
+)
+POLICY = Policy(
+    arithmetic=GROUPS,
+    products=_PRODUCTS,
+    convolution="conv",
+    passing=frozenset({"relu", "max_pool", "concat", "add"}),
+    borders=frozenset(_PAIR),
+    preparing=frozenset({*_PAIR, "cast", "transpose", "reshape", "mul", "add", "sub"}),
+    kept_name=_kept_name,
+    spelt=identifier,
+    float_bias=True,
+)
+
+
+def read(path: Path) -> Contents:
+    """All that a package holds; see `Format.read`."""
+    try:
+        package = read_package(path)
+        return program_contents(package.program, package.metadata)
+    except ValueError as err:
+        raise BadInput(f"`{path}` is no Core ML package that can be read: {err}") from err
+
+
+def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
+    """Input and output; see `Format.describe`. Where labels come out as well, the output is the row of numbers beside them."""
+    try:
+        found = read_classifier(path)
+        pixels, given = found.pixels, found.program.types[found.result]
+        if pixels.dtype != "float32" or given is None or given.element.name != "float32" or len(given.shape) != 2:
+            raise ValueError(f"it takes {pixels.dtype} and gives `{given}`, not one row of float32 an image")
+    except ValueError as err:
+        raise BadInput(f"`{path}` is none of ours: {err}") from err
+    count = pixels.least if pixels.least == pixels.most else "N"
+    shape = (count, pixels.height, pixels.width, 3)
+    source = TensorSpec(pixels.name, shape, "float32", "NHWC")
+    if pixels.image:
+        source = TensorSpec(pixels.name, shape, "uint8", "NHWC", 1.0, 0)
+    return source, TensorSpec(found.result, (count, given.shape[1] or "N"), "float32", "NC")
+
+
+def program_contents(program: Program, metadata: Mapping[str, str]) -> Contents:
+    """A program as operators and tensors. `const` is no operator, and constants that only say how an operator works are none of its
+    inputs.
+    """
+    return _Reading(program, metadata).contents
+
+
+class _Reading:
+    """One program on its way to `Contents`."""
+
+    def __init__(self, program: Program, metadata: Mapping[str, str]) -> None:
+        self._tensors = {entry.name: _tensor(entry.name, entry.type) for entry in program.inputs}
+        self._constants: list[FileTensor] = []
+        operators = [self._operator(operation) for operation in program.operations if not self._is_stored(operation)]
+        self.contents = Contents(
+            NAME,
+            tuple(operators),
+            tuple(self._tensors[entry.name] for entry in program.inputs),
+            tuple(self._tensors[name] for name in program.outputs),
+            tuple(self._constants),
+            metadata,
+        )
+
+    def _is_stored(self, operation: Operation) -> bool:
+        """Whether an operation does nothing but hold a constant, which is taken down then."""
+        if operation.operator != "const":
+            return False
+        (value, *_), (made, *_) = operation.arguments.get("val", ("",)), operation.outputs
+        if isinstance(value, str):
+            raise ValueError(f"{operation} holds nothing")
+        self._tensors[made.name] = replace(_tensor(made.name, made.type), constant=True, size_bytes=_size_bytes(value))
+        self._constants.append(self._tensors[made.name])
+        return True
+
+    def _operator(self, operation: Operation) -> FileOperator:
+        bound = {key: tuple(self._inputs(operation, key)) for key in operation.arguments}
+        bound = {key: tensors for key, tensors in bound.items() if tensors}
+        known = _OPERANDS.get(operation.operator, ())
+        order = [key for key in known if key in bound] + [key for key in bound if key not in known]
+        outputs = tuple(_tensor(output.name, output.type) for output in operation.outputs)
+        self._tensors.update((tensor.name, tensor) for tensor in outputs)
+        inputs = tuple(tensor for key in order for tensor in bound[key])
+        opaque = "it has operators inside" if operation.nested else ""
+        if known and not opaque and (order[:2] != list(known[:2]) or len(inputs) > len(known) or not set(order) <= set(known)):
+            opaque = f"it reads {', '.join(f'`{key}`' for key in order)}"
+        return FileOperator(operation.operator, operation.name, inputs, outputs, opaque=opaque)
+
+    def _inputs(self, operation: Operation, key: str) -> Iterator[FileTensor]:
+        """What an operation reads under one name, but for constants that only say how it works."""
+        for index, entry in enumerate(operation.arguments[key]):
+            if isinstance(entry, str):
+                tensor = self._tensors[entry]
+                if not (tensor.constant and tensor.dtype in _PARAMETERS):
+                    yield tensor
+            elif entry.dtype not in _PARAMETERS:
+                stored = _tensor(f"{operation.name}.{key}", entry.type)
+                dtype = _index_dtype(operation, entry) if operation.operator == _PALETTE and key == "indices" else entry.dtype
+                place = (operation.name, key, index)
+                self._constants.append(replace(stored, dtype=dtype, constant=True, size_bytes=_size_bytes(entry), place=place))
+                yield self._constants[-1]
+
+
+def _tensor(name: str, kind: TensorType | None) -> FileTensor:
+    if kind is None:
+        return FileTensor(name, "object", ())
+    return FileTensor(name, kind.element.name, tuple(FREE if size is None else size for size in kind.shape))
+
+
+def _size_bytes(constant: Constant) -> int:
+    return 0 if constant.dtype in _PARAMETERS else constant.type.size_bytes
+
+
+def _index_dtype(palette: Operation, indices: Constant) -> str:
+    """iOS 16 and 17 store indices of any bits as packed bytes, beside a plain list of values: its length tells how many bits."""
+    (table, *_) = palette.arguments.get("lut", ("",))
+    shape = table.type.shape if isinstance(table, Constant) else ()
+    return f"uint{(shape[0] - 1).bit_length()}" if len(shape) == 1 and shape[0] is not None and shape[0] > 1 else indices.dtype

@@ -1,4 +1,4 @@
-"""Reads `weight.bin`, Core ML's blob storage file: offset -> the data written there.
+"""`weight.bin`, Core ML's blob storage file: data, each behind a header by whose offset a model names them.
 
 Layout, all little-endian, every part on a multiple of 64 bytes:
 
@@ -13,7 +13,6 @@ Source: mlmodel/src/MILBlob/Blob/StorageFormat.hpp and StorageReader.cpp of gith
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 _ALIGNMENT = 64
@@ -38,16 +37,33 @@ class Blob:
     data: memoryview
 
 
-def read_blobs(content: bytes) -> Mapping[int, Blob]:
+def blob_at(content: bytes, at: int) -> Blob:
+    """The blob whose metadata begin at an offset.
+
+    Args:
+        content: the file's bytes.
+        at: any number; a model says it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not 0 <= at <= len(content) - _METADATA.size:
+        raise ValueError(f"`weight.bin` has no blob at `{at}`, it has `{len(content)}` bytes")
+    sentinel, code, size, start, unused_bits, _ = _METADATA.unpack_from(content, at)
+    if sentinel != _SENTINEL or start != at + _METADATA.size or unused_bits > 7:
+        raise ValueError(f"`weight.bin` has no blob at `{at}`, where one should be")
+    if size > len(content) - start:
+        raise ValueError(f"the blob at `{at}` claims `{size}` bytes, `weight.bin` has `{len(content) - start}` left")
+    return Blob(code, unused_bits, memoryview(content)[start : start + size])
+
+
+def check_blobs(content: bytes) -> None:
     """Walks through the whole file, so that no byte outside the data can change unnoticed.
 
     Old tools left anything in the reserved bytes; here they must be zero, as the format has had them since iOS 18.
 
     Args:
         content: the file's bytes.
-
-    Returns:
-        Offset of the metadata, which is how a model names a blob -> the blob.
 
     Raises:
         ValueError: the file is damaged.
@@ -57,21 +73,15 @@ def read_blobs(content: bytes) -> Mapping[int, Blob]:
     count, version, reserved = _HEADER.unpack_from(content)
     if version != _VERSION or any(reserved):
         raise ValueError(f"`weight.bin` has no header of version `{_VERSION}`")
-    view, at = memoryview(content), _HEADER.size
-    blobs: dict[int, Blob] = {}
-    for _ in range(count):
+    at = _HEADER.size
+    for found in range(count):
         if at + _METADATA.size > len(content):
-            raise ValueError(f"`weight.bin` announces `{count}` blobs and ends after `{len(blobs)}`")
-        sentinel, code, size, start, unused_bits, reserved = _METADATA.unpack_from(content, at)
-        if sentinel != _SENTINEL or start != at + _METADATA.size or unused_bits > 7 or any(reserved):
+            raise ValueError(f"`weight.bin` announces `{count}` blobs and ends after `{found}`")
+        if any(_METADATA.unpack_from(content, at)[-1]):
             raise ValueError(f"`weight.bin` has no blob at `{at}`, where one should be")
-        if size > len(content) - start:
-            raise ValueError(f"the blob at `{at}` claims `{size}` bytes, `weight.bin` has `{len(content) - start}` left")
-        blobs[at] = Blob(code, unused_bits, view[start : start + size])
-        end = start + size
+        end = at + _METADATA.size + len(blob_at(content, at).data)
         at = end + -end % _ALIGNMENT
-        if any(view[end : min(at, len(content))]):
+        if any(content[end:at]):
             raise ValueError(f"`weight.bin` has something behind the blob that ends at `{end}`")
     if at < len(content):
         raise ValueError(f"`weight.bin` announces `{count}` blobs and goes on behind the last")
-    return blobs

@@ -6,22 +6,21 @@ Source of the numbers: mlmodel/format/MIL.proto and MILBlob/Blob/BlobDataType.hp
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.formats.coreml.blobs import Blob
+from squeeze_export.formats.coreml.blobs import Blob, blob_at
 from squeeze_export.formats.coreml.wire import Message
 
 Array: TypeAlias = NDArray[Any]
 
-MAX_ELEMENTS = 2**27
-"""Of one tensor; 500 MB in float32, far above any SqueezeNet's."""
-
-_MAX_RANK = 6
+_FLOATS, _INTS, _BOOLS, _STRINGS, _LONGS, _BYTES = 1, 2, 3, 4, 5, 7
+"""Fields of `TensorValue`."""
 
 
 @dataclass(frozen=True)
@@ -31,38 +30,43 @@ class ElementType:
     Attributes:
         name: as in MIL, in small letters.
         bits: of one element in storage.
-        numpy: the dtype that holds it once it is unpacked.
+        numpy: the dtype that holds it once it is unpacked; empty where numpy has none.
         blob: its code in a blob file, 0 where it has none.
-        field: of `TensorValue` that holds immediate values: 1 floats, 2 ints, 3 bools, 4 strings, 5 long ints, 7 bytes.
+        field: of `TensorValue` that holds immediate values, 0 where none is known.
     """
 
     name: str
     bits: int
-    numpy: str
-    blob: int
-    field: int
+    numpy: str = ""
+    blob: int = 0
+    field: int = 0
 
 
-_ELEMENTS: Mapping[int, ElementType] = {
-    1: ElementType("bool", 8, "bool", 0, 3),
-    2: ElementType("string", 0, "object", 0, 4),
-    10: ElementType("float16", 16, "float16", 1, 7),
-    11: ElementType("float32", 32, "float32", 2, 1),
-    21: ElementType("int8", 8, "int8", 4, 7),
-    22: ElementType("int16", 16, "int16", 6, 2),
-    23: ElementType("int32", 32, "int32", 14, 2),
-    24: ElementType("int64", 64, "int64", 0, 5),
-    25: ElementType("int4", 4, "int8", 8, 7),
-    31: ElementType("uint8", 8, "uint8", 3, 7),
-    32: ElementType("uint16", 16, "uint16", 7, 2),
-    33: ElementType("uint32", 32, "uint32", 15, 7),
-    35: ElementType("uint4", 4, "uint8", 11, 7),
-    36: ElementType("uint2", 2, "uint8", 10, 7),
-    37: ElementType("uint1", 1, "uint8", 9, 7),
-    38: ElementType("uint6", 6, "uint8", 13, 7),
-    39: ElementType("uint3", 3, "uint8", 12, 7),
+_BY_CODE: Mapping[int, ElementType] = {
+    1: ElementType("bool", 8, "bool", 0, _BOOLS),
+    2: ElementType("string", 0, "object", 0, _STRINGS),
+    10: ElementType("float16", 16, "float16", 1, _BYTES),
+    11: ElementType("float32", 32, "float32", 2, _FLOATS),
+    12: ElementType("float64", 64),
+    13: ElementType("bfloat16", 16),
+    21: ElementType("int8", 8, "int8", 4, _BYTES),
+    22: ElementType("int16", 16, "int16", 6, _INTS),
+    23: ElementType("int32", 32, "int32", 14, _INTS),
+    24: ElementType("int64", 64, "int64", 0, _LONGS),
+    25: ElementType("int4", 4, "int8", 8, _BYTES),
+    31: ElementType("uint8", 8, "uint8", 3, _BYTES),
+    32: ElementType("uint16", 16, "uint16", 7, _INTS),
+    33: ElementType("uint32", 32, "uint32", 15, _BYTES),
+    34: ElementType("uint64", 64),
+    35: ElementType("uint4", 4, "uint8", 11, _BYTES),
+    36: ElementType("uint2", 2, "uint8", 10, _BYTES),
+    37: ElementType("uint1", 1, "uint8", 9, _BYTES),
+    38: ElementType("uint6", 6, "uint8", 13, _BYTES),
+    39: ElementType("uint3", 3, "uint8", 12, _BYTES),
+    40: ElementType("float8e4m3fn", 8),
+    41: ElementType("float8e5m2", 8),
 }
-_FIELD_FLOATS, _FIELD_INTS, _FIELD_BOOLS, _FIELD_STRINGS, _FIELD_LONGS, _FIELD_BYTES = 1, 2, 3, 4, 5, 7
+ELEMENTS: Mapping[str, ElementType] = {element.name: element for element in _BY_CODE.values()}
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,11 @@ class TensorType:
 
     element: ElementType
     shape: tuple[int | None, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its numbers, packed; 0 where their count is open."""
+        return 0 if None in self.shape else -(-math.prod(size or 0 for size in self.shape) * self.element.bits // 8)
 
     def fits(self, array: Array) -> bool:
         """Whether an array is of this type."""
@@ -91,28 +100,52 @@ class TensorType:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A constant: numbers, or text as an array of `object`.
+    """A constant: numbers, or text. Its values are read when they are first asked for.
 
     Attributes:
-        dtype: MIL's name of the element type; the array of a sub-byte type has whole bytes.
-        array: the values.
+        type: of a list, that of a vector of its entries.
+        load: gives the values; raises ValueError where they are damaged.
     """
 
-    dtype: str
-    array: Array
+    type: TensorType
+    load: Callable[[], Array]
+
+    @cached_property
+    def array(self) -> Array:
+        """The values; of a sub-byte type in whole bytes, of text as `object`.
+
+        Raises:
+            ValueError: they are not what the type says, or not finite.
+        """
+        return self.load()
+
+    @property
+    def dtype(self) -> str:
+        """MIL's name of the element type."""
+        return self.type.element.name
+
+
+def constant(array: Array, dtype: str = "") -> Constant:
+    """A constant of values that are known.
+
+    Args:
+        array: the values.
+        dtype: MIL's name of the element type, where it is not numpy's.
+    """
+    return Constant(TensorType(ELEMENTS[dtype or array.dtype.name], array.shape), lambda: array)
 
 
 def read_type(message: Message) -> TensorType | None:
-    """A `ValueType`; None for what is no tensor (a classifier's dictionary).
+    """A `ValueType`; None for what is no tensor: a classifier's dictionary, a state.
 
     Raises:
-        ValueError: the type is unknown, or too large.
+        ValueError: the type is unknown.
     """
     if message.only(1, 2, 3, 4, 5) != 1:
         return None
     tensor = message.message(1, "TensorType", (1, 2, 3))
     code = tensor.integer(1)
-    if code not in _ELEMENTS:
+    if code not in _BY_CODE:
         raise ValueError(f"a tensor has the unknown data type `{code}`")
     shape: list[int | None] = []
     for dimension in tensor.messages(3, "Dimension", (1, 2)):
@@ -120,45 +153,94 @@ def read_type(message: Message) -> TensorType | None:
         shape.append(dimension.message(1, "ConstantDimension", (1,)).integer(1) if known else None)
         if not known and dimension.message(2, "UnknownDimension", (1,)).integer(1):
             raise ValueError("a tensor of variable rank")
-    sizes = [size for size in shape if size is not None]
-    if tensor.integer(2) != len(shape) or len(shape) > _MAX_RANK:
-        raise ValueError(f"a tensor of rank `{tensor.integer(2)}` has `{len(shape)}` dimensions; `{_MAX_RANK}` are possible")
-    if any(size < 1 for size in sizes) or math.prod(sizes) > MAX_ELEMENTS:
-        raise ValueError(f"a tensor of `{sizes}` elements; `1` to `{MAX_ELEMENTS}` are possible")
-    return TensorType(_ELEMENTS[code], tuple(shape))
+    if tensor.integer(2) != len(shape):
+        raise ValueError(f"a tensor of rank `{tensor.integer(2)}` has `{len(shape)}` dimensions")
+    if any(size is not None and size < 0 for size in shape):
+        raise ValueError(f"a tensor of `{shape}` elements")
+    return TensorType(_BY_CODE[code], tuple(shape))
 
 
-def read_value(message: Message, files: Mapping[str, Mapping[int, Blob]]) -> Constant:
+def read_value(message: Message, files: Mapping[str, bytes]) -> Constant:
     """A `Value` message: a tensor, or a list of scalars.
 
     Args:
         message: the value, with its type.
-        files: name of a blob file as the model spells it -> its blobs.
+        files: name of a blob file as the model spells it -> its bytes.
 
     Raises:
-        ValueError: the data are not what the type says, or not finite.
+        ValueError: it is neither, or lies outside its file.
     """
     if message.message(2, "ValueType").only(1, 2) == 1:
         return _tensor(message, files)
     values = message.message(3, "ImmediateValue", (3,)).message(3, "ListValue", (1,)).messages(1, "Value", (1, 2, 3))
     items = [_tensor(value, files) for value in values]
-    if len({item.dtype for item in items}) != 1 or any(item.array.ndim for item in items):
+    if len({item.dtype for item in items}) != 1 or any(item.type.shape for item in items):
         raise ValueError("a list of other things than scalars of one type")
-    return Constant(items[0].dtype, np.array([item.array.item() for item in items], items[0].array.dtype))
+    element = items[0].type.element
+    return Constant(TensorType(element, (len(items),)), lambda: np.array([item.array.item() for item in items], element.numpy))
 
 
-def _tensor(message: Message, files: Mapping[str, Mapping[int, Blob]]) -> Constant:
+def _tensor(message: Message, files: Mapping[str, bytes]) -> Constant:
     declared = read_type(message.message(2, "ValueType"))
     if declared is None or None in declared.shape:
         raise ValueError("a constant of no fixed size")
-    shape = tuple(size for size in declared.shape if size is not None)
     if message.only(3, 5) == 5:
-        array = _stored(message.message(5, "BlobFileValue", (1, 2)), declared.element, shape, files)
+        place = message.message(5, "BlobFileValue", (1, 2))
+        load = partial(_stored, declared, _blob(place, declared, files), place.integer(2))
     else:
-        array = _immediate(message.message(3, "ImmediateValue", (1,)).message(1, "TensorValue"), declared.element, shape)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"a constant of type `{declared}` holds what is no finite number")
-    return Constant(declared.element.name, array)
+        load = partial(_immediate, declared, message.message(3, "ImmediateValue", (1,)).message(1, "TensorValue"))
+    return Constant(declared, lambda: _finite(declared, load()))
+
+
+def _blob(place: Message, declared: TensorType, files: Mapping[str, bytes]) -> Blob:
+    name, offset = place.text(1), place.integer(2)
+    if name not in files:
+        raise ValueError(f"a constant lies in `{name}`, which is no weight file that the manifest names")
+    blob = blob_at(files[name], offset)
+    if len(blob.data) != declared.size_bytes:
+        raise ValueError(f"the blob at `{offset}` has `{len(blob.data)}` bytes, `{declared}` has `{declared.size_bytes}`")
+    return blob
+
+
+def _stored(declared: TensorType, blob: Blob, offset: int) -> Array:
+    element, count = declared.element, _count(declared)
+    if not element.blob or blob.code != element.blob:
+        raise ValueError(f"the blob at `{offset}` has the data type `{blob.code}`, not that of `{element.name}`")
+    if blob.unused_bits != (-count * element.bits % 8 if element.bits < 8 else 0):
+        raise ValueError(f"the blob at `{offset}` leaves `{blob.unused_bits}` bits unused")
+    return _unpacked(declared, blob.data)
+
+
+def _immediate(declared: TensorType, message: Message) -> Array:
+    element = declared.element
+    if message.only(1, 2, 3, 4, 5, 6, 7) != element.field:
+        raise ValueError(f"the values of a constant of `{element.name}` are of another type")
+    if element.field == _BYTES:
+        return _unpacked(declared, message.message(7, "RepeatedBytes", (1,)).content(1))
+    found: Any
+    if element.field == _FLOATS:
+        found = message.message(1, "RepeatedFloats", (1,)).floats(1)
+    elif element.field == _STRINGS:
+        found = message.message(4, "RepeatedStrings", (1,)).texts(1)
+    else:
+        found = message.message(element.field, "RepeatedIntegers", (1,)).integers(1)
+    if len(found) != _count(declared):
+        raise ValueError(f"a constant of the type `{declared}` has `{len(found)}` elements")
+    return np.array(found, element.numpy).reshape(_sizes(declared))
+
+
+def _unpacked(declared: TensorType, data: memoryview) -> Array:
+    """Bytes -> an array; numbers of fewer than 8 bits become whole bytes."""
+    element, count, shape = declared.element, _count(declared), _sizes(declared)
+    if element.bits < 8:
+        small = unpack_bits(data, element.bits, count).reshape(shape)
+        if element.name == "int4":
+            return ((small ^ 8).astype(np.int8) - np.int8(8)).astype(np.int8)  # two's complement of 4 bits
+        return small
+    if len(data) * 8 != count * element.bits:
+        raise ValueError(f"`{count}` numbers of `{element.name}` in `{len(data)}` bytes")
+    little = np.dtype(element.numpy).newbyteorder("<")
+    return np.frombuffer(data, little).astype(element.numpy).reshape(shape)
 
 
 def unpack_bits(data: bytes | memoryview, bits: int, count: int) -> NDArray[np.uint8]:
@@ -184,46 +266,15 @@ def unpack_bits(data: bytes | memoryview, bits: int, count: int) -> NDArray[np.u
     return np.asarray(single[: count * bits].reshape(count, bits) @ weights, np.uint8)
 
 
-def _stored(message: Message, element: ElementType, shape: tuple[int, ...], files: Mapping[str, Mapping[int, Blob]]) -> Array:
-    name, offset = message.text(1), message.integer(2)
-    if name not in files:
-        raise ValueError(f"a constant lies in `{name}`, which is no weight file that the manifest names")
-    if offset not in files[name]:
-        raise ValueError(f"`{name}` has no blob at `{offset}`")
-    blob = files[name][offset]
-    if not element.blob or blob.code != element.blob:
-        raise ValueError(f"the blob at `{offset}` has the data type `{blob.code}`, not that of `{element.name}`")
-    if blob.unused_bits != (-math.prod(shape) * element.bits % 8 if element.bits < 8 else 0):
-        raise ValueError(f"the blob at `{offset}` leaves `{blob.unused_bits}` bits unused")
-    return _unpacked(blob.data, element, shape)
+def _sizes(declared: TensorType) -> tuple[int, ...]:
+    return tuple(size for size in declared.shape if size is not None)
 
 
-def _immediate(message: Message, element: ElementType, shape: tuple[int, ...]) -> Array:
-    if message.only(1, 2, 3, 4, 5, 6, 7) != element.field:
-        raise ValueError(f"the values of a constant of `{element.name}` are of another type")
-    if element.field == _FIELD_BYTES:
-        return _unpacked(message.message(7, "RepeatedBytes", (1,)).content(1), element, shape)
-    found: Any
-    if element.field == _FIELD_FLOATS:
-        found = message.message(1, "RepeatedFloats", (1,)).floats(1)
-    elif element.field == _FIELD_STRINGS:
-        found = message.message(4, "RepeatedStrings", (1,)).texts(1)
-    else:
-        found = message.message(element.field, "RepeatedIntegers", (1,)).integers(1)
-    if len(found) != math.prod(shape):
-        raise ValueError(f"a constant of `{list(shape)}` elements has `{len(found)}`")
-    return np.array(found, element.numpy).reshape(shape)
+def _count(declared: TensorType) -> int:
+    return math.prod(_sizes(declared))
 
 
-def _unpacked(data: bytes | memoryview, element: ElementType, shape: tuple[int, ...]) -> Array:
-    """Bytes -> an array; numbers of fewer than 8 bits become whole bytes."""
-    count = math.prod(shape)
-    if element.bits < 8:
-        small = unpack_bits(data, element.bits, count).reshape(shape)
-        if element.name == "int4":
-            return ((small ^ 8).astype(np.int8) - np.int8(8)).astype(np.int8)  # two's complement of 4 bits
-        return small
-    if len(data) * 8 != count * element.bits:
-        raise ValueError(f"`{count}` numbers of `{element.name}` in `{len(data)}` bytes")
-    little = np.dtype(element.numpy).newbyteorder("<")
-    return np.frombuffer(data, little).astype(element.numpy).reshape(shape)
+def _finite(declared: TensorType, array: Array) -> Array:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"a constant of type `{declared}` holds what is no finite number")
+    return array

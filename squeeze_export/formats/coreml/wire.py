@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
+MAX_FIELDS = 1 << 20
+"""Of one message: far more than any network has operators."""
 
 
 class Message:
@@ -33,13 +35,25 @@ class Message:
     def __init__(self, data: memoryview, kind: str, known: Sequence[int] | None = None) -> None:
         self._kind = kind
         self._fields: dict[int, list[int | memoryview]] = {}
-        for number, value in _fields(data):
-            if known is not None and number not in known:
-                raise ValueError(f"`{kind}` has a field `{number}` that the evaluator does not know")
+        for count, (number, value) in enumerate(_fields(data)):
+            if count == MAX_FIELDS:
+                raise ValueError(f"`{kind}` has more than `{MAX_FIELDS}` fields")
             self._fields.setdefault(number, []).append(value)
+        if known is not None:
+            self.check(known)
 
     def __contains__(self, number: int) -> bool:
         return number in self._fields
+
+    def check(self, known: Sequence[int]) -> None:
+        """Refuses a field that is not among those that the caller reads or may leave unread.
+
+        Raises:
+            ValueError: there is one.
+        """
+        for number in self._fields:
+            if number not in known:
+                raise ValueError(f"`{self._kind}` has a field `{number}` that this reader does not know")
 
     def integer(self, number: int, default: int = 0) -> int:
         """An int64, int32, bool or enum field."""
@@ -61,14 +75,12 @@ class Message:
         """A repeated float field, packed or not: (count,) float32."""
         return np.frombuffer(b"".join(self._chunks(number)), "<f4").astype(np.float32)
 
-    def content(self, number: int) -> bytes:
-        """A bytes field."""
+    def content(self, number: int, what: str = "bytes") -> memoryview:
+        """A bytes field; empty where it is absent."""
         value = self._single(number)
-        if value is None:
-            return b""
         if isinstance(value, int):
-            raise ValueError(f"field `{number}` of `{self._kind}` is no bytes")
-        return bytes(value)
+            raise ValueError(f"field `{number}` of `{self._kind}` is no {what}")
+        return memoryview(b"") if value is None else value
 
     def text(self, number: int) -> str:
         """A string field, which must be UTF-8."""
@@ -76,7 +88,7 @@ class Message:
 
     def texts(self, number: int) -> list[str]:
         """A repeated string field."""
-        return [str(bytes(chunk), "utf-8") for chunk in self._chunks(number)]
+        return [str(chunk, "utf-8") for chunk in self._chunks(number)]
 
     def messages(self, number: int, kind: str, known: Sequence[int] | None = None) -> list[Message]:
         """A repeated message field."""
@@ -84,20 +96,15 @@ class Message:
 
     def message(self, number: int, kind: str, known: Sequence[int] | None = None) -> Message:
         """A message field; empty where it is absent."""
-        value = self._single(number)
-        if isinstance(value, int):
-            raise ValueError(f"field `{number}` of `{self._kind}` is no message")
-        return Message(memoryview(b"") if value is None else value, kind, known)
+        return Message(self.content(number, "message"), kind, known)
 
     def entries(self, number: int, kind: str, known: Sequence[int] | None = None) -> dict[str, Message]:
         """A map field with strings as keys: key -> message."""
-        found: dict[str, Message] = {}
-        for entry in self.messages(number, kind, (1, 2)):
-            key = entry.text(1)
-            if key in found:
-                raise ValueError(f"`{self._kind}` has `{key}` twice")
-            found[key] = entry.message(2, kind, known)
-        return found
+        return {key: Message(value, kind, known) for key, value in self._pairs(number)}
+
+    def words(self, number: int) -> dict[str, str]:
+        """A map field of strings: key -> text."""
+        return {key: str(value, "utf-8") for key, value in self._pairs(number)}
 
     def only(self, *numbers: int) -> int:
         """Which one of these fields is there.
@@ -109,6 +116,16 @@ class Message:
         if len(present) != 1:
             raise ValueError(f"`{self._kind}` has `{len(present)}` of the fields `{list(numbers)}`, where one is needed")
         return present[0]
+
+    def _pairs(self, number: int) -> Iterator[tuple[str, memoryview]]:
+        """The entries of a map with strings as keys, each of which is a message of its own: 1 the key, 2 the value."""
+        found: set[str] = set()
+        for entry in self.messages(number, self._kind, (1, 2)):
+            key = entry.text(1)
+            if key in found:
+                raise ValueError(f"`{self._kind}` has `{key}` twice")
+            found.add(key)
+            yield key, entry.content(2)
 
     def _single(self, number: int) -> int | memoryview | None:
         values = self._fields.get(number, [])

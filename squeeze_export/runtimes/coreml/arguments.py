@@ -20,7 +20,7 @@ HINT = "the evaluator handles what this tool writes"
 MAX_WORKING_ELEMENTS = 2**28
 """Of what an operation needs beside its operands: 2 GB in float64. SqueezeNet 1.0 at 2048 px needs 1.2 GB."""
 MAX_RESULT_ELEMENTS = 2**30
-"""Of one tensor while a program runs: eight times what may be written down, as `coreml_evaluator` runs 8 images at once."""
+"""Of one tensor while a program runs: eight times what may be written down, as the evaluator runs 8 images at once."""
 
 
 class Arguments:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from squeeze_export.formats.coreml.values import Array, Constant, unpack_bits
+from squeeze_export.formats.coreml.values import Array, Constant, constant, unpack_bits
 from squeeze_export.runtimes.coreml.arguments import Arguments
 
 _FLOATS = ("float32", "float16")
@@ -47,7 +47,7 @@ def _affine(given: Arguments) -> Constant:
     zero, axis = given.constant("zero_point", "int8", "uint8", "float32").array, given.integer("axis")
     step = along_axis(given, scale.array, data.shape, axis).astype(np.float32)
     centred = data.astype(np.float32) - along_axis(given, zero, data.shape, axis).astype(np.float32)
-    return Constant(scale.dtype, (centred * step).astype(scale.array.dtype))
+    return constant((centred * step).astype(scale.array.dtype))
 
 
 def _blockwise(given: Arguments) -> Constant:
@@ -64,7 +64,7 @@ def _blockwise(given: Arguments) -> Constant:
         if offset.shape != blocks:
             given.refuse(f"has `{list(offset.shape)}` offsets for `{list(blocks)}` scales")
         centred -= _stretched(offset.astype(np.float32), shape)
-    return Constant(scale.dtype, (centred * _stretched(scale.array.astype(np.float32), shape)).astype(scale.array.dtype))
+    return constant((centred * _stretched(scale.array.astype(np.float32), shape)).astype(scale.array.dtype))
 
 
 def _palette(given: Arguments) -> Constant:
@@ -79,7 +79,7 @@ def _packed_palette(given: Arguments) -> Constant:
     if lut.array.ndim != 1 or packed.ndim != 1:
         given.refuse(f"has `{list(lut.array.shape)}` colours and `{list(packed.shape)}` bytes of indices, not a vector of each")
     given.expect(shape)
-    return Constant(lut.dtype, lut.array[unpack_bits(packed.tobytes(), bits, math.prod(shape))].reshape(shape))
+    return constant(lut.array[unpack_bits(packed.tobytes(), bits, math.prod(shape))].reshape(shape), lut.dtype)
 
 
 def _typed_palette(given: Arguments) -> Constant:
@@ -94,14 +94,14 @@ def _typed_palette(given: Arguments) -> Constant:
     # One palette for each block: the number of the block that an index is in says which.
     blocks = np.arange(math.prod(colours[:-2])).reshape(colours[:-2])
     tables = lut.array.reshape(-1, colours[-2])
-    return Constant(lut.dtype, tables[_stretched(blocks, shape), indices.array])
+    return constant(tables[_stretched(blocks, shape), indices.array], lut.dtype)
 
 
 def _cast(given: Arguments) -> Constant:
     source, wanted = given.constant("source_val", "float16"), given.text("output_dtype")
     if wanted != "fp32":
         given.refuse(f"casts to `{wanted}`")
-    return Constant("float32", source.array.astype(np.float32))
+    return constant(source.array.astype(np.float32))
 
 
 UNPACKERS: Mapping[str, Callable[[Arguments], Constant]] = {

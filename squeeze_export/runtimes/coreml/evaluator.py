@@ -7,28 +7,41 @@ is, and how it rounds in between, it cannot know.
 
 from __future__ import annotations
 
-import re
+import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray
-from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.formats.coreml.package import Package, read_package
-from squeeze_export.formats.coreml.values import Array
+from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement
+from squeeze_export.errors import Refused, Unavailable
+from squeeze_export.formats.coreml import identifier
+from squeeze_export.formats.coreml.classifier import Classifier
+from squeeze_export.formats.coreml.program import Operation, Program
+from squeeze_export.formats.coreml.values import Array, Constant, TensorType, constant
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes.coreml.arguments import HINT
+from squeeze_export.runtimes.coreml import open_package
+from squeeze_export.runtimes.coreml.arguments import HINT, MAX_RESULT_ELEMENTS, Arguments, Kernel
+from squeeze_export.runtimes.coreml.constants import UNPACKERS
+from squeeze_export.runtimes.coreml.operators import OPERATORS
 from squeeze_export.runtimes.coreml.placement import read_placement
-from squeeze_export.runtimes.coreml.plan import Plan
+from squeeze_export.runtimes.session import BatchSession, check_threads
 
 NAME = "coreml-evaluator"
 DEVICES = ("cpu",)
 MAX_OPEN_BATCH = 8
 """Images at once where the package leaves their number open: more would not be faster."""
+OPSETS: Mapping[str, str] = {"CoreML7": "iOS 17", "CoreML8": "iOS 18"}
+"""Operator sets that are known, and the systems that they came with."""
+MAX_ELEMENTS = 2**27
+"""Of one tensor as it is declared; 500 MB in float32, far above any SqueezeNet's."""
+MAX_RANK = 6
+MAX_ALIVE_ELEMENTS = 2 * MAX_RESULT_ELEMENTS
+"""Of all tensors that are kept at once: what an operation takes and gives."""
 
 
 def devices() -> tuple[str, ...]:
@@ -50,9 +63,8 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> EvaluatorS
         Refused: it is no package of one image classifier, it is damaged, or has an operator that the evaluator does not know.
     """
     check_device(device)
-    if threads < 1:
-        raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
-    return EvaluatorSession(read_package(artifact.path), artifact, threads)
+    check_threads(threads)
+    return EvaluatorSession(open_package(artifact.path), artifact, threads)
 
 
 def check_device(device: str) -> None:
@@ -76,11 +88,11 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) ->
         Refused: the package has no such tensor of floats, or cannot be opened.
     """
     session = open_session(artifact, device=DEVICES[0], threads=1)
-    inner = {name: re.sub(r"\W", "_", name, flags=re.ASCII) for name in names}
-    missing = [name for name, tensor in inner.items() if tensor not in session.plan]
+    inner = {name: identifier(name) for name in names}
+    missing = [name for name, tensor in inner.items() if tensor not in session.program]
     if missing:
         raise Refused(f"`{artifact.path}` has no tensor for `{missing[0]}`", hint="export the file again")
-    found = session.evaluate(session.filled(pixels), list(inner.values()))
+    found = session.evaluate(np.repeat(pixels, session.least, axis=0), list(inner.values()))
     for name, tensor in inner.items():
         if found[tensor].ndim != 4 or found[tensor].dtype.kind != "f":
             text = f"{found[tensor].dtype}{list(found[tensor].shape)}"
@@ -88,16 +100,12 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) ->
     return {name: np.ascontiguousarray(found[tensor][:1].transpose(0, 2, 3, 1), np.float32) for name, tensor in inner.items()}
 
 
-class EvaluatorSession:
-    """A package opened in the evaluator; satisfies `core.Session`. May be used by several threads at once.
+class EvaluatorSession(BatchSession):
+    """A package opened in the evaluator: images one by one, arrays in pieces. May be used by several threads at once.
 
     Attributes:
-        runtime: `coreml-evaluator`.
-        evidence: `emulated`.
-        device: `cpu`.
         threads: of numpy's matrix products.
-        kernels: `numpy`.
-        placement: read from the package; nothing was placed on a device.
+        program: what is run.
 
     Raises:
         Refused: the program cannot be run, or does not give one row of numbers an image.
@@ -105,66 +113,33 @@ class EvaluatorSession:
 
     runtime = NAME
     evidence: Evidence = "emulated"
-    facts: Mapping[str, Any] = MappingProxyType({})
-    clock = None
-    gives_logits = True
-    device = DEVICES[0]
     kernels = "numpy"
 
-    def __init__(self, package: Package, artifact: Artifact, threads: int) -> None:
-        self._package, self._path, self.threads = package, artifact.path, threads
-        self._plan: Plan | None = Plan(package.program, package.result)
-        self.placement = read_placement(package.program, self.plan.operations, scheme_named(artifact.scheme).floats)
-        self.evaluate(np.zeros((package.input.least, package.input.height, package.input.width, 3), np.uint8))
+    def __init__(self, package: Classifier, artifact: Artifact, threads: int) -> None:
+        pixels = package.pixels
+        most = max(pixels.least, min(pixels.most, MAX_OPEN_BATCH))
+        super().__init__((pixels.height, pixels.width, 3), least=pixels.least, most=most)
+        self._package, self._artifact, self.threads = package, artifact, threads
+        self.program = Executable(package.program, package.result)
+        self.evaluate(np.zeros((pixels.least, pixels.height, pixels.width, 3), np.uint8))
 
-    @property
-    def plan(self) -> Plan:
-        """What is run.
+    @cached_property
+    def placement(self) -> Placement:
+        """Read from the package; nothing was placed on a device."""
+        return read_placement(self._package.program, scheme_named(self._artifact.scheme).floats)
 
-        Raises:
-            ValueError: the session is closed.
-        """
-        if self._plan is None:
-            raise ValueError("the session is closed")
-        return self._plan
+    def run_piece(self, images: ByteArray) -> FloatArray:
+        """See `BatchSession.run_piece`."""
+        rows: FloatArray = self.evaluate(images)[self._package.result]
+        if not np.isfinite(rows).all():
+            raise Refused(f"`{self._artifact.path}` gives what is no finite number", hint="export it again")
+        return rows
 
-    def infer(self, batch: ByteArray) -> FloatArray:
-        """Runs a batch in pieces that the package takes: images one by one; the last piece is filled up with black ones.
-
-        Args:
-            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
-
-        Returns:
-            (N, classes) float32, a fresh array.
-
-        Raises:
-            ValueError: a batch of another shape or dtype, or the session is closed.
-            Refused: the result is not finite.
-        """
-        taken = self._package.input
-        expected = (taken.height, taken.width, 3)
-        if batch.dtype != np.uint8 or batch.shape[1:] != expected or not len(batch):
-            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the package takes uint8 {('N', *expected)}")
-        size = max(taken.least, min(taken.most, len(batch), MAX_OPEN_BATCH))
-        rows: list[FloatArray] = []
-        for start in range(0, len(batch), size):
-            piece = batch[start : start + size]
-            rows.append(self.evaluate(self.filled(piece))[self._package.result].astype(np.float32)[: len(piece)])
-        result = np.concatenate(rows)
-        if not np.isfinite(result).all():
-            raise Refused(f"`{self._path}` gives what is no finite number", hint="export it again")
-        return result
-
-    def filled(self, pixels: ByteArray) -> ByteArray:
-        """Images (N, H, W, 3) uint8, with black ones behind them until there are as many as the package takes."""
-        missing = self._package.input.least - len(pixels)
-        return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)]) if missing > 0 else pixels
-
-    def evaluate(self, pixels: ByteArray, keep: Sequence[str] = ()) -> Mapping[str, Array]:
+    def evaluate(self, images: ByteArray, keep: Sequence[str] = ()) -> Mapping[str, Array]:
         """Runs one piece.
 
         Args:
-            pixels: (N, H, W, 3) uint8, as many images as the package takes at once.
+            images: (N, H, W, 3) uint8, as many images as the package takes at once.
             keep: names of inner tensors to give as well, as the package calls them.
 
         Returns:
@@ -173,23 +148,184 @@ class EvaluatorSession:
         Raises:
             Refused: the program does not fit its own types, or gives no row of numbers an image.
         """
-        taken, dtype = self._package.input, self._package.program.input_type.element.numpy
-        source: Array = pixels
+        taken, path = self._package.pixels, self._artifact.path
+        source: Array = images
         if taken.image:  # Core ML hands an image to the program as planes of 0 to 255
-            source = (pixels[..., ::-1] if taken.bgr else pixels).transpose(0, 3, 1, 2)
+            source = (images[..., ::-1] if taken.bgr else images).transpose(0, 3, 1, 2)
         try:
             with _blas(self.threads):
-                found = self.plan.run(np.ascontiguousarray(source, dtype), keep)
+                found = self.program.run(np.ascontiguousarray(source, taken.dtype), keep)
         except MemoryError as err:
-            raise Refused(f"the input of `{self._path}` does not fit into memory", hint=HINT) from err
+            raise Refused(f"the input of `{path}` does not fit into memory", hint=HINT) from err
         result = found[self._package.result]
-        if result.ndim != 2 or len(result) != len(pixels) or result.dtype.kind != "f":
-            raise Refused(f"`{self._path}` gives {result.dtype}{list(result.shape)}, not one row of numbers an image", hint=HINT)
+        if result.ndim != 2 or len(result) != len(images) or result.dtype.kind != "f":
+            raise Refused(f"`{path}` gives {result.dtype}{list(result.shape)}, not one row of numbers an image", hint=HINT)
         return found
 
-    def close(self) -> None:
-        """Frees the constants. Calling it twice is allowed."""
-        self._plan = None
+    def free(self) -> None:
+        """See `BatchSession.free`."""
+        del self.program
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One operation that runs.
+
+    Attributes:
+        operation: what is run.
+        name: of the tensor that it makes.
+        type: declared; None of a classifier's row.
+        kernel: what computes it.
+        sources: the tensors that it reads.
+    """
+
+    operation: Operation
+    name: str
+    type: TensorType | None
+    kernel: Kernel
+    sources: tuple[str, ...]
+
+
+class Executable:
+    """A program made ready: constants unpacked, operators bound to their kernels. It can be run any number of times, and by several
+    threads at once: nothing changes while it runs.
+
+    Attributes:
+        operations: those that run; what only works on constants has been computed already.
+
+    Args:
+        program: what to run.
+        result: name of the output that is wanted.
+
+    Raises:
+        Refused: an operator, argument or type that the evaluator does not know, constants that cannot be unpacked, or a result that
+            is not of its declared type.
+    """
+
+    def __init__(self, program: Program, result: str) -> None:
+        self._input, self._type, self._result = program.inputs[0].name, _checked(program), result
+        constants: dict[str, Constant] = {}
+        steps: list[_Step] = []
+        for operation in program.operations:
+            _afford(held.array for held in constants.values())
+            given = Arguments(operation, constants)
+            try:
+                if operation.operator in UNPACKERS:
+                    constants[operation.name] = UNPACKERS[operation.operator](given)
+                    given.close()
+                    _check(operation, _single(operation), constants[operation.name].array)
+                    continue
+                step = _step(operation, OPERATORS[operation.operator](given), given)
+            except (ValueError, MemoryError) as err:  # the constants' own
+                given.refuse(f"cannot be unpacked: {err}")
+            given.close()
+            if step.sources:
+                steps.append(step)
+            else:
+                constants[step.name] = constant(_run(step, {}), _single(operation).element.name)
+        if result not in {step.name for step in steps}:
+            raise Refused(f"the output `{result}` does not depend on the input", hint=HINT)
+        self._steps = tuple(steps)
+        self._last_use = {name: index for index, step in enumerate(steps) for name in step.sources}
+        self.operations = tuple(step.operation for step in steps)
+
+    def __contains__(self, name: str) -> bool:
+        return any(step.name == name for step in self._steps)
+
+    def run(self, source: Array, keep: Collection[str] = ()) -> Mapping[str, Array]:
+        """Runs the program.
+
+        Args:
+            source: the input, of its declared type.
+            keep: names of inner tensors to give as well.
+
+        Returns:
+            Name -> tensor, of the result and of `keep`.
+
+        Raises:
+            Refused: an operation does not fit its operands, or what it gives does not fit its declared type.
+        """
+        if not self._type.fits(source):
+            raise Refused(f"an input of {source.dtype}{list(source.shape)}, the program takes `{self._type}`", hint=HINT)
+        wanted = {self._result, *keep}
+        alive: dict[str, Array] = {self._input: source}
+        for index, step in enumerate(self._steps):
+            alive[step.name] = _run(step, alive)
+            _afford(alive.values())
+            for name in {*step.sources, step.name}:
+                # Each tensor goes as soon as nothing needs it: all at once would be tens of megabytes.
+                if name not in wanted and self._last_use.get(name, -1) <= index:
+                    del alive[name]
+        return {name: alive[name] for name in wanted}
+
+
+def _checked(program: Program) -> TensorType:
+    """The type of the input of a program that has nothing in it that the evaluator does not know.
+
+    Raises:
+        Refused: it has.
+    """
+    if program.opset not in OPSETS:
+        raise Refused(f"a program of the operator set `{program.opset}`; the evaluator reads {', '.join(OPSETS)}", hint=HINT)
+    if len(program.inputs) != 1 or program.inputs[0].type is None:
+        raise Refused(f"a program of `{len(program.inputs)}` inputs, where one tensor is needed", hint=HINT)
+    _check_type("the input", program.inputs[0].type)
+    for operation in program.operations:
+        if operation.operator not in (*UNPACKERS, *OPERATORS):
+            known = ", ".join((*UNPACKERS, *OPERATORS))
+            raise Refused(f"the evaluator knows no operator `{operation.operator}`", hint=f"it knows: {known}")
+        if operation.nested:
+            raise Refused(f"{operation} has operators inside, which the evaluator does not handle", hint=HINT)
+        written = [entry.type for bound in operation.arguments.values() for entry in bound if isinstance(entry, Constant)]
+        for kind in (*written, *(output.type for output in operation.outputs if output.type is not None)):
+            _check_type(str(operation), kind)
+    return program.inputs[0].type
+
+
+def _check_type(what: str, kind: TensorType) -> None:
+    sizes = [size for size in kind.shape if size is not None]
+    if not kind.element.numpy:
+        raise Refused(f"{what} has a tensor of `{kind.element.name}`, which the evaluator does not handle", hint=HINT)
+    if len(kind.shape) > MAX_RANK:
+        raise Refused(f"{what} has a tensor of `{len(kind.shape)}` dimensions; `{MAX_RANK}` are possible", hint=HINT)
+    if any(size < 1 for size in sizes) or math.prod(sizes) > MAX_ELEMENTS:
+        raise Refused(f"{what} has a tensor of `{sizes}` elements; `1` to `{MAX_ELEMENTS}` are possible", hint=HINT)
+
+
+def _single(operation: Operation) -> TensorType:
+    declared = operation.outputs[0].type
+    if len(operation.outputs) != 1 or declared is None:
+        raise Refused(f"{operation} gives `{len(operation.outputs)}` results, where one tensor is needed", hint=HINT)
+    return declared
+
+
+def _step(operation: Operation, kernel: Kernel, given: Arguments) -> _Step:
+    if operation.operator != "classify":
+        return _Step(operation, operation.name, _single(operation), kernel, tuple(given.sources))
+    # A label and a dictionary: the row behind both stands for the dictionary, which is last.
+    return _Step(operation, operation.outputs[-1].name, None, kernel, tuple(given.sources))
+
+
+def _run(step: _Step, alive: Mapping[str, Array]) -> Array:
+    try:
+        # What overflows float16 is infinite there too; the result is looked at in the end.
+        with np.errstate(all="ignore"):
+            result = step.kernel(alive)
+    except (ValueError, IndexError, TypeError, MemoryError) as err:
+        raise Refused(f"{step.operation} cannot be computed: {' '.join(str(err).split())}", hint=HINT) from err
+    if step.type is not None:
+        _check(step.operation, step.type, result)
+    return result
+
+
+def _afford(arrays: Iterable[Array]) -> None:
+    if sum(array.size for array in arrays) > MAX_ALIVE_ELEMENTS:
+        raise Refused(f"the program holds tensors of more than `{MAX_ALIVE_ELEMENTS}` elements at once", hint=HINT)
+
+
+def _check(operation: Operation, declared: TensorType, found: Array) -> None:
+    if not declared.fits(found):
+        raise Refused(f"{operation} gives {found.dtype}{list(found.shape)}, it is declared as `{declared}`", hint=HINT)
 
 
 _lock = threading.Lock()

@@ -12,18 +12,20 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, require
-from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.formats.coreml.package import Package, read_package
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement, require
+from squeeze_export.errors import Refused, Unavailable
+from squeeze_export.formats.coreml.classifier import Classifier
 from squeeze_export.graph.quantized import scheme_named
+from squeeze_export.runtimes.coreml import open_package
 from squeeze_export.runtimes.coreml.placement import read_placement
 from squeeze_export.runtimes.quiet import quiet
+from squeeze_export.runtimes.session import BatchSession, check_threads
 
 NAME = "coreml"
 COMPUTE_UNITS: Mapping[str, str] = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "npu": "CPU_AND_NE"}
@@ -60,10 +62,9 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> CoremlSess
         Unavailable: not macOS, no such device, or Core ML runs no operator of the package on it.
         Refused: Core ML cannot open the package, or it is no image classifier.
     """
-    if threads < 1:
-        raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
+    check_threads(threads)
     check_device(device)
-    return CoremlSession(read_package(artifact.path), artifact, device, threads)
+    return CoremlSession(open_package(artifact.path), artifact, device, threads)
 
 
 def check_device(device: str) -> None:
@@ -82,87 +83,57 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) ->
     raise Unavailable(f"Core ML shows no inner tensors of `{artifact.path}`", hint="the runtime `coreml-evaluator` does")
 
 
-class CoremlSession:
-    """A package opened by Core ML on one device; satisfies `core.Session`.
+class CoremlSession(BatchSession):
+    """A package opened by Core ML on one device: images one by one, arrays in pieces.
 
     Attributes:
-        runtime: `coreml`.
-        evidence: `measured`.
         device: the one that was asked for; Core ML says that it prefers it for one operator at least.
         threads: as asked; Core ML does not say how many it uses.
         kernels: on which device Core ML says it prefers how many operators.
-        placement: integers as the package has them, devices from Core ML's compute plan.
 
     Raises:
         Unavailable: Core ML runs no operator on the device.
-        Refused: Core ML cannot open the package, or it does not give one row of numbers an image.
+        Refused: Core ML cannot open the package.
     """
 
     runtime = NAME
-    evidence: Evidence = "measured"
-    facts: Mapping[str, Any] = MappingProxyType({})
-    clock = None
-    gives_logits = True
 
-    def __init__(self, package: Package, artifact: Artifact, device: str, threads: int) -> None:
-        path = artifact.path
-        self._package, self._path, self.device, self.threads = package, path, device, threads
+    def __init__(self, package: Classifier, artifact: Artifact, device: str, threads: int) -> None:
+        pixels, path = package.pixels, artifact.path
+        super().__init__((pixels.height, pixels.width, 3), least=pixels.least, most=pixels.most)
+        self._package, self._artifact, self.device, self.threads = package, artifact, device, threads
         self._model: Any = _open(path, COMPUTE_UNITS[device])
         preferred = _preferred(self._model, path, COMPUTE_UNITS[device])
         if not preferred[device]:
             found = ", ".join(preferred) or "none"
             raise Unavailable(f"Core ML runs no operator of `{path}` on the device `{device}`", hint=f"it prefers: {found}")
-        told = ", ".join(f"{count} on {name}" for name, count in preferred.items())
-        self.kernels = f"Core ML ({told})"
-        running = [entry for entry in package.program.operations if not entry.operator.startswith("const")]
-        placement = read_placement(package.program, running, scheme_named(artifact.scheme).floats)
-        self.placement = replace(placement, source=f"devices: Core ML's compute plan ({told}); integers: {placement.source}")
+        self._told = ", ".join(f"{count} on {name}" for name, count in preferred.items())
+        self.kernels = f"Core ML ({self._told})"
 
-    def infer(self, batch: ByteArray) -> FloatArray:
-        """Runs a batch in pieces that the package takes: images one by one; the last piece is filled up with black ones.
+    @cached_property
+    def placement(self) -> Placement:
+        """Integers as the package has them, devices from Core ML's compute plan."""
+        placement = read_placement(self._package.program, scheme_named(self._artifact.scheme).floats)
+        return replace(placement, source=f"devices: Core ML's compute plan ({self._told}); integers: {placement.source}")
 
-        Args:
-            batch: (N, H, W, 3) uint8, RGB pixels, N at least 1.
-
-        Returns:
-            (N, classes) float32, a fresh array.
-
-        Raises:
-            ValueError: a batch of another shape or dtype, or the session is closed.
-            Refused: Core ML failed.
-        """
-        if self._model is None:
-            raise ValueError("the session is closed")
-        taken = self._package.input
-        expected = (taken.height, taken.width, 3)
-        if batch.dtype != np.uint8 or batch.shape[1:] != expected or not len(batch):
-            raise ValueError(f"a batch of {batch.dtype} {batch.shape}, the package takes uint8 {('N', *expected)}")
-        size = max(taken.least, min(taken.most, len(batch)))
-        rows: list[FloatArray] = []
-        for start in range(0, len(batch), size):
-            piece = batch[start : start + size]
-            filled = np.zeros((max(taken.least, len(piece)), *expected), np.uint8)
-            filled[: len(piece)] = piece
-            rows.append(self._rows(filled)[: len(piece)])
-        return np.concatenate(rows)
-
-    def close(self) -> None:
-        """Frees the model. Calling it twice is allowed."""
-        self._model = None
-
-    def _rows(self, pixels: ByteArray) -> FloatArray:
+    def run_piece(self, images: ByteArray) -> FloatArray:
+        """See `BatchSession.run_piece`."""
         from PIL import Image
 
         package = self._package
-        given = Image.fromarray(pixels[0]) if package.input.image else pixels.astype(np.float32)
+        given = Image.fromarray(images[0]) if package.pixels.image else images.astype(np.float32)
         try:
-            found = self._model.predict({package.input.name: given})
+            found = self._model.predict({package.pixels.name: given})
             if not package.labels:
-                return np.array(found[package.result], np.float32).reshape(len(pixels), -1)
+                return np.array(found[package.result], np.float32).reshape(len(images), -1)
             shares = {str(label): share for label, share in found[package.result].items()}
             return np.array([[shares[label] for label in package.labels]], np.float32)
         except Exception as err:  # coremltools raises bare ones
-            raise Refused(f"Core ML cannot run `{self._path}`: {_line(err)}", hint="export the file again") from err
+            raise Refused(f"Core ML cannot run `{self._artifact.path}`: {_line(err)}", hint="export the file again") from err
+
+    def free(self) -> None:
+        """See `BatchSession.free`."""
+        self._model = None
 
 
 def _coremltools() -> Any:

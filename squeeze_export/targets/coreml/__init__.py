@@ -22,7 +22,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from squeeze_export import __version__
+from squeeze_export import __version__, formats
 from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Graph
@@ -76,25 +76,13 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
 
 
 def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output, read from the package; see `inventory.describe_package`.
-
-    Raises:
-        BadInput: no such package, or not one of pixels in and one row of numbers out.
-    """
-    from squeeze_export.targets.coreml.inventory import describe_package
-
-    return describe_package(path)
+    """See `formats.coreml.describe`."""
+    return formats.format_named(NAME).describe(path)
 
 
 def audit(path: Path) -> Audit:
-    """What is inside the package; see `inventory.audit_package`.
-
-    Raises:
-        BadInput: no such package, or it is damaged.
-    """
-    from squeeze_export.targets.coreml.inventory import audit_package
-
-    return audit_package(path)
+    """See `formats.audited`."""
+    return formats.audited(NAME, path)
 
 
 def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:

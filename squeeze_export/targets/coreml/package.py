@@ -1,28 +1,18 @@
-"""An `.mlpackage` as files: manifest, specification and weights, put together or read back."""
+"""An `.mlpackage` as files: manifest, specification and weights, put together; and coremltools, which writes the two last."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import struct
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from squeeze_export.core import require
-from squeeze_export.errors import BadInput
-from squeeze_export.files import read_content
-
-MAX_SPECIFICATION_BYTES = 256 << 20
 
 _AUTHOR = "com.apple.CoreML"
 _SPECIFICATION, _WEIGHTS = f"{_AUTHOR}/model.mlmodel", f"{_AUTHOR}/weights"
 _MANIFEST, _DATA, _WEIGHT_FILE = "Manifest.json", "Data", "weight.bin"
-_BLOB = struct.Struct("<II3Q")  # sentinel, type, bytes, where they begin, unused bits at their end
-_BLOB_SENTINEL = 0xDEADBEEF
 _NAMESPACE = uuid.UUID("5b4a9a4e-3a55-5f0c-8c6e-1d1d7f6c2a10")
 
 _NOT_NEEDED = (
@@ -71,64 +61,3 @@ def package_files(specification: bytes, weights: bytes) -> dict[str, bytes]:
         f"{_DATA}/{_SPECIFICATION}": specification,
         f"{_DATA}/{_WEIGHTS}/{_WEIGHT_FILE}": weights,
     }
-
-
-@dataclass(frozen=True, eq=False)
-class Package:
-    """A package that was read.
-
-    Attributes:
-        model: the `Model` message.
-        files: every file of the package: path inside it -> bytes.
-        folder: of the specification, inside the package.
-    """
-
-    model: Any
-    files: Mapping[str, bytes]
-    folder: str
-
-    def blob_bytes(self, file_name: str, offset: int) -> int:
-        """How many bytes of data lie at a place of a weight file.
-
-        Args:
-            file_name: as the specification spells it, from `@model_path/` on.
-            offset: of the blob's header.
-
-        Raises:
-            ValueError: there is no such file in the package, or no blob there.
-        """
-        start, _, name = file_name.partition("/")
-        data = self.files.get(f"{self.folder}/{name}", b"")
-        if start != "@model_path" or not 0 <= offset <= len(data) - _BLOB.size:
-            raise ValueError(f"no weights at {offset} of {file_name!r}")
-        sentinel, _, size, begin, _ = _BLOB.unpack_from(data, offset)
-        if sentinel != _BLOB_SENTINEL or begin + size > len(data):
-            raise ValueError(f"damaged weights at {offset} of {file_name!r}")
-        return int(size)
-
-
-def read_package(path: Path) -> Package:
-    """Reads a package. Names in it are only looked up among the files that lie in it: none can lead out.
-
-    Raises:
-        BadInput: it cannot be read, is too large, holds links, or is no Core ML package.
-        Unavailable: coremltools, which knows the format, is not installed.
-    """
-    try:
-        files = read_content(path)
-    except OSError as err:
-        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
-    if isinstance(files, bytes):
-        raise BadInput(f"`{path}` is a file; a Core ML package is a folder")
-    coremltools()
-    decode_error = require("google.protobuf.message", "coreml").DecodeError
-    try:
-        manifest = json.loads(files[_MANIFEST])
-        root = f"{_DATA}/{manifest['itemInfoEntries'][manifest['rootModelIdentifier']]['path']}"
-        specification = files[root]
-        if len(specification) > MAX_SPECIFICATION_BYTES:
-            raise BadInput(f"`{path}` describes itself in more than {MAX_SPECIFICATION_BYTES >> 20} MiB, the most that is read")
-        model = require("coremltools.proto.Model_pb2", "coreml").Model.FromString(specification)
-    except (LookupError, TypeError, ValueError, RecursionError, decode_error) as err:
-        raise BadInput(f"`{path}` is no Core ML package: {err!r}") from err
-    return Package(model, files, root.rpartition("/")[0])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
+import shutil
+import struct
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -15,11 +17,9 @@ import numpy as np
 import pytest
 
 from squeeze_export.core import Artifact, TensorSpec, require
-from squeeze_export.files import read_content
-from squeeze_export.formats.coreml import package as package_reader
-from squeeze_export.formats.coreml.program import Program, read_program
+from squeeze_export.formats.coreml.package import read_package
+from squeeze_export.formats.coreml.program import Program
 from squeeze_export.formats.coreml.values import Array
-from squeeze_export.formats.coreml.wire import Message
 from squeeze_export.runtimes.quiet import quiet
 
 Build = Callable[[Any, Any], Any]
@@ -106,22 +106,45 @@ def artifact(path: Path) -> Artifact:
 
 def program_in(path: Path) -> Program:
     """A package's program, whatever its input is."""
-    content = read_content(path)
-    assert not isinstance(content, bytes)
-    model_path, items = package_reader._manifest(content)
-    spec = Message(memoryview(content[model_path]), "Model")
-    return read_program(spec.message(502, "Program"), package_reader._weights(content, model_path, items))
+    return read_package(path).program
 
 
-def change_model(path: Path, change: Callable[[Any], None]) -> None:
-    """Changes the model file with coremltools' own message classes."""
+def message_of(content: bytes) -> Any:
+    """A model file in coremltools' own message classes."""
     coremltools()
     from coremltools.proto import Model_pb2
 
-    model = Model_pb2.Model()
-    model.ParseFromString((path / SPEC).read_bytes())
+    return Model_pb2.Model.FromString(content)
+
+
+def change_model(path: Path, change: Callable[[Any], None]) -> None:
+    """Changes the model file of a package."""
+    model = message_of((path / SPEC).read_bytes())
     change(model)
     (path / SPEC).write_bytes(model.SerializeToString())
+
+
+def change_bytes(file: Path, at: int, value: bytes) -> None:
+    """Writes other bytes over those at a place of a file."""
+    content = bytearray(file.read_bytes())
+    content[at : at + len(value)] = value
+    file.write_bytes(content)
+
+
+def blobs(path: Path) -> list[tuple[int, int]]:
+    """Where the data in `weight.bin` begin and how long they are, read without the project's reader."""
+    content = (path / WEIGHTS).read_bytes()
+    found, at = [], 64
+    for _ in range(struct.unpack_from("<I", content)[0]):
+        size, start = struct.unpack_from("<QQ", content, at + 8)
+        found.append((start, size))
+        at = (start + size + 63) // 64 * 64
+    return found
+
+
+def copied(path: Path, folder: Path) -> Path:
+    """A copy of a package, to be changed."""
+    return Path(shutil.copytree(path, folder / "a.mlpackage"))
 
 
 def block_of(model: Any) -> Any:
@@ -133,6 +156,67 @@ def block_of(model: Any) -> Any:
 def operation_of(model: Any, operator: str) -> Any:
     """The first operation of a type."""
     return next(operation for operation in block_of(model).operations if operation.type == operator)
+
+
+def operation_named(model: Any, name: str) -> Any:
+    """The operation that makes a tensor."""
+    return next(entry for entry in block_of(model).operations if name in [output.name for output in entry.outputs])
+
+
+def bind(model: Any, name: str, operand: str, source: str) -> None:
+    """Lets an operation read another tensor."""
+    operation_named(model, name).inputs[operand].arguments[0].name = source
+
+
+def set_type(name: str, code: int = 0, sizes: tuple[int, ...] | None = None, rank: int | None = None) -> Callable[[Any], None]:
+    """Changes the declared type of a tensor."""
+
+    def change(model: Any) -> None:
+        for operation in block_of(model).operations:
+            for output in operation.outputs:
+                if output.name == name:
+                    tensor = output.type.tensorType
+                    tensor.dataType = code or tensor.dataType
+                    if sizes is not None:
+                        del tensor.dimensions[:]
+                        for size in sizes:
+                            tensor.dimensions.add().constant.size = size
+                        tensor.rank = len(sizes)
+                    tensor.rank = tensor.rank if rank is None else rank
+
+    return change
+
+
+def point(operator: str, key: str, *tensors: str) -> Callable[[Any], None]:
+    """Binds an argument to other tensors."""
+
+    def change(model: Any) -> None:
+        argument = operation_of(model, operator).inputs[key]
+        del argument.arguments[:]
+        for tensor in tensors:
+            argument.arguments.add().name = tensor
+
+    return change
+
+
+def value_of(operator: str, key: str, change_value: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Changes the constant that an argument is bound to."""
+
+    def change(model: Any) -> None:
+        name = operation_of(model, operator).inputs[key].arguments[0].name
+        held = next(entry for entry in block_of(model).operations if entry.outputs[0].name == name)
+        change_value(held.attributes["val"])
+
+    return change
+
+
+def real(wanted: float) -> Callable[[Any], None]:
+    """A constant's new value, for `value_of`."""
+
+    def change(value: Any) -> None:
+        value.immediateValue.tensor.floats.values[0] = wanted
+
+    return change
 
 
 def int8_network(mb: Any, x: Any) -> Any:

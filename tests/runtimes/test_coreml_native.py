@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coreml_packages import artifact, int8_network, pixels, program_in, written
+from coreml_packages import artifact, pixels, program_in, written
 from PIL import Image
 
 from squeeze_export.core import Session
 from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.runtimes.coreml import evaluator as coreml_evaluator
-from squeeze_export.runtimes.coreml import native as coreml
+from squeeze_export.runtimes.coreml import evaluator, native
 
 
 class MLCPUComputeDevice:
@@ -84,9 +83,9 @@ class Mac:
         return SimpleNamespace(model_structure=structure, get_compute_device_usage_for_mlprogram_operation=usage)
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return written(tmp_path_factory.mktemp("image"), int8_network, color="RGB", name="image")
+@pytest.fixture
+def package(int8_mlpackage: Path) -> Path:
+    return int8_mlpackage
 
 
 @pytest.fixture
@@ -116,13 +115,13 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> Mac:
     return mac
 
 
-def opened(path: Path, device: str = "cpu") -> coreml.CoremlSession:
-    return coreml.open_session(artifact(path), device=device, threads=1)
+def opened(path: Path, device: str = "cpu") -> native.CoremlSession:
+    return native.open_session(artifact(path), device=device, threads=1)
 
 
 @pytest.mark.parametrize(("device", "units"), [("cpu", "CPU_ONLY"), ("gpu", "CPU_AND_GPU"), ("npu", "CPU_AND_NE")])
 def test_a_device_becomes_compute_units(package: Path, mac: Mac, device: str, units: str) -> None:
-    assert coreml.devices() == ("cpu", "gpu", "npu")
+    assert native.devices() == ("cpu", "gpu", "npu")
     session: Session = opened(package, device)
     assert mac.opened == [(str(package), units)]
     assert (session.runtime, session.evidence, session.device, session.threads) == ("coreml", "measured", device, 1)
@@ -147,7 +146,7 @@ def test_a_device_that_core_ml_passes_over_is_unavailable(package: Path, mac: Ma
 
 def test_a_mac_without_a_neural_engine_says_so(package: Path, mac: Mac) -> None:
     del mac.devices[2]
-    assert coreml.devices() == ("cpu", "gpu")
+    assert native.devices() == ("cpu", "gpu")
     with pytest.raises(Unavailable, match="no device `npu` here") as caught:
         opened(package, "npu")
     assert caught.value.hint == "it has: cpu, gpu"
@@ -169,7 +168,7 @@ def test_an_image_goes_in_one_by_one_as_a_picture(package: Path, mac: Mac) -> No
 
 
 def test_it_answers_as_the_evaluator_where_core_ml_computes_the_same(package: Path, mac: Mac) -> None:
-    expected = coreml_evaluator.open_session(artifact(package), device="cpu", threads=1)
+    expected = evaluator.open_session(artifact(package), device="cpu", threads=1)
     mac.answer = lambda images: {"logits": expected.infer(images)}
     np.testing.assert_array_equal(opened(package).infer(pixels(4)), expected.infer(pixels(4)))
 
@@ -237,7 +236,7 @@ def test_a_mac_that_is_too_old_is_unavailable(mac: Mac, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(sys.modules["coremltools"].models.MLModel, "get_available_compute_devices", staticmethod(fail))
     with pytest.raises(Unavailable, match=r"macOS >= 14\.0") as caught:
-        coreml.devices()
+        native.devices()
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("Core ML tells its devices from macOS 14.4 on; `--runtime coreml-evaluator`")
 
@@ -248,12 +247,12 @@ def test_a_batch_of_another_shape_or_dtype_is_an_error_of_the_caller(package: Pa
         with pytest.raises(ValueError, match="takes uint8"):
             session.infer(batch)
     with pytest.raises(BadInput, match="`0` threads"):
-        coreml.open_session(artifact(package), device="cpu", threads=0)
+        native.open_session(artifact(package), device="cpu", threads=0)
 
 
 def test_elsewhere_it_is_unavailable(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
-    for attempt in (coreml.devices, lambda: opened(package)):
+    for attempt in (native.devices, lambda: opened(package)):
         with pytest.raises(Unavailable, match="Core ML runs on macOS, this is Linux") as caught:
             attempt()
         assert caught.value.hint is not None
@@ -264,11 +263,11 @@ def test_without_coremltools_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setitem(sys.modules, "coremltools", None)
     with pytest.raises(Unavailable, match="`coremltools` is not installed"):
-        coreml.devices()
+        native.devices()
 
 
 def test_inner_tensors_are_the_evaluators(package: Path) -> None:
     with pytest.raises(Unavailable, match="shows no inner tensors") as caught:
-        coreml.inner_values(artifact(package), ["conv1"], pixels(1))
+        native.inner_values(artifact(package), ["conv1"], pixels(1))
     assert caught.value.hint is not None
     assert "coreml-evaluator" in caught.value.hint
