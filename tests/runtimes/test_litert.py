@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import types
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +15,21 @@ import pytest
 from ai_edge_litert import interpreter as litert_interpreter
 from ai_edge_litert import schema_py_generated as schema
 
-from squeeze_export.core import Artifact, EmitOptions, Preprocess, TensorSpec
+from squeeze_export.core import Artifact
 from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
-from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import FP16, FP32, INT8, INT8_NPU, QuantizedGraph
-from squeeze_export.graph.run import FloatRunner
-from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
-from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import runtime_named
 from squeeze_export.runtimes.tflite import litert
 from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN, TENSORFLOW_LITE, TFLITE_RUNTIME, takes_pixels
 from squeeze_export.runtimes.tflite.placement import contents_of, kernels_and_placement
 from squeeze_export.targets import tflite
+from tests.runtimes.tflite_files import artifact, emitted, small, table
 
-ANY = TensorSpec("", (), "", "")
-
-
-@cache
-def small() -> tuple[Graph, QuantizedGraph, Any]:
-    """A random network of one Fire module with its table, and 8 random images to run."""
-    rng = np.random.default_rng(3)
-    arch = Architecture("small", 8, 3, (Fire(4, 8, 8),), (0,), 10, 1)
-    tensors = {key: rng.normal(0, 0.3, shape).astype(np.float32) for key, shape in tensor_shapes(arch).items()}
-    graph = build_graph(arch, tensors, Preprocess(48, 48, "bilinear", "rgb", (120.0,) * 3, (60.0,) * 3))
-    pixels = rng.integers(0, 256, (24, 6, 6, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
-    return graph, quantize(graph, pixels[:16], FloatRunner(graph), INT8), pixels[16:]
-
-
-def artifact(folder: Path, content: bytes) -> Artifact:
-    path = folder / "net.tflite"
-    path.write_bytes(content)
-    return Artifact(path, "tflite", "int8", "", len(content), ANY, ANY)
-
-
-def int8_artifact(folder: Path, options: EmitOptions = EmitOptions()) -> Artifact:  # noqa: B008
-    return artifact(folder, tflite.emit(small()[1], INT8, options, {}))
+PIXELS = small()[1][16:]
 
 
 def test_a_session_reports_what_the_interpreter_says(tmp_path: Path) -> None:
-    session = litert.open_session(int8_artifact(tmp_path), device="cpu", threads=2)
+    session = litert.open_session(emitted(tmp_path), device="cpu", threads=2)
     assert (session.runtime, session.device, session.threads, session.kernels) == ("litert", "cpu", 2, "XNNPACK")
     # QUANTIZE, 5 convolutions, 2 pools, CONCATENATION, PAD in integers; DEQUANTIZE and MEAN not.
     placement = session.placement
@@ -66,8 +39,8 @@ def test_a_session_reports_what_the_interpreter_says(tmp_path: Path) -> None:
 
 
 def test_builtin_kernels_are_close_and_say_so(tmp_path: Path) -> None:
-    _, quantized, pixels = small()
-    session = LITERT_BUILTIN.open_session(int8_artifact(tmp_path), device="cpu", threads=1)
+    quantized, pixels = table("int8"), PIXELS
+    session = LITERT_BUILTIN.open_session(emitted(tmp_path), device="cpu", threads=1)
     assert (session.runtime, session.kernels) == ("litert-builtin", "builtin")
     assert "0 delegate node(s) took over 0 of 12" in session.placement.source
     expected = IntegerRunner(quantized)(pixels)
@@ -75,9 +48,9 @@ def test_builtin_kernels_are_close_and_say_so(tmp_path: Path) -> None:
     assert np.abs(session.infer(pixels) - expected).max() < 2 * step
 
 
-@pytest.mark.parametrize("scheme", [FP32, FP16], ids=lambda scheme: scheme.name)
-def test_a_float_file_runs_nothing_in_integers(tmp_path: Path, scheme: Any) -> None:
-    item = artifact(tmp_path, tflite.emit(small()[0], scheme, EmitOptions(), {}))
+@pytest.mark.parametrize("scheme", ["fp32", "fp16"])
+def test_a_float_file_runs_nothing_in_integers(tmp_path: Path, scheme: str) -> None:
+    item = emitted(tmp_path, scheme)
     session = litert.open_session(item, device="cpu", threads=1)
     assert (session.kernels, session.placement.integer_count, session.placement.integer_mac_share) == ("XNNPACK", 0, 0.0)
     # Widening the fp16 weights is no part of an inference: both schemes run the same operators.
@@ -85,14 +58,15 @@ def test_a_float_file_runs_nothing_in_integers(tmp_path: Path, scheme: Any) -> N
 
 
 def test_a_file_without_weights_has_no_share(tmp_path: Path) -> None:
-    content = tflite.emit(small()[1], INT8, EmitOptions(), {})
 
     def keep_the_front(model: Any) -> None:
         (subgraph,) = model.subgraphs
         subgraph.tensors[1].shape, subgraph.tensors[1].type = [1, 48], schema.TensorType.FLOAT32
         subgraph.outputs, subgraph.operators, model.signatureDefs = [1], [], None
 
-    session = LITERT_BUILTIN.open_session(artifact(tmp_path, edited(content, keep_the_front)), device="cpu", threads=1)
+    session = LITERT_BUILTIN.open_session(
+        emitted(tmp_path, edit=lambda content: edited(content, keep_the_front)), device="cpu", threads=1
+    )
     assert (session.placement.operator_count, session.placement.integer_mac_share) == (0, 0.0)
 
 
@@ -115,11 +89,11 @@ def test_the_convolutions_name_the_kernels(delegated: tuple[int, ...], kernels: 
     assert (placement.integer_count, placement.integer_mac_share) == (3, 1.0)
 
 
-@pytest.mark.parametrize("options", [EmitOptions(4), EmitOptions("dynamic"), EmitOptions("dynamic", "float32")], ids=str)
-def test_batches_are_split_filled_and_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: EmitOptions) -> None:
-    _, _, pixels = small()
-    one = litert.open_session(int8_artifact(tmp_path), device="cpu", threads=1).infer(pixels)
-    session = litert.open_session(int8_artifact(tmp_path, options), device="cpu", threads=1)
+@pytest.mark.parametrize("options", [{"batch": 4}, {"batch": "dynamic"}, {"batch": "dynamic", "input_dtype": "float32"}], ids=str)
+def test_batches_are_split_filled_and_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any) -> None:
+    pixels = PIXELS
+    one = litert.open_session(emitted(tmp_path), device="cpu", threads=1).infer(pixels)
+    session = litert.open_session(emitted(tmp_path, **options), device="cpu", threads=1)
     for count in (8, 1, 3, 6):
         np.testing.assert_array_equal(session.infer(pixels[:count]), one[:count])
     monkeypatch.setattr(session, "most", max(session.least, 3))
@@ -127,8 +101,8 @@ def test_batches_are_split_filled_and_cut(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_answers_survive_the_next_call(tmp_path: Path) -> None:
-    _, _, pixels = small()
-    session = litert.open_session(int8_artifact(tmp_path), device="cpu", threads=1)
+    pixels = PIXELS
+    session = litert.open_session(emitted(tmp_path), device="cpu", threads=1)
     first = session.infer(pixels[:1])
     kept = first.copy()
     session.infer(pixels[1:2])
@@ -137,8 +111,8 @@ def test_answers_survive_the_next_call(tmp_path: Path) -> None:
 
 
 def test_misuse_is_told_from_the_files_own_shape(tmp_path: Path) -> None:
-    _, _, pixels = small()
-    session = litert.open_session(int8_artifact(tmp_path), device="cpu", threads=1)
+    pixels = PIXELS
+    session = litert.open_session(emitted(tmp_path), device="cpu", threads=1)
     for wrong in (pixels[:, :40], pixels.astype(np.float32), pixels[:0]):
         with pytest.raises(ValueError, match=r"the file takes uint8 \('N', 48, 48, 3\)"):
             session.infer(wrong)
@@ -149,21 +123,21 @@ def test_misuse_is_told_from_the_files_own_shape(tmp_path: Path) -> None:
 
 
 def test_a_failing_runtime_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = litert.open_session(int8_artifact(tmp_path), device="cpu", threads=1)
+    session = litert.open_session(emitted(tmp_path), device="cpu", threads=1)
 
     def fail(self: Any) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(litert_interpreter.Interpreter, "invoke", fail)
     with pytest.raises(Refused, match="`litert` failed on a batch of `1` images: out of memory"):
-        session.infer(small()[2][:1])
+        session.infer(PIXELS[:1])
 
 
 def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     def opened(item: Artifact, device: str = "cpu", threads: int = 1) -> None:
         litert.open_session(item, device=device, threads=threads)
 
-    good = int8_artifact(tmp_path)
+    good = emitted(tmp_path)
     with pytest.raises(Unavailable, match="`litert` has no device `tpu`") as caught:
         opened(good, device="tpu")
     assert caught.value.hint == "it runs on: cpu"
@@ -171,7 +145,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
         opened(good, threads=0)
     content = good.path.read_bytes()
     for bad in (b"PK\x03\x04 an archive", content[:2000], b""):
-        with pytest.raises(Refused, match=r"`litert` cannot open `.*net.tflite`: ") as refused:
+        with pytest.raises(Refused, match=r"`litert` cannot open `.*net.int8.tflite`: ") as refused:
             opened(artifact(tmp_path, bad))
         assert "\n" not in refused.value.message
 
@@ -217,7 +191,7 @@ def test_inputs_that_pixels_can_be_given_to(dtype: Any, scale: float, zero_point
 )
 def test_the_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: Any, module: str, hint: str) -> None:
     """The same interpreter under another name: LiteRT's stands in for it."""
-    item = int8_artifact(tmp_path)
+    item = emitted(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)
     for attempt in (runtime.devices, lambda: runtime.open_session(item, device="cpu", threads=1)):
         with pytest.raises(Unavailable, match=f"`{module}` is not installed") as caught:
@@ -230,7 +204,7 @@ def test_the_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run
     assert runtime.devices() == ("cpu",)
     session = runtime.open_session(item, device="cpu", threads=1)
     assert session.runtime == runtime.NAME
-    assert session.infer(small()[2][:2]).shape == (2, 10)
+    assert session.infer(PIXELS[:2]).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", tflite.RUNTIMES)
@@ -244,7 +218,7 @@ def test_devices() -> None:
 
 def test_nothing_reaches_stderr(tmp_path: Path) -> None:
     """In a process of its own: LiteRT announces its delegate from C++, once."""
-    item = int8_artifact(tmp_path, EmitOptions("dynamic"))
+    item = emitted(tmp_path, batch="dynamic")
     code = f"""
 import numpy as np
 from pathlib import Path
@@ -269,9 +243,8 @@ def edited(content: bytes, change: Any) -> bytes:
 
 def test_integer_logits_are_given_as_real_values(tmp_path: Path) -> None:
     """The file's output is int8; what the session gives is that, by scale and zero point."""
-    graph, _, pixels = small()
-    quantized = quantize(graph, pixels, FloatRunner(graph), INT8_NPU)
-    session = litert.open_session(artifact(tmp_path, tflite.emit(quantized, INT8_NPU, EmitOptions(), {})), device="cpu", threads=1)
+    quantized, pixels = table("int8-npu"), PIXELS
+    session = litert.open_session(emitted(tmp_path, "int8-npu"), device="cpu", threads=1)
     logits, q = session.infer(pixels), quantized.tensors["logits"]
     steps = logits / np.float32(q.scale) + q.zero_point
     assert logits.dtype == np.float32

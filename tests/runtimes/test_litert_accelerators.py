@@ -8,31 +8,23 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from squeeze_export.core import Artifact, EmitOptions, Preprocess, Session, TensorSpec
+from squeeze_export.core import Artifact, Session
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.formats.contents import FileOperator
-from squeeze_export.graph.build import build_graph
-from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import QuantizedGraph, scheme_named
-from squeeze_export.graph.run import FloatRunner
-from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
-from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes.tflite import accelerator_probe, accelerators, litert
 from squeeze_export.runtimes.tflite.accelerator_process import LitertProcess
 from squeeze_export.runtimes.tflite.compiled_model import Division, division_of
 from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN
 from squeeze_export.runtimes.tflite.placement import contents_of, placement, taken_of
-from squeeze_export.targets import tflite
 from tests.lint.planted import planted
+from tests.runtimes.tflite_files import emitted, small, table
 
-ANY = TensorSpec("", (), "", "")
 SOFTWARE_DRIVERS = (
     "/usr/share/vulkan/icd.d/lvp_icd*.json",
     "/usr/lib/chromium/vk_swiftshader_icd.json",
@@ -78,30 +70,6 @@ def why_not_taken(driver: str, patch: pytest.MonkeyPatch) -> str | None:
     return caught.value.message
 
 
-@cache
-def small() -> tuple[Graph, Any]:
-    """A random network of one Fire module, and 24 images; the last 4 are run."""
-    rng = np.random.default_rng(3)
-    arch = Architecture("small", 8, 3, (Fire(4, 8, 8),), (0,), 10, 1)
-    tensors = {key: rng.normal(0, 0.3, shape).astype(np.float32) for key, shape in tensor_shapes(arch).items()}
-    graph = build_graph(arch, tensors, Preprocess(48, 48, "bilinear", "rgb", (120.0,) * 3, (60.0,) * 3))
-    return graph, rng.integers(0, 256, (24, 6, 6, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
-
-
-@cache
-def table(scheme: str) -> QuantizedGraph:
-    graph, pixels = small()
-    return quantize(graph, pixels[:20], FloatRunner(graph), scheme_named(scheme))
-
-
-def artifact(folder: Path, scheme: str, edit: Any = None, **options: Any) -> Artifact:
-    chosen = scheme_named(scheme)
-    content = tflite.emit(table(scheme) if chosen.integer else small()[0], chosen, EmitOptions(**options), {})
-    path = folder / f"net.{scheme}.tflite"
-    path.write_bytes(edit(content) if edit else content)
-    return Artifact(path, "tflite", scheme, "", len(content), ANY, ANY)
-
-
 def both(item: Artifact) -> tuple[Session, Any, Any]:
     """The session on the GPU, closed, and the logits of it and of the CPU."""
     pixels = small()[1][20:]
@@ -116,7 +84,7 @@ def both(item: Artifact) -> tuple[Session, Any, Any]:
 @pytest.mark.usefixtures("software_gpu")
 def test_an_fp32_file_on_webgpu(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert litert.devices()[:2] == ("cpu", "gpu")
-    session, logits, expected = both(artifact(tmp_path, "fp32"))
+    session, logits, expected = both(emitted(tmp_path, "fp32"))
     assert np.abs(logits - expected).max() < 1e-3
     assert np.abs(logits[1:] - expected[:-1]).max() > 1e-2  # another image's logits would not pass
     assert (session.runtime, session.device, session.threads, session.evidence) == ("litert", "gpu", 1, "emulated")
@@ -135,7 +103,7 @@ def test_an_fp32_file_on_webgpu(tmp_path: Path, capfd: pytest.CaptureFixture[str
 @pytest.mark.usefixtures("software_gpu")
 @pytest.mark.parametrize(("scheme", "pixels"), [("int8", "uint8"), ("int8-npu", "uint8"), ("int8", "int8")])
 def test_an_integer_file_is_computed_in_floats_there(tmp_path: Path, scheme: str, pixels: str) -> None:
-    session, logits, expected = both(artifact(tmp_path, scheme, input_dtype=pixels))
+    session, logits, expected = both(emitted(tmp_path, scheme, input_dtype=pixels))
     step = table(scheme).tensors["conv10"].scale
     assert np.abs(logits - expected).max() <= 2 * step
     told = session.placement
@@ -147,7 +115,7 @@ def test_an_integer_file_is_computed_in_floats_there(tmp_path: Path, scheme: str
 @pytest.mark.usefixtures("software_gpu")
 @pytest.mark.parametrize("batch", [3, "dynamic"])
 def test_any_number_of_images(tmp_path: Path, batch: int | str) -> None:
-    _, logits, expected = both(artifact(tmp_path, "fp32", batch=batch))
+    _, logits, expected = both(emitted(tmp_path, "fp32", batch=batch))
     assert logits.shape == (4, 10)
     assert np.abs(logits - expected).max() < 1e-3
 
@@ -155,7 +123,7 @@ def test_any_number_of_images(tmp_path: Path, batch: int | str) -> None:
 @pytest.mark.usefixtures("software_gpu")
 def test_what_the_gpu_does_not_take_is_told(tmp_path: Path) -> None:
     """A planted operator cuts the file in two; the GPU is given the larger part."""
-    item = artifact(tmp_path, "int8", lambda content: planted(content, "fire2/squeeze1x1", "RELU_0_TO_1"))
+    item = emitted(tmp_path, "int8", lambda content: planted(content, "fire2/squeeze1x1", "RELU_0_TO_1"))
     session, logits, expected = both(item)
     assert np.abs(logits - expected).max() <= 2 * table("int8").tensors["conv10"].scale
     assert session.facts["fully_accelerated"] is False
@@ -170,13 +138,13 @@ def test_what_the_gpu_does_not_take_is_told(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("software_gpu")
 def test_a_file_divided_in_a_way_that_cannot_be_told_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"does not tell which are where: CONV_2D: Tensor type\(INT16\) is not supported") as caught:
-        litert.open_session(artifact(tmp_path, "int16x8"), device="gpu", threads=1)
+        litert.open_session(emitted(tmp_path, "int16x8"), device="gpu", threads=1)
     assert caught.value.hint == "--device cpu"
 
 
 @pytest.mark.usefixtures("software_gpu")
 def test_a_driver_that_ends_the_process_ends_the_session_only(tmp_path: Path) -> None:
-    session: Any = litert.open_session(artifact(tmp_path, "fp32"), device="gpu", threads=1)
+    session: Any = litert.open_session(emitted(tmp_path, "fp32"), device="gpu", threads=1)
     with pytest.raises(ValueError, match="the file takes uint8"):
         session.infer(small()[1][:, :40])
     os.kill(session._process.pid, signal.SIGKILL)
@@ -190,12 +158,12 @@ def test_a_driver_that_does_not_answer_is_no_device(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("VK_ICD_FILENAMES", str(tmp_path / "none.json"))
     assert litert.devices() == ("cpu",)
     with pytest.raises(Unavailable, match="LiteRT has no device `gpu` here: ") as caught:
-        litert.open_session(artifact(tmp_path, "fp32"), device="gpu", threads=1)
+        litert.open_session(emitted(tmp_path, "fp32"), device="gpu", threads=1)
     assert "mesa-vulkan-drivers" in str(caught.value.hint)
 
 
 def test_absent_accelerators_are_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    item = artifact(tmp_path, "fp32")
+    item = emitted(tmp_path, "fp32")
     monkeypatch.setattr(accelerators, "NPU_NODES", ())
     with pytest.raises(Unavailable, match="LiteRT has no device `npu` here: no driver of an NPU has a device file") as caught:
         litert.open_session(item, device="npu", threads=1)
@@ -244,7 +212,7 @@ def test_a_file_that_an_accelerator_does_not_take_is_not_run_on_the_cpu(tmp_path
     """LiteRT has an NPU accelerator in its list here, and no NPU: asked for it alone, it refuses."""
     if "npu" in litert.devices():
         pytest.skip("there is an NPU on this machine")
-    content = artifact(tmp_path, "int8").path.read_bytes()
+    content = emitted(tmp_path, "int8").path.read_bytes()
     with pytest.raises(Refused, match="NPU accelerator does not take all of the file"):
         LitertProcess(
             content,

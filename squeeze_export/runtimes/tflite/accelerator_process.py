@@ -16,7 +16,7 @@ import numpy as np
 
 from squeeze_export.core import FloatArray
 from squeeze_export.errors import Refused
-from squeeze_export.runtimes.tflite.compiled_model import Compiled, NotAll, compile_alone, compile_beside_cpu
+from squeeze_export.runtimes.tflite.compiled_model import LitertModel, NotAll, compile_alone, compile_beside_cpu
 from squeeze_export.workers.worker import Failed, Late, Worker
 
 OPEN_S, RUN_S = 300, 120
@@ -114,7 +114,7 @@ def run_file(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> Answer:
     return {}, {}
 
 
-def _mapped(opened: Compiled, file: str, side: str) -> tuple[str, Any, Any]:
+def _mapped(opened: LitertModel, file: str, side: str) -> tuple[str, Any, Any]:
     """Name of the one input or output, the mapped array, and LiteRT's buffers."""
     model = opened.model
     (key,) = model.get_signature_list()

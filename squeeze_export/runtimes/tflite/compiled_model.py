@@ -18,7 +18,7 @@ _NOT_ALL = "Some ops are not accelerated"
 
 
 @dataclass
-class Compiled:
+class LitertModel:
     """A file that LiteRT has compiled.
 
     Attributes:
@@ -71,7 +71,7 @@ class NotAll(Refused):
         self.division = division
 
 
-def compile_alone(content: bytes, device: str, threads: int) -> Compiled:
+def compile_alone(content: bytes, device: str, threads: int) -> LitertModel:
     """Compiles a file for an accelerator and nothing else, so that nothing can run on the CPU unnoticed.
 
     With the CPU beside it, LiteRT calls a file fully accelerated even where XNNPACK runs a part of it.
@@ -95,7 +95,7 @@ def compile_alone(content: bytes, device: str, threads: int) -> Compiled:
     return found
 
 
-def compile_beside_cpu(content: bytes, threads: int) -> Compiled:
+def compile_beside_cpu(content: bytes, threads: int) -> LitertModel:
     """Compiles a file for the GPU, and for the CPU what the GPU does not take; see `compile_alone`."""
     return _compile(content, "gpu", threads, beside_cpu=True)
 
@@ -112,7 +112,7 @@ def division_of(log: tuple[str, ...]) -> Division | None:
     return Division(kinds, int(match[1]), int(match[2]), lines)
 
 
-def _compile(content: bytes, device: str, threads: int, *, beside_cpu: bool) -> Compiled:
+def _compile(content: bytes, device: str, threads: int, *, beside_cpu: bool) -> LitertModel:
     module = require("ai_edge_litert.compiled_model", "tflite")
     kinds = module.HardwareAccelerator
     wanted = kinds[device.upper()]
@@ -135,7 +135,7 @@ def _compile(content: bytes, device: str, threads: int, *, beside_cpu: bool) -> 
             raise NotAll(f"LiteRT's {device.upper()} accelerator does not take all of the file{why}", told) from failure
         raise Refused(f"LiteRT cannot compile the file for its {device.upper()}: {_failure(log, failure)}") from failure
     names = [match[1] for line in log if (match := _REGISTERED.search(line)) and match[1].upper().startswith(device.upper())]
-    return Compiled(model, names[0] if names else device.upper(), log)
+    return LitertModel(model, names[0] if names else device.upper(), log)
 
 
 def _failure(log: tuple[str, ...], failure: BaseException) -> str:
