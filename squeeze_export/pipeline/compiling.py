@@ -14,7 +14,7 @@ from squeeze_export.measure.host import tool_versions
 from squeeze_export.pipeline.export import keep_compiled
 from squeeze_export.pipeline.job import Done, Job, carry_out
 from squeeze_export.pipeline.measuring import Comparing, measured, row_of
-from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, check_device
+from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, check_device, kept
 from squeeze_export.results import Measurement, Report
 from squeeze_export.targets import target_named
 
@@ -117,9 +117,7 @@ def _compiled(source: Artifact, module: Compiler, chip: str, settings: Mapping[s
         path = source.path.with_name(f"{stem}.{chip}{module.SUFFIX}")
         return _ForChip(chip, keep_compiled(compiled.content, path, source, module.NAME, provenance), compiled)
     except SqueezeExportError as err:
-        if alone:
-            raise
-        return _ForChip(chip, failure=err)
+        return _ForChip(chip, failure=kept(err, alone=alone))
 
 
 def _measured(

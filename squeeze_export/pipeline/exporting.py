@@ -13,6 +13,7 @@ from squeeze_export.pipeline.calibration import Calibration
 from squeeze_export.pipeline.export import export_checked
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.processes import Order, export_apart
+from squeeze_export.pipeline.sessions import kept
 from squeeze_export.pipeline.vendor import Vendor, export_vendor
 
 
@@ -88,6 +89,4 @@ def _one(target: str, plan: ExportPlan, *, alone: bool) -> Exported:
             made = export_checked(product.network, target, product.scheme, product.out, name=plan.name, options=plan.options)
         return Exported(target, (*plain, made))
     except SqueezeExportError as err:
-        if alone:
-            raise
-        return Exported(target, failure=err)
+        return Exported(target, failure=kept(err, alone=alone))

@@ -114,6 +114,13 @@ def _has(runtime: str, device: str) -> bool:
         return False
 
 
+def kept(failure: SqueezeExportError, *, alone: bool) -> SqueezeExportError:
+    """The one rule for failures: of a single target, file or chip it is raised; among several it is kept for its row."""
+    if alone:
+        raise failure
+    return failure
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What became of an entry so far.
@@ -135,10 +142,8 @@ class Outcome:
     failure: SqueezeExportError | None = None
 
     def failed(self, failure: SqueezeExportError) -> Outcome:
-        """The one rule for failures: alone it is raised, among others it is kept."""
-        if self.alone:
-            raise failure
-        return replace(self, failure=failure)
+        """With its failure; see `kept`."""
+        return replace(self, failure=kept(failure, alone=self.alone))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from squeeze_export.core import EmitOptions
 INPUTS = ("uint8", "float32", "int8")
 
 
-class Batch(click.ParamType[int | Literal["dynamic"]]):
+class BatchSize(click.ParamType[int | Literal["dynamic"]]):
     """A batch size or `dynamic`."""
 
     name = "N|dynamic"
@@ -38,7 +38,7 @@ def form_options(inputs: Sequence[str]) -> tuple[Option, ...]:
         option(
             "--batch",
             group="File",
-            type=Batch(),
+            type=BatchSize(),
             default="1",
             show_default=True,
             metavar="N|dynamic",
