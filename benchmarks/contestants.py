@@ -68,7 +68,7 @@ def _made(folder: Path, everything: bool) -> list[Contestant]:
                 found.append(_one(folder, network, file, target, "int8", "best", OURS_BEST, _best(folder / network, file)))
         for target in PEERS:
             peer = peer_of(target)
-            found += [_one(folder, network, file, target, "int8", recipe, peer.method(recipe)) for recipe in peer.RECIPES]
+            found += [_one(folder, network, file, target, "int8", recipe, peer.method(recipe)) for recipe in peer.METHODS]
     return found
 
 

@@ -7,10 +7,11 @@ satisfies `Peer`, and one line in `PEERS`.
 from __future__ import annotations
 
 import importlib
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from squeeze_export.core import ByteArray
 from squeeze_export.errors import BadInput
 from squeeze_export.files import Content
 from squeeze_export.graph.nodes import Graph
+from squeeze_export.registry import filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,18 +56,24 @@ class Peer(Protocol):
     """What a peer's module offers. Frameworks are imported inside the functions, and only in the peer's own process.
 
     Attributes:
-        NAME: of the vendor's tool.
+        NAME: of the vendor's package.
         TARGET: what it writes.
+        TOOL: what error messages call it.
         PACKAGES: distributions whose versions a product is to be known by; those that are installed are named.
-        RECIPES: names for `--recipe`; the first is the vendor's default.
+        METHODS: name for `--recipe` -> what is done, in the vendor's own words; the first is the vendor's default.
         LABELLED: those of them that need `Source.validation` and `Source.labels`.
     """
 
     NAME: str
     TARGET: str
+    TOOL: str
     PACKAGES: tuple[str, ...]
-    RECIPES: tuple[str, ...]
-    LABELLED: tuple[str, ...]
+    METHODS: Mapping[str, str]
+    LABELLED: tuple[str, ...] = ()
+
+    @abstractmethod
+    def work(self, source: Source, recipe: str, folder: Path) -> Content:
+        """Quantizes, in the peer's own process; see `quantize`. `folder` is empty, for the tool's own files."""
 
     def method(self, recipe: str) -> str:
         """What is done, in the vendor's own words; for provenance and reports.
@@ -73,6 +81,9 @@ class Peer(Protocol):
         Raises:
             BadInput: no such recipe.
         """
+        if recipe not in self.METHODS:
+            raise BadInput(f"{self.TOOL} has no recipe called `{recipe}`", hint=f"one of: {', '.join(self.METHODS)}")
+        return self.METHODS[recipe]
 
     def quantize(self, source: Source, recipe: str) -> Content:
         """Lets the vendor's tool quantize; it works on every image, at a batch of 1 unless `method` says otherwise.
@@ -85,6 +96,12 @@ class Peer(Protocol):
             Unavailable: the tool is not installed.
             Refused: the tool failed; the message is its own last word.
         """
+        from squeeze_export.peers.process import run_apart  # which knows `Source`
+
+        self.method(recipe)
+        if recipe in self.LABELLED and source.validation is None:
+            raise BadInput(f"{self.TOOL}'s accuracy control needs labelled images", hint="--eval DIR --labels FILE")
+        return run_apart(PEERS[self.TARGET], source, recipe, tool=self.TOOL)
 
 
 PEERS: Mapping[str, str] = {
@@ -104,7 +121,8 @@ def peer_of(target: str) -> Peer:
     """
     if target not in PEERS:
         raise BadInput(f"no vendor's quantizer is known for `{target}`", hint=f"there is one for: {', '.join(PEERS)}")
-    return cast(Peer, importlib.import_module(PEERS[target]))
+    peer: Peer = filled(importlib.import_module(PEERS[target]), Peer)
+    return peer
 
 
 def peer_for(target: str, recipe: str) -> Peer:
@@ -116,14 +134,3 @@ def peer_for(target: str, recipe: str) -> Peer:
     peer = peer_of(target)
     peer.method(recipe)
     return peer
-
-
-def method_of(methods: Mapping[str, str], recipe: str, tool: str) -> str:
-    """The entry of a peer's own list of methods.
-
-    Raises:
-        BadInput: there is none.
-    """
-    if recipe not in methods:
-        raise BadInput(f"{tool} has no recipe called `{recipe}`", hint=f"one of: {', '.join(methods)}")
-    return methods[recipe]

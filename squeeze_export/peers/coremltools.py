@@ -16,37 +16,24 @@ import numpy as np
 
 from squeeze_export.core import ByteArray, require
 from squeeze_export.files import Content, read_content
-from squeeze_export.peers import Source, method_of
+from squeeze_export.peers import Source
 from squeeze_export.peers._network import with_mean_outside
 from squeeze_export.peers._torch_network import torch_network
-from squeeze_export.peers.process import EXTRA, run_apart
+from squeeze_export.peers.process import EXTRA
 
 NAME = "coremltools"
 TARGET = "coreml"
 PACKAGES = ("coremltools", "torch")
-_TOOL = "coremltools' quantizer"
+TOOL = "coremltools' quantizer"
 BATCH = 32
 """Images at once: the quantizer's observers average the extremes of batches (0.01 of each new one), so the batch has a say in
 the ranges. Image by image they are much too narrow (v1.1: 21 dB instead of 28)."""
-_METHODS: Mapping[str, str] = {
+METHODS: Mapping[str, str] = {
     "vendor": (
         "coremltools.optimize.torch.quantization.LinearQuantizer, symmetric, moving_average_min_max, "
         f"calibrated in batches of {BATCH}, then coremltools.convert for iOS 17 (float16 in between)"
     ),
 }
-RECIPES = tuple(_METHODS)
-LABELLED: tuple[str, ...] = ()
-
-
-def method(recipe: str) -> str:
-    """What is done, in the vendor's words."""
-    return method_of(_METHODS, recipe, _TOOL)
-
-
-def quantize(source: Source, recipe: str) -> Content:
-    """See `Peer.quantize`."""
-    method(recipe)
-    return run_apart(__name__, source, recipe, tool=_TOOL)
 
 
 def work(source: Source, recipe: str, folder: Path) -> Content:

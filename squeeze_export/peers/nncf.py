@@ -16,23 +16,22 @@ from typing import Any
 import numpy as np
 
 from squeeze_export.core import ByteArray, require
-from squeeze_export.errors import BadInput
 from squeeze_export.files import Content, read_content
-from squeeze_export.peers import Source, method_of
+from squeeze_export.peers import Source
 from squeeze_export.peers._network import with_mean_outside
 from squeeze_export.peers._torch_network import torch_network
-from squeeze_export.peers.process import EXTRA, run_apart
+from squeeze_export.peers.process import EXTRA
 
 NAME = "nncf"
 TARGET = "openvino"
 PACKAGES = ("nncf", "openvino", "torch")
-_TOOL = "NNCF"
+TOOL = "NNCF"
 _MODEL_FILE = "model.xml"
 MAX_DROP = 0.01
 """Of top-1 accuracy, as a share of the images; NNCF's own default."""
 _CONVERTED = "openvino.convert_model of the torch network, PrePostProcessor for uint8 pixels and the mean"
 _DEFAULTS = "nncf.quantize, preset and fast bias correction as they come"
-_METHODS: Mapping[str, str] = {
+METHODS: Mapping[str, str] = {
     "vendor": f"{_CONVERTED}, then {_DEFAULTS}",
     "vendor-ir": f"our fp32 model, then {_DEFAULTS}",
     "vendor-accuracy": (
@@ -40,21 +39,8 @@ _METHODS: Mapping[str, str] = {
         "images"
     ),
 }
-RECIPES = tuple(_METHODS)
 LABELLED: tuple[str, ...] = ("vendor-accuracy",)
-
-
-def method(recipe: str) -> str:
-    """What is done, in the vendor's words."""
-    return method_of(_METHODS, recipe, _TOOL)
-
-
-def quantize(source: Source, recipe: str) -> Content:
-    """See `Peer.quantize`. The accuracy-aware recipe takes minutes where layers have to go back to float."""
-    method(recipe)
-    if recipe in LABELLED and source.validation is None:
-        raise BadInput("NNCF's accuracy control needs labelled images", hint="--eval DIR --labels FILE")
-    return run_apart(__name__, source, recipe, tool=_TOOL)
+"""Takes minutes where layers have to go back to float."""
 
 
 def work(source: Source, recipe: str, folder: Path) -> Content:

@@ -11,36 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_export.core import ByteArray, require
-from squeeze_export.files import Content
 from squeeze_export.formats.onnx import opened
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.peers import Source, method_of
+from squeeze_export.peers import Source
 from squeeze_export.peers._network import with_mean_outside
-from squeeze_export.peers.process import EXTRA, run_apart
+from squeeze_export.peers.process import EXTRA
 
 NAME = "onnxruntime"
 TARGET = "onnx"
 PACKAGES = ("onnxruntime", "onnx")
-_TOOL = "ONNX Runtime's quantizer"
+TOOL = "ONNX Runtime's quantizer"
 _CALL = "onnxruntime.quantization.quantize_static after quant_pre_process, QDQ, per channel, uint8 activations, int8 weights"
 _CALIBRATION: Mapping[str, str] = {"vendor": "MinMax", "vendor-percentile": "Percentile"}
-_METHODS: Mapping[str, str] = {recipe: f"{_CALL}, {calibration}" for recipe, calibration in _CALIBRATION.items()}
-RECIPES = tuple(_METHODS)
-LABELLED: tuple[str, ...] = ()
+METHODS: Mapping[str, str] = {recipe: f"{_CALL}, {calibration}" for recipe, calibration in _CALIBRATION.items()}
 
 HISTOGRAM_BYTES = 500_000_000
 """The histogram calibrators keep every map of every image they are given at once; they are given as many as fit in this."""
-
-
-def method(recipe: str) -> str:
-    """What is done, in the vendor's words."""
-    return method_of(_METHODS, recipe, _TOOL)
-
-
-def quantize(source: Source, recipe: str) -> Content:
-    """See `Peer.quantize`."""
-    method(recipe)
-    return run_apart(__name__, source, recipe, tool=_TOOL)
 
 
 class Images:

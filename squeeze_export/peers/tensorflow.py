@@ -14,32 +14,18 @@ import numpy as np
 
 from squeeze_export.core import FloatArray, require
 from squeeze_export.errors import Refused
-from squeeze_export.files import Content
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool
-from squeeze_export.peers import Source, method_of
+from squeeze_export.peers import Source
 from squeeze_export.peers._network import same_pads, with_mean_outside
-from squeeze_export.peers.process import EXTRA, run_apart
+from squeeze_export.peers.process import EXTRA
 
 NAME = "tensorflow"
 TARGET = "tflite"
 PACKAGES = ("tensorflow-cpu", "tensorflow")
-_TOOL = "TensorFlow's converter"
-_METHODS: Mapping[str, str] = {
+TOOL = "TensorFlow's converter"
+METHODS: Mapping[str, str] = {
     "vendor": "tf.lite.TFLiteConverter, full integer: Optimize.DEFAULT, TFLITE_BUILTINS_INT8, uint8 in, float32 out",
 }
-RECIPES = tuple(_METHODS)
-LABELLED: tuple[str, ...] = ()
-
-
-def method(recipe: str) -> str:
-    """What is done, in the vendor's words."""
-    return method_of(_METHODS, recipe, _TOOL)
-
-
-def quantize(source: Source, recipe: str) -> Content:
-    """See `Peer.quantize`."""
-    method(recipe)
-    return run_apart(__name__, source, recipe, tool=_TOOL)
 
 
 def work(source: Source, recipe: str, folder: Path) -> bytes:

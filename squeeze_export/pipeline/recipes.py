@@ -41,7 +41,7 @@ def _vendors() -> dict[str, Recipe]:
     found: dict[str, Recipe] = {}
     for target in PEERS:
         peer = peer_of(target)
-        for name in peer.RECIPES:
+        for name in peer.METHODS:
             targets = (*(found[name].targets if name in found else ()), target)
             found[name] = Recipe(name, "vendor", labels=name in peer.LABELLED, targets=targets)
     return found

@@ -100,7 +100,7 @@ def test_the_table_of_runtimes_is_the_registry():
 
 def test_the_table_of_recipes_is_the_peers():
     found = {cells[0]: tuple(cells[1].split(", ")) for cells in rows(CLI, "The vendors' recipes")}
-    assert found == {target: peer_of(target).RECIPES for target in PEERS}
+    assert found == {target: tuple(peer_of(target).METHODS) for target in PEERS}
 
 
 def test_exit_codes():

@@ -16,7 +16,7 @@ import pytest
 
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.peers import Source, nncf
+from squeeze_export.peers import Source, nncf, peer_of
 from tests.contract.conftest import drawn_images, net
 from tests.peers.conftest import peer_module, source
 
@@ -49,7 +49,7 @@ def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_package: Callabl
     return path
 
 
-@pytest.mark.parametrize("recipe", nncf.RECIPES)
+@pytest.mark.parametrize("recipe", nncf.METHODS)
 def test_nothing_is_reported_and_the_bytes_repeat(trace: Path, tmp_path: Path, product: Any, recipe: str) -> None:
     first = product("openvino", recipe, "complex")
     again = peer_module("openvino").quantize(source("complex", "openvino", tmp_path), recipe)
@@ -111,7 +111,7 @@ def test_accuracy_control_goes_by_the_labels(tmp_path: Path, product: Any) -> No
     assert changed.any()
     start = source("complex", "openvino", tmp_path)
     kept, given_up = (
-        nncf.quantize(replace(start, validation=pixels[changed], labels=labels[changed]), "vendor-accuracy")
+        peer_of("openvino").quantize(replace(start, validation=pixels[changed], labels=labels[changed]), "vendor-accuracy")
         for labels in (right, rounded)
     )
     assert isinstance(kept, dict)
@@ -123,7 +123,7 @@ def test_accuracy_control_goes_by_the_labels(tmp_path: Path, product: Any) -> No
 def test_accuracy_control_without_labelled_images_is_refused(tmp_path: Path) -> None:
     for recipe in nncf.LABELLED:
         with pytest.raises(BadInput, match="needs labelled images") as caught:
-            nncf.quantize(Source(net().graph, tmp_path, net().pixels), recipe)
+            peer_of("openvino").quantize(Source(net().graph, tmp_path, net().pixels), recipe)
         assert caught.value.hint == "--eval DIR --labels FILE"
 
 
@@ -131,5 +131,5 @@ def test_a_model_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     peer_module("openvino")
     (tmp_path / "model.xml").write_text("<net/>")
     with pytest.raises(Refused, match=r"^NNCF failed: RuntimeError: ") as caught:
-        nncf.quantize(Source(net().graph, tmp_path, net().pixels), "vendor-ir")
+        peer_of("openvino").quantize(Source(net().graph, tmp_path, net().pixels), "vendor-ir")
     assert "\n" not in caught.value.message

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from squeeze_export.errors import Unavailable
-from squeeze_export.peers import onnxruntime
+from squeeze_export.peers import onnxruntime, peer_of
 from tests.contract.conftest import net
 from tests.peers.conftest import peer_module, source
 
@@ -28,7 +28,7 @@ def test_a_package_that_the_preprocessing_needs_is_named(fake_package: Callable[
     peer_module("onnx")
     fake_package("sympy", "raise ImportError('no sympy here')")
     with pytest.raises(Unavailable, match="sympy"):
-        onnxruntime.quantize(source("complex", "onnx", tmp_path), "vendor")
+        peer_of("onnx").quantize(source("complex", "onnx", tmp_path), "vendor")
 
 
 def all_of(images: onnxruntime.Images) -> list[Any]:

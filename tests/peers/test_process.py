@@ -14,7 +14,7 @@ import pytest
 
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.table import graph_bytes
-from squeeze_export.peers import Source, tensorflow
+from squeeze_export.peers import Source, peer_of, tensorflow
 from squeeze_export.peers.process import quantize_here, run_apart
 from tests.contract.conftest import net
 
@@ -123,7 +123,7 @@ def test_the_process_is_away_from_the_users_files(run_body: Any) -> None:
 def test_a_broken_installation_is_one_line(fake_package: Fake, package: str, code: str, kind: Any, told: str) -> None:
     fake_package(package, code)
     with pytest.raises(kind, match=told) as caught:
-        tensorflow.quantize(plain_source(), "vendor")
+        peer_of("tflite").quantize(plain_source(), "vendor")
     assert "\n" not in caught.value.message
     if kind is Unavailable:
         assert caught.value.hint == "pip install 'squeeze-export[peers]'"

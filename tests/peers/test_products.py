@@ -17,7 +17,7 @@ Make = Callable[[str, str, str], Any]
 
 # "complex" has both kinds of bypass; the last convolution of "conv10_pad" has a padding of its own.
 CASES = [
-    *((target, recipe, "complex") for target in PEERS for recipe in peer_for(target, "vendor").RECIPES),
+    *((target, recipe, "complex") for target in PEERS for recipe in peer_for(target, "vendor").METHODS),
     *((target, "vendor", "conv10_pad") for target in ("tflite", "coreml")),
 ]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import squeeze_export.peers
 from squeeze_export.errors import BadInput
-from squeeze_export.peers import PEERS, Source, peer_for
+from squeeze_export.peers import PEERS, Source, peer_for, peer_of
 from tests.contract.conftest import net
 
 
@@ -24,10 +22,10 @@ def test_the_folder_equals_the_registry() -> None:
 
 @pytest.mark.parametrize("target", PEERS)
 def test_a_peer_says_who_it_is(target: str) -> None:
-    peer: Any = importlib.import_module(PEERS[target])
-    assert (peer.NAME, peer.TARGET, peer.RECIPES[0]) == (PEERS[target].rpartition(".")[2], target, "vendor")
-    assert set(peer.LABELLED) <= set(peer.RECIPES[1:])
-    methods = [peer.method(recipe) for recipe in peer.RECIPES]
+    peer = peer_of(target)
+    assert (peer.NAME, peer.TARGET, next(iter(peer.METHODS))) == (PEERS[target].rpartition(".")[2], target, "vendor")
+    assert set(peer.LABELLED) <= set(list(peer.METHODS)[1:])
+    methods = [peer.method(recipe) for recipe in peer.METHODS]
     assert len(set(methods)) == len(methods)
     assert all(text and "\n" not in text for text in methods)
 
@@ -54,12 +52,12 @@ def test_a_recipe_finds_its_peer() -> None:
 
 @pytest.mark.parametrize("target", PEERS)
 def test_an_unknown_recipe_is_refused_and_the_known_ones_are_named(target: str) -> None:
-    peer: Any = importlib.import_module(PEERS[target])
+    peer = peer_of(target)
     nothing = Source(net().graph, Path("nothing"), net().pixels)
     for ask in (lambda: peer_for(target, "vendr"), lambda: peer.quantize(nothing, "vendr")):
         with pytest.raises(BadInput, match="`vendr`") as caught:
             ask()
-        assert all(recipe in str(caught.value.hint) for recipe in peer.RECIPES)
+        assert all(recipe in str(caught.value.hint) for recipe in peer.METHODS)
 
 
 def test_a_recipe_of_another_target_is_refused() -> None:

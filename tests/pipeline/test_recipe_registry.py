@@ -24,8 +24,8 @@ def test_whose_they_are():
 
 @pytest.mark.parametrize("target", PEERS)
 def test_a_targets_vendor_has_those_of_its_peer(target):
-    assert recipe_names("vendor", targets=(target,)) == list(peer_of(target).RECIPES)
-    assert recipe_names(targets=(target,)) == [*recipe_names("ours", "trained"), *peer_of(target).RECIPES]
+    assert recipe_names("vendor", targets=(target,)) == list(peer_of(target).METHODS)
+    assert recipe_names(targets=(target,)) == [*recipe_names("ours", "trained"), *peer_of(target).METHODS]
     assert {name for name in recipe_names("vendor", targets=(target,)) if RECIPES[name].labels} == set(peer_of(target).LABELLED)
 
 

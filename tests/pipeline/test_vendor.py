@@ -63,8 +63,8 @@ def test_a_vendors_failure_is_a_row_among_others(job, monkeypatch):
     def missing(source, recipe):
         raise Unavailable("`tensorflow` is not installed")
 
-    monkeypatch.setattr("squeeze_export.peers.onnxruntime.quantize", refuse)
-    monkeypatch.setattr("squeeze_export.peers.tensorflow.quantize", missing)
+    monkeypatch.setattr("squeeze_export.peers.onnxruntime.quantize", refuse, raising=False)
+    monkeypatch.setattr("squeeze_export.peers.tensorflow.quantize", missing, raising=False)
     rows = run(job(targets=("onnx", "tflite"), validate=False, bench=False)).measurements
     assert [(row.status, row.reason) for row in rows] == [
         ("failed", "the converter said no"),
@@ -101,7 +101,7 @@ def test_accuracy_control_is_given_the_labelled_images_and_that_is_said(job, tin
         given.append((source.validation.shape, source.labels.tolist()))
         raise Refused("enough")
 
-    monkeypatch.setattr("squeeze_export.peers.nncf.quantize", quantize)
+    monkeypatch.setattr("squeeze_export.peers.nncf.quantize", quantize, raising=False)
     shutil.copytree(tiny / "eval", tmp_path / "eval")
     listed = ["file,class_index", *(f"0{n}.png,{n % 5}" for n in range(8))]
     (tmp_path / "eval" / "labels.csv").write_text("\n".join(listed))
