@@ -85,7 +85,9 @@ def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
         tensor = values[0].type.tensor_type if len(values) == 1 else None
         if tensor is None or len(tensor.shape.dim) != rank or tensor.elem_type not in _DTYPES:
             side = "takes" if layout == "NHWC" else "gives"
-            raise BadInput(f"`{path}` is none of ours: it {side} something else than one {layout} tensor of uint8 or float32")
+            raise BadInput(
+                f"`{path}` is not a file of this tool: it {side} something other than one {layout} tensor of uint8 or float32"
+            )
         shape = tuple(dim.dim_param or int(dim.dim_value) for dim in tensor.shape.dim)
         dtype = _DTYPES[tensor.elem_type]
         scale, zero_point = (1.0, 0) if dtype == "uint8" else (None, None)

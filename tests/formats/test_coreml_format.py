@@ -278,7 +278,7 @@ def test_a_damaged_package_is_bad_input(name: str, data: bytes, reason: str, tmp
     write_draft(path, {**package(), name: data})
     with pytest.raises(BadInput, match=f"is no Core ML package that can be read: .*{reason}"):
         audit_of("coreml", path)
-    with pytest.raises(BadInput, match=f"is none of ours: .*{reason}"):
+    with pytest.raises(BadInput, match=f"is not a file of this tool: .*{reason}"):
         format_.describe(path)
 
 
@@ -344,7 +344,7 @@ def _four_channels(model: Any) -> None:
     ],
 )
 def test_what_describes_something_else(change: Callable[[Any], None], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="is none of ours"):
+    with pytest.raises(BadInput, match="is not a file of this tool"):
         described(change, tmp_path)
 
 

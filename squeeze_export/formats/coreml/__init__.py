@@ -101,7 +101,7 @@ def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
         if pixels.dtype != "float32" or given is None or given.element.name != "float32" or len(given.shape) != 2:
             raise ValueError(f"it takes {pixels.dtype} and gives `{given}`, not one row of float32 an image")
     except ValueError as err:
-        raise BadInput(f"`{path}` is none of ours: {err}") from err
+        raise BadInput(f"`{path}` is not a file of this tool: {err}") from err
     count = pixels.least if pixels.least == pixels.most else "N"
     shape = (count, pixels.height, pixels.width, 3)
     source = TensorSpec(pixels.name, shape, "float32", "NHWC")
