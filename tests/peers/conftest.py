@@ -17,7 +17,7 @@ import pytest
 from squeeze_export.core import Artifact, Audit, EmitOptions, Session, TensorSpec
 from squeeze_export.files import Content, content_sha256, content_size, write_draft
 from squeeze_export.graph.quantized import FP32
-from squeeze_export.peers import PEERS, Source
+from squeeze_export.peers import PEERS, Source, peer_of
 from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import target_named
 from tests.contract.conftest import Net, net
@@ -98,7 +98,7 @@ def peer_module(target: str) -> Any:
     reason = missing(target)
     if reason:
         pytest.skip(reason)
-    return importlib.import_module(PEERS[target])
+    return peer_of(target)
 
 
 def source(variant: str, target: str, folder: Path) -> Source:
