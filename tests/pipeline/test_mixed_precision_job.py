@@ -186,7 +186,7 @@ def test_where_no_runtime_is_installed_the_cost_is_left_out(network, tiny, tiny_
     [
         ({"keep_float": ["fire2/squeeze"]}, "no layer is called `fire2/squeeze`", "did you mean `fire2/squeeze1x1`?"),
         ({"keep_float": ["pool"]}, "no layer is called `pool`", "one of: conv1, fire2/squeeze1x1"),
-        ({"keep_float": 0}, "`0` is no layer", "--keep-float 1"),
+        ({"keep_float": 0}, "`0` is neither a layer nor a number of layers", "--keep-float 1"),
         ({"keep_float": ["conv1"], "rounds": 0}, "--rounds `0` is below 1", "--rounds 50"),
         ({"keep_float": ["conv1"], "max_drop_pp": 1.0}, "finds the layers itself", "leave out"),
         ({"max_drop_pp": 0.0}, "`0` is outside 0 to 100", "--max-drop 1"),
