@@ -61,7 +61,8 @@ def filled(entry: object, protocol: type) -> Any:
     if missing:
         named = getattr(entry, "__name__", repr(entry))
         raise Refused(f"`{named}` is no {protocol.__name__.lower()}: it lacks `{missing[0]}`")
-    return _Filled(entry, protocol)
+    complete = all(hasattr(entry, name) for name in names if not name.startswith("_"))
+    return entry if complete else _Filled(entry, protocol)
 
 
 def _has_default(protocol: type, name: str) -> bool:

@@ -60,7 +60,7 @@ ROOMS: dict[str, set[str]] = {
     "nets": CORE | {"formats"},
     "images": CORE,
     "graph": CORE | {"nets"},  # build.py reads the architecture
-    "formats": {"core", "errors", "files"},
+    "formats": {"core", "errors", "files", "registry"},
     **dict.fromkeys(WORKSHOPS, LOW),
     "analyze": LOW | {"quant", "report"},  # tries quantizations, and its page is a report's
     "remote": LOW | {"runtimes.session"},  # a session on a board is a session
@@ -183,7 +183,7 @@ def crossings(folder: str, file: str, source: str) -> list[str]:
         module = rest.split(".")[0]
         if room != folder or not any((PACKAGE / folder / part).exists() for part in (f"{module}.py", f"{module}/__init__.py")):
             continue
-        shared = module.startswith("_") if folder in ("runtimes", "peers") else module.startswith("_kept_")
+        shared = module.startswith("_") and folder in ("runtimes", "peers")
         own = module.startswith(f"_{owner}") or module in (Path(file).parts[0], THROUGH.get(folder, {}).get(owner))
         if not (own or shared or module in SHARED.get(folder, set())):
             found.append(module)
@@ -192,9 +192,7 @@ def crossings(folder: str, file: str, source: str) -> list[str]:
 
 @pytest.mark.parametrize("folder", ["targets", "compilers", "runtimes", "peers"])
 def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> None:
-    """What several runtimes share lies in `SHARED` or in modules that begin with an underscore; targets share how a file says what
-    it keeps in float, `_kept_*`, and nothing else.
-    """
+    """What several runtimes share lies in `SHARED` or in modules that begin with an underscore; targets share nothing."""
     for path in (PACKAGE / folder).rglob("*.py"):
         file = path.relative_to(PACKAGE / folder).as_posix()
         if file != "__init__.py":

@@ -7,15 +7,15 @@ and a few small functions. It shares no code with what writes the format, and ne
 
 from __future__ import annotations
 
-import importlib
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
 from squeeze_export.core import Audit, TensorSpec
-from squeeze_export.errors import BadInput
 from squeeze_export.formats.audit import Policy, audit
 from squeeze_export.formats.contents import Contents
+from squeeze_export.registry import entry_named
 
 
 class Format(Protocol):
@@ -31,6 +31,7 @@ class Format(Protocol):
     SUFFIX: str
     POLICY: Policy
 
+    @abstractmethod
     def read(self, path: Path) -> Contents:
         """All that the file holds.
 
@@ -39,6 +40,7 @@ class Format(Protocol):
             Unavailable: the package that reads it is not installed.
         """
 
+    @abstractmethod
     def describe(self, path: Path) -> tuple[TensorSpec, TensorSpec]:
         """Input and output of a classifier's file.
 
@@ -51,6 +53,7 @@ class Format(Protocol):
 class Listing(Format, Protocol):
     """What the module of a format offers besides where `lint` can look at its files."""
 
+    @abstractmethod
     def listing(self, path: Path) -> Contents:
         """The file's operators as a runtime has them, each with the integers that its tensors are carried in.
 
@@ -62,8 +65,8 @@ class Listing(Format, Protocol):
 
 FORMATS: Mapping[str, str] = {
     "onnx": "squeeze_export.formats.onnx",
-    "openvino": "squeeze_export.formats.openvino",
     "tflite": "squeeze_export.formats.tflite",
+    "openvino": "squeeze_export.formats.openvino",
     "coreml": "squeeze_export.formats.coreml",
 }
 
@@ -82,10 +85,9 @@ def format_named(name: str) -> Format:
 
     Raises:
         BadInput: there is no such format.
+        Refused: another distribution's module is none.
     """
-    if name not in FORMATS:
-        raise BadInput(f"no format is called `{name}`", hint=f"one of: {', '.join(FORMATS)}")
-    return cast(Format, importlib.import_module(FORMATS[name]))
+    return cast(Format, entry_named(name, FORMATS, "format", Format))
 
 
 def audited(name: str, path: Path) -> Audit:

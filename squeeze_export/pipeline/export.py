@@ -14,6 +14,7 @@ from squeeze_export.compilers import COMPILERS, compiler_named
 from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import Content, content_sha256, content_size, read_content, write_draft, write_files
+from squeeze_export.formats import FORMATS, audited, format_named
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.images.names import shown
@@ -88,14 +89,13 @@ def keep(
         Refused: the file failed its audit.
         BadInput: the folder cannot be written.
     """
-    module = target_named(target)
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         draft = Path(folder) / path.name
         write_draft(draft, content)
-        audit = module.audit(draft)
+        audit = audited(target, draft)
         if not scheme.integer:
             audit = replace(audit, violations=())  # a float file breaks no promise by holding floats
-        source, result = module.describe(draft)
+        source, result = format_named(target).describe(draft)
     if promised and audit.violations:
         more = f" (and `{len(audit.violations) - 1}` more)" if len(audit.violations) > 1 else ""
         raise Refused(f"the {target} file is not the integer network it claims to be: {audit.violations[0]}{more}")
@@ -135,20 +135,17 @@ def audit_file(path: Path) -> Audit:
     if path.suffix == ".xml":  # how every other tool writes OpenVINO's two files
         if not path.exists():
             raise BadInput(f"`{path}` is not a file")
-        return target_named("openvino").audit(path)
+        return audited("openvino", path)
     for name in COMPILERS:
         if path.name.endswith(compiler_named(name).SUFFIX):
             message = f"`{path.name}` is a file of the compiler {name}, made for a chip: what is in it cannot be told from the file"
             raise BadInput(message, hint="audit the file that it was compiled from")
-    for name in TARGETS:
-        module = target_named(name)
-        if path.suffix == module.SUFFIX:
-            if not path.exists():
-                raise BadInput(f"`{path}` is not a file")
-            return module.audit(path)
-    raise BadInput(
-        f"`{path}` is no file of a target", hint=f"endings that are: {', '.join(target_named(n).SUFFIX for n in TARGETS)}, .xml"
-    )
+    suffixes = {format_named(name).SUFFIX: name for name in FORMATS}
+    if path.suffix not in suffixes:
+        raise BadInput(f"`{path}` is no file of a target", hint=f"endings that are: {', '.join(suffixes)}, .xml")
+    if not path.exists():
+        raise BadInput(f"`{path}` is not a file")
+    return audited(suffixes[path.suffix], path)
 
 
 def sidecar_path(path: Path) -> Path:

@@ -1,17 +1,19 @@
-"""The file formats. One format is one module that satisfies `Target`, and one line in `TARGETS`."""
+"""What writes a network down in a file format: one folder each that satisfies `Target`, and one line in `TARGETS`. What reads the
+format, and checks what was written, is `formats`.
+"""
 
 from __future__ import annotations
 
-import importlib
+from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol, cast
 
-from squeeze_export.core import Audit, EmitOptions, TensorSpec
+from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput
 from squeeze_export.files import Content
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as, scheme_named
+from squeeze_export.registry import entry_named
 
 
 class Target(Protocol):
@@ -33,6 +35,7 @@ class Target(Protocol):
     RUNTIMES: tuple[str, ...]
     PACKAGES: tuple[str, ...]
 
+    @abstractmethod
     def emit(self, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> Content:
         """Writes the network down. What `check_carries` and `check_fits` refuse is not asked again.
 
@@ -45,12 +48,6 @@ class Target(Protocol):
         Returns:
             The file's bytes, or the folder's files; the same arguments give the same bytes.
         """
-
-    def describe(self, path: Path) -> tuple[TensorSpec, TensorSpec]:
-        """Input and output, read from the file."""
-
-    def audit(self, path: Path) -> Audit:
-        """What is inside the file, read from the file alone. `violations` says why it is not an integer network."""
 
 
 TARGETS: Mapping[str, str] = {
@@ -66,10 +63,9 @@ def target_named(name: str) -> Target:
 
     Raises:
         BadInput: there is no such target.
+        Refused: another distribution's module is none.
     """
-    if name not in TARGETS:
-        raise BadInput(f"no target is called `{name}`", hint=f"one of: {', '.join(TARGETS)}")
-    return cast(Target, importlib.import_module(TARGETS[name]))
+    return cast(Target, entry_named(name, TARGETS, "target", Target))
 
 
 def check_carries(target: str, scheme: str, options: EmitOptions) -> Target:

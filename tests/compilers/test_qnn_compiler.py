@@ -16,6 +16,7 @@ from squeeze_export.compilers import COMPILERS, Compiled, compiler_named, qnn
 from squeeze_export.compilers.qnn.rounding import correct_biases
 from squeeze_export.core import TORCHVISION, Artifact, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.formats import format_named
 from squeeze_export.formats.qnn import GRAPH_KEY, binary_facts, graph_of_text
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
@@ -54,7 +55,7 @@ def integers() -> QuantizedGraph:
 def artifact(integers: QuantizedGraph, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     path = tmp_path_factory.mktemp("source") / "net.int8.onnx"
     path.write_bytes(target.emit(integers, INT8, EmitOptions(), {"labels": "[]"}))
-    return Artifact(path, "onnx", "int8", "", path.stat().st_size, *target.describe(path))
+    return Artifact(path, "onnx", "int8", "", path.stat().st_size, *format_named("onnx").describe(path))
 
 
 def compiled(artifact: Artifact, chip: str, folder: Path, **settings: str) -> Compiled:
@@ -281,7 +282,7 @@ def test_a_real_network(assets: Path, tmp_path: Path) -> None:
     table = quantize(network.graph, pixels, FloatRunner(network.graph), INT8, threads=2)
     path = tmp_path / "real.int8.onnx"
     path.write_bytes(target.emit(table, INT8, EmitOptions(), {}))
-    source = Artifact(path, "onnx", "int8", "", path.stat().st_size, *target.describe(path))
+    source = Artifact(path, "onnx", "int8", "", path.stat().st_size, *format_named("onnx").describe(path))
     product = compiled(source, "SM8650", tmp_path / "work")
     (tmp_path / "real.qnn.onnx").write_bytes(product.content)
     session = runtime.open_session(replace(source, path=tmp_path / "real.qnn.onnx", target="qnn"), device=DEVICE, threads=1)

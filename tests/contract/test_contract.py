@@ -23,6 +23,7 @@ from squeeze_export.compilers import COMPILERS, compiler_named
 from squeeze_export.core import TORCHVISION, EmitOptions
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.files import Content, content_sha256, content_size, read_content, write_draft
+from squeeze_export.formats import audited, format_named
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Add, QuantizedConv
 from squeeze_export.graph.quantized import FP32, INT8, SCHEMES, Scheme
@@ -234,7 +235,7 @@ def the_same_network_gives_the_same_bytes(subject: Any) -> None:
 def an_integer_file_is_really_integer(subject: Any) -> None:
     artifact, audit = subject.export()
     if not subject.integer:
-        assert subject.module.audit(artifact.path).violations
+        assert audited(subject.target, artifact.path).violations
         return
     assert audit.violations == ()
     weights = sum(conv.weight.size for conv in subject.net.quantized.convs)
@@ -254,7 +255,7 @@ def the_file_describes_itself(subject: Any) -> None:
     dtype = "int8" if integer_logits and subject.target in TARGETS_OF_INTEGER_LOGITS else "float32"
     for options in (EmitOptions(), EmitOptions("dynamic", "float32", softmax=not integer_logits), three):
         artifact, _ = replace(subject, options=options).export()
-        assert (artifact.input, artifact.output) == subject.module.describe(artifact.path)
+        assert (artifact.input, artifact.output) == format_named(subject.target).describe(artifact.path)
         batch, *rest = artifact.input.shape
         assert isinstance(batch, str) if options.batch == "dynamic" else batch == options.batch
         assert (rest, artifact.input.layout) == ([64, 64, 3], "NHWC")
@@ -515,7 +516,7 @@ def test_a_float_file_called_int8_never_appears(
 def test_a_float_file_presented_as_int8_fails(case: tuple[str, ...], make_subject: Any) -> None:
     floats = make_subject(case)
     artifact, _ = floats.export()
-    audit = floats.module.audit(artifact.path)
+    audit = audited(floats.target, artifact.path)
     presented = replace(floats, scheme="int8")
     object.__setattr__(presented, "export", lambda *args, **options: (artifact, audit))
     with pytest.raises(AssertionError):

@@ -16,6 +16,7 @@ import pytest
 
 from squeeze_export.core import Artifact, Audit, EmitOptions, Session, TensorSpec
 from squeeze_export.files import Content, content_sha256, content_size, write_draft
+from squeeze_export.formats import audited, format_named
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.peers import PEERS, Source, peer_of
 from squeeze_export.runtimes import runtime_named
@@ -49,11 +50,11 @@ class Product:
 
     @property
     def specs(self) -> tuple[TensorSpec, TensorSpec]:
-        return self.module.describe(self.path)
+        return format_named(self.target).describe(self.path)
 
     @property
     def audit(self) -> Audit:
-        return self.module.audit(self.path)
+        return audited(self.target, self.path)
 
     def logits(self, pixels: Any) -> Any:
         """(N, classes): what the target's default runtime makes of the file."""

@@ -1,6 +1,7 @@
 """Files: written with their sidecars, proven before they get their names, opened again only if unchanged."""
 
 import dataclasses
+import importlib
 import json
 import os
 import sys
@@ -107,10 +108,10 @@ def test_an_unknown_target(network, tmp_path):
 
 
 def test_a_file_that_fails_its_audit_never_appears(target, quantized, tmp_path, monkeypatch):
-    def audit(path):
+    def audit(name, path):
         return Audit({}, (), (), ("Conv conv1 is float", "Conv conv10 is float"), {})
 
-    monkeypatch.setattr(target_named(target), "audit", audit)
+    monkeypatch.setattr(importlib.import_module("squeeze_export.pipeline.export"), "audited", audit)
     with pytest.raises(Refused) as caught:
         export(quantized, target, INT8, tmp_path, name="net")
     assert caught.value.message == (

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from squeeze_export.core import Artifact, EmitOptions
+from squeeze_export.formats import format_named
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import INT8, QuantizedGraph
@@ -57,7 +58,9 @@ def test_mediapipe_gives_our_classes_labels_and_scores(assets: Path, tmp_path: P
     content = tflite.emit(quantized, INT8, options, {})
     path = tmp_path / "net.tflite"
     path.write_bytes(content)
-    session = litert.open_session(Artifact(path, "tflite", "int8", "", 0, *tflite.describe(path)), device="cpu", threads=1)
+    session = litert.open_session(
+        Artifact(path, "tflite", "int8", "", 0, *format_named("tflite").describe(path)), device="cpu", threads=1
+    )
     ours = session.infer(photographs)
     assert len({int(row.argmax()) for row in ours}) > 10
     np.testing.assert_array_equal(ours[:1].argmax(1), IntegerRunner(quantized)(photographs[:1]).argmax(1))

@@ -17,6 +17,7 @@ from test_onnx import noise, tiny, vnni
 
 from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
+from squeeze_export.formats import audited as audited_file
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Add, Conv, Graph, QuantizedConv
 from squeeze_export.graph.quantized import SCHEMES, QuantizedGraph
@@ -59,7 +60,7 @@ def stored(folder: Path, changed: Any) -> Artifact:
 
 @pytest.fixture
 def audited(tmp_path: Path) -> Callable[[Any], Audit]:
-    return lambda changed: target.audit(stored(tmp_path, changed).path)
+    return lambda changed: audited_file("onnx", stored(tmp_path, changed).path)
 
 
 def integer_share(table: QuantizedGraph) -> float:
@@ -92,7 +93,7 @@ def added(changed: Any, operator: str, source: str, *operands: np.ndarray[Any, A
 def test_onnx_runtime_gives_what_the_table_says(layer: str, scheme: str, tmp_path: Path) -> None:
     table = mixed(layer, scheme)
     artifact = stored(tmp_path, model(table))
-    audit = target.audit(artifact.path)
+    audit = audited_file("onnx", artifact.path)
     assert audit.violations == ()
     assert audit.kept_float == table.kept_float
     pixels, runner = noise(net()[0], 5), IntegerRunner(table)
@@ -138,7 +139,7 @@ def test_outer_forms(layer: str, tmp_path: Path) -> None:
     table, pixels = mixed(layer), noise(net()[0], 5)
     expected = IntegerRunner(table)(pixels)
     artifact = stored(tmp_path, model(table, batch="dynamic", input_dtype="float32", softmax=True))
-    assert target.audit(artifact.path).violations == ()
+    assert audited_file("onnx", artifact.path).violations == ()
     found = runtime.open_session(artifact, device="cpu", threads=1).infer(pixels)
     chances = np.exp(expected - expected.max(axis=1, keepdims=True))
     np.testing.assert_allclose(found, chances / chances.sum(axis=1, keepdims=True), atol=0.02)

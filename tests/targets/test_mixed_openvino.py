@@ -13,6 +13,7 @@ import pytest
 from test_openvino import noise, tiny, vnni
 
 from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec, require
+from squeeze_export.formats import audited as audited_file
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Add, Conv, Graph, QuantizedConv
 from squeeze_export.graph.quantized import SCHEMES, QuantizedGraph
@@ -60,7 +61,7 @@ def edited(artifact: Artifact, edit: Callable[[dict[str, Any]], None]) -> Audit:
     edit({node.get_friendly_name(): node for node in model.get_ops()})
     model.validate_nodes_and_infer_types()
     openvino.serialize(model, *files)
-    return target.audit(artifact.path)
+    return audited_file("openvino", artifact.path)
 
 
 def reworded(artifact: Artifact, old: str, new: str) -> Audit:
@@ -69,7 +70,7 @@ def reworded(artifact: Artifact, old: str, new: str) -> Audit:
     text = file.read_text(encoding="utf-8")
     assert old in text
     file.write_text(text.replace(old, new, 1), encoding="utf-8")
-    return target.audit(artifact.path)
+    return audited_file("openvino", artifact.path)
 
 
 def put_before(nodes: dict[str, Any], name: str, make: Callable[[Any], Any]) -> None:
@@ -103,7 +104,7 @@ def off(expected: Any, found: Any) -> float:
 def test_openvino_gives_what_the_table_says(layer: str, scheme: str, tmp_path: Path) -> None:
     table = mixed(layer, scheme)
     artifact = written(tmp_path, table)
-    audit = target.audit(artifact.path)
+    audit = audited_file("openvino", artifact.path)
     assert audit.violations == ()
     assert audit.kept_float == table.kept_float
     pixels, runner = noise(net()[0], 5), IntegerRunner(table)
@@ -145,7 +146,7 @@ def test_the_float_parts_of_a_network(tmp_path: Path) -> None:
 def test_pixels_need_no_steps_where_no_integers_read_them(tmp_path: Path) -> None:
     artifact = written(tmp_path, mixed("conv1"))
     assert "input/steps" not in (artifact.path / "model.xml").read_text()
-    assert target.audit(artifact.path).violations == ()
+    assert audited_file("openvino", artifact.path).violations == ()
 
 
 @exact
@@ -154,7 +155,7 @@ def test_outer_forms(layer: str, tmp_path: Path) -> None:
     table, pixels = mixed(layer), noise(net()[0], 5)
     expected = IntegerRunner(table)(pixels)
     artifact = written(tmp_path, table, batch="dynamic", input_dtype="float32", softmax=True)
-    assert target.audit(artifact.path).violations == ()
+    assert audited_file("openvino", artifact.path).violations == ()
     found = runtime.open_session(artifact, device="cpu", threads=1).infer(pixels)
     chances = np.exp(expected - expected.max(axis=1, keepdims=True))
     np.testing.assert_allclose(found, chances / chances.sum(axis=1, keepdims=True), atol=0.02)
@@ -164,11 +165,11 @@ def test_outer_forms(layer: str, tmp_path: Path) -> None:
 
 
 def test_a_file_without_integers_is_no_integer_network_whatever_it_says(tmp_path: Path) -> None:
-    assert target.audit(written(tmp_path, mixed(EVERY)).path).violations == ("no convolution computes in integers",)
+    assert audited_file("openvino", written(tmp_path, mixed(EVERY)).path).violations == ("no convolution computes in integers",)
 
 
 def test_everything_in_float_is_listed(tmp_path: Path) -> None:
-    found = target.audit(written(tmp_path, mixed("fire3/squeeze1x1")).path)
+    found = audited_file("openvino", written(tmp_path, mixed("fire3/squeeze1x1")).path)
     convs = [name.split()[1] for name in found.float_operators if name.startswith("Convolution ")]
     assert convs == [f"fire3/{part}/product" for part in ("squeeze1x1", "expand1x1", "expand3x3")]
     assert {"ReLU fire3/squeeze1x1", "FakeQuantize fire3/expand1x1"} <= set(found.float_operators)
@@ -179,7 +180,7 @@ def test_everything_in_float_is_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layer", KEPT)
 def test_without_the_declaration_all_of_it_is_a_violation(tmp_path: Path, layer: str) -> None:
     table = mixed(layer)
-    found = target.audit(written(tmp_path, table, ()).path)
+    found = audited_file("openvino", written(tmp_path, table, ()).path)
     assert found.kept_float == ()
     for name in table.kept_float:
         assert any(text.startswith(f"Convolution `{name}/product` computes in float") for text in found.violations)
@@ -187,7 +188,7 @@ def test_without_the_declaration_all_of_it_is_a_violation(tmp_path: Path, layer:
 
 
 def test_each_layer_must_be_declared(tmp_path: Path) -> None:
-    found = target.audit(written(tmp_path, mixed("fire3/squeeze1x1"), ("fire3/squeeze1x1", "fire3/expand1x1")).path)
+    found = audited_file("openvino", written(tmp_path, mixed("fire3/squeeze1x1"), ("fire3/squeeze1x1", "fire3/expand1x1")).path)
     assert found.kept_float == ("fire3/squeeze1x1", "fire3/expand1x1")
     assert {text.split("`")[1].removeprefix("fire3/expand3x3") for text in found.violations} == {
         "/product",
@@ -203,10 +204,10 @@ def test_each_layer_must_be_declared(tmp_path: Path) -> None:
 def test_a_declaration_that_is_not_so(tmp_path: Path, wrong: str) -> None:
     """Of a layer in integers, of none, of something that no layer of a network is called."""
     table = mixed("fire3/squeeze1x1")
-    found = target.audit(written(tmp_path, table, (*table.kept_float, wrong)).path)
+    found = audited_file("openvino", written(tmp_path, table, (*table.kept_float, wrong)).path)
     assert found.violations == (f"the file says that `{wrong}` was kept in float, which is no convolution in float here",)
     assert found.kept_float == table.kept_float
-    assert target.audit(written(tmp_path, net()[1], ("conv1",)).path).violations
+    assert audited_file("openvino", written(tmp_path, net()[1], ("conv1",)).path).violations
 
 
 @pytest.mark.parametrize("new", ['<kept_float value="conv1" />', "<kept_float />", None])

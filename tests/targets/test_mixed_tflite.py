@@ -16,6 +16,7 @@ from test_tflite import small, sqnr_db
 from squeeze_export.core import Artifact, Audit, EmitOptions
 from squeeze_export.errors import Refused
 from squeeze_export.formats import audited as audit_of
+from squeeze_export.formats import audited as audited_file
 from squeeze_export.formats.contents import KEPT_FLOAT_KEY
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
@@ -264,7 +265,7 @@ def declaring(folder: Path, network: QuantizedGraph, declared: Any, scheme: str 
     said = {"squeeze_export.scheme": scheme, KEPT_FLOAT_KEY: json.dumps(declared)}
     path = folder / "said.tflite"
     path.write_bytes(tflite.emit(network, INT8, EmitOptions(), said))
-    return tflite.audit(path)
+    return audited_file("tflite", path)
 
 
 def test_a_file_without_integers_is_no_integer_network_whatever_it_says(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import TORCHVISION, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
+from squeeze_export.formats import format_named
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Conv, Graph
@@ -235,22 +236,22 @@ def test_describe_reads_the_file(graph: Graph, quantized: QuantizedGraph, tmp_pa
     path = tmp_path / "a.onnx"
     path.write_bytes(emitted(graph, INT8, quantized))
     taken = TensorSpec("input", (1, 64, 64, 3), "uint8", "NHWC", 1.0, 0)
-    assert target.describe(path) == (taken, TensorSpec("logits", (1, 10), "float32", "NC"))
+    assert format_named("onnx").describe(path) == (taken, TensorSpec("logits", (1, 10), "float32", "NC"))
     path.write_bytes(emitted(graph, FP32, input_dtype="float32", batch="dynamic", softmax=True))
     taken = TensorSpec("input", ("N", 64, 64, 3), "float32", "NHWC")
-    assert target.describe(path) == (taken, TensorSpec("probabilities", ("N", 10), "float32", "NC"))
+    assert format_named("onnx").describe(path) == (taken, TensorSpec("probabilities", ("N", 10), "float32", "NC"))
 
 
 def test_describe_refuses_what_is_no_image_classifier(graph: Graph, tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(target.emit_with_taps(graph, ["conv1"]))
-    with pytest.raises(BadInput, match="it gives something else"):
-        target.describe(path)
+    with pytest.raises(BadInput, match="it gives something other"):
+        format_named("onnx").describe(path)
     model = onnx.load_model_from_string(emitted(graph, FP32))
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(BadInput, match="it takes something else"):
-        target.describe(path)
+    with pytest.raises(BadInput, match="it takes something other"):
+        format_named("onnx").describe(path)
 
 
 def test_a_graph_without_its_pool_is_refused(graph: Graph, quantized: QuantizedGraph) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import TORCHVISION, EmitOptions, TensorSpec, require
 from squeeze_export.errors import Refused, Unavailable
+from squeeze_export.formats import format_named
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Conv, Graph
@@ -285,7 +286,7 @@ def test_describe_reads_the_folder(graph: Graph, quantized: QuantizedGraph, tmp_
     def described(files: dict[str, bytes]) -> tuple[TensorSpec, TensorSpec]:
         for name, data in files.items():
             (tmp_path / name).write_bytes(data)
-        return target.describe(tmp_path)
+        return format_named("openvino").describe(tmp_path)
 
     taken = TensorSpec("input", (1, 64, 64, 3), "uint8", "NHWC", 1.0, 0)
     assert described(emitted(graph, INT8, quantized)) == (taken, TensorSpec("logits", (1, 10), "float32", "NC"))

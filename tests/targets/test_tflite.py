@@ -17,6 +17,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 from squeeze_export.core import Artifact, EmitOptions, Preprocess, require
 from squeeze_export.errors import Refused
+from squeeze_export.formats import audited as audited_file
+from squeeze_export.formats import format_named
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph, MaxPool
@@ -61,7 +63,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def run(path: Path, pixels: Any) -> Any:
-    source, result = tflite.describe(path)
+    source, result = format_named("tflite").describe(path)
     session = litert.open_session(Artifact(path, "tflite", "int8", "", 0, source, result), device="cpu", threads=1)
     return session.infer(pixels)
 
@@ -116,7 +118,7 @@ def test_a_bypass_is_within_one_step(write: Any, bypass: Bypass) -> None:
     if bypass == "complex":
         assert quantized.tensors["fire2/bypass1x1"].zero_point > 0
     path = write(quantized, INT8)
-    assert tflite.audit(path).operators["ADD"] == {"simple": 1, "complex": 2}[bypass]
+    assert audited_file("tflite", path).operators["ADD"] == {"simple": 1, "complex": 2}[bypass]
     taps: list[Any] = []
     expected = IntegerRunner(quantized)(pixels, lambda name, values: taps.append(values) if name == "conv10" else None)
     difference = np.abs(conv10_integers(path, pixels).astype(int) - np.concatenate(taps))
@@ -142,7 +144,7 @@ def test_real_networks(write: Any, assets: Path, name: str) -> None:
     quantized = quantize(graph, seen, FloatRunner(graph), INT8, threads=2)
     path = write(quantized, INT8)
     check_integers(quantized, path, unseen)
-    assert tflite.audit(path).violations == ()
+    assert audited_file("tflite", path).violations == ()
     assert path.stat().st_size < 1_400_000
     unseen = unseen[:6]
     reference = FloatRunner(graph)(unseen)
@@ -166,9 +168,9 @@ def test_int8_pixels_are_the_networks_own_integers(write: Any) -> None:
     """128 lower than uint8 ones, and nothing brings them to the first convolution."""
     _, quantized, pixels = small()
     path = write(quantized, INT8, EmitOptions(input_dtype="int8"))
-    source, _ = tflite.describe(path)
+    source, _ = format_named("tflite").describe(path)
     assert (source.dtype, source.scale, source.zero_point) == ("int8", 1.0, -128)
-    operators, usual = (dict(tflite.audit(file).operators) for file in (path, write(quantized, INT8)))
+    operators, usual = (dict(audited_file("tflite", file).operators) for file in (path, write(quantized, INT8)))
     assert usual.pop("QUANTIZE") == 1
     assert operators == usual
     interpreter = Interpreter(model_path=str(path))
@@ -193,21 +195,21 @@ def test_softmax_gives_probabilities(write: Any) -> None:
     logits = run(write(quantized, INT8), pixels).astype(np.float64)
     powers = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(run(path, pixels), powers / powers.sum(1, keepdims=True), rtol=1e-4, atol=1e-6)
-    assert tflite.describe(path)[1].name == "probabilities"
-    assert tflite.audit(path).violations == ()
+    assert format_named("tflite").describe(path)[1].name == "probabilities"
+    assert audited_file("tflite", path).violations == ()
 
 
 def test_describe_reads_the_interface(write: Any) -> None:
     graph, quantized, _ = small()
-    source, result = tflite.describe(write(quantized, INT8))
+    source, result = format_named("tflite").describe(write(quantized, INT8))
     assert (source.name, source.shape, source.dtype, source.layout) == ("input", (1, 64, 64, 3), "uint8", "NHWC")
     assert (source.scale, source.zero_point) == (1.0, 0)
     assert (result.name, result.shape, result.dtype, result.layout) == ("logits", (1, CLASSES), "float32", "NC")
     assert result.scale is None
-    source, result = tflite.describe(write(graph, FP32, EmitOptions("dynamic", "float32")))
+    source, result = format_named("tflite").describe(write(graph, FP32, EmitOptions("dynamic", "float32")))
     assert (source.shape, source.dtype, source.scale) == (("N", 64, 64, 3), "float32", None)
     assert result.shape == ("N", CLASSES)
-    assert tflite.describe(write(graph, FP16, EmitOptions(3)))[0].shape == (3, 64, 64, 3)
+    assert format_named("tflite").describe(write(graph, FP16, EmitOptions(3)))[0].shape == (3, 64, 64, 3)
 
 
 @pytest.mark.parametrize("scheme", [FP32, FP16, INT8], ids=lambda scheme: scheme.name)

@@ -22,11 +22,11 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from squeeze_export import __version__, formats
-from squeeze_export.core import Audit, EmitOptions, TensorSpec
+from squeeze_export import __version__
+from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.targets.coreml.package import coremltools, package_files
 from squeeze_export.targets.coreml.program import CLASS_PROBABILITIES, PROBABILITIES, build_program
 
@@ -55,11 +55,12 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
         Path inside the package -> bytes; the same arguments give the same bytes.
 
     Raises:
-        BadInput: the scheme is not carried or does not go with the network, or the batch does not go with the input.
+        BadInput: the batch does not go with the input, or two names of the network are one in Core ML.
         Refused: a number has no half, or coremltools refuses the program.
         Unavailable: `coremltools` is not installed.
     """
-    _check(network, scheme, options)
+    if options.input_dtype == "uint8" and options.batch != 1:
+        raise BadInput(f"a Core ML image input takes one image, not `{options.batch}`", hint="--input float32, or --batch 1")
     ct = coremltools()
     classes = _distinct(network.labels) if options.input_dtype == "uint8" else ()
     program, source = build_program(network, scheme, options, classifier=bool(classes))
@@ -73,30 +74,6 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
     for key, text in metadata.items():
         entries[key] = text
     return package_files(model.SerializeToString(deterministic=True), weights)
-
-
-def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """See `formats.coreml.describe`."""
-    return formats.format_named(NAME).describe(path)
-
-
-def audit(path: Path) -> Audit:
-    """See `formats.audited`."""
-    return formats.audited(NAME, path)
-
-
-def _check(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
-    if scheme.name not in SCHEMES:
-        raise BadInput(f"coreml carries no scheme `{scheme.name}`", hint=f"one of: {', '.join(SCHEMES)}")
-    if scheme.integer != isinstance(network, QuantizedGraph):
-        needed = "a quantized graph" if scheme.integer else "the float graph"
-        raise BadInput(f"scheme `{scheme.name}` is written from {needed}, not from a `{type(network).__name__}`")
-    if isinstance(network, QuantizedGraph):
-        check_written_as(network, scheme)
-    if options.input_dtype == "uint8" and options.batch != 1:
-        raise BadInput(f"a Core ML image input takes one image, not `{options.batch}`", hint="--input float32, or --batch 1")
-    if options.batch != "dynamic" and options.batch < 1:
-        raise BadInput(f"a batch of `{options.batch}` images", hint="a positive number, or dynamic")
 
 
 def _distinct(labels: Sequence[str]) -> tuple[str, ...]:

@@ -10,10 +10,8 @@ TensorRT takes no others. Max-pools carry explicit pads, which every runtime rea
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
-from squeeze_export import formats
-from squeeze_export.core import Audit, EmitOptions, TensorSpec, require
+from squeeze_export.core import EmitOptions, require
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import FP32, QuantizedGraph, Scheme
 from squeeze_export.targets.onnx.lowering import float_body, integer_body
@@ -71,15 +69,3 @@ def emit_with_taps(graph: Graph, names: Collection[str]) -> bytes:
     logits = float_body(writer, graph, pixels, "uint8", FP32, taps=frozenset(names))
     taps = {node.name: graph.sizes[node.name] for node in graph.nodes if node.name in names}
     return writer.model(graph, EmitOptions(), {logits: (graph.output.shape[1],), **taps}, {})
-
-
-def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """See `formats.onnx.describe`."""
-    from squeeze_export.formats import onnx
-
-    return onnx.describe(path)
-
-
-def audit(path: Path) -> Audit:
-    """See `formats.audited`."""
-    return formats.audited(NAME, path)

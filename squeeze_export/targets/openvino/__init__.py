@@ -20,8 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from squeeze_export import formats
-from squeeze_export.core import Audit, EmitOptions, TensorSpec, require
+from squeeze_export.core import EmitOptions, require
 from squeeze_export.errors import Refused
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
@@ -66,18 +65,6 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
         model.set_rt_info(text, list(path))
     files = _serialized(openvino, model)
     return files | ({LABELS_FILE: labels_file(network.labels)} if network.labels else {})
-
-
-def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """See `formats.openvino.describe`."""
-    from squeeze_export.formats import openvino
-
-    return openvino.describe(path)
-
-
-def audit(path: Path) -> Audit:
-    """See `formats.audited`."""
-    return formats.audited(NAME, path)
 
 
 def _serialized(openvino: Any, model: Any) -> dict[str, bytes]:

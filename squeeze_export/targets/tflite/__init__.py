@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
-from squeeze_export import formats
-from squeeze_export.core import Audit, EmitOptions, TensorSpec
+from squeeze_export.core import EmitOptions
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.targets.tflite.lowering import Lowering
@@ -60,15 +58,3 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
     packed = lowering.writer.pack(source, result, entries)
     labels = {LABELS_FILE: "".join(f"{label}\n" for label in network.labels).encode()} if network.labels else {}
     return with_files(packed, labels)
-
-
-def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """See `formats.tflite.describe`."""
-    from squeeze_export.formats import tflite
-
-    return tflite.describe(path)
-
-
-def audit(path: Path) -> Audit:
-    """See `formats.audited`."""
-    return formats.audited(NAME, path)
