@@ -10,9 +10,9 @@ from typing import Any
 from benchmarks.integers import FAST
 from benchmarks.recording import assets, write
 from squeeze_export.pipeline import Job, PreprocessChoice, run
+from squeeze_export.registry import TARGETS
 from squeeze_export.report.wording import decibel, delta_pp, delta_range, percent, percent_range
 from squeeze_export.results import Measurement, from_json, to_json
-from squeeze_export.targets import TARGETS
 
 CAFFE = PreprocessChoice(resize_px=256, crop_px=227, channel_order="bgr", mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0))
 CHECKPOINTS = {

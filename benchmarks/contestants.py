@@ -12,9 +12,10 @@ from pathlib import Path
 
 from benchmarks.recording import assets
 from squeeze_export.files import make_folder
-from squeeze_export.peers import PEERS, peer_of
+from squeeze_export.peers import peer_of
 from squeeze_export.pipeline import Job, calibrate, open_network, run, write_table
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.registry import PEERS, TARGETS
+from squeeze_export.targets import target_named
 
 NETWORKS = {"SqueezeNet 1.1": "squeezenet1_1.safetensors", "SqueezeNet 1.0": "squeezenet1_0_deep_compression.net"}
 ALL_NETWORKS = {**NETWORKS, "SqueezeNet 1.1, Caffe": "squeezenet1_1_caffe_fp16.onnx"}

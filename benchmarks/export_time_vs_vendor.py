@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.recording import assets, interleaved, ratio, write
-from squeeze_export.peers import PEERS, peer_of
-from squeeze_export.targets import TARGETS
+from squeeze_export.peers import peer_of
+from squeeze_export.registry import PEERS, TARGETS
 
 ROUNDS = 3
 

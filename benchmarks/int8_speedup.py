@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.recording import assets, write
 from squeeze_export.pipeline import Job, run
 from squeeze_export.pipeline.sessions import RunOptions
-from squeeze_export.targets import TARGETS
+from squeeze_export.registry import TARGETS
 
 ROUNDS = 200
 NETWORKS = {"SqueezeNet 1.1": "squeezenet1_1.safetensors", "SqueezeNet 1.0": "squeezenet1_0_deep_compression.net"}

@@ -11,9 +11,9 @@ from benchmarks.integers import FAST
 from benchmarks.recording import assets, write
 from squeeze_export.core import EmitOptions
 from squeeze_export.pipeline import Job, RunOptions, run
+from squeeze_export.registry import TARGETS
 from squeeze_export.report.tables import difference_table
 from squeeze_export.report.wording import sentence
-from squeeze_export.targets import TARGETS
 
 COUNT = 200
 

@@ -11,7 +11,8 @@ from benchmarks.contestants import NETWORKS, OURS, OURS_BEST
 from benchmarks.integers import BEST, FAST
 from benchmarks.recording import RESULTS, write
 from squeeze_export.measure.statistics import bootstrap_ratio
-from squeeze_export.peers import PEERS, peer_of
+from squeeze_export.peers import peer_of
+from squeeze_export.registry import PEERS
 from squeeze_export.report.wording import decibel, percent
 from squeeze_export.targets import target_named
 

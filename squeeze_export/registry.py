@@ -5,23 +5,84 @@ What satisfies a registry's protocol may leave out what the protocol has a body 
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from functools import cache
 from types import FunctionType, MethodType
 from typing import Any
 
 from squeeze_export.errors import BadInput, Refused
 
+TARGETS: Mapping[str, str] = {
+    "onnx": "squeeze_export.targets.onnx",
+    "tflite": "squeeze_export.targets.tflite",
+    "openvino": "squeeze_export.targets.openvino",
+    "coreml": "squeeze_export.targets.coreml",
+}
+"""What writes files: modules that satisfy `targets.Target`. Each is a command of the same name."""
+
+FORMATS: Mapping[str, str] = {
+    "onnx": "squeeze_export.formats.onnx",
+    "tflite": "squeeze_export.formats.tflite",
+    "openvino": "squeeze_export.formats.openvino",
+    "coreml": "squeeze_export.formats.coreml",
+}
+"""What reads files: modules that satisfy `formats.Format`."""
+
+RUNTIMES: Mapping[str, str] = {
+    "onnxruntime": "squeeze_export.runtimes.onnxruntime",
+    "litert": "squeeze_export.runtimes.tflite.litert",
+    "litert-builtin": "squeeze_export.runtimes.tflite.interpreter:LITERT_BUILTIN",
+    "tflite-runtime": "squeeze_export.runtimes.tflite.interpreter:TFLITE_RUNTIME",
+    "tensorflow-lite": "squeeze_export.runtimes.tflite.interpreter:TENSORFLOW_LITE",
+    "tflite-micro": "squeeze_export.runtimes.tflite.micro",
+    "torch": "squeeze_export.runtimes.torch",
+    "openvino": "squeeze_export.runtimes.openvino",
+    "openvino-bf16": "squeeze_export.runtimes.openvino.bf16",
+    "qnn": "squeeze_export.runtimes.qnn",
+    "coreml": "squeeze_export.runtimes.coreml.native",
+    "coreml-evaluator": "squeeze_export.runtimes.coreml.evaluator",
+    "executorch": "squeeze_export.runtimes.executorch",
+}
+"""What runs files: modules or objects that satisfy `runtimes.Runtime`."""
+
+COMPILERS: Mapping[str, str] = {
+    "ethosu": "squeeze_export.compilers.ethosu",
+    "qnn": "squeeze_export.compilers.qnn",
+    "executorch": "squeeze_export.compilers.executorch",
+}
+"""What makes a file for a chip out of a target's: modules that satisfy `compilers.Compiler`. Each is a command of the same name."""
+
+PEERS: Mapping[str, str] = {
+    "onnx": "squeeze_export.peers.onnxruntime",
+    "tflite": "squeeze_export.peers.tensorflow",
+    "openvino": "squeeze_export.peers.nncf",
+    "coreml": "squeeze_export.peers.coremltools",
+}
+"""Target -> its vendor's quantizer: modules that satisfy `peers.Peer`."""
+
+RULEBOOKS: Mapping[str, str] = {
+    "ethosu": "squeeze_export.lint.ethosu:RULEBOOK",
+    "hexagon": "squeeze_export.lint.hexagon:RULEBOOK",
+    "xnnpack": "squeeze_export.lint.xnnpack:RULEBOOK",
+    "edgetpu": "squeeze_export.lint.edgetpu:RULEBOOK",
+}
+"""Chip -> its `lint.Rulebook`."""
+
+TOOLCHAINS: Mapping[str, str] = {"executorch": "squeeze_export.workers.executorch"}
+"""What has an environment of its own: modules that satisfy `workers.environments.Toolchain`."""
+
 
 def registered(own: Mapping[str, str], kind: str) -> Mapping[str, str]:
-    """All entries of a registry: our own, and those of the entry-point group `squeeze_export.<kind>s`.
+    """All entries of a registry: our own first, then those of the entry-point group `squeeze_export.<kind>s`.
 
     Args:
         own: name -> where it is: `package.module` or `package.module:object`. No entry point replaces one.
         kind: `runtime`, `target` ...
     """
-    return {entry.name: entry.value for entry in entry_points(group=f"squeeze_export.{kind}s")} | dict(own)
+    from importlib.metadata import entry_points  # takes 30 ms with what it reads
+
+    added = {entry.name: entry.value for entry in entry_points(group=f"squeeze_export.{kind}s")}
+    return {**own, **{name: added[name] for name in sorted(added) if name not in own}}
 
 
 def entry_named(name: str, own: Mapping[str, str], kind: str, protocol: type) -> Any:
@@ -37,11 +98,13 @@ def entry_named(name: str, own: Mapping[str, str], kind: str, protocol: type) ->
         BadInput: there is no such entry.
         Refused: another distribution's entry cannot be imported, or lacks what has no default.
     """
+    import pkgutil
+
     if name in own:
         return filled(pkgutil.resolve_name(own[name]), protocol)
     known = registered(own, kind)
     if name not in known:
-        raise BadInput(f"no {kind} is called `{name}`", hint=f"one of: {', '.join([*own, *sorted(known.keys() - own.keys())])}")
+        raise BadInput(f"no {kind} is called `{name}`", hint=f"one of: {', '.join(known)}")
     try:
         found = pkgutil.resolve_name(known[name])
     except Exception as err:  # a module of others may raise anything
@@ -49,6 +112,7 @@ def entry_named(name: str, own: Mapping[str, str], kind: str, protocol: type) ->
     return filled(found, protocol)
 
 
+@cache
 def filled(entry: object, protocol: type) -> Any:
     """A module or object as a protocol has it: what it leaves out comes from the protocol, whose functions are given it as `self`.
 

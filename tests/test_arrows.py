@@ -16,10 +16,7 @@ from pathlib import Path
 import pytest
 
 import squeeze_export
-from squeeze_export.compilers import COMPILERS
-from squeeze_export.peers import PEERS
-from squeeze_export.runtimes import RUNTIMES
-from squeeze_export.targets import TARGETS
+from squeeze_export.registry import COMPILERS, PEERS, RUNTIMES, TARGETS
 
 PACKAGE = Path(squeeze_export.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -22,7 +22,7 @@ import json, sys
 from pathlib import Path
 from squeeze_export.core import EmitOptions
 from squeeze_export.pipeline import Job, run
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.targets import target_named
 
 out, weights, calib = Path(sys.argv[1]), sys.argv[2] or None, Path(sys.argv[3]) if sys.argv[3] else None
 forms = {"": {}, "dynamic": {"batch": "dynamic"}, "float-input": {"input_dtype": "float32"}, "softmax": {"softmax": True}}
@@ -32,7 +32,7 @@ extra = {
         "dynamic": {"batch": "dynamic", "input_dtype": "float32"}, "ios18": {"ios": 18}, "half": {"coreml_compute": "float16"},
     },
 }
-for target in TARGETS:
+for target in ("onnx", "tflite", "openvino", "coreml"):
     for scheme in target_named(target).SCHEMES:
         chosen = forms | extra.get(target, {}) if scheme == "int8" else {"": {}}
         for name, form in chosen.items():

@@ -24,7 +24,8 @@ from squeeze_export.cli.options.running import NO_BENCH, NO_VALIDATE, RUNNING, r
 from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.pipeline.job import run
 from squeeze_export.pipeline.recipes import recipe_names
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.registry import TARGETS
+from squeeze_export.targets import target_named
 
 
 def command(name: str) -> click.Command:

@@ -68,7 +68,7 @@ def compile_and_show(
 
     Args:
         values: of `COMPILING`.
-        compiler: a key of `compilers.COMPILERS`.
+        compiler: a key of `registry.COMPILERS`.
         chips: what to compile for; empty takes the compiler's first.
         settings: the compiler's own.
         given: the rest of the job, by the names of `Job`.

@@ -11,8 +11,8 @@ from squeeze_export.cli.console import note, print_json, shown_progress
 from squeeze_export.cli.options import Command, option
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.errors import BadInput
+from squeeze_export.registry import TOOLCHAINS
 from squeeze_export.workers.environments import (
-    TOOLCHAINS,
     Toolchain,
     data_folder,
     install,

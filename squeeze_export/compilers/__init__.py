@@ -1,8 +1,10 @@
-"""What turns an artifact into one for a chip. One compiler is one module that satisfies `Compiler`, and one line in `COMPILERS`."""
+"""What turns an artifact into one for a chip. One compiler is one module that satisfies `Compiler`, and one line in
+`registry.COMPILERS`. Another distribution adds its own by an entry point of the group `squeeze_export.compilers`.
+"""
 
 from __future__ import annotations
 
-import importlib
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Protocol, cast
 
 from squeeze_export.core import Artifact, Placement
 from squeeze_export.errors import BadInput
+from squeeze_export.registry import COMPILERS, entry_named
 from squeeze_export.results import Estimate
 
 
@@ -38,27 +41,32 @@ class Compiler(Protocol):
         TARGET: the format that it takes.
         SCHEMES: names of the schemes that it takes, the default first; others are refused.
         SUFFIX: of its file's name, behind `<network>.<scheme>.<chip>`.
+        CHIPS: names of what it compiles for, the default first.
         RUNTIMES: names of the runtimes that open its product, the default first; empty where nothing here does.
         PACKAGES: names of the distributions that make it up; their versions go into a file's provenance.
-        CHIPS: names of what it compiles for, the default first.
     """
 
     NAME: str
     TARGET: str
     SCHEMES: tuple[str, ...]
     SUFFIX: str
-    RUNTIMES: tuple[str, ...]
-    PACKAGES: tuple[str, ...]
     CHIPS: tuple[str, ...]
+    RUNTIMES: tuple[str, ...] = ()
+    PACKAGES: tuple[str, ...] = ()
 
     def check(self, chip: str, settings: Mapping[str, str]) -> None:
-        """Refuses what can be known to fail before any work is done.
+        """Refuses what can be known to fail before any work is done. By default, a chip not among `CHIPS`, and any setting.
 
         Raises:
             BadInput: no such chip, or a setting that it does not have.
             Unavailable: the toolchain is not on this machine.
         """
+        if chip not in self.CHIPS:
+            raise BadInput(f"{self.NAME} does not compile for `{chip}`", hint=f"one of: {', '.join(self.CHIPS)}")
+        if settings:
+            raise BadInput(f"{self.NAME} has no setting `{next(iter(settings))}`")
 
+    @abstractmethod
     def compile_for(self, artifact: Artifact, chip: str, settings: Mapping[str, str], folder: Path) -> Compiled:
         """Compiles an artifact.
 
@@ -75,19 +83,11 @@ class Compiler(Protocol):
         """
 
 
-COMPILERS: Mapping[str, str] = {
-    "ethosu": "squeeze_export.compilers.ethosu",
-    "qnn": "squeeze_export.compilers.qnn",
-    "executorch": "squeeze_export.compilers.executorch",
-}
-
-
 def compiler_named(name: str) -> Compiler:
     """Looks a compiler up.
 
     Raises:
         BadInput: there is no such compiler.
+        Refused: another distribution's module is none.
     """
-    if name not in COMPILERS:
-        raise BadInput(f"no compiler is called `{name}`", hint=f"one of: {', '.join(COMPILERS)}")
-    return cast(Compiler, importlib.import_module(COMPILERS[name]))
+    return cast(Compiler, entry_named(name, COMPILERS, "compiler", Compiler))

@@ -1,21 +1,20 @@
 """The one place that knows what a file consists of: a reader for each format, and one audit for all.
 
-A format is one module (or a folder) that satisfies `Format`, and one line in `FORMATS`. It reads files, ours and strangers', within
-bounds, into `contents.Contents`, and says in an `audit.Policy` which of its operators compute in integers: tables of operator kinds
-and a few small functions. It shares no code with what writes the format, and needs no runtime for it.
+A format is one module or folder that satisfies `Format`, and one line in `registry.FORMATS`. It reads files, ours and strangers',
+within bounds, into `contents.Contents`, and says in an `audit.Policy`, with tables of operator kinds and a few small functions,
+which of its operators compute in integers. It shares no code with what writes the format, and needs no runtime for it.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
 from squeeze_export.core import Audit, TensorSpec
 from squeeze_export.formats.audit import Policy, audit
 from squeeze_export.formats.contents import Contents
-from squeeze_export.registry import entry_named
+from squeeze_export.registry import FORMATS, entry_named
 
 
 class Format(Protocol):
@@ -61,14 +60,6 @@ class Listing(Format, Protocol):
             BadInput: as `Format.read`.
             Unavailable: the package that reads it is not installed.
         """
-
-
-FORMATS: Mapping[str, str] = {
-    "onnx": "squeeze_export.formats.onnx",
-    "tflite": "squeeze_export.formats.tflite",
-    "openvino": "squeeze_export.formats.openvino",
-    "coreml": "squeeze_export.formats.coreml",
-}
 
 
 LISTED = ("onnx", "tflite")

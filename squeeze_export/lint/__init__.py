@@ -1,17 +1,18 @@
 """Whether a chip will take a file, by the rules that its maker has written down, before any toolchain runs.
 
-One chip is one module with a `Rulebook`, and one line in `RULEBOOKS`. A rule is a function: it says what is wrong with an operator.
+One chip is one module with a `Rulebook`, and one line in `registry.RULEBOOKS`. A rule is a function: it says what is wrong with an
+operator.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from squeeze_export.errors import BadInput
 from squeeze_export.formats.contents import Contents, FileOperator
+from squeeze_export.registry import RULEBOOKS, entry_named
 
 Severity = Literal["fall-back", "note"]
 """`fall-back`: the operator will not run on the chip in integers. `note`: it will, or it costs little, but there is better."""
@@ -71,24 +72,13 @@ class Finding:
     source: str
 
 
-RULEBOOKS: Mapping[str, str] = {
-    "ethosu": "squeeze_export.lint.ethosu",
-    "hexagon": "squeeze_export.lint.hexagon",
-    "xnnpack": "squeeze_export.lint.xnnpack",
-    "edgetpu": "squeeze_export.lint.edgetpu",
-}
-
-
 def rulebook_named(name: str) -> Rulebook:
     """Looks a chip's rules up.
 
     Raises:
         BadInput: there are none for it.
     """
-    if name not in RULEBOOKS:
-        raise BadInput(f"there are no rules for `{name}`", hint=f"one of: {', '.join(RULEBOOKS)}")
-    book: Rulebook = importlib.import_module(RULEBOOKS[name]).RULEBOOK
-    return book
+    return cast(Rulebook, entry_named(name, RULEBOOKS, "rulebook", Rulebook))
 
 
 def lint(contents: Contents, book: Rulebook) -> tuple[Finding, ...]:

@@ -1,17 +1,16 @@
 """The vendors' own post-training quantizers, to compare with: the same graph and images in, a file of the same target out.
 
 Nothing of ours goes into their integers. Each runs in a process of its own (see `_process`). One peer is one module that
-satisfies `Peer`, and one line in `PEERS`.
+satisfies `Peer`, and one line in `registry.PEERS`.
 """
 
 from __future__ import annotations
 
-import importlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from squeeze_export.core import ByteArray
 from squeeze_export.errors import BadInput
 from squeeze_export.files import Content
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.registry import filled
+from squeeze_export.registry import PEERS, entry_named
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,25 +103,13 @@ class Peer(Protocol):
         return run_apart(PEERS[self.TARGET], source, recipe, tool=self.TOOL)
 
 
-PEERS: Mapping[str, str] = {
-    "onnx": "squeeze_export.peers.onnxruntime",
-    "tflite": "squeeze_export.peers.tensorflow",
-    "openvino": "squeeze_export.peers.nncf",
-    "coreml": "squeeze_export.peers.coremltools",
-}
-"""Target -> the module of its vendor's quantizer."""
-
-
 def peer_of(target: str) -> Peer:
     """Looks up who quantizes for a target.
 
     Raises:
         BadInput: the target has no peer.
     """
-    if target not in PEERS:
-        raise BadInput(f"no vendor's quantizer is known for `{target}`", hint=f"there is one for: {', '.join(PEERS)}")
-    peer: Peer = filled(importlib.import_module(PEERS[target]), Peer)
-    return peer
+    return cast(Peer, entry_named(target, PEERS, "peer", Peer))
 
 
 def peer_for(target: str, recipe: str) -> Peer:

@@ -16,8 +16,9 @@ from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import QuantizedGraph
 from squeeze_export.measure.difference import Gap, first_layer_apart, widened
 from squeeze_export.pipeline.sessions import Entry, Key, Outcome
+from squeeze_export.registry import RUNTIMES
 from squeeze_export.results import Difference
-from squeeze_export.runtimes import RUNTIMES, runtime_named
+from squeeze_export.runtimes import runtime_named
 
 INTEGER_RUN = "integer run"
 NO_STEPS = "the files are not compared with each other: with the last convolution in float their logits have no steps to count in"

@@ -48,7 +48,7 @@ def run_compiled(
     Args:
         job: `targets` does not matter. `run.runtime` may name one of the compiler's runtimes or one of its format's, `run.device`
             is the chip's in the words of the compiler's runtime; where it has none, of the runtime of the file that is compiled.
-        compiler: a key of `compilers.COMPILERS`.
+        compiler: a key of `registry.COMPILERS`.
         chips: each of the compiler's `CHIPS`, or a name that it understands; empty takes its first.
         settings: name -> value of what the user chose; what is not there has its default.
         progress: told of everything.

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_export import __version__
-from squeeze_export.compilers import COMPILERS, compiler_named
+from squeeze_export.compilers import compiler_named
 from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import Content, content_sha256, content_size, read_content, write_draft, write_files
-from squeeze_export.formats import FORMATS, audited, format_named
+from squeeze_export.formats import audited, format_named
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.images.names import shown
 from squeeze_export.measure.host import tool_versions
-from squeeze_export.targets import TARGETS, check_carries, check_fits, target_named
+from squeeze_export.registry import COMPILERS, FORMATS, TARGETS
+from squeeze_export.targets import check_carries, check_fits, target_named
 
 MAX_SIDECAR_BYTES = 16_000_000
 _HINT = "export it again with this tool"
@@ -34,7 +35,7 @@ def export(
 
     Args:
         network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
-        target: a key of `targets.TARGETS`.
+        target: a key of `registry.TARGETS`.
         scheme: how numbers are carried.
         out: an existing folder.
         name: first part of the file name.
@@ -78,7 +79,7 @@ def keep(
     Args:
         content: the file or folder.
         path: where it goes.
-        target: a key of `targets.TARGETS`.
+        target: a key of `registry.TARGETS`.
         scheme: how numbers are carried.
         provenance: into the sidecar.
         labels: likewise.
@@ -111,7 +112,7 @@ def keep_compiled(content: Content, path: Path, source: Artifact, compiler: str,
         content: the file.
         path: where it goes.
         source: what was compiled; its sidecar is beside it.
-        compiler: a key of `compilers.COMPILERS`.
+        compiler: a key of `registry.COMPILERS`.
         provenance: what goes into the sidecar beside the source's own.
 
     Raises:

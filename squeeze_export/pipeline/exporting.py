@@ -22,7 +22,7 @@ class Exported:
     """What was written for a target, or why nothing was.
 
     Attributes:
-        target: a key of `targets.TARGETS`.
+        target: a key of `registry.TARGETS`.
         files: each with its audit: the fp32 version, in a folder that will be removed, where there is one, then what was asked for.
         failure: why there are none.
     """

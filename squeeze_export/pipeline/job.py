@@ -36,7 +36,7 @@ class Job:
     """What to export, and what to find out about it.
 
     Attributes:
-        targets: keys of `targets.TARGETS`.
+        targets: keys of `registry.TARGETS`.
         scheme: a key of `graph.quantized.SCHEMES`.
         weights: a checkpoint file, named weights, or None for the embedded demo network.
         calib: calibration images, one folder or several with weights; needed for integers unless `table` is given or the network

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from squeeze_export.compilers import COMPILERS, compiler_named
+from squeeze_export.compilers import compiler_named
 from squeeze_export.errors import BadInput
 from squeeze_export.formats import LISTED, listing_named
 from squeeze_export.formats.contents import Contents
 from squeeze_export.lint import Finding, lint, rulebook_named
+from squeeze_export.registry import COMPILERS
 
 
 def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
@@ -16,7 +17,7 @@ def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
 
     Args:
         path: a TFLite or ONNX file, of any tool.
-        chip: a key of `lint.RULEBOOKS`.
+        chip: a key of `registry.RULEBOOKS`.
 
     Returns:
         One finding for each operator that breaks a rule, in the file's order; empty where all of it suits the chip.

@@ -43,7 +43,7 @@ def export_apart(
     """Does the same orders for every target, side by side.
 
     Args:
-        targets: keys of `targets.TARGETS`.
+        targets: keys of `registry.TARGETS`.
         orders: the files to write for each.
         name: first part of the file names.
         options: the outer form.

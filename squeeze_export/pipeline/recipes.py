@@ -9,8 +9,9 @@ from typing import Literal, TypeAlias
 from squeeze_export.core import require
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import Scheme
-from squeeze_export.peers import PEERS, peer_of
+from squeeze_export.peers import peer_of
 from squeeze_export.quant.recipes import BEST, FAST
+from squeeze_export.registry import PEERS
 
 Maker: TypeAlias = Literal["ours", "trained", "vendor"]
 """Who makes the integers: we, from calibration images; training on labelled images after that; the tool of each target's vendor."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from squeeze_export.compilers import COMPILERS, compiler_named
+from squeeze_export.compilers import compiler_named
 from squeeze_export.core import Artifact, Session
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.measure.latency import pinned
 from squeeze_export.pipeline.boards import BOARD, reached
+from squeeze_export.registry import COMPILERS
 from squeeze_export.remote.adb import AdbBoard
 from squeeze_export.remote.session import Board
 from squeeze_export.results import Accuracy, Latency
@@ -46,7 +47,7 @@ class RunOptions:
     """How artifacts are run.
 
     Attributes:
-        runtime: a key of `runtimes.RUNTIMES`; None takes each target's first.
+        runtime: a key of `registry.RUNTIMES`; None takes each target's first.
         device: `cpu` ...
         threads: intra-op threads of every session.
         cpus: logical CPUs to pin to; None pins nothing.

@@ -1,4 +1,5 @@
-"""What opens an artifact and runs it. One runtime is one module or object that satisfies `Runtime`, and one line in `RUNTIMES`.
+"""What opens an artifact and runs it. One runtime is one module or object that satisfies `Runtime`, and one line in
+`registry.RUNTIMES`.
 
 A small one is a NAME, `devices` and `open_session`, whose session is a `session.BatchSession`; the rest has defaults. Another
 distribution adds its own by an entry point of the group `squeeze_export.runtimes`.
@@ -12,7 +13,7 @@ from typing import Any, Protocol, cast
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement, Session
 from squeeze_export.errors import Unavailable
-from squeeze_export.registry import entry_named, registered
+from squeeze_export.registry import RUNTIMES, entry_named, registered
 from squeeze_export.runtimes import session
 
 
@@ -92,24 +93,6 @@ class Runtime(Protocol):
             KeyError, TypeError, ValueError, IndexError, AttributeError: the records are not as the engine writes them.
         """
         raise Unavailable(f"`{self.NAME}` is not run on boards")
-
-
-RUNTIMES: Mapping[str, str] = {
-    "onnxruntime": "squeeze_export.runtimes.onnxruntime",
-    "litert": "squeeze_export.runtimes.tflite.litert",
-    "litert-builtin": "squeeze_export.runtimes.tflite.interpreter:LITERT_BUILTIN",
-    "tflite-runtime": "squeeze_export.runtimes.tflite.interpreter:TFLITE_RUNTIME",
-    "tensorflow-lite": "squeeze_export.runtimes.tflite.interpreter:TENSORFLOW_LITE",
-    "tflite-micro": "squeeze_export.runtimes.tflite.micro",
-    "torch": "squeeze_export.runtimes.torch",
-    "openvino": "squeeze_export.runtimes.openvino",
-    "openvino-bf16": "squeeze_export.runtimes.openvino.bf16",
-    "qnn": "squeeze_export.runtimes.qnn",
-    "coreml": "squeeze_export.runtimes.coreml.native",
-    "coreml-evaluator": "squeeze_export.runtimes.coreml.evaluator",
-    "executorch": "squeeze_export.runtimes.executorch",
-}
-"""Name -> `module`, or `module:object` where one module holds several."""
 
 
 def runtime_named(name: str) -> Runtime:

@@ -1,5 +1,8 @@
-"""What writes a network down in a file format: one folder each that satisfies `Target`, and one line in `TARGETS`. What reads the
-format, and checks what was written, is `formats`.
+"""What writes files. One target is one module that satisfies `Target`, and one line in `registry.TARGETS`.
+
+What reads a format, and checks what was written, is `formats`. A small target is a NAME, a SUFFIX, its SCHEMES and `emit`; the
+rest has defaults. Another distribution adds its own by an entry point of the group `squeeze_export.targets`, and, where its files
+are of a format of its own, one of `squeeze_export.formats`.
 """
 
 from __future__ import annotations
@@ -13,27 +16,29 @@ from squeeze_export.errors import BadInput
 from squeeze_export.files import Content
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as, scheme_named
-from squeeze_export.registry import entry_named
+from squeeze_export.registry import TARGETS, entry_named
 
 
 class Target(Protocol):
-    """What a format's module offers. Frameworks are imported inside the functions.
+    """What a target's module offers. Frameworks are imported inside the functions.
 
     Attributes:
         NAME: the registry's key and the command's name.
         SUFFIX: of the file or folder, with its dot.
         SCHEMES: names of the schemes that the format carries; others are refused.
+        FORMAT: the key in `registry.FORMATS` of what reads its files; empty where that is called as the target is.
         INPUTS: dtypes of pixels that its files can take; others are refused.
-        RUNTIMES: names of the runtimes that open it, the default first.
+        RUNTIMES: names of the runtimes that open it, the default first; empty where nothing here does.
         PACKAGES: names of the distributions that write it; their versions go into a file's provenance.
     """
 
     NAME: str
     SUFFIX: str
     SCHEMES: tuple[str, ...]
-    INPUTS: tuple[str, ...]
-    RUNTIMES: tuple[str, ...]
-    PACKAGES: tuple[str, ...]
+    FORMAT: str = ""
+    INPUTS: tuple[str, ...] = ("uint8", "float32")
+    RUNTIMES: tuple[str, ...] = ()
+    PACKAGES: tuple[str, ...] = ()
 
     @abstractmethod
     def emit(self, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> Content:
@@ -48,14 +53,6 @@ class Target(Protocol):
         Returns:
             The file's bytes, or the folder's files; the same arguments give the same bytes.
         """
-
-
-TARGETS: Mapping[str, str] = {
-    "onnx": "squeeze_export.targets.onnx",
-    "tflite": "squeeze_export.targets.tflite",
-    "openvino": "squeeze_export.targets.openvino",
-    "coreml": "squeeze_export.targets.coreml",
-}
 
 
 def target_named(name: str) -> Target:

@@ -1,12 +1,11 @@
 """Toolchains that cannot share our environment: each has one of its own, and is talked to through a worker in it.
 
 An environment is a folder in the user's data folder, whole or not there at all, known by a marker. A toolchain is one module that
-satisfies `Toolchain`, and one line in `TOOLCHAINS`.
+satisfies `Toolchain`, and one line in `registry.TOOLCHAINS`.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import secrets
@@ -24,6 +23,7 @@ from typing import Protocol, cast
 
 from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.registry import TOOLCHAINS, entry_named
 from squeeze_export.workers.process import Process
 from squeeze_export.workers.worker import Worker
 
@@ -65,18 +65,13 @@ class Toolchain(Protocol):
     WORKER: Path
 
 
-TOOLCHAINS: Mapping[str, str] = {"executorch": "squeeze_export.workers.executorch"}
-
-
 def toolchain_named(name: str) -> Toolchain:
     """Looks a toolchain up.
 
     Raises:
         BadInput: there is no such toolchain.
     """
-    if name not in TOOLCHAINS:
-        raise BadInput(f"no toolchain is called `{name}`", hint=f"one of: {', '.join(TOOLCHAINS)}")
-    return cast(Toolchain, importlib.import_module(TOOLCHAINS[name]))
+    return cast(Toolchain, entry_named(name, TOOLCHAINS, "toolchain", Toolchain))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import pytest
 from squeeze_export.cli import console
 from squeeze_export.errors import Refused, Unavailable
 from squeeze_export.files import content_sha256, read_content
+from squeeze_export.registry import TARGETS
 from squeeze_export.runtimes import runtime_named
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.targets import target_named
 
 OUT = Path("squeeze-export-out")
 FAST = ("--rounds", 2)

@@ -11,7 +11,8 @@ from squeeze_export import __version__
 from squeeze_export.cli import COMMANDS, cli, known_options
 from squeeze_export.cli.options import GROUPS
 from squeeze_export.graph.quantized import SCHEMES
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.registry import TARGETS
+from squeeze_export.targets import target_named
 
 FRAMEWORKS = ("torch", "onnx", "onnxruntime", "ai_edge_litert", "tensorflow", "openvino", "coremltools", "flatbuffers")
 

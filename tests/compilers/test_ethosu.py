@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from squeeze_export.compilers import COMPILERS, compiler_named, ethosu
+from squeeze_export.compilers import compiler_named, ethosu
 from squeeze_export.compilers.ethosu import vela
 from squeeze_export.compilers.ethosu.figures import estimate_of
 from squeeze_export.compilers.ethosu.operators import placement_of
@@ -18,6 +18,7 @@ from squeeze_export.core import Artifact
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import INT8, INT8_NPU
 from squeeze_export.pipeline import calibrate, export, lint_file, open_network
+from squeeze_export.registry import COMPILERS
 
 pytest.importorskip("ethosu", reason="Vela is not installed")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from squeeze_export.compilers import COMPILERS, Compiled, compiler_named, qnn
+from squeeze_export.compilers import Compiled, compiler_named, qnn
 from squeeze_export.compilers.qnn.rounding import correct_biases
 from squeeze_export.core import TORCHVISION, Artifact, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused, Unavailable
@@ -27,6 +27,7 @@ from squeeze_export.images.stream import ImageStream
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.pipeline.network import open_network
 from squeeze_export.quant.recipes import quantize
+from squeeze_export.registry import COMPILERS
 from squeeze_export.runtimes import qnn as runtime
 from squeeze_export.targets import onnx as target
 from squeeze_export.workers import worker

@@ -26,8 +26,9 @@ from squeeze_export.measure.host import host_facts
 from squeeze_export.nets.architecture import Architecture, Bypass, Fire, architecture, tensor_shapes
 from squeeze_export.pipeline.export import export
 from squeeze_export.quant.recipes import quantize
+from squeeze_export.registry import TARGETS
 from squeeze_export.runtimes import Runtime, runtime_named
-from squeeze_export.targets import TARGETS, Target, target_named
+from squeeze_export.targets import Target, target_named
 
 SIZE_PX = 64
 CLASSES = 12

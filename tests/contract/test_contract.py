@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from squeeze_export.compilers import COMPILERS, compiler_named
+from squeeze_export.compilers import compiler_named
 from squeeze_export.core import TORCHVISION, EmitOptions
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.files import Content, content_sha256, content_size, read_content, write_draft
@@ -30,8 +30,8 @@ from squeeze_export.graph.quantized import FP32, INT8, SCHEMES, Scheme
 from squeeze_export.graph.table import read_table, table_bytes
 from squeeze_export.measure.difference import first_layer_apart
 from squeeze_export.pipeline.export import export, read_artifact, sidecar_path
-from squeeze_export.runtimes import RUNTIMES
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.registry import COMPILERS, RUNTIMES, TARGETS
+from squeeze_export.targets import target_named
 
 # ---------------------------------------------------------------------------------------------------------------- the matrix
 

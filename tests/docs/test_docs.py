@@ -9,9 +9,9 @@ from doc_pages import PAGES, PROGRAM, ROOT, blocks, commands, name_of, without_b
 
 from squeeze_export import errors
 from squeeze_export.cli import COMMANDS, cli, known_options
-from squeeze_export.peers import PEERS, peer_of
-from squeeze_export.runtimes import RUNTIMES
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.peers import peer_of
+from squeeze_export.registry import PEERS, RUNTIMES, TARGETS
+from squeeze_export.targets import target_named
 
 CLI = ROOT / "docs" / "cli.md"
 NO_OPTIONS_OF_OURS = {"--some-option", "--help", "--version", "--strict"}

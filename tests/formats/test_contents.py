@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from squeeze_export.errors import BadInput
-from squeeze_export.formats import FORMATS, format_named
+from squeeze_export.formats import format_named
 from squeeze_export.formats.audit import ALL_INTEGER_SCHEME, MIXED_SCHEMES
 from squeeze_export.formats.contents import FREE, Contents, FileOperator, FileTensor
 from squeeze_export.graph import quantized
+from squeeze_export.registry import FORMATS
 
 
 def tensor(name: str, **fields: object) -> FileTensor:

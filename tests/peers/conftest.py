@@ -18,7 +18,8 @@ from squeeze_export.core import Artifact, Audit, EmitOptions, Session, TensorSpe
 from squeeze_export.files import Content, content_sha256, content_size, write_draft
 from squeeze_export.formats import audited, format_named
 from squeeze_export.graph.quantized import FP32
-from squeeze_export.peers import PEERS, Source, peer_of
+from squeeze_export.peers import Source, peer_of
+from squeeze_export.registry import PEERS
 from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import target_named
 from tests.contract.conftest import Net, net

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from squeeze_export.peers import PEERS, peer_for
+from squeeze_export.peers import peer_for
+from squeeze_export.registry import PEERS
 from tests.peers.conftest import source
 
 Make = Callable[[str, str, str], Any]

@@ -13,8 +13,9 @@ from squeeze_export.files import write_draft
 from squeeze_export.graph.nodes import Graph, MaxPool
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.peers import PEERS, Source
+from squeeze_export.peers import Source
 from squeeze_export.peers._torch_network import torch_network
+from squeeze_export.registry import PEERS
 from squeeze_export.targets import target_named
 from tests.contract.conftest import VARIANTS, net
 from tests.peers.conftest import Product, peer_module

@@ -4,7 +4,7 @@ import pytest
 
 from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.pipeline import calibrate, export, open_network
-from squeeze_export.targets import TARGETS
+from squeeze_export.registry import TARGETS
 
 
 @pytest.fixture(scope="session")

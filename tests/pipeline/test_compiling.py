@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from squeeze_export.compilers import COMPILERS, Compiled
+from squeeze_export.compilers import Compiled
 from squeeze_export.core import Placement
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.pipeline import Job, RunOptions, audit_file, bench_files, open_network, read_artifact, validate_files
 from squeeze_export.pipeline.compiling import run_compiled
+from squeeze_export.registry import COMPILERS, RUNTIMES
 from squeeze_export.results import Estimate, from_json, to_json
-from squeeze_export.runtimes import RUNTIMES, runtime_named
+from squeeze_export.runtimes import runtime_named
 
 PLACEMENT = Placement(3, 3, 1.0, (), "a fake", 3)
 ESTIMATE = Estimate("Fake 1.0", {"accelerator": "big"}, 500.0, 1_000, 0.002, {"sram": 10}, {"sram": 20}, {"sram": 10.0})

@@ -14,7 +14,8 @@ from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import content_sha256, content_size, read_content
 from squeeze_export.graph.quantized import FP16, FP32, INT8, Scheme
 from squeeze_export.pipeline import audit_file, calibrate, export, open_network, read_artifact
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.registry import TARGETS
+from squeeze_export.targets import target_named
 
 
 @pytest.fixture(scope="module")

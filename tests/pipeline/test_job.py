@@ -10,8 +10,9 @@ from squeeze_export.cli.jobs import show
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.pipeline import Job, PreprocessChoice, RunOptions, calibrate, open_network, run, write_table
+from squeeze_export.registry import TARGETS
 from squeeze_export.results import from_json, to_json
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.targets import target_named
 
 FAST = RunOptions(rounds=2)
 

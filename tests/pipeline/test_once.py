@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from squeeze_export.compilers import COMPILERS, Compiled
+from squeeze_export.compilers import Compiled
 from squeeze_export.pipeline import Job, RunOptions, analyze, calibrate, run, run_compiled, validate_files, validate_portability
 from squeeze_export.pipeline import write_table as write
+from squeeze_export.registry import COMPILERS
 
 FAST = RunOptions(rounds=2, emulated_images=4)
 COUNTED = {

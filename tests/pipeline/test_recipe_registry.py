@@ -8,9 +8,10 @@ import pytest
 
 from squeeze_export.errors import BadInput, Unavailable
 from squeeze_export.graph.quantized import INT8, INT16X8
-from squeeze_export.peers import PEERS, peer_of
+from squeeze_export.peers import peer_of
 from squeeze_export.pipeline.recipes import RECIPES, check_recipe, recipe_names
 from squeeze_export.quant.recipes import QUANTIZERS
+from squeeze_export.registry import PEERS
 
 
 def test_whose_they_are():

@@ -4,7 +4,8 @@ import pytest
 
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.pipeline.sessions import RunOptions, check_device, entries_of, opened, runtime_for
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.registry import TARGETS
+from squeeze_export.targets import target_named
 
 FAST = RunOptions(rounds=2)
 

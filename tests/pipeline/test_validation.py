@@ -15,7 +15,7 @@ from squeeze_export.pipeline import RunOptions, export, open_network, validate_f
 from squeeze_export.pipeline.evaluation import evaluation_images
 from squeeze_export.pipeline.measuring import Comparing, compared, threads
 from squeeze_export.pipeline.sessions import entries_of, opened
-from squeeze_export.targets import TARGETS
+from squeeze_export.registry import TARGETS
 
 FAST = RunOptions(rounds=2)
 

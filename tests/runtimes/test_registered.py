@@ -7,7 +7,8 @@ from types import FunctionType, SimpleNamespace
 
 import pytest
 
-from squeeze_export.runtimes import RUNTIMES, Runtime, runtime_named
+from squeeze_export.registry import RUNTIMES
+from squeeze_export.runtimes import Runtime, runtime_named
 
 FUNCTIONS = [name for name, value in vars(Runtime).items() if isinstance(value, FunctionType) and not name.startswith("_")]
 

@@ -10,7 +10,8 @@ import pytest
 
 from squeeze_export.core import ByteArray, FloatArray, Session
 from squeeze_export.errors import BadInput, Unavailable
-from squeeze_export.runtimes import RUNTIMES, runtime_named
+from squeeze_export.registry import RUNTIMES
+from squeeze_export.runtimes import runtime_named
 from squeeze_export.runtimes.session import BatchSession, check_threads, read_file
 
 SIDES = (2, 3, 3)

@@ -12,7 +12,8 @@ from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import FP32, INT8, INT8_NPU, SCHEMES, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.quant.recipes import quantize
-from squeeze_export.targets import TARGETS, check_carries, check_fits, target_named
+from squeeze_export.registry import TARGETS
+from squeeze_export.targets import check_carries, check_fits, target_named
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from importlib import metadata
 
 import pytest
 
-from squeeze_export.targets import TARGETS, target_named
+from squeeze_export.registry import TARGETS
+from squeeze_export.targets import target_named
 
 MODULES = {"onnx": "onnx", "tflite": "ai_edge_litert", "openvino": "openvino", "coreml": "coremltools"}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from squeeze_export.registry import TOOLCHAINS
 from squeeze_export.workers import environments
-from squeeze_export.workers.environments import TOOLCHAINS
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ import pytest
 import standin
 
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.registry import TOOLCHAINS
 from squeeze_export.workers import environments
-from squeeze_export.workers.environments import MARKER, TOOLCHAINS, install, installed, is_installed, remove, start, toolchain_named
+from squeeze_export.workers.environments import MARKER, install, installed, is_installed, remove, start, toolchain_named
 
 
 def made(data: Path, name: str = "executorch", version: str = "1.5.1", marker: object = None) -> Path:

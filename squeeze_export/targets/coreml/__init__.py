@@ -33,7 +33,6 @@ from squeeze_export.targets.coreml.program import CLASS_PROBABILITIES, PROBABILI
 NAME = "coreml"
 SUFFIX = ".mlpackage"
 SCHEMES = ("fp32", "fp16", "int8", "w8", "palette8", "palette6", "palette4")
-INPUTS = ("uint8", "float32")
 RUNTIMES = ("coreml", "coreml-evaluator") if sys.platform == "darwin" else ("coreml-evaluator", "coreml")
 PACKAGES = ("coremltools",)
 

@@ -20,7 +20,6 @@ from squeeze_export.targets.onnx.writer import Writer
 NAME = "onnx"
 SUFFIX = ".onnx"
 SCHEMES = ("fp32", "fp16", "int8", "int8-npu", "int8-symmetric", "int8-per-tensor", "w8")
-INPUTS = ("uint8", "float32")
 RUNTIMES = ("onnxruntime", "torch")
 PACKAGES = ("onnx",)
 

@@ -30,7 +30,6 @@ from squeeze_export.targets.openvino.metadata import labels_file, runtime_info
 NAME = "openvino"
 SUFFIX = ".openvino"
 SCHEMES = ("fp32", "fp16", "int8", "int8-symmetric", "int8-per-tensor", "w8")
-INPUTS = ("uint8", "float32")
 RUNTIMES = ("openvino", "openvino-bf16")
 PACKAGES = ("openvino",)
 

@@ -9,7 +9,8 @@ import pytest
 
 import squeeze_export.peers
 from squeeze_export.errors import BadInput
-from squeeze_export.peers import PEERS, Source, peer_for, peer_of
+from squeeze_export.peers import Source, peer_for, peer_of
+from squeeze_export.registry import PEERS
 from tests.contract.conftest import net
 
 
