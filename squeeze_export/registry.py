@@ -6,7 +6,6 @@ What satisfies a registry's protocol may leave out what the protocol has a body 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -112,7 +111,6 @@ def entry_named(name: str, own: Mapping[str, str], kind: str, protocol: type) ->
     return filled(found, protocol)
 
 
-@cache
 def filled(entry: object, protocol: type) -> Any:
     """A module or object as a protocol has it: what it leaves out comes from the protocol, whose functions are given it as `self`.
 

@@ -79,6 +79,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "cli/ethosu.py": {"compilers.ethosu"},
     "cli/lint.py": {"lint"},
     "cli/executorch.py": {"compilers.executorch"},
+    "cli/compile.py": {"compilers"},
     "cli/toolchain.py": {"workers.environments"},
     # Three commands that have no job in the pipeline: they print what one function returns.
     "cli/inspect.py": {"nets.architecture", "nets.complexity"},

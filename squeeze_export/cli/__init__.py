@@ -17,6 +17,7 @@ import click
 from squeeze_export import __version__
 from squeeze_export.cli.settings import default_map
 from squeeze_export.errors import EXIT_DONE, EXIT_INTERRUPTED, BadInput, SqueezeExportError
+from squeeze_export.registry import COMPILERS, TARGETS, registered
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "tflite": ("export", "Export to TFLite; validate and time it."),
@@ -42,24 +43,31 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they run; their one-line helps are written in `COMMANDS`.
+    """A group whose commands are imported when they run; their one-line helps are in `commands`.
 
     A module's `command` is its command; that of the exports is a function that makes one, since each target's differs.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(commands())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        file, _ = COMMANDS.get(cmd_name) or commands().get(cmd_name) or ("", "")
+        if not file:
             return None
-        module = importlib.import_module(f"squeeze_export.cli.{COMMANDS[cmd_name][0]}")
-        command = module.command
+        command = importlib.import_module(f"squeeze_export.cli.{file}").command
         return cast(click.Command, command if isinstance(command, click.Command) else command(cmd_name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in commands().items()])
+
+
+def commands() -> dict[str, tuple[str, str]]:
+    """Command -> its file in this folder and its one-line help: ours, and those of the registries' other targets and compilers."""
+    targets = {name: ("export", f"Export to {name}; validate and time it.") for name in registered(TARGETS, "target")}
+    compilers = {name: ("compile", f"Compile for {name}.") for name in registered(COMPILERS, "compiler")}
+    return COMMANDS | {name: found for name, found in (targets | compilers).items() if name not in COMMANDS}
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -81,7 +89,7 @@ def known_options() -> dict[str, dict[str, str]]:
     """Command -> its options, as they are written without their dashes -> what the command's function calls them."""
     root = click.Context(cli)
     found: dict[str, dict[str, str]] = {}
-    for name in COMMANDS:
+    for name in commands():
         command = cli.get_command(root, name)
         options = [param for param in command.params if isinstance(param, click.Option)] if command is not None else []
         found[name] = {long_name(option): option.name or "" for option in options}
@@ -141,7 +149,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return BadInput.exit_code
     except click.UsageError as err:
         # click knows no context where an option lacks its argument.
-        named = [name for name in arguments[:1] if name in COMMANDS]
+        named = [name for name in arguments[:1] if name in commands()]
         complain(err.format_message(), " ".join(["squeeze-export", *named, "--help"]))
         return BadInput.exit_code
     except click.ClickException as err:

@@ -7,21 +7,13 @@ from typing import Any
 
 import click
 
-from squeeze_export.cli.jobs import ALL, COMPILING, compile_and_show
-from squeeze_export.cli.options import FILE, Command, Repeatable, option
+from squeeze_export.cli.jobs import COMPILING, chip_option, chosen_chips, compile_and_show, compiled_scheme_option
+from squeeze_export.cli.options import FILE, Command, option
 from squeeze_export.compilers.ethosu import CHIPS, NAME, OPTIMISE, SCHEMES
 from squeeze_export.core import EmitOptions
 
 OPTIONS = (
-    option(
-        "--accelerator",
-        type=click.Choice([*CHIPS, ALL]),
-        cls=Repeatable,
-        multiple=True,
-        default=CHIPS[:1],
-        show_default=True,
-        help="NPU to compile for. Repeat it for more.",
-    ),
+    chip_option("--accelerator", CHIPS, "NPU"),
     option(
         "--system-config",
         metavar="NAME",
@@ -41,13 +33,7 @@ OPTIONS = (
         show_default=True,
         help="Vela's strategy. auto tries both and keeps the one that needs fewer cycles.",
     ),
-    option(
-        "--scheme",
-        type=click.Choice(SCHEMES),
-        default=SCHEMES[0],
-        show_default=True,
-        help="int8 leaves the average pool to the CPU.",
-    ),
+    compiled_scheme_option(SCHEMES, "int8 leaves the average pool to the CPU."),
     option(
         "--input",
         "pixels",
@@ -70,7 +56,7 @@ def command(**values: Any) -> int:
     """
     chosen = {"system_config": "system_config", "memory_mode": "memory_mode", "config": "vela_config", "optimise": "optimise"}
     settings = {name: str(values[option]) for name, option in chosen.items() if values[option] is not None}
-    chips = sorted(CHIPS, key=_size) if ALL in values["accelerator"] else values["accelerator"]
+    chips = chosen_chips(values["accelerator"], sorted(CHIPS, key=_size))
     form = EmitOptions(input_dtype=values["pixels"])
     return compile_and_show(values, NAME, chips, settings, scheme=values["scheme"], options=form, bench=False)
 

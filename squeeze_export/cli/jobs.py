@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import click
+
 from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
+from squeeze_export.cli.options import Option, Repeatable, option
 from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, TABLE
 from squeeze_export.cli.options.network import DEMO_NOTE, NETWORK, preprocess_choice
 from squeeze_export.cli.options.output import OUT, OUTPUT
@@ -19,7 +22,7 @@ from squeeze_export.pipeline.job import Job
 from squeeze_export.pipeline.recipes import recipe_names
 from squeeze_export.results import Measurement, Report
 
-ALL = "all"
+_ALL = "all"
 """Stands for every chip."""
 
 COMPILING = (
@@ -27,6 +30,22 @@ COMPILING = (
     *(FULL_PLACEMENT, NO_VALIDATE, OUT, *OUTPUT),
 )
 """The options of every compiler's command, beside its own."""
+
+
+def chip_option(flag: str, chips: Sequence[str], what: str) -> Option:
+    """What a compiler compiles for. `chosen_chips` reads the value."""
+    kinds: dict[str, Any] = {"type": click.Choice([*chips, _ALL]), "cls": Repeatable, "multiple": True}
+    return option(flag, **kinds, default=chips[:1], show_default=True, help=f"{what} to compile for. Repeat it for more.")
+
+
+def chosen_chips(asked: Sequence[str], chips: Sequence[str]) -> Sequence[str]:
+    """The chips asked for; all of them for `all`."""
+    return chips if _ALL in asked else asked
+
+
+def compiled_scheme_option(schemes: Sequence[str], text: str) -> Option:
+    """The scheme of the file that is compiled, the compiler's first by default."""
+    return option("--scheme", type=click.Choice(schemes), default=schemes[0], show_default=True, help=text)
 
 
 def job_from(values: Mapping[str, Any], **given: Any) -> Job:

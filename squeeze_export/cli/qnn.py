@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from squeeze_export.cli.jobs import ALL, COMPILING, compile_and_show
-from squeeze_export.cli.options import Command, Repeatable, option
+from squeeze_export.cli.jobs import COMPILING, chip_option, chosen_chips, compile_and_show, compiled_scheme_option
+from squeeze_export.cli.options import Command, option
 from squeeze_export.cli.options.running import EMULATED_IMAGES, ROUNDS, device_option
 from squeeze_export.compilers.qnn import CHIPS, NAME, OPTIMISE, SCHEMES
 from squeeze_export.errors import BadInput
@@ -16,23 +16,9 @@ from squeeze_export.pipeline.sessions import RunOptions
 EMULATOR = "htp-emulator"
 
 OPTIONS = (
-    option(
-        "--soc",
-        type=click.Choice([*CHIPS, ALL]),
-        cls=Repeatable,
-        multiple=True,
-        default=CHIPS[:1],
-        show_default=True,
-        help="Chip to compile for. Repeat it for more.",
-    ),
+    chip_option("--soc", CHIPS, "Chip"),
     option("--int8", is_flag=True, help="The same as --scheme int8, the default."),
-    option(
-        "--scheme",
-        type=click.Choice(SCHEMES),
-        default=SCHEMES[0],
-        show_default=True,
-        help="int8 leaves the average pool and the logits in float; int8-npu makes them integers too.",
-    ),
+    compiled_scheme_option(SCHEMES, "int8 leaves the average pool and the logits in float; int8-npu makes them integers too."),
     option(
         "--finalization-mode",
         type=click.Choice(OPTIMISE),
@@ -63,7 +49,7 @@ def command(**values: Any) -> int:
     if values["int8"] and values["scheme"] != SCHEMES[0]:
         raise BadInput(f"one scheme at a time, not `int8` and `{values['scheme']}`", hint=f"one of: {', '.join(SCHEMES)}")
     run = RunOptions(device=values["device"], rounds=values["rounds"], emulated_images=values["emulated_images"])
-    chips = CHIPS if ALL in values["soc"] else values["soc"]
+    chips = chosen_chips(values["soc"], CHIPS)
     correction = {"bias_correction": "off"} if values["no_bias_correction"] else {}
     settings = {"optimise": values["finalization_mode"], **correction}
     return compile_and_show(values, NAME, chips, settings, scheme=values["scheme"], run=run, bench=values["device"] != EMULATOR)

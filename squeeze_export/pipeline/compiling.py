@@ -143,18 +143,23 @@ def _row(file: _ForChip, job: Job, module: Compiler) -> Measurement:
     """What the compiler itself tells of a product that nothing here runs."""
     artifact, compiled = file.artifact, file.compiled
     if artifact is None or compiled is None:
-        return _failed(file, job.scheme, module.NAME, module.PACKAGES[0])
+        return _failed(file, job.scheme, module.NAME, _tool(module))
     row = row_of(Outcome(Entry(artifact, "")), device_asked=file.chip)
     if compiled.estimate is None and compiled.placement is None:
         return row
     return replace(
         row,
-        runtime=module.PACKAGES[0],
+        runtime=_tool(module),
         device=file.chip,
         evidence="estimated",
         placement=compiled.placement,
         estimate=compiled.estimate,
     )
+
+
+def _tool(module: Compiler) -> str:
+    """What a table says made an estimate."""
+    return module.PACKAGES[0] if module.PACKAGES else module.NAME
 
 
 def _failed(file: _ForChip, scheme: str, compiler: str, runtime: str) -> Measurement:

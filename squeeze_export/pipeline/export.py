@@ -19,7 +19,7 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.images.names import shown
 from squeeze_export.measure.host import tool_versions
-from squeeze_export.registry import COMPILERS, FORMATS, TARGETS
+from squeeze_export.registry import COMPILERS, FORMATS, TARGETS, registered
 from squeeze_export.targets import check_carries, check_fits, target_named
 
 MAX_SIDECAR_BYTES = 16_000_000
@@ -90,13 +90,14 @@ def keep(
         Refused: the file failed its audit.
         BadInput: the folder cannot be written.
     """
+    file_format = target_named(target).FORMAT or target
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         draft = Path(folder) / path.name
         write_draft(draft, content)
-        audit = audited(target, draft)
+        audit = audited(file_format, draft)
         if not scheme.integer:
             audit = replace(audit, violations=())  # a float file breaks no promise by holding floats
-        source, result = format_named(target).describe(draft)
+        source, result = format_named(file_format).describe(draft)
     if promised and audit.violations:
         more = f" (and `{len(audit.violations) - 1}` more)" if len(audit.violations) > 1 else ""
         raise Refused(f"the {target} file is not the integer network it claims to be: {audit.violations[0]}{more}")
@@ -137,16 +138,21 @@ def audit_file(path: Path) -> Audit:
         if not path.exists():
             raise BadInput(f"`{path}` is not a file")
         return audited("openvino", path)
-    for name in COMPILERS:
-        if path.name.endswith(compiler_named(name).SUFFIX):
-            message = f"`{path.name}` is a file of the compiler {name}, made for a chip: what is in it cannot be told from the file"
-            raise BadInput(message, hint="audit the file that it was compiled from")
-    suffixes = {format_named(name).SUFFIX: name for name in FORMATS}
+    compiler = compiler_of(path)
+    if compiler is not None:
+        message = f"`{path.name}` is a file of the compiler {compiler}, made for a chip: what is in it cannot be told from the file"
+        raise BadInput(message, hint="audit the file that it was compiled from")
+    suffixes = {format_named(name).SUFFIX: name for name in registered(FORMATS, "format")}
     if path.suffix not in suffixes:
         raise BadInput(f"`{path}` is no file of a target", hint=f"endings that are: {', '.join(suffixes)}, .xml")
     if not path.exists():
         raise BadInput(f"`{path}` is not a file")
     return audited(suffixes[path.suffix], path)
+
+
+def compiler_of(path: Path) -> str | None:
+    """The compiler whose files end like this one, if any does."""
+    return next((name for name in registered(COMPILERS, "compiler") if path.name.endswith(compiler_named(name).SUFFIX)), None)
 
 
 def sidecar_path(path: Path) -> Path:
@@ -178,7 +184,8 @@ def read_exported(path: Path) -> tuple[Artifact, Audit]:
 def _read_exported(path: Path) -> tuple[Artifact, Audit | None]:
     values = _read_sidecar(path)
     try:
-        if values["target"] not in {*TARGETS, *COMPILERS}:
+        compilers = registered(COMPILERS, "compiler")
+        if values["target"] not in {*registered(TARGETS, "target"), *compilers}:
             raise ValueError(f"target {values['target']!r}")
         content = read_content(path)
         if values["sha256"] != content_sha256(content):
@@ -193,7 +200,7 @@ def _read_exported(path: Path) -> tuple[Artifact, Audit | None]:
             _spec(values["output"]),
             dict(values["provenance"]),
         )
-        return artifact, None if artifact.target in COMPILERS else _audit(values["audit"])
+        return artifact, None if artifact.target in compilers else _audit(values["audit"])
     except OSError as err:
         raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror}", hint=_HINT) from err
     except (KeyError, TypeError, ValueError) as err:

@@ -156,7 +156,8 @@ def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> 
         plan = ExportPlan(network, integers, scheme, name, job.out, job.options, baseline)
         exported = export_all(job.targets, plan, progress)
         artifacts = [artifact for each in exported for artifact, _ in each.files]
-        entries = entries_of(artifacts, job.run.runtime, on=job.run.on, device=job.run.device)
+        needed = job.validate or job.bench
+        entries = entries_of(artifacts, job.run.runtime, on=job.run.on, device=job.run.device, needed=needed)
         comparing = None
         if evaluation is not None:
             hashes = integers.image_hashes if integers is not None else ()
@@ -221,6 +222,6 @@ def _check(job: Job, scheme: Scheme) -> Recipe:
 def _check_target(target: str, job: Job) -> None:
     """Refuses a target that does not carry this, or does not run here."""
     check_carries(target, job.scheme, job.options)
-    name = runtime_for(target, job.run.runtime)
+    name = runtime_for(target, job.run.runtime, needed=job.validate or job.bench)
     if len(job.targets) == 1 and (job.validate or job.bench) and job.run.on is None:
         check_device(name, job.run.device)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from squeeze_export.compilers import compiler_named
 from squeeze_export.errors import BadInput
 from squeeze_export.formats import LISTED, listing_named
 from squeeze_export.formats.contents import Contents
 from squeeze_export.lint import Finding, lint, rulebook_named
-from squeeze_export.registry import COMPILERS
+from squeeze_export.pipeline.export import compiler_of
 
 
 def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
@@ -34,9 +33,9 @@ def _contents(path: Path) -> Contents:
     suffixes = {listing_named(name).SUFFIX: name for name in LISTED}
     if path.suffix not in suffixes:
         raise BadInput(f"`{path}` is no file that lint can read", hint=f"it reads {' and '.join(suffixes)}")
-    compiled = next((name for name in COMPILERS if path.name.endswith(compiler_named(name).SUFFIX)), None)
-    if compiled is not None:
-        raise BadInput(f"`{path}` is compiled by {compiled} already", hint="lint the file that it was compiled from")
+    compiler = compiler_of(path)
+    if compiler is not None:
+        raise BadInput(f"`{path}` is compiled by {compiler} already", hint="lint the file that it was compiled from")
     if not path.is_file():
         raise BadInput(f"`{path}` is not a file")
     return listing_named(suffixes[path.suffix]).listing(path)

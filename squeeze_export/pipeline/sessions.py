@@ -14,7 +14,7 @@ from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.measure.latency import pinned
 from squeeze_export.pipeline.boards import BOARD, reached
-from squeeze_export.registry import COMPILERS
+from squeeze_export.registry import COMPILERS, registered
 from squeeze_export.remote.adb import AdbBoard
 from squeeze_export.remote.session import Board
 from squeeze_export.results import Accuracy, Latency
@@ -87,7 +87,12 @@ class RunOptions:
 
 
 def entries_of(
-    artifacts: Sequence[Artifact], asked: str | None, *, on: str | None = None, device: str = RunOptions.device
+    artifacts: Sequence[Artifact],
+    asked: str | None,
+    *,
+    on: str | None = None,
+    device: str = RunOptions.device,
+    needed: bool = True,
 ) -> list[Entry]:
     """Each artifact with its runtime, and fp32 files with those of `DEFAULT_PRECISION` as well, where these have the device, unless
     a runtime was asked for. On a board the runtime is `BOARD`: which it is shows when it is opened there.
@@ -97,7 +102,7 @@ def entries_of(
     """
     found = []
     for artifact in artifacts:
-        runtime = runtime_for(artifact.target, asked)
+        runtime = runtime_for(artifact.target, asked, needed=needed)
         if on is not None:
             found.append(Entry(artifact, BOARD))
             continue
@@ -219,15 +224,20 @@ def _reached(options: RunOptions, on: str) -> AbstractContextManager[Board | Adb
     )
 
 
-def runtime_for(target: str, asked: str | None) -> str:
-    """The runtime's name: the asked one where the target knows it, the target's first where none was asked.
+def runtime_for(target: str, asked: str | None, *, needed: bool = True) -> str:
+    """The runtime's name: the asked one where the target knows it, the target's first where none was asked. Where nothing opens the
+    target, and nothing needs to, it is empty.
 
     Raises:
         BadInput: the asked one does not open this target.
     """
-    known = (compiler_named(target) if target in COMPILERS else target_named(target)).RUNTIMES
+    compiled = target in registered(COMPILERS, "compiler")
+    known = (compiler_named(target) if compiled else target_named(target)).RUNTIMES or added_runtimes(target)
     if not known:
-        raise BadInput(f"nothing here runs {target} files", hint="run them on the chip that they were compiled for")
+        if asked is None and not needed:
+            return ""
+        hint = "run them on the chip that they were compiled for" if compiled else "--no-validate --no-bench"
+        raise BadInput(f"nothing here runs {target} files", hint=hint)
     if asked is None:
         return known[0]
     if asked not in known and asked not in added_runtimes(target):

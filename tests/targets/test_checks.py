@@ -25,7 +25,7 @@ def quantized() -> QuantizedGraph:
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_form_that_is_not_carried(target: str) -> None:
     module = target_named(target)
-    assert [check_carries(target, scheme, EmitOptions()) for scheme in module.SCHEMES] == [module] * len(module.SCHEMES)
+    assert {check_carries(target, scheme, EmitOptions()).NAME for scheme in module.SCHEMES} == {target}
     for scheme in {*SCHEMES, "int7"} - {*module.SCHEMES}:
         with pytest.raises(BadInput, match=f"{target} does not carry the scheme `{scheme}`") as caught:
             check_carries(target, scheme, EmitOptions())
