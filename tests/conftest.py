@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
+from xdist.scheduler import LoadScopeScheduling
 
 import squeeze_export
 from squeeze_export.core import Preprocess
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.nets.safetensors_file import write_safetensors
+from squeeze_export.registry import TARGETS
 
+IMPORTED = pytest.StashKey[int]()
+"""How many modules there were when the garbage collector was last spared them."""
+TOGETHER = ("docs", "peers")
+"""Folders whose tests share exported files."""
 TINY = Architecture("squeezenet_custom", 8, 3, (Fire(4, 8, 8), Fire(4, 8, 8)), (0,), 5)
 
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads wait for each other asleep: the other workers need the cores
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")  # the same examples on every machine, however slow it is today
 
@@ -80,6 +89,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"longest files, in lines: {found}")
 
 
-def pytest_collection_finish() -> None:
-    """Spares the garbage collector what was imported: coremltools has it look at everything in every conversion."""
-    gc.freeze()
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Spares the garbage collector what the test imported: every timing, and every conversion to Core ML, has it look at all."""
+    if len(sys.modules) > item.session.stash.get(IMPORTED, 0):
+        item.session.stash[IMPORTED] = len(sys.modules)
+        gc.freeze()
+
+
+class Together(LoadScopeScheduling):
+    """What shares its fixtures runs in one worker, so that each is made once: a file, `TOGETHER`, or one target's contract."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        room = file.split("/")[1]
+        target = next((name for name in TARGETS if f"[{name}" in test), "")
+        return f"contract {target}" if room == "contract" else room if room in TOGETHER else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    return Together(config, log)
