@@ -15,15 +15,17 @@ from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import INT8
-from squeeze_export.graph.run import one_blas_thread
+from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.graph.saturation import SaturatingProducts
 from squeeze_export.graph.table import table_bytes
 from squeeze_export.images.folders import open_calibration
+from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.images.stream import ImageStream
 from squeeze_export.pipeline import PreprocessChoice, RunOptions, calibrate, export, open_network
 from squeeze_export.pipeline import forced_avx2 as forced
 from squeeze_export.pipeline.portability import FACTS, FORCED, RUNTIME, validate_portability
 from squeeze_export.quant import recipes
+from squeeze_export.quant.recipes import quantize
 from squeeze_export.results import Accuracy, Interval
 
 HERE = pytest.mark.skipif(not forced.can_be_forced(), reason="no x86: nothing to hold to AVX2")
@@ -72,8 +74,11 @@ def test_without_the_limit_on_the_first_layer_it_does_not(demo_pixels, monkeypat
 
 def test_real_photographs(assets):
     network = open_network(assets / "weights" / "squeezenet1_1.safetensors")
-    quantized = calibrate(network, assets / "images" / "calib").quantized
-    photographs = ImageStream(open_calibration(assets / "images" / "eval"), network.graph.preprocess).load()[0].pixels[::40]
+    files = [sorted((assets / "images").glob(pattern)) for pattern in ("calib/*.jpg", "eval/*/*.jpg")]
+    seen, photographs = (
+        np.stack([load_pixels(file, network.graph.preprocess) for file in chosen]) for chosen in (files[0][::4], files[1][::40])
+    )
+    quantized = quantize(network.graph, seen, FloatRunner(network.graph), INT8)
     share, saturated = agreement(quantized, photographs)
     assert len(photographs) == 12
     assert share == 1

@@ -138,7 +138,7 @@ def test_float_schemes_are_close_to_the_float_run(write: Any, scheme: Scheme, le
 def test_real_networks(write: Any, assets: Path, name: str) -> None:
     checkpoint = read_checkpoint(assets / "weights" / name)
     graph = build_graph(checkpoint.architecture, checkpoint.tensors, checkpoint.preprocess)
-    files = sorted((assets / "images" / "calib").glob("*.jpg"))[:16] + sorted((assets / "images" / "eval").glob("*/*.jpg"))[:100]
+    files = sorted((assets / "images" / "calib").glob("*.jpg"))[:16] + sorted((assets / "images" / "eval").glob("*/*.jpg"))[:96:4]
     photographs = np.stack([load_pixels(file, checkpoint.preprocess) for file in files])
     seen, unseen = photographs[:16], photographs[16:]
     quantized = quantize(graph, seen, FloatRunner(graph), INT8, threads=2)
