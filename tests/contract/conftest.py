@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ import pytest
 
 from squeeze_export.core import TORCHVISION, Artifact, Audit, EmitOptions, Session
 from squeeze_export.errors import Unavailable
+from squeeze_export.files import read_content, write_draft
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
@@ -24,7 +26,7 @@ from squeeze_export.graph.quantized import QuantizedGraph, scheme_named
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.measure.host import host_facts
 from squeeze_export.nets.architecture import Architecture, Bypass, Fire, architecture, tensor_shapes
-from squeeze_export.pipeline.export import export
+from squeeze_export.pipeline.export import export, sidecar_path
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.registry import TARGETS
 from squeeze_export.runtimes import Runtime, runtime_named
@@ -101,16 +103,28 @@ class Subject:
             network, self.target, scheme_named(self.scheme), self.folder, name=name, options=replace(self.options, **options)
         )
 
-    def written(self, **options: Any) -> Artifact:
+    def exported(self, **options: Any) -> tuple[Artifact, Audit]:
         """What `export` writes, once for all that read it: the runtimes of a target share their files. Nothing may change it."""
         network = self.quantized if self.integer else self.graph
         chosen = replace(self.options, **options)
         key = (id(network), self.target, self.scheme, chosen)
         if key not in _WRITTEN:
-            folder = self.folder / f"written{len(_WRITTEN)}"
+            folder = self.folder.parent / f"written{len(_WRITTEN)}"
             folder.mkdir()
-            _WRITTEN[key] = network, replace(self, folder=folder).export(**options)[0]
-        return _WRITTEN[key][1]
+            _WRITTEN[key] = network, *replace(self, folder=folder).export(**options)
+        return _WRITTEN[key][1:]
+
+    def written(self, **options: Any) -> Artifact:
+        """The file of `exported`."""
+        return self.exported(**options)[0]
+
+    def copied(self) -> Artifact:
+        """The file and its sidecar in the subject's own folder, to be changed."""
+        artifact = self.written()
+        copy = self.folder / artifact.path.name
+        write_draft(copy, read_content(artifact.path))
+        shutil.copy(sidecar_path(artifact.path), sidecar_path(copy))
+        return replace(artifact, path=copy)
 
     @contextmanager
     def opened(self, artifact: Artifact) -> Iterator[list[Session]]:
@@ -129,8 +143,9 @@ class Subject:
             return np.stack([session.infer(self.net.pixels) for session in sessions])
 
 
-_WRITTEN: dict[tuple[int, str, str, EmitOptions], tuple[Graph | QuantizedGraph, Artifact]] = {}
-"""Which network, by its identity, target, scheme and form -> the network, kept so that no other gets its identity, and its file."""
+_WRITTEN: dict[tuple[int, str, str, EmitOptions], tuple[Graph | QuantizedGraph, Artifact, Audit]] = {}
+"""Which network, by its identity, target, scheme and form -> the network, kept so that no other gets its identity, its file and
+the file's audit."""
 
 VARIANTS: dict[str, tuple[Bypass, int]] = {
     "plain": ("none", 0),

@@ -177,7 +177,7 @@ def a_session_says_what_it_uses(subject: Any) -> None:
 
 
 def a_file_that_is_none_is_refused(subject: Any) -> None:
-    artifact, _ = subject.export()
+    artifact = subject.copied()
     for damaged in emptied(read_content(artifact.path)):
         put(artifact.path, damaged)
         with pytest.raises(Refused) as caught:
@@ -220,7 +220,7 @@ RUN_BEHAVIOURS: tuple[Callable[[Any], None], ...] = (
 
 
 def the_same_network_gives_the_same_bytes(subject: Any) -> None:
-    first, _ = subject.export("first")
+    first = subject.written()
     if subject.integer:
         table = subject.folder / "again.table"
         table.write_bytes(table_bytes(subject.net.quantized))
@@ -233,7 +233,7 @@ def the_same_network_gives_the_same_bytes(subject: Any) -> None:
 
 
 def an_integer_file_is_really_integer(subject: Any) -> None:
-    artifact, audit = subject.export()
+    artifact, audit = subject.exported()
     if not subject.integer:
         assert audited(subject.target, artifact.path).violations
         return
@@ -254,7 +254,7 @@ def the_file_describes_itself(subject: Any) -> None:
     integer_logits = SCHEMES[subject.scheme].integer_output
     dtype = "int8" if integer_logits and subject.target in TARGETS_OF_INTEGER_LOGITS else "float32"
     for options in (EmitOptions(), EmitOptions("dynamic", "float32", softmax=not integer_logits), three):
-        artifact, _ = replace(subject, options=options).export()
+        artifact = replace(subject, options=options).written()
         assert (artifact.input, artifact.output) == format_named(subject.target).describe(artifact.path)
         batch, *rest = artifact.input.shape
         assert isinstance(batch, str) if options.batch == "dynamic" else batch == options.batch
@@ -265,7 +265,7 @@ def the_file_describes_itself(subject: Any) -> None:
 
 
 def the_sidecar_tells_where_the_file_came_from(subject: Any) -> None:
-    artifact, audit = subject.export()
+    artifact, audit = subject.exported()
     told = json.loads(sidecar_path(artifact.path).read_text(encoding="utf-8"))
     content = read_content(artifact.path)
     assert (told["file"], told["target"], told["scheme"]) == (artifact.path.name, subject.target, subject.scheme)
@@ -285,7 +285,7 @@ def the_sidecar_tells_where_the_file_came_from(subject: Any) -> None:
 
 
 def the_file_carries_labels_preprocessing_and_hashes(subject: Any) -> None:
-    content = joined(subject.export()[0].path)
+    content = joined(subject.written().path)
     for label in subject.net.graph.labels:
         assert label.encode() in content
     assert subject.net.graph.checkpoint_sha256.encode() in content
@@ -294,7 +294,7 @@ def the_file_carries_labels_preprocessing_and_hashes(subject: Any) -> None:
 
 
 def a_changed_file_is_not_read(subject: Any) -> None:
-    artifact, _ = subject.export()
+    artifact = subject.copied()
     content = read_content(artifact.path)
     files = {"": content} if isinstance(content, bytes) else dict(content)
     for name, data in files.items():
@@ -317,7 +317,7 @@ def nothing_but_file_and_sidecar_is_left(subject: Any) -> None:
 
 
 def a_write_that_fails_leaves_the_old_file(subject: Any) -> None:
-    artifact, _ = subject.export()
+    artifact = subject.copied()
     before = read_content(artifact.path)
 
     def fail(source: Any, target: Any) -> None:
@@ -515,10 +515,10 @@ def test_a_float_file_called_int8_never_appears(
 @pytest.mark.parametrize("case", DEFAULT_FP32, ids="-".join)
 def test_a_float_file_presented_as_int8_fails(case: tuple[str, ...], make_subject: Any) -> None:
     floats = make_subject(case)
-    artifact, _ = floats.export()
+    artifact = floats.written()
     audit = audited(floats.target, artifact.path)
     presented = replace(floats, scheme="int8")
-    object.__setattr__(presented, "export", lambda *args, **options: (artifact, audit))
+    object.__setattr__(presented, "exported", lambda *args, **options: (artifact, audit))
     with pytest.raises(AssertionError):
         an_integer_file_is_really_integer(presented)
 
