@@ -120,27 +120,30 @@ def test_json_alone_is_on_stdout(squeeze, net):
     assert all(OUR_LINES.match(line) for line in result.err.splitlines()), result.err
 
 
-def test_nothing_of_a_terminal_goes_into_a_pipe(squeeze, net):
-    result = squeeze("all", *net, "--int8", *FAST)
-    assert "\x1b" not in result.out + result.err
-    assert "\r" not in result.out + result.err
-    assert all(OUR_LINES.match(line) for line in result.err.splitlines()), result.err
-    assert all(line == line.rstrip() for line in result.out.splitlines())
-
-
-def test_third_parties_say_nothing(tiny, tmp_path):
-    """C++ libraries write to the descriptor itself, which only another process shows."""
+@pytest.fixture(scope="module")
+def piped(tiny, tmp_path_factory):
+    """`squeeze-export all --int8` in a process of its own, its streams read through pipes."""
     options = ["--weights", tiny / "tiny.safetensors", "--calib", tiny / "calib", "--rounds", "2"]
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "squeeze_export", "all", "--int8", *options],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=tmp_path_factory.mktemp("piped"),
         check=True,
     )
-    assert [line for line in done.stderr.splitlines() if not OUR_LINES.match(line)] == []
+
+
+def test_nothing_of_a_terminal_goes_into_a_pipe(piped):
+    assert "\x1b" not in piped.stdout + piped.stderr
+    assert "\r" not in piped.stdout + piped.stderr
+    assert all(line == line.rstrip() for line in piped.stdout.splitlines())
+
+
+def test_third_parties_say_nothing(piped):
+    """C++ libraries write to the descriptor itself, which only another process shows."""
+    assert [line for line in piped.stderr.splitlines() if not OUR_LINES.match(line)] == []
     rows = [row for target in TARGETS for row in rows_of(target, ("fp32", "int8"))]
-    assert [line.split()[:2] for line in done.stdout.splitlines()[1:][: len(rows)]] == rows
+    assert [line.split()[:2] for line in piped.stdout.splitlines()[1:][: len(rows)]] == rows
 
 
 def without_a_reader(arguments):

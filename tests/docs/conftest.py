@@ -21,7 +21,7 @@ CALIBRATION_COUNT = 16
 TRAINING_COUNT = 100
 EVALUATED = ("barcode", "heart", "stop", "wifi")
 CHECKPOINT = "squeezenet1_1.pth"
-QUICK = {"ROUNDS": "2", "EMULATED_IMAGES": "2", "CROP": "96"}
+QUICK = {"ROUNDS": "2", "EMULATED_IMAGES": "2", "CROP": "64"}
 """Settings under which commands take a fraction of their time; what a page says itself beats them."""
 
 Typed = Callable[[Command], tuple[int, str]]

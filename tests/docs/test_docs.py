@@ -7,7 +7,7 @@ import click
 import pytest
 from doc_pages import PAGES, PROGRAM, ROOT, blocks, commands, name_of, without_blocks
 
-from squeeze_export import errors
+from squeeze_export import demo, errors
 from squeeze_export.cli import COMMANDS, cli, known_options
 from squeeze_export.peers import peer_of
 from squeeze_export.registry import PEERS, RUNTIMES, TARGETS
@@ -127,7 +127,9 @@ def test_the_inspect_example_prints_what_the_page_says(capsys):
     assert f"    {capsys.readouterr().out.splitlines()[-1]}\n" in CLI.read_text(encoding="utf-8")
 
 
-def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
+def test_the_python_example_runs(named_files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "evaluation_folder", lambda: named_files / "val")  # 4 of the 240
+    monkeypatch.setattr(demo, "calibration_folder", lambda: named_files / "imgs")
     monkeypatch.chdir(tmp_path)
     (text,) = blocks((ROOT / "docs" / "python-api.md").read_text(encoding="utf-8"), "python")
     exec(compile(text, "docs/python-api.md", "exec"), {"__name__": "example"})  # noqa: S102
