@@ -21,7 +21,7 @@ from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import ImageStream, usable_cores
 from squeeze_export.peers import Source
 from squeeze_export.peers import tensorflow as peer
-from squeeze_export.peers._network import with_mean_outside
+from squeeze_export.peers.network import with_mean_outside
 from squeeze_export.pipeline import Job, open_network, run
 from squeeze_export.report.wording import milliseconds, size
 from squeeze_export.results import Estimate

@@ -161,7 +161,7 @@ def test_every_room_is_in_the_table() -> None:
 
 
 # Modules of a registry's folder that are no entry of it: what its entries share.
-SHARED = {"runtimes": {"session", "quiet"}, "peers": {"process"}}
+SHARED = {"runtimes": {"session", "quiet"}, "peers": {"network", "process"}}
 # Entries that are driven through another one.
 THROUGH = {"runtimes": {"qnn": "onnxruntime"}}
 
@@ -181,16 +181,15 @@ def crossings(folder: str, file: str, source: str) -> list[str]:
         module = rest.split(".")[0]
         if room != folder or not any((PACKAGE / folder / part).exists() for part in (f"{module}.py", f"{module}/__init__.py")):
             continue
-        shared = module.startswith("_") and folder in ("runtimes", "peers")
         own = module.startswith(f"_{owner}") or module in (Path(file).parts[0], THROUGH.get(folder, {}).get(owner))
-        if not (own or shared or module in SHARED.get(folder, set())):
+        if not (own or module in SHARED.get(folder, set())):
             found.append(module)
     return sorted(found)
 
 
 @pytest.mark.parametrize("folder", ["targets", "compilers", "runtimes", "peers"])
 def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> None:
-    """What several runtimes share lies in `SHARED` or in modules that begin with an underscore; targets share nothing."""
+    """What several runtimes, or peers, share lies in `SHARED`; targets share nothing."""
     for path in (PACKAGE / folder).rglob("*.py"):
         file = path.relative_to(PACKAGE / folder).as_posix()
         if file != "__init__.py":

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from squeeze_export.core import ByteArray, require
-from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Pads, QuantizedConv, QuantizedNode
+from squeeze_export.graph.nodes import Add, Concat, MaxPool, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import QuantizedGraph, requantization
+from squeeze_export.graph.torch_network import convolve, padded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,6 +139,7 @@ def integer_logits(
         logits (N, classes) float32: those of `graph.integer.IntegerRunner`, to the rounding of the average pool, which has no
         integers here.
     """
+    import torch
     from torch.nn import functional
 
     growths = growths or {}
@@ -153,9 +155,9 @@ def integer_logits(
             centred = source - _zero(quantized, node.input)
             values[node.name] = _conv(shadows[node.name], centred, _zero(quantized, node.name), growths)
         elif isinstance(node, MaxPool):
-            values[node.name] = functional.max_pool2d(_padded(source, node.pads), node.kernel, node.stride)
+            values[node.name] = functional.max_pool2d(padded(source, node.pads), node.kernel, node.stride)
         elif isinstance(node, Concat):
-            values[node.name] = _concat(node, values)
+            values[node.name] = torch.cat([values[name] for name in node.inputs], 1)
         elif isinstance(node, Add):
             real = [(values[name] - _zero(quantized, name)) * scale(name) for name in node.inputs]
             values[node.name] = _rescale()((real[0] + real[1]) / scale(node.name), _zero(quantized, node.name), 0)
@@ -164,38 +166,9 @@ def integer_logits(
     return values[quantized.output.name]
 
 
-def float_tensors(graph: Graph) -> dict[str, tuple[Tensor, Tensor]]:
-    """Weight and bias of every convolution of a float graph, as torch has them."""
-    torch = require("torch", "torch")
-    return {conv.name: (torch.from_numpy(conv.weight.copy()), torch.from_numpy(conv.bias.copy())) for conv in graph.convs}
-
-
-def float_logits(graph: Graph, parameters: Mapping[str, tuple[Tensor, Tensor]], pixels: Tensor) -> Tensor:
-    """Runs the float graph; arguments and result as of `integer_logits`."""
-    from torch.nn import functional
-
-    values = {graph.input.name: pixels}
-    for node in graph.nodes:
-        source = values[node.inputs[0]]
-        if isinstance(node, Conv):
-            result = _convolved(source, node, *parameters[node.name])
-            values[node.name] = result.relu_() if node.relu else result
-        elif isinstance(node, MaxPool):
-            values[node.name] = functional.max_pool2d(_padded(source, node.pads, -np.inf), node.kernel, node.stride)
-        elif isinstance(node, Concat):
-            values[node.name] = _concat(node, values)
-        elif isinstance(node, Add):
-            values[node.name] = source + values[node.inputs[1]]
-        else:
-            assert isinstance(node, GlobalAveragePool)
-            values[node.name] = source.mean(dim=(2, 3))
-    return values[graph.output.name]
-
-
 def _conv(shadow: Shadow, centred: Tensor, zero: float, growths: Growths) -> Tensor:
-
     conv, multiplier = shadow.conv, shadow.multiplier
-    acc = _convolved(centred, conv, _weight(shadow))
+    acc = convolve(centred, _weight(shadow), None, conv.stride, conv.pads)
     acc = acc + _bias(shadow, growths.get(conv.input)).float()[:, None, None]
     if conv.input in growths:
         multiplier = multiplier * growths[conv.input].exp()
@@ -203,15 +176,6 @@ def _conv(shadow: Shadow, centred: Tensor, zero: float, growths: Growths) -> Ten
         multiplier = multiplier / growths[conv.name].exp()
     result: Tensor = _rescale()(acc * multiplier[:, None, None], zero, zero if conv.relu else 0.0)
     return result
-
-
-def _convolved(values: Tensor, conv: Conv | QuantizedConv, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    from torch.nn import functional
-
-    top, left, bottom, right = conv.pads
-    if (top, left) == (bottom, right):  # saves a copy
-        return functional.conv2d(values, weight, bias, conv.stride, (top, left))
-    return functional.conv2d(_padded(values, conv.pads), weight, bias, conv.stride)
 
 
 def _weight(shadow: Shadow) -> Tensor:
@@ -231,19 +195,6 @@ def _bias(shadow: Shadow, growth: Tensor | None) -> Tensor:
 
 def _zero(quantized: QuantizedGraph, name: str) -> float:
     return float(quantized.tensors[name].zero_point)
-
-
-def _padded(values: Tensor, pads: Pads, fill: float = 0.0) -> Tensor:
-    from torch.nn import functional
-
-    top, left, bottom, right = pads
-    return functional.pad(values, (left, right, top, bottom), value=fill) if any(pads) else values
-
-
-def _concat(node: Concat, values: Mapping[str, Tensor]) -> Tensor:
-    torch = require("torch", "torch")
-    joined: Tensor = torch.cat([values[name] for name in node.inputs], 1)
-    return joined
 
 
 @lru_cache(maxsize=1)

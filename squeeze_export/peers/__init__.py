@@ -1,6 +1,6 @@
 """The vendors' own post-training quantizers, to compare with: the same graph and images in, a file of the same target out.
 
-Nothing of ours goes into their integers. Each runs in a process of its own (see `_process`). One peer is one module that
+Nothing of ours goes into their integers. Each runs in a process of its own (see `process`). One peer is one module that
 satisfies `Peer`, and one line in `registry.PEERS`.
 """
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from squeeze_export.core import ByteArray, require
 from squeeze_export.files import Content, read_content
+from squeeze_export.graph.torch_network import torch_network
 from squeeze_export.peers import Source
-from squeeze_export.peers._network import with_mean_outside
-from squeeze_export.peers._torch_network import torch_network
+from squeeze_export.peers.network import with_mean_outside
 from squeeze_export.peers.process import EXTRA
 
 NAME = "coremltools"
@@ -49,7 +49,7 @@ def work(source: Source, recipe: str, folder: Path) -> Content:
 
     # The first milestone starts the observers, the last freezes batch norms; in between nothing is ever reached.
     settings = tool.ModuleLinearQuantizerConfig(quantization_scheme="symmetric", milestones=[0, 1000, 1000, 0])
-    quantizer = tool.LinearQuantizer(torch_network(torch, graph), tool.LinearQuantizerConfig(global_config=settings))
+    quantizer = tool.LinearQuantizer(torch_network(graph), tool.LinearQuantizerConfig(global_config=settings))
     example = centred(source.pixels[:1])
     observed = quantizer.prepare(example_inputs=(example,), inplace=False)
     quantizer.step()

@@ -17,9 +17,9 @@ import numpy as np
 
 from squeeze_export.core import ByteArray, require
 from squeeze_export.files import Content, read_content
+from squeeze_export.graph.torch_network import torch_network
 from squeeze_export.peers import Source
-from squeeze_export.peers._network import with_mean_outside
-from squeeze_export.peers._torch_network import torch_network
+from squeeze_export.peers.network import with_mean_outside
 from squeeze_export.peers.process import EXTRA
 
 NAME = "nncf"
@@ -90,7 +90,7 @@ def _converted(openvino: Any, source: Source) -> Any:
     graph, mean = with_mean_outside(source)
     height, width, channels = (int(side) for side in graph.input.shape[1:])
     shape = (1, channels, height, width)
-    model = openvino.convert_model(torch_network(torch, graph), example_input=torch.zeros(shape), input=shape)
+    model = openvino.convert_model(torch_network(graph), example_input=torch.zeros(shape), input=shape)
     steps = openvino.preprocess.PrePostProcessor(model)
     steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
     steps.input().model().set_layout(openvino.Layout("NCHW"))
@@ -102,7 +102,7 @@ def _converted(openvino: Any, source: Source) -> Any:
 
 
 def _read(openvino: Any, source: Source) -> Any:
-    """Our model with `pixels - mean` before the first convolution, and behind it the bias that goes with that; see `_network`."""
+    """Our model with `pixels - mean` before the first convolution, and behind it the bias that goes with that; see `network`."""
     model = openvino.Core().read_model(str(source.fp32 / _MODEL_FILE))
     graph, mean = with_mean_outside(source)
     op, convs = openvino.opset8, [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]

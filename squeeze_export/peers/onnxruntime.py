@@ -14,7 +14,7 @@ from squeeze_export.core import ByteArray, require
 from squeeze_export.formats.onnx import opened
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.peers import Source
-from squeeze_export.peers._network import with_mean_outside
+from squeeze_export.peers.network import with_mean_outside
 from squeeze_export.peers.process import EXTRA
 
 NAME = "onnxruntime"
@@ -89,7 +89,7 @@ def work(source: Source, recipe: str, folder: Path) -> bytes:
 
 
 def _take_mean_out(onnx: Any, source: Source, path: Path) -> None:
-    """Writes the fp32 file with `pixels - mean` before the first convolution, and the bias that goes with that; see `_network`."""
+    """Writes the fp32 file with `pixels - mean` before the first convolution, and the bias that goes with that; see `network`."""
     graph, mean = with_mean_outside(source)
     model = opened(source.fp32).model
     nodes, constants = model.graph.node, {"mean": mean[None, :, None, None], "centred/bias": graph.convs[0].bias}

@@ -16,7 +16,7 @@ from squeeze_export.core import FloatArray, require
 from squeeze_export.errors import Refused
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool
 from squeeze_export.peers import Source
-from squeeze_export.peers._network import same_pads, with_mean_outside
+from squeeze_export.peers.network import same_pads, with_mean_outside
 from squeeze_export.peers.process import EXTRA
 
 NAME = "tensorflow"

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from squeeze_export.core import ByteArray, Progress, require, silent
 from squeeze_export.graph.nodes import Add, Graph, QuantizedConv
 from squeeze_export.graph.quantized import QuantizedGraph
+from squeeze_export.graph.torch_network import torch_network
 from squeeze_export.graph.trainable import (
     Growths,
     Shadow,
-    float_logits,
-    float_tensors,
     integer_logits,
     integers_of,
     reproducible,
@@ -106,13 +105,13 @@ def distill(
     counts = np.array(weights)
     rows = np.repeat(np.flatnonzero(~held), counts[~held])
     with reproducible(THREADS):
-        shadows, growths, parameters = shadows_of(start), growths_of(start, reference), float_tensors(reference)
+        shadows, growths, network = shadows_of(start), growths_of(start, reference), torch_network(reference)
         for shadow in shadows.values():
             shadow.weight.requires_grad_(False)
         shifts, scales = [shadow.shift for shadow in shadows.values()], list(dict.fromkeys(growths.values()))
         adam = torch.optim.Adam([{"params": shifts, "lr": SHIFT_RATE}, {"params": scales, "lr": SCALE_RATE}], betas=DECAYS)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, UPDATES)
-        before = _error(start, shadows, growths, reference, parameters, pixels[held], counts[held])
+        before = _error(start, shadows, growths, network, pixels[held], counts[held])
         waiting: list[int] = []
         for done in range(UPDATES):
             if len(waiting) < BATCH:
@@ -120,14 +119,14 @@ def distill(
             batch, waiting = waiting[:BATCH], waiting[BATCH:]
             images = to_tensor(_augmented(pixels[batch], draw))
             with torch.no_grad():
-                expected = float_logits(reference, parameters, images)
+                expected = network(images)
             difference = integer_logits(start, shadows, images, growths) - expected
             adam.zero_grad()
-            (difference.square().sum() / expected.square().sum()).backward()  # type: ignore[no-untyped-call]
+            (difference.square().sum() / expected.square().sum()).backward()
             adam.step()
             decay.step()
             progress("distilling", done + 1, UPDATES)
-        after = _error(start, shadows, growths, reference, parameters, pixels[held], counts[held])
+        after = _error(start, shadows, growths, network, pixels[held], counts[held])
         kept = after < before
         made = integers_of(start, shadows, growths) if kept else start
         return Distilled(made, kept, int(held.sum()), before, after)
@@ -160,8 +159,7 @@ def _error(
     quantized: QuantizedGraph,
     shadows: Mapping[str, Shadow],
     growths: Growths,
-    reference: Graph,
-    parameters: Mapping[str, Any],
+    network: Any,
     pixels: ByteArray,
     counts: NDArray[np.int64],
 ) -> float:
@@ -171,7 +169,7 @@ def _error(
     with torch.no_grad():
         for image, count in zip(pixels, counts, strict=True):
             x = to_tensor(image[None])
-            expected = float_logits(reference, parameters, x)
+            expected = network(x)
             difference = integer_logits(quantized, shadows, x, growths) - expected
             noise += int(count) * float(difference.square().sum())
             signal += int(count) * float(expected.square().sum())

@@ -23,10 +23,9 @@ from squeeze_export.core import ByteArray, Progress, require, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import INT8, QuantizedGraph
+from squeeze_export.graph.torch_network import torch_network
 from squeeze_export.graph.trainable import (
     Shadow,
-    float_logits,
-    float_tensors,
     integer_logits,
     integers_of,
     reproducible,
@@ -140,13 +139,12 @@ def train_integers(
     order = draw.permutation(len(images))
     held, kept = np.sort(order[: len(order) // HELD_OUT_SHARE]), np.sort(order[len(order) // HELD_OUT_SHARE :])
     with reproducible(schedule.threads):
-        shadows = shadows_of(start, limits)
-        parameters = float_tensors(reference)
+        shadows, network = shadows_of(start, limits), torch_network(reference)
         updates = math.ceil(len(kept) / schedule.batch)
         trained = [(p, share) for s in shadows.values() for p, share in ((s.weight, 1.0), (s.shift, SHIFT_SHARE))]
         descent = Descent(trained, schedule.epochs * updates, schedule.reach)
         losses: list[float] = []
-        at_start, first = _measure(start, shadows, reference, parameters, images[held], labels[held], schedule)
+        at_start, first = _measure(start, shadows, network, images[held], labels[held], schedule)
         found, best, best_epoch = [at_start], start, 0
         for epoch in range(1, schedule.epochs + 1):
             total = 0.0
@@ -155,7 +153,7 @@ def train_integers(
                 part = rows[update * schedule.batch : (update + 1) * schedule.batch]
                 pixels = to_tensor(augmented(images[part], schedule, draw))
                 with torch.no_grad():
-                    expected = float_logits(reference, parameters, pixels)
+                    expected = network(pixels)
                 loss = _losses(integer_logits(start, shadows, pixels), expected, torch.from_numpy(labels[part]), schedule).mean()
                 descent.clear()
                 loss.backward()
@@ -165,7 +163,7 @@ def train_integers(
                     raise BadInput(f"the loss of epoch `{epoch}` is `{float(loss.detach())}`", hint="a shorter reach")
                 progress("training", (epoch - 1) * updates + update + 1, schedule.epochs * updates)
             losses.append(total / len(kept))
-            measured, each = _measure(start, shadows, reference, parameters, images[held], labels[held], schedule)
+            measured, each = _measure(start, shadows, network, images[held], labels[held], schedule)
             found.append(measured)
             if measured.loss < found[best_epoch].loss and is_better(each, first):
                 best, best_epoch = integers_of(start, shadows), epoch
@@ -231,8 +229,7 @@ def _losses(logits: Any, expected: Any, labels: Any, schedule: QatSchedule) -> A
 def _measure(
     quantized: QuantizedGraph,
     shadows: Mapping[str, Shadow],
-    reference: Graph,
-    parameters: Mapping[str, Any],
+    network: Any,
     images: ByteArray,
     labels: NDArray[np.int64],
     schedule: QatSchedule,
@@ -244,7 +241,7 @@ def _measure(
         for first in range(0, len(images), _EVALUATION_BATCH):
             part = slice(first, first + _EVALUATION_BATCH)
             pixels, classes = to_tensor(images[part]), torch.from_numpy(labels[part])
-            logits, expected = integer_logits(quantized, shadows, pixels), float_logits(reference, parameters, pixels)
+            logits, expected = integer_logits(quantized, shadows, pixels), network(pixels)
             losses[part] = _losses(logits, expected, classes, schedule).numpy()
             same += int((logits.argmax(1) == expected.argmax(1)).sum())
             right += int((logits.argmax(1) == classes).sum())

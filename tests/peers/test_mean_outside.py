@@ -15,7 +15,7 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.peers import Source
-from squeeze_export.peers._network import same_pads, with_mean_outside
+from squeeze_export.peers.network import same_pads, with_mean_outside
 from squeeze_export.targets.tflite.writer import padding_word
 
 PREPROCESSES = {"rgb": TORCHVISION, "bgr": CAFFE}

@@ -13,6 +13,7 @@ from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import SCHEMES, Quantization, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
+from squeeze_export.graph.torch_network import torch_network
 from squeeze_export.quant import distill as module
 from squeeze_export.quant.distill import distill, growths_of
 from squeeze_export.quant.recipes import DISTILLATION, quantize
@@ -74,7 +75,7 @@ def test_the_gradient_of_a_scale_points_down() -> None:
     tight = squeezed(start, graph, "fire2/squeeze1x1", 3)
     shadows, growths = trainable.shadows_of(tight), growths_of(tight, graph)
     pixels = trainable.to_tensor(images())
-    expected = trainable.float_logits(graph, trainable.float_tensors(graph), pixels)
+    expected = torch_network(graph)(pixels)
     (trainable.integer_logits(tight, shadows, pixels, growths) - expected).square().sum().backward()
     assert growths["fire2/squeeze1x1"].grad < 0  # a larger scale would lower the error
 

@@ -12,6 +12,7 @@ from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.table import read_table, table_bytes
+from squeeze_export.graph.torch_network import torch_network
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.train.qat import QatSchedule, augmented, is_better, train_integers
@@ -102,7 +103,7 @@ def test_the_float_run_is_the_reference():
         graph = _graph(bypass)
         images = _coloured(4, 3)[0]
         with torch.no_grad():
-            logits = fake.float_logits(graph, fake.float_tensors(graph), fake.to_tensor(images)).numpy()
+            logits = torch_network(graph)(fake.to_tensor(images)).numpy()
         np.testing.assert_allclose(logits, FloatRunner(graph)(images), atol=1e-5)
 
 

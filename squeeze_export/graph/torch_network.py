@@ -1,24 +1,32 @@
-"""The graph as a torch module: what a user of a torch checkpoint has in hand when a vendor's tool takes over."""
+"""A float graph in torch: as a module, and the two operators that torch pads otherwise than the graph."""
 
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool
+from squeeze_export.core import require
+from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Pads
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.fx import GraphModule
 
 
-def torch_network(torch: Any, graph: Graph) -> Any:
-    """Builds the module, in evaluation mode.
+def torch_network(graph: Graph) -> GraphModule:
+    """Builds the module, in evaluation mode: what a user of a torch checkpoint has in hand when a vendor's tool takes over.
 
     Args:
-        torch: the package.
         graph: a float graph.
 
     Returns:
-        A `torch.fx.GraphModule` that takes (N, 3, H, W) float32, what the graph's first convolution reads, and gives (N, classes).
+        A module that takes (N, 3, H, W) float32, what the graph's first convolution reads, and gives (N, classes).
+
+    Raises:
+        Unavailable: torch is not installed.
     """
-    nn, calls = torch.nn, torch.fx.Graph()
+    torch: Any = require("torch", "torch")
+    nn, calls = torch.nn, require("torch.fx", "torch").Graph()
     modules: dict[str, Any] = {}
     values = {graph.input.name: calls.placeholder(graph.input.name)}
 
@@ -43,7 +51,8 @@ def torch_network(torch: Any, graph: Graph) -> Any:
             result = calls.call_function(torch.flatten, (result, 1))
         values[node.name] = result
     calls.output(values[graph.output.name])
-    return torch.fx.GraphModule(modules, calls).eval()
+    network: GraphModule = torch.fx.GraphModule(modules, calls).eval()
+    return network
 
 
 def _conv(torch: Any, node: Conv) -> Any:
@@ -51,3 +60,21 @@ def _conv(torch: Any, node: Conv) -> Any:
     module = torch.nn.Conv2d(in_channels, out_channels, node.kernel, stride=node.stride, padding=node.pads[:2])
     module.load_state_dict({"weight": torch.from_numpy(node.weight.copy()), "bias": torch.from_numpy(node.bias.copy())})
     return module
+
+
+def convolve(values: Tensor, weight: Tensor, bias: Tensor | None, stride: int | tuple[int, ...], pads: Pads) -> Tensor:
+    """A convolution of (N, C, H, W) values, padded with zeros."""
+    from torch.nn import functional
+
+    top, left, bottom, right = pads
+    if (top, left) == (bottom, right):  # saves a copy
+        return functional.conv2d(values, weight, bias, stride, (top, left))
+    return functional.conv2d(padded(values, pads), weight, bias, stride)
+
+
+def padded(values: Tensor, pads: Pads, fill: float = 0.0) -> Tensor:
+    """(N, C, H, W) values with a border of `fill`."""
+    from torch.nn import functional
+
+    top, left, bottom, right = pads
+    return functional.pad(values, (left, right, top, bottom), value=fill) if any(pads) else values

@@ -13,8 +13,8 @@ from squeeze_export.files import write_draft
 from squeeze_export.graph.nodes import Graph, MaxPool
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.graph.run import FloatRunner
+from squeeze_export.graph.torch_network import torch_network
 from squeeze_export.peers import Source
-from squeeze_export.peers._torch_network import torch_network
 from squeeze_export.registry import PEERS
 from squeeze_export.targets import target_named
 from tests.contract.conftest import VARIANTS, net
@@ -38,15 +38,13 @@ def graph_of(name: str) -> Graph:
 def test_the_module_is_the_graph(name: str) -> None:
     torch, graph = pytest.importorskip("torch", reason="torch is not installed"), graph_of(name)
     pixels = drawn(int(graph.input.shape[1]))
-    np.testing.assert_allclose(
-        torch_logits(torch, torch_network(torch, graph), pixels), FloatRunner(graph)(pixels), rtol=1e-3, atol=1e-3
-    )
+    np.testing.assert_allclose(torch_logits(torch, torch_network(graph), pixels), FloatRunner(graph)(pixels), rtol=1e-3, atol=1e-3)
 
 
 def test_it_matters_how_a_pool_rounds() -> None:
     """Negative control."""
     torch, graph = pytest.importorskip("torch", reason="torch is not installed"), graph_of("overhanging")
-    pixels, module = drawn(OVERHANGING_PX), torch_network(torch, graph)
+    pixels, module = drawn(OVERHANGING_PX), torch_network(graph)
     module.get_submodule("pool1").ceil_mode = False
     found, expected = torch_logits(torch, module, pixels), FloatRunner(graph)(pixels)
     assert np.abs(found - expected).max() > 0.01 * np.abs(expected).max()
