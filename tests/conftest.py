@@ -24,6 +24,8 @@ IMPORTED = pytest.StashKey[int]()
 """How many modules there were when the garbage collector was last spared them."""
 TOGETHER = ("docs", "peers")
 """Folders whose tests share exported files."""
+RUN_ONCE_MORE = ("contract", "docs")
+"""Folders whose tests run what other tests have gone through line by line."""
 TINY = Architecture("squeezenet_custom", 8, 3, (Fire(4, 8, 8), Fire(4, 8, 8)), (0,), 5)
 
 
@@ -89,6 +91,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"longest files, in lines: {found}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Coverage is not counted where everything is run once more: it doubles the time, and each line has a test of its own."""
+    for item in items:
+        if room_of(item.nodeid) in RUN_ONCE_MORE:
+            item.add_marker(pytest.mark.no_cover)
+
+
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Spares the garbage collector what the test imported: every timing, and every conversion to Core ML, has it look at all."""
     if len(sys.modules) > item.session.stash.get(IMPORTED, 0):
@@ -96,12 +105,17 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
         gc.freeze()
 
 
+def room_of(nodeid: str) -> str:
+    """The folder of a test: `peers` of tests/peers/test_nncf.py::test_it."""
+    return nodeid.split("/")[1]
+
+
 class Together(LoadScopeScheduling):
     """What shares its fixtures runs in one worker, so that each is made once: a file, `TOGETHER`, or one target's contract."""
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
-        room = file.split("/")[1]
+        room = room_of(nodeid)
         target = next((name for name in TARGETS if f"[{name}" in test), "")
         return f"contract {target}" if room == "contract" else room if room in TOGETHER else file
 
