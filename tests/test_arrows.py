@@ -312,6 +312,26 @@ def test_modules_are_called_after_what_they_hold() -> None:
     assert [relative(path) for path in PACKAGE.rglob("*") if set(path.stem.strip("_").split("_")) & empty_words] == []
 
 
+def shared_class_names(sources: dict[str, str]) -> set[str]:
+    """Public classes of one name in several rooms: file -> its source."""
+    rooms: dict[str, set[str]] = {}
+    for file, source in sources.items():
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                rooms.setdefault(node.name, set()).add(room_of(file))
+    return {name for name, found in rooms.items() if len(found) > 1}
+
+
+def test_no_two_rooms_have_a_public_class_of_one_name() -> None:
+    assert shared_class_names({relative(path): path.read_text(encoding="utf-8") for path in FILES}) == set()
+
+
+def test_a_class_of_the_same_name_in_another_room_is_found() -> None:
+    """Negative control."""
+    assert shared_class_names({"nets/a.py": "class Net: ...", "graph/b.py": "class Net: ...\nclass _Net: ..."}) == {"Net"}
+    assert shared_class_names({"nets/a.py": "class Net: ...", "nets/b.py": "class Net: ..."}) == set()
+
+
 def test_help_imports_no_framework_and_no_numpy() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "squeeze_export", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

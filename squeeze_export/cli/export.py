@@ -30,7 +30,7 @@ from squeeze_export.targets import target_named
 
 def command(name: str) -> click.Command:
     """The command of one target, or of `all` of them."""
-    targets = tuple(TARGETS) if name == "all" else (name,)
+    targets = tuple(target for target in TARGETS if target_named(target).RUNTIMES) if name == "all" else (name,)
     what = "every target" if name == "all" else name
     text = f"Export a SqueezeNet to {what}, compare it with the fp32 reference, and time it."
 

@@ -32,7 +32,7 @@ from squeeze_export.graph.trainable import (
     shadows_of,
     to_tensor,
 )
-from squeeze_export.train._descent import Descent
+from squeeze_export.train.descent import Descent
 
 MIN_COUNT = 100
 """Training images: of fewer, the held-out tenth is too small to tell one epoch from another."""

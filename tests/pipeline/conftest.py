@@ -3,7 +3,7 @@
 import pytest
 
 from squeeze_export.graph.quantized import FP32, INT8
-from squeeze_export.pipeline import calibrate, export, open_network
+from squeeze_export.pipeline import Job, RunOptions, calibrate, export, open_network
 from squeeze_export.registry import TARGETS
 
 
@@ -28,3 +28,21 @@ def made(network, quantized, tmp_path_factory):
         for target in TARGETS
         for scheme, source in ((FP32, network.graph), (INT8, quantized))
     }
+
+
+@pytest.fixture
+def job(tiny, tmp_path):
+    """Makes a job on the tiny network; only one on ONNX unless told otherwise."""
+
+    def make(**changes):
+        values = {
+            "targets": ("onnx",),
+            "scheme": "int8",
+            "weights": tiny / "tiny.safetensors",
+            "calib": tiny / "calib",
+            "out": tmp_path / "out",
+            "run": RunOptions(rounds=2),
+        }
+        return Job(**values | changes)
+
+    return make

@@ -9,7 +9,7 @@ from PIL import Image
 
 from squeeze_export.errors import BadInput
 from squeeze_export.images.calibration import CalibrationFolder
-from squeeze_export.pipeline import Job, calibrate, read_calibration, run, write_table
+from squeeze_export.pipeline import calibrate, read_calibration, run, write_table
 from squeeze_export.pipeline.calibration import APPEARANCE, FOLDERS, shift_warnings
 
 
@@ -131,18 +131,8 @@ def test_a_table_without_a_summary_is_of_an_older_version(network, tiny, tmp_pat
 
 
 @pytest.fixture
-def export(tiny, tmp_path):
-    def call(**changes):
-        values = {
-            "targets": ("onnx",),
-            "scheme": "int8",
-            "weights": tiny / "tiny.safetensors",
-            "bench": False,
-            "out": tmp_path / "o",
-        }
-        return run(Job(**values | changes))
-
-    return call
+def export(job):
+    return lambda **changes: run(job(**{"calib": None, "bench": False} | changes))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from squeeze_export.compilers import Compiled
 from squeeze_export.core import Placement
 from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.pipeline import Job, RunOptions, audit_file, bench_files, open_network, read_artifact, validate_files
+from squeeze_export.pipeline import RunOptions, audit_file, bench_files, open_network, read_artifact, validate_files
 from squeeze_export.pipeline.compiling import run_compiled
 from squeeze_export.registry import COMPILERS, RUNTIMES
 from squeeze_export.results import Estimate, from_json, to_json
@@ -23,22 +23,9 @@ ESTIMATE = Estimate("Fake 1.0", {"accelerator": "big"}, 500.0, 1_000, 0.002, {"s
 
 
 @pytest.fixture
-def job(tiny, tmp_path):
-    """Makes a job on the tiny network."""
-
-    def make(**changes):
-        values = {
-            "targets": (),
-            "scheme": "int8",
-            "weights": tiny / "tiny.safetensors",
-            "calib": tiny / "calib",
-            "eval": tiny / "eval",
-            "out": tmp_path / "out",
-            "run": RunOptions(rounds=2),
-        }
-        return Job(**values | changes)
-
-    return make
+def job(job, tiny):
+    """Makes a job for a compiler, on the tiny network."""
+    return lambda **changes: job(**{"targets": (), "eval": tiny / "eval"} | changes)
 
 
 @pytest.fixture

@@ -17,24 +17,6 @@ from squeeze_export.targets import target_named
 FAST = RunOptions(rounds=2)
 
 
-@pytest.fixture
-def job(tiny, tmp_path):
-    """Makes a job on the tiny network; only one on ONNX unless told otherwise."""
-
-    def make(**changes):
-        values = {
-            "targets": ("onnx",),
-            "scheme": "int8",
-            "weights": tiny / "tiny.safetensors",
-            "calib": tiny / "calib",
-            "out": tmp_path / "out",
-            "run": FAST,
-        }
-        return Job(**values | changes)
-
-    return make
-
-
 def test_int8_rows_follow_their_fp32_baseline(job):
     report = run(job(targets=tuple(TARGETS)))
     assert list(dict.fromkeys((row.target, row.scheme) for row in report.measurements)) == [

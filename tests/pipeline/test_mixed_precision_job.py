@@ -21,8 +21,6 @@ from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.measure.statistics import wilson
 from squeeze_export.pipeline import (
-    Job,
-    RunOptions,
     analyze,
     calibrate,
     open_network,
@@ -253,20 +251,9 @@ def test_a_bound_that_is_not_reached(network, tiny, tiny_table, tmp_path, monkey
 
 
 @pytest.fixture
-def job(tiny, tmp_path):
-    def make(**changes):
-        values = {
-            "targets": ("onnx",),
-            "scheme": "int8",
-            "weights": tiny / "tiny.safetensors",
-            "calib": tiny / "calib",
-            "keep_float": ("fire2/squeeze1x1",),
-            "out": tmp_path / "out",
-            "run": RunOptions(rounds=2),
-        }
-        return Job(**values | changes)
-
-    return make
+def job(job):
+    """Makes a job that keeps a layer in float."""
+    return lambda **changes: job(**{"keep_float": ("fire2/squeeze1x1",)} | changes)
 
 
 TAKEN_ALONG = ["fire2/squeeze1x1", "fire2/expand1x1", "fire2/expand3x3"]

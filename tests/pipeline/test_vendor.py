@@ -10,28 +10,15 @@ import pytest
 
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.pipeline import Job, RunOptions, open_network, run, validate_files
+from squeeze_export.pipeline import RunOptions, open_network, run, validate_files
 
 FAST = RunOptions(rounds=2)
 
 
 @pytest.fixture
-def job(tiny, tmp_path):
+def job(job):
     """Makes a vendor's job on the tiny network."""
-
-    def make(**changes):
-        values = {
-            "targets": ("onnx",),
-            "scheme": "int8",
-            "recipe": "vendor",
-            "weights": tiny / "tiny.safetensors",
-            "calib": tiny / "calib",
-            "out": tmp_path / "out",
-            "run": FAST,
-        }
-        return Job(**values | changes)
-
-    return make
+    return lambda **changes: job(**{"recipe": "vendor"} | changes)
 
 
 def test_a_vendors_file_is_exported_proven_and_timed(job, tiny, tmp_path):

@@ -13,7 +13,15 @@ from pathlib import Path
 from squeeze_export.compilers import Compiled
 from squeeze_export.compilers.ethosu.figures import estimate_of
 from squeeze_export.compilers.ethosu.operators import placement_of
-from squeeze_export.compilers.ethosu.settings import AUTO, DEFAULTS, PACKAGE, STRATEGIES, Choice, choices_of, installed_version
+from squeeze_export.compilers.ethosu.settings import (
+    AUTO,
+    DEFAULTS,
+    PACKAGE,
+    STRATEGIES,
+    VelaSettings,
+    choices_of,
+    installed_version,
+)
 from squeeze_export.compilers.ethosu.vela import Output, Vela
 from squeeze_export.core import Artifact, require
 from squeeze_export.errors import BadInput
@@ -58,7 +66,7 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _compiled(network: bytes, choice: Choice, output: Output) -> tuple[int, Compiled]:
+def _compiled(network: bytes, choice: VelaSettings, output: Output) -> tuple[int, Compiled]:
     """Cycles and product of one strategy."""
     placement = placement_of(network, output.content, output.printed)
     estimate = estimate_of(output.summary, output.layers, choice, version=installed_version())

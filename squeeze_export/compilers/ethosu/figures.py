@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from typing import TypeVar
 
-from squeeze_export.compilers.ethosu.settings import Choice
+from squeeze_export.compilers.ethosu.settings import VelaSettings
 from squeeze_export.errors import Refused
 from squeeze_export.results import Estimate, LayerCycles
 
@@ -16,7 +16,7 @@ _MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")
 _LAYER_COLUMNS = ("Original Operator", "Target", "Op Cycles", "MAC Count", "Util% (MAC)", "Name")
 
 
-def estimate_of(summary: str, layers: str, choice: Choice, *, version: str) -> Estimate:
+def estimate_of(summary: str, layers: str, choice: VelaSettings, *, version: str) -> Estimate:
     """Reads both files.
 
     Args:

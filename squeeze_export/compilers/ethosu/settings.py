@@ -40,7 +40,7 @@ user names none. They are generic reference systems: a small accelerator beside 
 
 
 @dataclass(frozen=True)
-class Choice:
+class VelaSettings:
     """One accelerator in one system.
 
     Attributes:
@@ -83,7 +83,7 @@ def installed_version() -> str:
         raise Unavailable("Arm's compiler Vela is not installed", hint="pip install 'squeeze-export[ethosu]'") from err
 
 
-def choices_of(accelerator: str, settings: Mapping[str, str]) -> tuple[Choice, ...]:
+def choices_of(accelerator: str, settings: Mapping[str, str]) -> tuple[VelaSettings, ...]:
     """What the user chose, and the defaults of the rest: one choice for each strategy that is to be tried.
 
     Args:
@@ -119,7 +119,9 @@ def choices_of(accelerator: str, settings: Mapping[str, str]) -> tuple[Choice, .
         # Vela would count with 1 Hz.
         raise BadInput(f"`{config.name}` gives `{system_config}` no `core_clock`", hint="core_clock=500e6")
     strategies = STRATEGIES if optimise == AUTO else (optimise,)
-    return tuple(Choice(accelerator, system_config, memory_mode, strategy, config, "config" in settings) for strategy in strategies)
+    return tuple(
+        VelaSettings(accelerator, system_config, memory_mode, strategy, config, "config" in settings) for strategy in strategies
+    )
 
 
 def _shipped_ini() -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from squeeze_export.compilers.ethosu.settings import Choice
+from squeeze_export.compilers.ethosu.settings import VelaSettings
 from squeeze_export.errors import Refused
 from squeeze_export.workers.process import Process, our_python
 
@@ -43,7 +43,7 @@ class Vela:
         folder: empty; holds everything that Vela writes.
     """
 
-    def __init__(self, network: bytes, choice: Choice, folder: Path) -> None:
+    def __init__(self, network: bytes, choice: VelaSettings, folder: Path) -> None:
         self._choice, self._out, source = choice, folder / "out", folder / f"{_STEM}.tflite"
         source.write_bytes(network)
         command, environment = _command(source, choice, self._out), {**os.environ, "TMPDIR": str(folder)}
@@ -79,7 +79,7 @@ class Vela:
             raise Refused(f"{tool} did not write what it should: {self._process.last_words()}") from err
 
 
-def _command(source: Path, choice: Choice, out: Path) -> Sequence[str]:
+def _command(source: Path, choice: VelaSettings, out: Path) -> Sequence[str]:
     return our_python(
         "ethosu.vela",
         "--config",
