@@ -90,8 +90,8 @@ def test_processes_end_when_the_job_does(orders, toolchain, tmp_path):
     told = tmp_path / "told"
     toolchain(
         "onnx",
-        f"import os, pathlib, time\npathlib.Path({str(told)!r}).write_text(str(os.getpid()))\n"
-        "try:\n    time.sleep(60)\nfinally:\n"
+        f"import os, pathlib, time\ntry:\n    pathlib.Path({str(told)!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\nfinally:\n"
         f"    pathlib.Path({str(told)!r}).unlink()\n",
     )
 

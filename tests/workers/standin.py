@@ -125,8 +125,8 @@ def read_stdin(values, arrays):
 
 
 def interrupted(values, arrays):
-    Path(values["file"]).touch()
     try:
+        Path(values["file"]).touch()  # in here: the interrupt may come as soon as the file is seen
         time.sleep(600)
     finally:
         Path(values["file"]).unlink()
