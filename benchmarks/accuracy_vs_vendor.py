@@ -98,7 +98,7 @@ def _outputs(file: str, files: Sequence[Contestant]) -> tuple[FloatArray, Any, M
     network = open_network(assets() / "weights" / file)
     wnids = read_labels(assets() / "images" / "imagenet_wnids.txt")
     images = open_images(assets() / "images" / "eval", class_count=network.architecture.class_count, labels=wnids)
-    entries = entries_of([read_artifact(entry.path) for entry in files], None)
+    entries = entries_of([read_artifact(entry.path) for entry in files], RunOptions())
     run = FloatRunner(network.graph)
     expected, labels, found = [], [], {entry.key: [] for entry in entries}  # type: ignore[var-annotated]
     with opened(entries, RunOptions()) as outcomes, one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:

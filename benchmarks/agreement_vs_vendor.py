@@ -76,7 +76,7 @@ def _agreements(file: str, files: Sequence[Contestant]) -> list[NDArray[np.bool_
     run = FloatRunner(network.graph)
     with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
         expected = np.concatenate(list(pool.map(run, np.split(views, len(views))))).argmax(axis=1)
-    entries = entries_of([read_artifact(entry.path) for entry in files], None)
+    entries = entries_of([read_artifact(entry.path) for entry in files], RunOptions())
     with opened(entries, RunOptions(threads=usable_cores())) as outcomes:
         sessions = [outcome.session for outcome in outcomes if outcome.session is not None]
         found = [session.infer(views).argmax(axis=1) == expected for session in sessions]

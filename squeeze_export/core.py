@@ -164,6 +164,7 @@ class Artifact:
         input: what `Session.infer` takes.
         output: what it gives.
         provenance: checkpoint hash, table hash, recipe, seed, tool versions ...
+        audit: what is inside, from the day of its export; None of what a compiler made.
     """
 
     path: Path
@@ -174,6 +175,7 @@ class Artifact:
     input: TensorSpec
     output: TensorSpec
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    audit: Audit | None = None
 
 
 @dataclass(frozen=True)

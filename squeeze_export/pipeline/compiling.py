@@ -70,7 +70,7 @@ def run_compiled(
     if own is not None and own.runtime is not None and runs:
         check_device(own.runtime, own.device)
     done = carry_out(replace(job, targets=(module.TARGET,), run=base), progress, again=runs and job.validate)
-    source = done.exported[0].files[-1][0]
+    source = done.exported[0].files[-1]
     files = []
     for count, chip in enumerate(chosen):
         progress("compiling", count, len(chosen))

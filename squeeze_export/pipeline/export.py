@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,14 @@ def export(
     """
     form = options or EmitOptions()
     check_carries(target, scheme.name, form)
-    return export_checked(network, target, scheme, out, name=name, options=form)
+    artifact = export_checked(network, target, scheme, out, name=name, options=form)
+    assert artifact.audit is not None  # of a target's file there is one
+    return artifact, artifact.audit
 
 
 def export_checked(
     network: Graph | QuantizedGraph, target: str, scheme: Scheme, out: Path, *, name: str, options: EmitOptions
-) -> tuple[Artifact, Audit]:
+) -> Artifact:
     """`export` to a target that is known to carry the scheme in this outer form."""
     module = target_named(target)
     check_fits(network, scheme)
@@ -73,7 +75,7 @@ def keep(
     labels: tuple[str, ...],
     *,
     promised: bool = True,
-) -> tuple[Artifact, Audit]:
+) -> Artifact:
     """Audits what was made, and gives it its name and its sidecar.
 
     Args:
@@ -101,9 +103,11 @@ def keep(
     if promised and audit.violations:
         more = f" (and `{len(audit.violations) - 1}` more)" if len(audit.violations) > 1 else ""
         raise Refused(f"the {target} file is not the integer network it claims to be: {audit.violations[0]}{more}")
-    artifact = Artifact(path, target, scheme.name, content_sha256(content), content_size(content), source, result, provenance)
-    _write_with_sidecar(content, artifact, audit, labels)
-    return artifact, audit
+    artifact = Artifact(
+        path, target, scheme.name, content_sha256(content), content_size(content), source, result, provenance, audit
+    )
+    _write_with_sidecar(content, artifact, labels)
+    return artifact
 
 
 def keep_compiled(content: Content, path: Path, source: Artifact, compiler: str, provenance: Mapping[str, Any]) -> Artifact:
@@ -124,7 +128,7 @@ def keep_compiled(content: Content, path: Path, source: Artifact, compiler: str,
     sha256 = content_sha256(content)
     artifact = Artifact(path, compiler, source.scheme, sha256, size_bytes, source.input, source.output, facts)
     labels = _read_sidecar(source.path).get("labels", [])
-    _write_with_sidecar(content, artifact, None, tuple(labels))
+    _write_with_sidecar(content, artifact, tuple(labels))
     return artifact
 
 
@@ -166,22 +170,6 @@ def read_artifact(path: Path) -> Artifact:
     Raises:
         BadInput: no file, no sidecar, a sidecar that cannot be read, or a file that is not the one it describes.
     """
-    return _read_exported(path)[0]
-
-
-def read_exported(path: Path) -> tuple[Artifact, Audit]:
-    """As `read_artifact`, with the audit from the day of the export.
-
-    Raises:
-        BadInput: likewise, or the file of a compiler, which has none.
-    """
-    artifact, audit = _read_exported(path)
-    if audit is None:
-        raise BadInput(f"`{path}` is a file of the compiler {artifact.target}, not of a target")
-    return artifact, audit
-
-
-def _read_exported(path: Path) -> tuple[Artifact, Audit | None]:
     values = _read_sidecar(path)
     try:
         compilers = registered(COMPILERS, "compiler")
@@ -190,7 +178,7 @@ def _read_exported(path: Path) -> tuple[Artifact, Audit | None]:
         content = read_content(path)
         if values["sha256"] != content_sha256(content):
             raise BadInput(f"`{path}` is not the file that its sidecar describes (SHA-256 differs)", hint=_HINT)
-        artifact = Artifact(
+        return Artifact(
             path,
             values["target"],
             values["scheme"],
@@ -199,8 +187,8 @@ def _read_exported(path: Path) -> tuple[Artifact, Audit | None]:
             _spec(values["input"]),
             _spec(values["output"]),
             dict(values["provenance"]),
+            None if values["target"] in compilers else _audit(values["audit"]),
         )
-        return artifact, None if artifact.target in compilers else _audit(values["audit"])
     except OSError as err:
         raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror}", hint=_HINT) from err
     except (KeyError, TypeError, ValueError) as err:
@@ -217,12 +205,6 @@ def _read_sidecar(path: Path) -> Any:
         raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror}", hint=_HINT) from err
     except (ValueError, RecursionError) as err:
         raise BadInput(f"the sidecar `{sidecar}` is damaged: {err}", hint=_HINT) from err
-
-
-def read_all_exported(paths: Sequence[Path]) -> tuple[list[Artifact], dict[Path, Audit | None]]:
-    """The artifacts in the order of their paths, and each path's audit from the day of the export; a compiler's file has none."""
-    found = [_read_exported(path) for path in paths]
-    return [artifact for artifact, _ in found], {artifact.path: audit for artifact, audit in found}
 
 
 def metadata_of(provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -250,13 +232,13 @@ def provenance_of(network: Graph | QuantizedGraph, scheme: Scheme, target: str) 
     return found
 
 
-def _write_with_sidecar(content: Content, artifact: Artifact, audit: Audit | None, labels: tuple[str, ...]) -> None:
+def _write_with_sidecar(content: Content, artifact: Artifact, labels: tuple[str, ...]) -> None:
     path = artifact.path
-    sidecar = json.dumps(_sidecar(artifact, audit, labels), indent=1, ensure_ascii=False) + "\n"
+    sidecar = json.dumps(_sidecar(artifact, labels), indent=1, ensure_ascii=False) + "\n"
     write_files({path: content, sidecar_path(path): sidecar.encode("utf-8", "backslashreplace")})
 
 
-def _sidecar(artifact: Artifact, audit: Audit | None, labels: tuple[str, ...]) -> dict[str, Any]:
+def _sidecar(artifact: Artifact, labels: tuple[str, ...]) -> dict[str, Any]:
     return {
         "file": artifact.path.name,
         "target": artifact.target,
@@ -267,7 +249,7 @@ def _sidecar(artifact: Artifact, audit: Audit | None, labels: tuple[str, ...]) -
         "output": asdict(artifact.output),
         "labels": list(labels),
         "provenance": artifact.provenance,
-        "audit": asdict(audit) if audit is not None else None,
+        "audit": asdict(artifact.audit) if artifact.audit is not None else None,
     }
 
 

@@ -17,9 +17,10 @@ from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings
 from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
-from squeeze_export.pipeline.exporting import Exported, ExportPlan, export_all
+from squeeze_export.pipeline.exporting import Exported, export_all
 from squeeze_export.pipeline.measuring import Comparing, Measured, measured, row_of
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
+from squeeze_export.pipeline.processes import Order
 from squeeze_export.pipeline.recipes import Recipe, check_recipe
 from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, check_board, check_device, entries_of, runtime_for
 from squeeze_export.pipeline.summary import report_of
@@ -152,23 +153,22 @@ def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> 
     ours = integers if isinstance(integers, Calibration) else None
     name = str(ours.quantized.provenance.get("network", network.name)) if ours is not None else network.name
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
-        baseline = Path(folder) if reference_known and (job.validate or job.bench) else None
-        plan = ExportPlan(network, integers, scheme, name, job.out, job.options, baseline)
-        exported = export_all(job.targets, plan, progress)
-        artifacts = [artifact for each in exported for artifact, _ in each.files]
         needed = job.validate or job.bench
-        entries = entries_of(artifacts, job.run.runtime, on=job.run.on, device=job.run.device, needed=needed)
+        orders = [Order(ours.quantized if ours is not None else network.graph, scheme, job.out)]
+        if reference_known and needed and scheme != FP32:
+            orders.append(Order(network.graph, FP32, Path(folder)))
+        vendor = integers if isinstance(integers, Vendor) else None
+        exported = export_all(job.targets, orders, name=name, options=job.options, vendor=vendor, progress=progress)
+        entries = entries_of([artifact for each in exported for artifact in each.files], job.run, needed=needed)
         comparing = None
         if evaluation is not None:
             hashes = integers.image_hashes if integers is not None else ()
             comparing = Comparing(network, evaluation, hashes, table=ours.quantized if ours is not None else None)
-        audits = {artifact.path: audit for each in exported for artifact, audit in each.files}
         if comparing is None and not job.bench:
-            rows = [row_of(Outcome(e), device_asked=job.run.device, audit=audits[e.artifact.path]) for e in entries]
-            found = Measured(tuple(rows))
+            found = Measured(tuple(row_of(Outcome(entry), device_asked=job.run.device) for entry in entries))
         else:
             alone = len(job.targets) == 1
-            found = measured(entries, job.run, comparing=comparing, bench=job.bench, alone=alone, audits=audits, progress=progress)
+            found = measured(entries, job.run, comparing=comparing, bench=job.bench, alone=alone, progress=progress)
     warnings += found.warnings
     if ours is not None and evaluation is not None and evaluation.independent:
         warnings += shift_warnings(ours, evaluation.stream.statistics)

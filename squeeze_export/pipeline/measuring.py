@@ -7,12 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from squeeze_export.core import Artifact, Audit, ByteArray, FloatArray, Progress, Session, silent
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Progress, Session, silent
 from squeeze_export.errors import Inapplicable, SqueezeExportError
 from squeeze_export.graph.quantized import FP32, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
@@ -20,11 +19,10 @@ from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.stream import spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
 from squeeze_export.measure.latency import latency_of, measure_latency
-from squeeze_export.pipeline.boards import BOARD
 from squeeze_export.pipeline.comparison import NO_STEPS, ComparedPart, Comparison, has_steps
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.network import Network
-from squeeze_export.pipeline.sessions import DEFAULT_PRECISION, Entry, Key, Outcome, RunOptions, opened
+from squeeze_export.pipeline.sessions import BOARD, DEFAULT_PRECISION, Entry, Key, Outcome, RunOptions, opened
 from squeeze_export.results import Accuracy, Difference, Measurement
 
 WARMUP_COUNT = 10
@@ -76,7 +74,6 @@ def measured(
     comparing: Comparing | None = None,
     bench: bool = False,
     alone: bool = True,
-    audits: Mapping[Path, Audit | None] | None = None,
     progress: Progress = silent,
 ) -> Measured:
     """Measures entries.
@@ -87,17 +84,12 @@ def measured(
         comparing: what with, and on what; None compares nothing.
         bench: whether to time.
         alone: whether a failure ends the job; else it becomes a failed row and the others go on.
-        audits: of the entries' paths, for the rows.
         progress: told of the rounds.
 
     Raises:
         BadInput: an evaluation image is a calibration image; broken images.
         Unavailable, Refused: what cannot be opened or run, where it is `alone`.
     """
-
-    def row(outcome: Outcome) -> Measurement:
-        return row_of(outcome, device_asked=options.device, audit=(audits or {}).get(outcome.entry.artifact.path))
-
     table, warnings = None, tuple[str, ...]()
     if comparing is not None and comparing.table is not None:
         integer = [entry for entry in entries if entry.artifact.scheme == comparing.table.scheme.name]
@@ -115,7 +107,8 @@ def measured(
             outcomes = timed(outcomes, options, progress)
         outcomes = [placed(outcome) for outcome in outcomes]
         differences = table.differences(outcomes) if table is not None else ()
-        return Measured(tuple(row(outcome) for outcome in outcomes), differences, warnings)
+        rows = tuple(row_of(outcome, device_asked=options.device) for outcome in outcomes)
+        return Measured(rows, differences, warnings)
 
 
 def compared(
@@ -315,7 +308,7 @@ def placed(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def row_of(outcome: Outcome, *, device_asked: str, audit: Audit | None = None) -> Measurement:
+def row_of(outcome: Outcome, *, device_asked: str) -> Measurement:
     """One row: the artifact, and what its session says of itself, or why there is none."""
     artifact, session, failure = outcome.entry.artifact, outcome.session, outcome.failure
     runtime = outcome.entry.runtime if session or failure else ""
@@ -329,7 +322,7 @@ def row_of(outcome: Outcome, *, device_asked: str, audit: Audit | None = None) -
         device_asked=device_asked,
         accuracy=outcome.accuracy,
         latency=outcome.latency,
-        audit=audit,
+        audit=artifact.audit,
         recipe=str(artifact.provenance.get("recipe", "")),
         checkpoint_sha256=str(artifact.provenance.get("checkpoint_sha256", "")),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import Artifact, Audit, ByteArray, FloatArray, Progress, silent
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import QuantizedGraph
@@ -19,7 +19,7 @@ from squeeze_export.measure.accuracy import compare
 from squeeze_export.measure.difference import Gap, widened
 from squeeze_export.pipeline.calibration import Calibration, read_calibration
 from squeeze_export.pipeline.comparison import INTEGER_RUN, ComparedPart, has_steps
-from squeeze_export.pipeline.export import read_all_exported
+from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.forced_avx2 import can_be_forced, run_on_avx2
 from squeeze_export.pipeline.measuring import PROBABILITIES, row_of
 from squeeze_export.pipeline.network import Network
@@ -103,13 +103,12 @@ def validate_portability(
     chosen = options or RunOptions()
     calibration = read_calibration(table)
     quantized = calibration.quantized
-    exported = read_all_exported(files)
-    audits = exported[1]
-    integer = [artifact for artifact in exported[0] if artifact.scheme == quantized.scheme.name]
+    artifacts = [read_artifact(path) for path in files]
+    integer = [artifact for artifact in artifacts if artifact.scheme == quantized.scheme.name]
     _check(integer, calibration, table, network)
     emulation = Emulation(quantized, chosen.emulated_images, progress)
     report = validate_exported(
-        exported,
+        artifacts,
         network,
         eval_path,
         options=chosen,
@@ -121,13 +120,12 @@ def validate_portability(
     )
     pixels, labels, reference, exact, saturated = emulation.runs()
     found, from_exact = compare(reference, saturated, labels), compare(exact, saturated)
-    rows = [_emulated(artifact, found, audits[artifact.path]) for artifact in integer]
+    rows = [_emulated(artifact, found) for artifact in integer]
     differences = [_difference(quantized, INTEGER_RUN, exact, _NAME, saturated)]
     for artifact in integer:
         if artifact.target != "openvino" or chosen.device != "cpu":
             continue
-        outcome = Outcome(Entry(artifact, FORCED))
-        row = replace(row_of(outcome, device_asked="cpu", audit=audits[artifact.path]), runtime=FORCED)
+        row = replace(row_of(Outcome(Entry(artifact, FORCED)), device_asked="cpu"), runtime=FORCED)
         if not can_be_forced():
             rows.append(replace(row, status="skipped", reason="this CPU is no x86"))
             continue
@@ -167,8 +165,8 @@ def _check(integer: Sequence[Artifact], calibration: Calibration, table: Path, n
         raise BadInput(f"the table `{table}` keeps `{last}` in float, so its logits have no steps to compare", hint=hint)
 
 
-def _emulated(artifact: Artifact, accuracy: Accuracy, audit: Audit | None) -> Measurement:
-    row = row_of(Outcome(Entry(artifact, RUNTIME), accuracy=accuracy), device_asked="cpu", audit=audit)
+def _emulated(artifact: Artifact, accuracy: Accuracy) -> Measurement:
+    row = row_of(Outcome(Entry(artifact, RUNTIME), accuracy=accuracy), device_asked="cpu")
     return replace(row, runtime=RUNTIME, device="cpu", kernels=KERNELS, evidence="emulated")
 
 

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from squeeze_export.core import Artifact, Audit, EmitOptions, Progress
+from squeeze_export.core import Artifact, EmitOptions, Progress
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme, scheme_named
 from squeeze_export.graph.table import graph_bytes, read_graph, read_table, table_bytes
-from squeeze_export.pipeline.export import export, read_exported
+from squeeze_export.pipeline.export import export, read_artifact
 from squeeze_export.workers.worker import Worker
 
 
@@ -39,7 +39,7 @@ class Order:
 
 def export_apart(
     targets: Sequence[str], orders: Sequence[Order], *, name: str, options: EmitOptions, progress: Progress
-) -> dict[str, list[tuple[Artifact, Audit]] | SqueezeExportError]:
+) -> dict[str, list[Artifact] | SqueezeExportError]:
     """Does the same orders for every target, side by side.
 
     Args:
@@ -50,10 +50,10 @@ def export_apart(
         progress: told of finished targets.
 
     Returns:
-        target -> an artifact and its audit for every order, or what went wrong.
+        target -> an artifact for every order, or what went wrong.
     """
     workers: dict[str, Worker] = {}
-    found: dict[str, list[tuple[Artifact, Audit]] | SqueezeExportError] = {}
+    found: dict[str, list[Artifact] | SqueezeExportError] = {}
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder, ExitStack() as stack:
         request = {"name": name, "options": asdict(options), "orders": _handed_over(orders, Path(folder))}
         for target in targets:
@@ -64,7 +64,7 @@ def export_apart(
             progress("exporting", done, len(targets))
             try:
                 answer, _ = worker.receive()
-                found[target] = [read_exported(Path(path)) for path in answer["paths"]]
+                found[target] = [read_artifact(Path(path)) for path in answer["paths"]]
             except SqueezeExportError as err:
                 found[target] = err
         progress("exporting", len(targets), len(targets))

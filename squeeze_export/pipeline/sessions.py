@@ -1,21 +1,25 @@
-"""Artifacts opened on a device."""
+"""Artifacts opened on a device, here or on a board or phone.
+
+Boards join what `remote` brings from there with what `runtimes` can read of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from squeeze_export.compilers import compiler_named
-from squeeze_export.core import Artifact, Session
+from squeeze_export.core import Artifact, Placement, Session
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.measure.latency import pinned
-from squeeze_export.pipeline.boards import BOARD, reached
 from squeeze_export.registry import COMPILERS, registered
+from squeeze_export.remote import ssh
 from squeeze_export.remote.adb import AdbBoard
+from squeeze_export.remote.address import AdbAddress, read_address
 from squeeze_export.remote.session import Board
 from squeeze_export.results import Accuracy, Latency
 from squeeze_export.runtimes import added_runtimes, runtime_named
@@ -25,6 +29,9 @@ DEFAULT_PRECISION: Mapping[str, str] = {"openvino": "openvino-bf16"}
 """Runtime that keeps float32 -> the one that computes in the precision that its maker takes by default. An fp32 file is run on
 both.
 """
+
+BOARD = "board"
+"""Stands for the runtime of what is run on a board, until a session there says which it is."""
 
 Key: TypeAlias = tuple[Path, str]
 """What a session is known by: the artifact's path and the runtime."""
@@ -86,14 +93,7 @@ class RunOptions:
             raise BadInput(f"boards run files on their cpu, not on `{self.device}`", hint="leave out --device")
 
 
-def entries_of(
-    artifacts: Sequence[Artifact],
-    asked: str | None,
-    *,
-    on: str | None = None,
-    device: str = RunOptions.device,
-    needed: bool = True,
-) -> list[Entry]:
+def entries_of(artifacts: Sequence[Artifact], options: RunOptions, *, needed: bool = True) -> list[Entry]:
     """Each artifact with its runtime, and fp32 files with those of `DEFAULT_PRECISION` as well, where these have the device, unless
     a runtime was asked for. On a board the runtime is `BOARD`: which it is shows when it is opened there.
 
@@ -102,13 +102,13 @@ def entries_of(
     """
     found = []
     for artifact in artifacts:
-        runtime = runtime_for(artifact.target, asked, needed=needed)
-        if on is not None:
+        runtime = runtime_for(artifact.target, options.runtime, needed=needed)
+        if options.on is not None:
             found.append(Entry(artifact, BOARD))
             continue
         found.append(Entry(artifact, runtime))
         other = DEFAULT_PRECISION.get(runtime)
-        if asked is None and artifact.scheme == FP32.name and other is not None and _has(other, device):
+        if options.runtime is None and artifact.scheme == FP32.name and other is not None and _has(other, options.device):
             found.append(Entry(artifact, other))
     return found
 
@@ -196,7 +196,7 @@ def _opener(options: RunOptions) -> Iterator[Callable[[Entry], Session]]:
                 entry.artifact, device=options.device, threads=options.threads
             )
         return
-    with _reached(options, options.on) as board:
+    with reached(options) as board:
         yield lambda entry: board.open_session(
             entry.artifact, runtime=options.runtime, device=options.device, threads=options.threads
         )
@@ -210,18 +210,40 @@ def check_board(options: RunOptions) -> None:
         Unavailable: it cannot be reached, or lacks what is needed there.
     """
     if options.on is not None:
-        with _reached(options, options.on):
+        with reached(options):
             pass
 
 
-def _reached(options: RunOptions, on: str) -> AbstractContextManager[Board | AdbBoard]:
-    return reached(
-        on,
-        benchmark_binary=options.benchmark_binary,
-        ssh_config=options.ssh_config,
-        board_python=options.board_python,
-        cpus=options.cpus,
-    )
+@contextmanager
+def reached(options: RunOptions) -> Iterator[Board | AdbBoard]:
+    """The board `options.on`, which is left as it was found.
+
+    Raises:
+        BadInput: no address, or no benchmark binary for an Android device.
+        Unavailable: the board cannot be reached, or lacks what is needed there.
+    """
+    address = read_address(options.on or "")
+    board: Board | AdbBoard
+    if isinstance(address, AdbAddress):
+        if options.cpus is not None or options.ssh_config is not None:
+            raise BadInput("--cpus and --ssh-config work only on boards that ssh reaches", hint="leave them out with adb://")
+        board = AdbBoard(address, options.benchmark_binary)
+    else:
+        if options.benchmark_binary is not None:
+            raise BadInput("--benchmark-binary is of Android devices", hint="--on adb://SERIAL")
+        link = ssh.connect(address, config=options.ssh_config, python=options.board_python, cpus=options.cpus)
+        board = Board(link, read_records)
+    try:
+        yield board
+    finally:
+        board.close()
+
+
+def read_records(target: str, records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
+    """Kernels and placement of what a runtime on a board tells, as this package's own runtime of that target reads it; see
+    `Runtime.read_records`.
+    """
+    return runtime_named(target_named(target).RUNTIMES[0]).read_records(records, scheme)
 
 
 def runtime_for(target: str, asked: str | None, *, needed: bool = True) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from squeeze_export.core import Progress, silent
-from squeeze_export.pipeline.export import read_all_exported
+from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.measuring import measured
 from squeeze_export.pipeline.sessions import RunOptions, entries_of
 from squeeze_export.pipeline.summary import report_of
@@ -20,6 +20,5 @@ def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, pro
         BadInput: a file without its sidecar.
     """
     chosen = options or RunOptions()
-    artifacts, audits = read_all_exported(files)
-    entries = entries_of(artifacts, chosen.runtime, on=chosen.on, device=chosen.device)
-    return report_of(measured(entries, chosen, bench=True, audits=audits, progress=progress).rows)
+    entries = entries_of([read_artifact(path) for path in files], chosen)
+    return report_of(measured(entries, chosen, bench=True, progress=progress).rows)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from squeeze_export.core import Artifact, Audit, Progress, silent
+from squeeze_export.core import Artifact, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.images.distribution import Distribution, shift_warning
 from squeeze_export.pipeline.evaluation import evaluation_images
-from squeeze_export.pipeline.export import read_all_exported
+from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.measuring import PROBABILITIES, Comparing, Listener, measured
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import RunOptions, entries_of
@@ -47,12 +47,12 @@ def validate_files(
         BadInput: a file that was not made from this checkpoint; no images; one of them is a calibration image; no such
             table, or one that is not of this network or of none of the files.
     """
-    exported = read_all_exported(files)
+    artifacts = [read_artifact(path) for path in files]
     if table is not None:
-        calibration = table_behind(exported[0], network, table)
+        calibration = table_behind(artifacts, network, table)
         calibration_hashes, summary = calibration.image_hashes, calibration.summary
     return validate_exported(
-        exported,
+        artifacts,
         network,
         eval_path,
         options=options or RunOptions(),
@@ -64,7 +64,7 @@ def validate_files(
 
 
 def validate_exported(
-    exported: tuple[Sequence[Artifact], Mapping[Path, Audit | None]],
+    artifacts: Sequence[Artifact],
     network: Network,
     eval_path: Path | None,
     *,
@@ -75,8 +75,7 @@ def validate_exported(
     skip_broken: bool = False,
     progress: Progress = silent,
 ) -> Report:
-    """As `validate_files`, of files that `read_all_exported` read; `listeners` are shown a part of the images."""
-    artifacts, audits = exported
+    """As `validate_files`, of files that `read_artifact` read; `listeners` are shown a part of the images."""
     for artifact in artifacts:
         if artifact.provenance.get("checkpoint_sha256") != network.graph.checkpoint_sha256:
             raise BadInput(
@@ -87,8 +86,8 @@ def validate_exported(
         raise BadInput("there are no images to validate on", hint="--eval DIR")
     if len({artifact.output.name == PROBABILITIES for artifact in artifacts}) > 1:
         raise BadInput("files with and without --softmax cannot be compared in one run")
-    entries = entries_of(artifacts, options.runtime, on=options.on, device=options.device)
+    entries = entries_of(artifacts, options)
     comparing = Comparing(network, images, calibration_hashes, listeners=listeners)
-    found = measured(entries, options, comparing=comparing, audits=audits)
+    found = measured(entries, options, comparing=comparing)
     warnings = found.warnings + (shift_warning(summary, images.stream.statistics) if summary is not None else ())
     return report_of(found.rows, network=network.facts(), evaluation=images.facts, warnings=warnings)

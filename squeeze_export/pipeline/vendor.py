@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import Artifact, Audit, ByteArray, EmitOptions
+from squeeze_export.core import Artifact, ByteArray, EmitOptions
 from squeeze_export.errors import BadInput
 from squeeze_export.files import write_draft
-from squeeze_export.graph.quantized import FP32, INT8, Scheme
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.images.calibration import CalibrationImages
 from squeeze_export.images.stream import MAX_LOADED_BYTES
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.peers import Source, peer_for
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.export import keep, metadata_of, provenance_of
-from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.processes import Order
 from squeeze_export.targets import target_named
 
 
@@ -94,7 +95,7 @@ def vendor_images(images: CalibrationImages, recipe: str, labelled: Evaluation |
     return replace(vendor, validation=pixels, labels=labels, warnings=(*vendor.warnings, seen))
 
 
-def export_vendor(vendor: Vendor, network: Network, target: str, scheme: Scheme, out: Path, *, name: str) -> tuple[Artifact, Audit]:
+def export_vendor(vendor: Vendor, order: Order, target: str, *, name: str) -> Artifact:
     """Writes `<name>.<recipe>.int8<suffix>` by the vendor's tool; its audit names what is not integer in it.
 
     Raises:
@@ -103,7 +104,8 @@ def export_vendor(vendor: Vendor, network: Network, target: str, scheme: Scheme,
         Refused: it failed.
     """
     peer = peer_for(target, vendor.recipe)
-    graph, module = network.graph, target_named(target)
+    graph, scheme, module = order.network, order.scheme, target_named(target)
+    assert isinstance(graph, Graph)
     provenance = provenance_of(graph, scheme, target) | {
         "recipe": vendor.recipe,
         "method": peer.method(vendor.recipe),
@@ -114,5 +116,5 @@ def export_vendor(vendor: Vendor, network: Network, target: str, scheme: Scheme,
         start = Path(folder) / f"fp32{module.SUFFIX}"
         write_draft(start, module.emit(graph, FP32, EmitOptions(), metadata_of(provenance)))
         content = peer.quantize(Source(graph, start, vendor.pixels, vendor.validation, vendor.labels), vendor.recipe)
-    path = out / f"{name}.{vendor.recipe}.{scheme.name}{module.SUFFIX}"
+    path = order.out / f"{name}.{vendor.recipe}.{scheme.name}{module.SUFFIX}"
     return keep(content, path, target, scheme, provenance, graph.labels, promised=False)

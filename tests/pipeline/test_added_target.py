@@ -15,7 +15,7 @@ from squeeze_export.compilers import compiler_named
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import EXIT_DONE, BadInput, Refused
 from squeeze_export.pipeline import audit_file
-from squeeze_export.pipeline.export import read_artifact, read_exported
+from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.targets import check_carries, target_named
 
 TARGET = """
@@ -108,9 +108,9 @@ def test_the_target_is_a_command(arguments: list[str], tmp_path: Path, capsys: p
     ]
     assert all(row["accuracy"]["count"] and row["latency"] for row in report["measurements"])
     path = tmp_path / "out" / "squeezenet_custom.int8.example"
-    artifact, audit = read_exported(path)
-    assert (artifact.target, artifact.input.dtype, audit.violations) == ("example", "uint8", ())
-    assert audit_file(path) == audit
+    artifact = read_artifact(path)
+    assert (artifact.target, artifact.input.dtype, artifact.audit.violations) == ("example", "uint8", ())
+    assert audit_file(path) == artifact.audit
     capsys.readouterr()
     assert command_line(["--help"]) == EXIT_DONE
     assert "\n  example     Export to example; validate and time it.\n" in capsys.readouterr().out

@@ -17,7 +17,7 @@ PIXELS = np.random.default_rng(3).integers(0, 256, (6, 32, 32, 3), np.uint8)
 
 
 def compared(quantized, artifacts):
-    entries = entries_of(artifacts, None)
+    entries = entries_of(artifacts, RunOptions())
     table = Comparison(quantized, entries)
     with opened(entries, FAST) as outcomes, ThreadPoolExecutor(2) as pool:
         for part in (PIXELS[:4], PIXELS[4:]):

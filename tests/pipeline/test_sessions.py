@@ -61,21 +61,21 @@ def spies(monkeypatch):
 
 
 def test_sessions_are_closed_whatever_happens(made, spies):
-    entries = entries_of([made["onnx", "fp32"], made["onnx", "int8"]], None)
+    entries = entries_of([made["onnx", "fp32"], made["onnx", "int8"]], RunOptions())
     with pytest.raises(KeyboardInterrupt), opened(entries, FAST):
         raise KeyboardInterrupt
     assert [spy.closed for spy in spies] == [1, 1]
 
 
 def test_sessions_are_closed_where_a_later_one_cannot_be_opened(made, spies):
-    entries = entries_of([made["onnx", "fp32"], made["tflite", "fp32"]], None)
+    entries = entries_of([made["onnx", "fp32"], made["tflite", "fp32"]], RunOptions())
     with pytest.raises(Refused), opened(entries, FAST):
         raise AssertionError("never entered")
     assert [spy.closed for spy in spies] == [1]
 
 
 def test_failures_are_kept_where_asked(made, spies):
-    entries = entries_of([made["tflite", "fp32"], made["onnx", "fp32"]], None)
+    entries = entries_of([made["tflite", "fp32"], made["onnx", "fp32"]], RunOptions())
     with opened(entries, FAST, alone=False) as outcomes:
         assert [(outcome.entry, outcome.session is None) for outcome in outcomes] == [(entries[0], True), (entries[1], False)]
     assert [outcome.failure and outcome.failure.message for outcome in outcomes] == ["no such operator", None]

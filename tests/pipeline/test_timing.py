@@ -62,7 +62,7 @@ class Still:
 def test_timing_runs_the_files_own_batch(batch, count, quantized, tmp_path):
     artifact, _ = export(quantized, "onnx", INT8, tmp_path, name="net", options=EmitOptions(batch=batch))
     session = Still()
-    (entry,) = entries_of([artifact], None)
+    (entry,) = entries_of([artifact], RunOptions())
     (found,) = timed([Outcome(entry, session=session)], FAST)
     assert session.shapes == {((count, 32, 32, 3), np.dtype(np.uint8))}
     assert found.latency.batch == count
@@ -71,7 +71,7 @@ def test_timing_runs_the_files_own_batch(batch, count, quantized, tmp_path):
 def test_timing_leaves_out_what_could_not_be_opened(made):
     """A baseline that failed leaves no speed-up behind."""
     baseline, artifact = made["onnx", "fp32"], made["onnx", "int8"]
-    first, second = entries_of([baseline, artifact], None)
+    first, second = entries_of([baseline, artifact], RunOptions())
     failed = Outcome(first, alone=False).failed(Refused("no such operator"))
     found = timed([failed, Outcome(second, session=Still())], FAST)
     assert found[0] is failed
@@ -80,7 +80,7 @@ def test_timing_leaves_out_what_could_not_be_opened(made):
 
 def test_an_emulated_session_is_not_timed(made):
     """How long an emulator takes says nothing of the device."""
-    entries = entries_of([made["onnx", "fp32"], made["onnx", "int8"]], None)
+    entries = entries_of([made["onnx", "fp32"], made["onnx", "int8"]], RunOptions())
     emulated = Still()
     emulated.evidence = "emulated"
     found = timed([Outcome(entry, session=session) for entry, session in zip(entries, (emulated, Still()), strict=True)], FAST)

@@ -106,7 +106,7 @@ def test_overlap_is_refused(network, made, tiny):
     assert evaluation is not None
     hashes = next(iter(evaluation.stream)).hashes
     with (
-        opened(entries_of([made["onnx", "int8"]], None), FAST) as outcomes,
+        opened(entries_of([made["onnx", "int8"]], RunOptions()), FAST) as outcomes,
         pytest.raises(BadInput, match=r"`1` of `8` evaluation images are calibration images too, the first is .*03\.png"),
     ):
         compared(outcomes, Comparing(network, evaluation, hashes[3:4]))
@@ -117,7 +117,7 @@ def test_the_calibration_images_overlap_with_themselves(network, made, tiny):
     evaluation = evaluation_images(network, None, tiny / "calib")
     assert evaluation is not None
     hashes = [digest for batch in evaluation.stream for digest in batch.hashes]
-    with opened(entries_of([made["onnx", "int8"]], None), FAST) as outcomes:
+    with opened(entries_of([made["onnx", "int8"]], RunOptions()), FAST) as outcomes:
         (found,), warnings = compared(outcomes, Comparing(network, evaluation, hashes))
     assert found.accuracy.count == 20
     assert warnings == ()
@@ -193,7 +193,7 @@ class Emulator:
 def test_an_emulated_session_is_given_fewer_images(network, made, tiny):
     evaluation = evaluation_images(network, tiny / "eval", None)
     assert evaluation is not None
-    entries = entries_of([made["onnx", "int8"], made["tflite", "int8"]], None)
+    entries = entries_of([made["onnx", "int8"], made["tflite", "int8"]], RunOptions())
     with opened(entries, FAST) as (first, second):
         emulator = Emulator(first.session)
         found, _ = compared(

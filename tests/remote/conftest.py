@@ -19,7 +19,7 @@ import pytest
 from squeeze_export.core import Artifact, EmitOptions
 from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.pipeline import calibrate, export, open_network
-from squeeze_export.pipeline.boards import reached
+from squeeze_export.pipeline.sessions import RunOptions, reached
 
 SIDE_PX = 32
 
@@ -47,7 +47,7 @@ class Loopback:
         return self.folder / "ssh.conf"
 
     def reached(self, python: str = sys.executable, **other):
-        return reached(self.url, **{"ssh_config": self.config, "board_python": python, **other})
+        return reached(RunOptions(on=self.url, **{"ssh_config": self.config, "board_python": python, **other}))
 
     def configured(self, name: str, **changes: Path) -> Path:
         """Another ssh configuration: IdentityFile or UserKnownHostsFile changed."""

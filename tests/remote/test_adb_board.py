@@ -9,7 +9,7 @@ import pytest
 from squeeze_export import cli
 from squeeze_export.errors import BadInput, GateUndecided, Refused, Unavailable
 from squeeze_export.pipeline import RunOptions, bench_files, check_full_placement
-from squeeze_export.pipeline.boards import reached
+from squeeze_export.pipeline.sessions import reached
 from squeeze_export.remote.adb import sample_ns
 
 ADB = """#!{python}
@@ -70,7 +70,7 @@ def phone(tmp_path, monkeypatch) -> Path:
 
 
 def at(phone, serial="R58M"):
-    return reached(f"adb://{serial}", benchmark_binary=phone.parent / "benchmark_model")
+    return reached(RunOptions(on=f"adb://{serial}", benchmark_binary=phone.parent / "benchmark_model"))
 
 
 def options(phone) -> RunOptions:
@@ -144,7 +144,7 @@ def test_no_adb(phone, monkeypatch):
 
 def test_no_binary(phone, tmp_path):
     for binary, message in ((None, "runs LiteRT's benchmark_model"), (tmp_path / "nothing", "is no file")):
-        with pytest.raises(BadInput, match=message), reached("adb://R58M", benchmark_binary=binary):
+        with pytest.raises(BadInput, match=message), reached(RunOptions(on="adb://R58M", benchmark_binary=binary)):
             raise AssertionError("never reached")
 
 

@@ -17,7 +17,7 @@ from board_programs import wrapper
 
 from squeeze_export.errors import Refused, Unavailable
 from squeeze_export.measure import latency
-from squeeze_export.pipeline.boards import read_records
+from squeeze_export.pipeline.sessions import read_records
 from squeeze_export.remote import board_engines, board_facts, runner
 from squeeze_export.remote.link import Link
 from squeeze_export.remote.session import Board, plain_facts, state_facts
