@@ -194,6 +194,11 @@ class Measurement:
     estimate: Estimate | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> RowName:
+        """Which row of the report it is."""
+        return RowName(self.artifact, self.sha256, self.scheme, self.runtime)
+
 
 @dataclass(frozen=True)
 class Difference:

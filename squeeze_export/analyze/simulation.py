@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from squeeze_export.analyze.results import Effect
 from squeeze_export.core import ByteArray, FloatArray, Progress
-from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node
+from squeeze_export.graph.nodes import Concat, Graph, MaxPool, Node
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph
-from squeeze_export.graph.run import convolve, max_pool, one_blas_thread, weight_matrix
+from squeeze_export.graph.run import Layer, float_step, laid_out, one_blas_thread, weight_matrix
 from squeeze_export.graph.weights import real_layer
 
 
@@ -60,8 +60,7 @@ class Simulator:
     def __init__(self, graph: Graph, quantized: QuantizedGraph) -> None:
         self.graph = graph
         self._levels = np.float32(quantized.scheme.levels)
-        self._float = {conv.name: (weight_matrix(conv.weight), conv.bias) for conv in graph.convs}
-        self._integer: dict[str, tuple[FloatArray, FloatArray]] = {}
+        self._float, self._integer = laid_out(graph), dict[str, Layer]()
         for conv in quantized.convs:
             weight, bias = real_layer(conv, quantized.tensors[conv.input].scale)
             self._integer[conv.name] = weight_matrix(weight), bias
@@ -91,20 +90,7 @@ class Simulator:
         return logits
 
     def _step(self, node: Node, values: Mapping[str, FloatArray], plan: Plan) -> FloatArray:
-        if isinstance(node, Conv):
-            matrix, bias = (self._integer if node.name in plan.weights else self._float)[node.name]
-            result = convolve(values[node.input], matrix, node.kernel, node.stride, node.pads)
-            result += bias
-            if node.relu:
-                np.maximum(result, 0, out=result)
-        elif isinstance(node, MaxPool):
-            return max_pool(values[node.input], node.kernel, node.stride, node.pads, np.float32(-np.inf))
-        elif isinstance(node, Concat):
-            return np.concatenate([values[name] for name in node.inputs], axis=3)
-        elif isinstance(node, Add):
-            result = values[node.inputs[0]] + values[node.inputs[1]]
-        else:
-            result = values[node.input].mean(axis=(1, 2), dtype=np.float32)
+        result = float_step(node, values, self._integer if node.name in plan.weights else self._float)
         if node.name in plan.outputs:
             self._quantize(result, plan.outputs[node.name])
         return result

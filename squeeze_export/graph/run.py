@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from typing import TypeAlias, TypeVar
 
@@ -10,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray, FloatArray
-from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Pads
+from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node, Pads
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+
+Layer: TypeAlias = tuple[FloatArray, FloatArray]
+"""A convolution's weights as `weight_matrix` lays them out, and its bias."""
 
 Tap: TypeAlias = Callable[[str, FloatArray], None]
 """Called with a tensor's name and its (n, H, W, C) float32 values, read-only by agreement."""
@@ -35,7 +39,7 @@ class FloatRunner:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._matrices = {node.name: weight_matrix(node.weight) for node in graph.convs}
+        self._layers = laid_out(graph)
 
     def __call__(self, batch: ByteArray, tap: Tap | None = None) -> FloatArray:
         """Runs a batch, image by image: one image's maps stay in the cache.
@@ -56,19 +60,7 @@ class FloatRunner:
         values: dict[str, FloatArray] = {self.graph.input.name: image}
         readers = {name: len(nodes) for name, nodes in self.graph.consumers.items()}
         for node in self.graph.nodes:
-            if isinstance(node, Conv):
-                result = convolve(values[node.input], self._matrices[node.name], node.kernel, node.stride, node.pads)
-                result += node.bias
-                if node.relu:
-                    np.maximum(result, 0, out=result)
-            elif isinstance(node, MaxPool):
-                result = max_pool(values[node.input], node.kernel, node.stride, node.pads, np.float32(-np.inf))
-            elif isinstance(node, Concat):
-                result = np.concatenate([values[name] for name in node.inputs], axis=3)
-            elif isinstance(node, Add):
-                result = values[node.inputs[0]] + values[node.inputs[1]]
-            elif isinstance(node, GlobalAveragePool):
-                result = values[node.input].mean(axis=(1, 2), dtype=np.float32)
+            result = float_step(node, values, self._layers)
             if tap is not None:
                 tap(node.name, result)
             values[node.name] = result
@@ -77,6 +69,33 @@ class FloatRunner:
                 if readers[name] == 0:
                     del values[name]
         return values[self.graph.output.name]
+
+
+def run_each(pool: Executor, run: Callable[[ByteArray], FloatArray], batch: ByteArray) -> FloatArray:
+    """(N, classes) logits of (N, H, W, 3) images, which run side by side, one by one."""
+    return np.concatenate(list(pool.map(run, np.split(batch, len(batch)))))
+
+
+def laid_out(graph: Graph) -> dict[str, Layer]:
+    """The weights of every convolution, by its name."""
+    return {conv.name: (weight_matrix(conv.weight), conv.bias) for conv in graph.convs}
+
+
+def float_step(node: Node, values: Mapping[str, FloatArray], layers: Mapping[str, Layer]) -> FloatArray:
+    """What a node makes of its inputs, (n, H, W, C); the average pool makes (n, C). A fresh array."""
+    if isinstance(node, Conv):
+        matrix, bias = layers[node.name]
+        result = convolve(values[node.input], matrix, node.kernel, node.stride, node.pads)
+        result += bias
+        return np.maximum(result, 0, out=result) if node.relu else result
+    if isinstance(node, MaxPool):
+        return max_pool(values[node.input], node.kernel, node.stride, node.pads, np.float32(-np.inf))
+    if isinstance(node, Concat):
+        return np.concatenate([values[name] for name in node.inputs], axis=3)
+    if isinstance(node, Add):
+        return values[node.inputs[0]] + values[node.inputs[1]]
+    means: FloatArray = values[node.input].mean(axis=(1, 2), dtype=np.float32)
+    return means
 
 
 def weight_matrix(weight: NDArray[Scalar]) -> NDArray[Scalar]:

@@ -14,7 +14,7 @@ from squeeze_export.images.checks import check_calibration
 from squeeze_export.images.distribution import Distribution, distribution_of
 from squeeze_export.images.folders import open_calibration_folders
 from squeeze_export.images.names import shown
-from squeeze_export.images.stream import Batch, ImageStream
+from squeeze_export.images.stream import Batch, ImageStream, skipped_warning
 
 BATCH = 16
 MAX_WEIGHT = 100
@@ -115,9 +115,7 @@ def read_calibration_images(
     owner = dict(zip(image_set.files, owners, strict=True))
     stream = ImageStream(image_set, preprocess, batch=BATCH, workers=threads, skip_broken=skip_broken, progress=progress)
     batch, skipped = stream.load()
-    warnings = check_calibration(batch.pixels, batch.files, batch.hashes)
-    if skipped:
-        warnings += (f"`{len(skipped)}` unreadable calibration images were left out, the first is `{skipped[0].file.name}`",)
+    warnings = check_calibration(batch.pixels, batch.files, batch.hashes) + skipped_warning(skipped, "calibration images")
     counts = Counter(owner[file] for file in batch.files)
     weights = tuple(folders[owner[file]].weight for file in batch.files)
     return CalibrationImages(

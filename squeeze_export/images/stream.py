@@ -74,6 +74,11 @@ class Skipped:
     reason: str
 
 
+def skipped_warning(skipped: Sequence[Skipped], what: str) -> tuple[str, ...]:
+    """A warning that images were left out, where some were; `what` they are, such as `calibration images`."""
+    return (f"`{len(skipped)}` unreadable {what} were left out, the first is `{skipped[0].file.name}`",) if skipped else ()
+
+
 @dataclass(frozen=True)
 class _Image:
     index: int

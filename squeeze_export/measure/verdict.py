@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.measure.statistics import bootstrap_ratio
-from squeeze_export.results import Interval, Latency, Measurement, Outcome, Pace, Rival, RowName, Verdict
+from squeeze_export.results import Interval, Latency, Measurement, Outcome, Pace, Rival, Verdict
 
 LEAST_GAIN = 1.05
 """A speed-up that is not shown to be above 1, and shown to be at most this, counts as none. A choice, not a measurement."""
@@ -89,7 +89,7 @@ def _verdict(int8: Measurement, latency: Latency, others: Sequence[Timed]) -> Ve
     rivals = []
     for row, other in others:
         speedup = bootstrap_ratio(other.samples_ns, latency.samples_ns)
-        rivals.append(Rival(_name(row), speedup, pace_of(speedup) if round_count >= LEAST_ROUNDS else "open"))
+        rivals.append(Rival(row.name, speedup, pace_of(speedup) if round_count >= LEAST_ROUNDS else "open"))
     outcome, needed = _outcome(rivals, round_count)
     unbeaten = [timed for timed, rival in zip(others, rivals, strict=True) if rival.pace in ("slower", "no gain")]
     ship: Measurement | None = None
@@ -99,12 +99,12 @@ def _verdict(int8: Measurement, latency: Latency, others: Sequence[Timed]) -> Ve
     elif outcome == "not faster":
         ship = _best(unbeaten) or (None if loses(int8) else int8) or _best(others)
     return Verdict(
-        _name(int8),
+        int8.name,
         int8.device,
         outcome,
         tuple(rivals),
-        _name(ship) if ship else None,
-        _name(otherwise) if otherwise else None,
+        ship.name if ship else None,
+        otherwise.name if otherwise else None,
         round_count,
         needed,
     )
@@ -132,7 +132,3 @@ def _best(timed: Sequence[Timed]) -> Measurement | None:
     near = [pair for pair in sound if bootstrap_ratio(fastest.samples_ns, pair[1].samples_ns).low >= 1 / LEAST_GAIN]
     row, _ = min(near, key=lambda pair: (pair[0].size_bytes, pair[1].p50_ms))
     return row
-
-
-def _name(row: Measurement) -> RowName:
-    return RowName(row.artifact, row.sha256, row.scheme, row.runtime)

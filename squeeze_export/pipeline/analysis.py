@@ -21,11 +21,11 @@ from squeeze_export.core import ByteArray, FloatArray, Progress, silent
 from squeeze_export.errors import BadInput, GateUndecided
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import QuantizedGraph
-from squeeze_export.graph.run import one_blas_thread
+from squeeze_export.graph.run import one_blas_thread, run_each
 from squeeze_export.images.calibration import CalibrationSource
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.manifest import UNKNOWN
-from squeeze_export.images.stream import Batch, spread_evenly, usable_cores
+from squeeze_export.images.stream import Batch, skipped_warning, spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
 from squeeze_export.measure.statistics import images_needed, least_drop_pp
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, read_images, shift_warnings, write_table
@@ -212,7 +212,7 @@ def _exact_run(
     what = f"running with {len(quantized.kept_float)} convolutions in float"
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         for batch, expected in zip(evaluation.stream, reference, strict=True):
-            logits = np.concatenate(list(pool.map(runner, np.split(batch.pixels, len(batch.pixels)))))
+            logits = run_each(pool, runner, batch.pixels)
             sums = tally(sums, expected, logits, batch.labels)
             progress(what, sums.count, total)
     return accuracy_of(sums)
@@ -259,10 +259,5 @@ def _below(folder: str, file: str) -> str:
 
 
 def _warnings(calibration: Calibration, evaluation: Evaluation) -> tuple[str, ...]:
-    warnings: list[str] = []
-    skipped = evaluation.stream.skipped
-    if skipped:
-        warnings.append(f"`{len(skipped)}` unreadable images were left out, the first is `{skipped[0].file.name}`")
-    if evaluation.independent:
-        warnings += shift_warnings(calibration, evaluation.stream.statistics)
-    return tuple(warnings)
+    found = shift_warnings(calibration, evaluation.stream.statistics) if evaluation.independent else ()
+    return skipped_warning(evaluation.stream.skipped, "images") + found

@@ -14,6 +14,7 @@ from squeeze_export.core import Artifact, ByteArray, FloatArray, Session
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import QuantizedGraph
+from squeeze_export.graph.run import run_each
 from squeeze_export.measure.difference import Gap, first_layer_apart, widened
 from squeeze_export.pipeline.sessions import Entry, Key, Outcome
 from squeeze_export.registry import RUNTIMES
@@ -65,7 +66,7 @@ class Comparison:
     def add(self, part: ComparedPart) -> None:
         """Adds images; outputs of what is not among the entries are passed over."""
         pixels, outputs = part.pixels, part.outputs
-        exact = np.concatenate(list(part.pool.map(self._runner, np.split(pixels, len(pixels)))))
+        exact = run_each(part.pool, self._runner, pixels)
         logits: dict[Key | None, FloatArray] = {None: exact}
         logits |= {entry.key: outputs[entry.key] for entry in self._entries if entry.key in outputs}
         for first, second in combinations(logits, 2):

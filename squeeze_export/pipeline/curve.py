@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import ByteArray, FloatArray, Progress, silent
+from squeeze_export.core import ByteArray, Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
-from squeeze_export.graph.run import FloatRunner, one_blas_thread
+from squeeze_export.graph.run import FloatRunner, one_blas_thread, run_each
 from squeeze_export.images.calibration import BATCH, CalibrationSource
 from squeeze_export.images.checks import MIN_CALIBRATION_COUNT, check_overlap
 from squeeze_export.images.stream import usable_cores
@@ -168,9 +168,9 @@ def _points(
     done = 0
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         for batch in batches:
-            expected = _logits(pool, reference, batch)
+            expected = run_each(pool, reference, batch)
             for index, runner in enumerate(runners):
-                logits = _logits(pool, runner, batch)
+                logits = run_each(pool, runner, batch)
                 sums[index] = tally(sums[index], expected, logits)
                 same[index].append(expected.argmax(axis=1) == logits.argmax(axis=1))
             done += len(batch)
@@ -183,8 +183,3 @@ def _points(
         difference = Interval(100 * pp.value, 100 * pp.low, 100 * pp.high)
         points.append(CurvePoint(size, found.top1_agreement, found.sqnr_db, difference))
     return tuple(points)
-
-
-def _logits(pool: ThreadPoolExecutor, run: FloatRunner | IntegerRunner, batch: ByteArray) -> FloatArray:
-    """(N, classes), image by image side by side."""
-    return np.concatenate(list(pool.map(run, np.split(batch, len(batch)))))

@@ -14,9 +14,9 @@ import numpy as np
 from squeeze_export.core import Artifact, ByteArray, FloatArray, Progress, Session, silent
 from squeeze_export.errors import Inapplicable, SqueezeExportError
 from squeeze_export.graph.quantized import FP32, QuantizedGraph
-from squeeze_export.graph.run import FloatRunner, one_blas_thread
+from squeeze_export.graph.run import FloatRunner, one_blas_thread, run_each
 from squeeze_export.images.checks import check_overlap
-from squeeze_export.images.stream import spread_evenly, usable_cores
+from squeeze_export.images.stream import skipped_warning, spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
 from squeeze_export.measure.latency import latency_of, measure_latency
 from squeeze_export.pipeline.comparison import NO_STEPS, ComparedPart, Comparison, has_steps
@@ -150,7 +150,7 @@ def compared(
             chosen = {key: part if session.evidence == "emulated" else everything for key, session in sessions.items()}
             sound = [key for key in sums if chosen[key].any()]
             running = {key: pool.submit(sessions[key].infer, batch.pixels[chosen[key]]) for key in sound}
-            expected = np.concatenate(list(pool.map(reference, np.split(batch.pixels, len(batch.pixels)))))
+            expected = run_each(pool, reference, batch.pixels)
             outputs: dict[Key, FloatArray] = {}
             for key, future in running.items():
                 try:
@@ -190,17 +190,14 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def _warnings(images: Evaluation, found: Sequence[Accuracy], class_count: int) -> tuple[str, ...]:
-    warnings: list[str] = []
-    skipped = images.stream.skipped
-    if skipped:
-        warnings.append(f"`{len(skipped)}` unreadable evaluation images were left out, the first is `{skipped[0].file.name}`")
+    warnings = skipped_warning(images.stream.skipped, "evaluation images")
     top1 = found[0].reference_top1 if found else None
     if top1 is not None and near_chance(top1, class_count, found[0].labelled_count):
-        warnings.append(
+        warnings += (
             f"the fp32 reference itself scores only {top1:.1%}: the preprocessing or the labels plainly do not fit the"
-            " weights (see --mean --std --channel-order --crop --resize --labels)"
+            " weights (see --mean --std --channel-order --crop --resize --labels)",
         )
-    return tuple(warnings)
+    return warnings
 
 
 def timed(outcomes: Sequence[Outcome], options: RunOptions, progress: Progress = silent) -> list[Outcome]:

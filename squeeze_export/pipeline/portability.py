@@ -14,6 +14,7 @@ from squeeze_export.core import Artifact, ByteArray, FloatArray, Progress, silen
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import QuantizedGraph
+from squeeze_export.graph.run import run_each
 from squeeze_export.graph.saturation import SaturatingProducts, pair_count
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.measure.difference import Gap, widened
@@ -60,7 +61,7 @@ class Emulation:
 
     def add(self, part: ComparedPart) -> None:
         """Runs images in exact and in saturating arithmetic."""
-        exact, saturated = (np.concatenate(list(part.pool.map(run, part.pixels[:, None]))) for run in self._ways)
+        exact, saturated = (run_each(part.pool, run, part.pixels) for run in self._ways)
         self._shown.append((part.pixels, part.labels, part.reference, exact, saturated))
         self._progress("emulating a CPU without VNNI", sum(len(pixels) for pixels, *_ in self._shown), self._count)
 

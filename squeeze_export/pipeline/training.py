@@ -16,7 +16,7 @@ from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
 from squeeze_export.images.folders import open_images
 from squeeze_export.images.manifest import UNKNOWN
 from squeeze_export.images.names import shown, shown_file
-from squeeze_export.images.stream import MAX_LOADED_BYTES, Batch, ImageStream
+from squeeze_export.images.stream import MAX_LOADED_BYTES, Batch, ImageStream, skipped_warning
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.recipes import QAT, Recipe
@@ -134,9 +134,7 @@ def read_training(
         raise BadInput(
             f"`{len(batch.files)}` training images are too few", hint=f"at least {MIN_COUNT} in `--train`, better thousands"
         )
-    if not skipped:
-        return batch, ()
-    return batch, (f"`{len(skipped)}` unreadable training images were left out, the first is `{skipped[0].file.name}`",)
+    return batch, skipped_warning(skipped, "training images")
 
 
 def train(

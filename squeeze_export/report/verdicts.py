@@ -110,11 +110,7 @@ def _brackets(*parts: str) -> str:
 
 def _row(name: RowName, report: Report) -> Measurement | None:
     """The row of that name; None where the report has none, as a stranger's may."""
-    return next((row for row in report.measurements if _named(row) == name), None)
-
-
-def _named(row: Measurement) -> RowName:
-    return RowName(row.artifact, row.sha256, row.scheme, row.runtime)
+    return next((row for row in report.measurements if row.name == name), None)
 
 
 def _name(name: RowName, verdict: Verdict, report: Report) -> str:
