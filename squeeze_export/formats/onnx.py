@@ -244,8 +244,8 @@ class OnnxFile:
             shape = tuple(int(side) for side in tensor.dims)
             few = tensor.data_type in (tensor.INT32, tensor.INT64) and sum(shape) <= MAX_VALUES
             values = tuple(int(v) for v in self.array(name).reshape(-1)) if few else ()
-            size_bytes = math.prod(shape) * self._itemsize(tensor.data_type)
-            return FileTensor(name, self.dtype(tensor.data_type), shape, True, values=values, size_bytes=size_bytes)
+            dtype, itemsize = self._dtype(tensor.data_type)
+            return FileTensor(name, dtype, shape, True, values=values, size_bytes=math.prod(shape) * itemsize)
         kind = self._types.get(name)
         constant = name in self.makers and self.makers[name].op_type == "Constant"
         if kind is None:
@@ -255,16 +255,15 @@ class OnnxFile:
 
     def dtype(self, elem_type: int) -> str:
         """numpy's name of an element type."""
-        try:
-            return str(self._onnx.helper.tensor_dtype_to_np_dtype(elem_type).name)
-        except KeyError:
-            return UNKNOWN
+        return self._dtype(elem_type)[0]
 
-    def _itemsize(self, elem_type: int) -> int:
+    def _dtype(self, elem_type: int) -> tuple[str, int]:
+        """Name, and bytes of an element; 0 of one that is not known."""
         try:
-            return int(self._onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize)
+            dtype = self._onnx.helper.tensor_dtype_to_np_dtype(elem_type)
         except KeyError:
-            return 0
+            return UNKNOWN, 0
+        return str(dtype.name), int(dtype.itemsize)
 
     def array(self, name: str) -> NDArray[Any]:
         """A constant's values, in its own dtype and shape.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from squeeze_export.compilers import Compiled, Compiler, compiler_named
@@ -12,10 +12,11 @@ from squeeze_export.core import Artifact, Progress, silent
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.pipeline.export import keep_compiled
-from squeeze_export.pipeline.job import Done, Job, carry_out
+from squeeze_export.pipeline.job import Job, carry_out
 from squeeze_export.pipeline.measuring import Comparing, measured, row_of
-from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, check_device, kept
+from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, kept
 from squeeze_export.results import Measurement, Report
+from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import target_named
 
 ALIKE: Mapping[str, str] = {"ethosu": "litert-builtin"}
@@ -24,16 +25,6 @@ ALIKE: Mapping[str, str] = {"ethosu": "litert-builtin"}
 Ethos-U: "Vela is tested by comparing the bit exact numerical behaviour of the Ethos-U optimised operators against that of the
 corresponding TensorFlow Lite reference kernels" (README of ethos-u-vela 3.x, TensorFlow Support; that of 5.2 says nothing of it).
 """
-
-
-@dataclass(frozen=True)
-class _ForChip:
-    """What was made for one chip, or why nothing was."""
-
-    chip: str
-    artifact: Artifact | None = None
-    compiled: Compiled | None = None
-    failure: SqueezeExportError | None = None
 
 
 def run_compiled(
@@ -68,23 +59,35 @@ def run_compiled(
     base, own = _run_options(job, compiler, module)
     runs = own is not None and (job.validate or job.bench)
     if own is not None and own.runtime is not None and runs:
-        check_device(own.runtime, own.device)
+        runtime_named(own.runtime).check_device(own.device)
     done = carry_out(replace(job, targets=(module.TARGET,), run=base), progress, again=runs and job.validate)
     source = done.exported[0].files[-1]
-    files = []
+    made: dict[str, tuple[Artifact, Compiled]] = {}
+    failures: dict[str, SqueezeExportError] = {}
     for count, chip in enumerate(chosen):
         progress("compiling", count, len(chosen))
-        files.append(_compiled(source, module, chip, chips_settings, alone=len(chosen) == 1))
+        try:
+            made[chip] = _compiled(source, module, chip, chips_settings)
+        except SqueezeExportError as err:
+            failures[chip] = kept(err, alone=len(chosen) == 1)
     progress("compiling", len(chosen), len(chosen))
+    report, warnings, tool = done.report, tuple[str, ...](), _tool(module)
+    rows = {chip: _told(chip, *files, tool) for chip, files in made.items()}
     if runs and own is not None:
-        rows, warnings = _measured(files, job, compiler, own, done, progress)
-    else:
-        rows, warnings = [_row(file, job, module) for file in files], ()
-    report = done.report
+        tool = own.runtime or ""
+        entries = [Entry(artifact, tool) for artifact, _ in made.values()]
+        comparing = Comparing(done.network, done.images) if done.images is not None else None
+        found = measured(entries, own, comparing=comparing, bench=job.bench, alone=len(chosen) == 1, progress=progress)
+        warnings = found.warnings
+        for (chip, (_, compiled)), row in zip(made.items(), found.rows, strict=True):
+            rows[chip] = replace(row, facts={"compiled_for": chip, **compiled.settings, **row.facts})
+    for chip, failure in failures.items():
+        failed = Measurement(compiler, job.scheme, "", "", 0, runtime=tool, device_asked=chip, status="failed")
+        rows[chip] = replace(failed, reason=failure.message)
     return replace(
         report,
         tool_versions={**report.tool_versions, **tool_versions(module.PACKAGES)},
-        measurements=(*report.measurements, *rows),
+        measurements=(*report.measurements, *(rows[chip] for chip in chosen)),
         warnings=tuple(dict.fromkeys((*report.warnings, *warnings))),
     )
 
@@ -106,68 +109,26 @@ def _run_options(job: Job, compiler: str, module: Compiler) -> tuple[RunOptions,
     return replace(job.run, runtime=base, device="cpu"), replace(job.run, runtime=own)
 
 
-def _compiled(source: Artifact, module: Compiler, chip: str, settings: Mapping[str, str], *, alone: bool) -> _ForChip:
+def _compiled(source: Artifact, module: Compiler, chip: str, settings: Mapping[str, str]) -> tuple[Artifact, Compiled]:
     """`<network>.<scheme>.<chip><suffix>` and its sidecar beside the file that is compiled."""
     stem = source.path.name.removesuffix(target_named(module.TARGET).SUFFIX)
-    try:
-        with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
-            compiled = module.compile_for(source, chip, settings, Path(folder))
-        versions = {**source.provenance.get("versions", {}), **tool_versions(module.PACKAGES)}
-        provenance = {"chip": chip, "settings": dict(compiled.settings), "versions": versions}
-        path = source.path.with_name(f"{stem}.{chip}{module.SUFFIX}")
-        return _ForChip(chip, keep_compiled(compiled.content, path, source, module.NAME, provenance), compiled)
-    except SqueezeExportError as err:
-        return _ForChip(chip, failure=kept(err, alone=alone))
+    with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
+        compiled = module.compile_for(source, chip, settings, Path(folder))
+    versions = {**source.provenance.get("versions", {}), **tool_versions(module.PACKAGES)}
+    provenance = {"chip": chip, "settings": dict(compiled.settings), "versions": versions}
+    path = source.path.with_name(f"{stem}.{chip}{module.SUFFIX}")
+    return keep_compiled(compiled.content, path, source, module.NAME, provenance), compiled
 
 
-def _measured(
-    files: Sequence[_ForChip], job: Job, compiler: str, options: RunOptions, done: Done, progress: Progress
-) -> tuple[list[Measurement], tuple[str, ...]]:
-    """Opens the files with the compiler's runtime, compares them with the reference and times those that are no emulation."""
-    runtime = options.runtime or ""
-    entries = [Entry(file.artifact, runtime) for file in files if file.artifact is not None]
-    comparing = Comparing(done.network, done.images) if done.images is not None else None
-    found = measured(entries, options, comparing=comparing, bench=job.bench, alone=len(files) == 1, progress=progress)
-    measured_rows = iter(found.rows)
-    rows = []
-    for file in files:
-        if file.artifact is None:
-            rows.append(_failed(file, job.scheme, compiler, runtime))
-        else:
-            row = next(measured_rows)
-            rows.append(replace(row, facts={**_chip_facts(file), **row.facts}))
-    return rows, found.warnings
-
-
-def _row(file: _ForChip, job: Job, module: Compiler) -> Measurement:
-    """What the compiler itself tells of a product that nothing here runs."""
-    artifact, compiled = file.artifact, file.compiled
-    if artifact is None or compiled is None:
-        return _failed(file, job.scheme, module.NAME, _tool(module))
-    row = row_of(Outcome(Entry(artifact, "")), device_asked=file.chip)
+def _told(chip: str, artifact: Artifact, compiled: Compiled, tool: str) -> Measurement:
+    """What the compiler itself tells of a product."""
+    row = row_of(Outcome(Entry(artifact, "")), device_asked=chip)
     if compiled.estimate is None and compiled.placement is None:
         return row
-    return replace(
-        row,
-        runtime=_tool(module),
-        device=file.chip,
-        evidence="estimated",
-        placement=compiled.placement,
-        estimate=compiled.estimate,
-    )
+    told = replace(row, runtime=tool, device=chip, evidence="estimated")
+    return replace(told, placement=compiled.placement, estimate=compiled.estimate)
 
 
 def _tool(module: Compiler) -> str:
     """What a table says made an estimate."""
     return module.PACKAGES[0] if module.PACKAGES else module.NAME
-
-
-def _failed(file: _ForChip, scheme: str, compiler: str, runtime: str) -> Measurement:
-    reason = file.failure.message if file.failure is not None else ""
-    return Measurement(compiler, scheme, "", "", 0, runtime=runtime, device_asked=file.chip, status="failed", reason=reason)
-
-
-def _chip_facts(file: _ForChip) -> dict[str, str]:
-    """For a report: what a product was compiled for."""
-    settings = file.compiled.settings if file.compiled is not None else {}
-    return {"compiled_for": file.chip, **settings}

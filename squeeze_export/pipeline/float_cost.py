@@ -13,8 +13,9 @@ from squeeze_export.graph.quantized import FP32, QuantizedGraph
 from squeeze_export.measure.statistics import bootstrap_ratio
 from squeeze_export.pipeline.export import export
 from squeeze_export.pipeline.measuring import measured
-from squeeze_export.pipeline.sessions import Entry, RunOptions, check_device, runtime_for
+from squeeze_export.pipeline.sessions import Entry, RunOptions, runtime_for
 from squeeze_export.results import Measurement
+from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import target_named
 
 TARGETS = ("onnx", "tflite")
@@ -43,7 +44,7 @@ def cost_of(
         runtime = runtime_for(target, None)
         if integers.scheme.name in target_named(target).SCHEMES:
             try:
-                check_device(runtime, RunOptions.device)
+                runtime_named(runtime).check_device(RunOptions.device)
                 return _cost(target, graph, integers, kept, rounds, progress)
             except Unavailable:
                 continue

@@ -22,13 +22,14 @@ from squeeze_export.pipeline.measuring import Comparing, Measured, measured, row
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.processes import Order
 from squeeze_export.pipeline.recipes import Recipe, check_recipe
-from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, check_board, check_device, entries_of, runtime_for
+from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, check_board, entries_of, runtime_for
 from squeeze_export.pipeline.summary import report_of
 from squeeze_export.pipeline.tables import given_table
 from squeeze_export.pipeline.training import Training, check_apart, check_training
 from squeeze_export.pipeline.vendor import Vendor, check_vendor, vendor_images
 from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme
 from squeeze_export.results import Measurement, Report
+from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import check_carries
 
 
@@ -224,4 +225,4 @@ def _check_target(target: str, job: Job) -> None:
     check_carries(target, job.scheme, job.options)
     name = runtime_for(target, job.run.runtime, needed=job.validate or job.bench)
     if len(job.targets) == 1 and (job.validate or job.bench) and job.run.on is None:
-        check_device(name, job.run.device)
+        runtime_named(name).check_device(job.run.device)

@@ -267,12 +267,3 @@ def runtime_for(target: str, asked: str | None, *, needed: bool = True) -> str:
         hint = f"it opens what `squeeze-export {makers[0]}` makes of them" if makers else f"one of: {', '.join(known)}"
         raise BadInput(f"the runtime `{asked}` does not open {target} files", hint=hint)
     return asked
-
-
-def check_device(runtime: str, device: str) -> None:
-    """Refuses a device before any work is done for it.
-
-    Raises:
-        Unavailable: the runtime is not installed, or does not have the device here; with what to install.
-    """
-    runtime_named(runtime).check_device(device)

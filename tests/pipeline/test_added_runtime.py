@@ -10,7 +10,7 @@ import pytest
 
 from squeeze_export.errors import BadInput, Unavailable
 from squeeze_export.pipeline import RunOptions, bench_files
-from squeeze_export.pipeline.sessions import check_device, runtime_for
+from squeeze_export.pipeline.sessions import runtime_for
 from squeeze_export.runtimes import added_runtimes, runtime_named
 
 MODULE = """
@@ -67,9 +67,9 @@ def test_a_file_is_run_on_it(made) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_what_it_leaves_out_has_defaults(made) -> None:
-    check_device("example", "abacus")
+    runtime_named("example").check_device("abacus")
     with pytest.raises(Unavailable, match="`example` has no device `npu9`") as caught:
-        check_device("example", "npu9")
+        runtime_named("example").check_device("npu9")
     assert caught.value.hint == "it runs on: cpu, abacus"
     with pytest.raises(Unavailable, match="does not show what lies inside"):
         runtime_named("example").inner_values(made["onnx", "int8"], [], None)

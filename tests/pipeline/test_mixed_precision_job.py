@@ -171,7 +171,7 @@ def test_where_no_runtime_is_installed_the_cost_is_left_out(network, tiny, tiny_
     def absent(*_):
         raise Unavailable("not installed")
 
-    monkeypatch.setattr("squeeze_export.pipeline.float_cost.check_device", absent)
+    monkeypatch.setattr("squeeze_export.pipeline.float_cost.runtime_named", absent)
     kept = analyze(network, eval_path=tiny / "eval", table=tiny_table, keep_float=["conv10"], **FAST).kept
     assert (kept.layers, kept.cost) == (("conv10",), None)
 

@@ -3,8 +3,9 @@
 import pytest
 
 from squeeze_export.errors import BadInput, Refused, Unavailable
-from squeeze_export.pipeline.sessions import RunOptions, check_device, entries_of, opened, runtime_for
+from squeeze_export.pipeline.sessions import RunOptions, entries_of, opened, runtime_for
 from squeeze_export.registry import TARGETS
+from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import target_named
 
 FAST = RunOptions(rounds=2)
@@ -26,9 +27,9 @@ def test_runtime_for():
 
 
 def test_check_device():
-    check_device("onnxruntime", "cpu")
+    runtime_named("onnxruntime").check_device("cpu")
     with pytest.raises(Unavailable, match="ONNX Runtime has no device `abacus` here"):
-        check_device("onnxruntime", "abacus")
+        runtime_named("onnxruntime").check_device("abacus")
 
 
 # --- opened
