@@ -6,8 +6,8 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -103,6 +103,37 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text as `write_bytes` does."""
     # A lone surrogate (an undecodable file name) becomes \\udc80, which JSON reads back as itself.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """While open, what the operating system does not let read is refused.
+
+    Raises:
+        BadInput: a file cannot be read; it is named, or `path` where the system names none.
+    """
+    try:
+        yield
+    except OSError as err:
+        raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror or err}") from err
+
+
+def read_bounded(path: Path, max_bytes: int, what: str) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        path: of the file.
+        max_bytes: that are read.
+        what: it is, for the message: `an ONNX file`.
+
+    Raises:
+        BadInput: it cannot be read, or is larger.
+    """
+    with reading(path), path.open("rb") as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise BadInput(f"`{path}` is larger than {max_bytes >> 20} MiB, the most that is read of {what}")
+    return data
 
 
 def read_content(path: Path) -> Content:

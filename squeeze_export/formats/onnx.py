@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import TensorSpec, require
 from squeeze_export.errors import BadInput
+from squeeze_export.files import read_bounded
 from squeeze_export.formats.audit import Policy
 from squeeze_export.formats.contents import FREE, UNKNOWN, Attribute, Contents, FileOperator, FileTensor
 from squeeze_export.formats.qdq import Words, groups
@@ -102,21 +103,7 @@ def opened(path: Path) -> OnnxFile:
         BadInput: it cannot be read, is too large, or is no sound ONNX file.
         Unavailable: `onnx` is not installed.
     """
-    return checked(content_of(path), path)
-
-
-def content_of(path: Path) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        BadInput: it cannot be read, or is too large.
-    """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadInput(f"`{path}` is larger than {MAX_BYTES >> 20} MiB, the most that is read of an ONNX file")
-        return path.read_bytes()
-    except OSError as err:
-        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
+    return checked(read_bounded(path, MAX_BYTES, "an ONNX file"), path)
 
 
 def checked(content: bytes, path: Path) -> OnnxFile:

@@ -23,6 +23,7 @@ from xml.parsers import expat
 
 from squeeze_export.core import TensorSpec
 from squeeze_export.errors import BadInput
+from squeeze_export.files import reading
 from squeeze_export.formats.audit import Policy
 from squeeze_export.formats.contents import FREE, Contents, FileOperator, FileTensor
 
@@ -157,14 +158,12 @@ def _read(path: Path) -> tuple[Element, dict[int, _Layer]]:
         BadInput: not one network, too large, or a damaged one.
     """
     xml, weights = _files(path)
-    try:
+    with reading(path):
         weight_bytes = weights.stat().st_size
         if xml.stat().st_size > MAX_XML_BYTES or weight_bytes > MAX_WEIGHT_BYTES:
             most = f"{MAX_XML_BYTES >> 20} MiB of XML and {MAX_WEIGHT_BYTES >> 20} MiB of weights"
             raise BadInput(f"`{path}` is larger than {most}, the most that is read of an OpenVINO network")
         text = xml.read_bytes()
-    except OSError as err:
-        raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror or err}") from err
     try:
         root = _parsed(text)
         return root, _layers(root, weight_bytes)

@@ -16,6 +16,7 @@ import numpy as np
 
 from squeeze_export.core import Dimension, TensorSpec, require
 from squeeze_export.errors import BadInput, Refused
+from squeeze_export.files import read_bounded
 from squeeze_export.formats.audit import Policy
 from squeeze_export.formats.contents import FREE, Attribute, Contents, FileOperator, FileTensor
 
@@ -102,14 +103,7 @@ POLICY = Policy(
 
 def read(path: Path) -> Contents:
     """All that a TFLite file holds; see `Format.read`."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except OSError as err:
-        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
-    if len(data) > MAX_BYTES:
-        raise BadInput(f"`{path}` is larger than {MAX_BYTES >> 20} MiB, the most that is read of a TFLite file")
-    return read_bytes(data, str(path))
+    return read_bytes(read_bounded(path, MAX_BYTES, "a TFLite file"), str(path))
 
 
 listing = read

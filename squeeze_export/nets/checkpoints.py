@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import CAFFE, TORCHVISION, Preprocess
 from squeeze_export.errors import BadInput
+from squeeze_export.files import read_bounded
 from squeeze_export.nets.architecture import Architecture, Bypass, tensor_shapes
 from squeeze_export.nets.net_reader import MAX_NET_BYTES, read_net
 from squeeze_export.nets.onnx_reader import read_onnx
@@ -108,11 +109,4 @@ def _settle(arch: Architecture | None, shapes: Mapping[str, tuple[int, ...]], by
 def _read(path: Path, limit: int) -> bytes:
     if not path.is_file():
         raise BadInput(f"`{path}` is {'a folder' if path.is_dir() else 'not there'}, where a checkpoint file is needed")
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
-    except OSError as err:
-        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
-    if len(data) > limit:
-        raise BadInput(f"`{path}` is larger than {limit >> 20} MiB, the most that is read of this kind")
-    return data
+    return read_bounded(path, limit, "this kind")

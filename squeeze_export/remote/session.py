@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, Progress, silent
-from squeeze_export.errors import BadInput, Inapplicable, Refused, Unavailable
-from squeeze_export.files import read_content
+from squeeze_export.errors import Inapplicable, Refused, Unavailable
+from squeeze_export.files import read_content, reading
 from squeeze_export.remote.link import Link
 from squeeze_export.remote.runner import RUNTIMES
 from squeeze_export.runtimes.session import BatchSession, are_samples
@@ -79,10 +79,8 @@ class Board:
         targets = list(dict.fromkeys(target for target, _ in RUNTIMES.values()))
         if artifact.target not in targets:
             raise Inapplicable(f"{artifact.target} files are not run on boards", hint=f"what is: {', '.join(targets)}")
-        try:
+        with reading(artifact.path):
             content = read_content(artifact.path)
-        except OSError as err:
-            raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
         files = {artifact.path.name: content} if isinstance(content, bytes) else content
         number = next(self._numbers)
         answer, _ = self.link.ask(

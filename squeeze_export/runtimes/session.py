@@ -12,6 +12,7 @@ import numpy as np
 
 from squeeze_export.core import ByteArray, Clock, Evidence, FloatArray, Placement
 from squeeze_export.errors import BadInput, Unavailable
+from squeeze_export.files import reading
 
 MAX_FREE_BATCH = 32
 """Images at once where a file leaves the batch free and memory grows with it: the speed no longer does."""
@@ -119,10 +120,8 @@ def read_file(path: Path) -> bytes:
     Raises:
         BadInput: it cannot be read.
     """
-    try:
+    with reading(path):
         return path.read_bytes()
-    except OSError as err:
-        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
 
 
 def are_samples(told: Any, count: int) -> TypeGuard[list[int]]:

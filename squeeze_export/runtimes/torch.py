@@ -16,8 +16,9 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, PlacedOperator, place, require
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.files import read_bounded
 from squeeze_export.formats.contents import FREE
-from squeeze_export.formats.onnx import OnnxFile, checked, content_of, node_name
+from squeeze_export.formats.onnx import MAX_BYTES, OnnxFile, checked, node_name
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.graph.torch_network import convolve, padded
 from squeeze_export.runtimes.session import BatchSession, check_threads
@@ -180,7 +181,7 @@ def _read_network(path: Path, device: str) -> _Network:
         Refused: it is no sound ONNX file, has an operator that float files of ours do not have, or is no image classifier.
         Unavailable: `onnx` or `torch` is not installed.
     """
-    torch, content = _torch(), content_of(path)
+    torch, content = _torch(), read_bounded(path, MAX_BYTES, "an ONNX file")
     try:
         file = checked(content, path)
     except BadInput as err:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from squeeze_export.errors import BadInput
-from squeeze_export.files import read_content
+from squeeze_export.files import read_content, reading
 from squeeze_export.formats.coreml.program import Program, read_program
 from squeeze_export.formats.coreml.wire import Message
 
@@ -55,10 +54,8 @@ def read_package(path: Path) -> ModelPackage:
         BadInput: the folder cannot be read, is too large, or holds links.
         ValueError: it is no Core ML package of one ML program, or damaged; the message is one line.
     """
-    try:
+    with reading(path):
         content = read_content(path)
-    except OSError as err:
-        raise BadInput(f"`{path}` cannot be read: {err.strerror or err}") from err
     if isinstance(content, bytes):
         raise ValueError("it is a file, a package is a folder")
     with damage():

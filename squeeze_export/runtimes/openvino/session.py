@@ -11,6 +11,7 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
 from squeeze_export.errors import BadInput, Refused
+from squeeze_export.files import reading
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.openvino.plugins import (
     AUTO,
@@ -130,7 +131,7 @@ def _read(path: Path) -> Any:
         Refused: there is not one network in it, or a damaged one.
     """
     hint = "export it again"
-    try:
+    with reading(path):
         files = [] if path.is_file() else [file for file in path.iterdir() if file.suffix == ".xml"]
         if len(files) != 1 or not files[0].with_suffix(".bin").is_file():
             raise Refused(f"OpenVINO cannot open `{path}`: it is no folder with one `.xml` file and its `.bin`", hint=hint)
@@ -139,8 +140,6 @@ def _read(path: Path) -> Any:
             raise BadInput(f"`{path}` is larger than {MAX_FILE_BYTES >> 30} GiB, the most that is read of a network")
         # Read here: OpenVINO would map the weights into memory, and a file that changes later would end the process.
         xml, weights = (file.read_bytes() for file in pair)
-    except OSError as err:
-        raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror or err}") from err
     openvino = load()
     with quiet() as printed:
         try:

@@ -21,6 +21,7 @@ from typing import Any
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, place
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.files import reading
 from squeeze_export.formats.onnx import parsed
 from squeeze_export.formats.qnn import GRAPH_KEY, QnnOperator, binary_facts, graph_of_text, read_graph
 from squeeze_export.graph.quantized import scheme_named
@@ -60,12 +61,10 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> QnnSession
     """
     check_threads(threads)
     check_device(device)
-    try:
+    with reading(artifact.path):
         if artifact.path.stat().st_size > MAX_FILE_BYTES:
             raise Refused(f"`{artifact.path}` is too large for a SqueezeNet")
         model = artifact.path.read_bytes()
-    except OSError as err:
-        raise BadInput(f"`{artifact.path}` cannot be read: {err.strerror or err}") from err
     return QnnSession(model, artifact, device, threads)
 
 
