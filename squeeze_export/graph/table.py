@@ -37,16 +37,9 @@ T = TypeVar("T")
 def table_bytes(quantized: QuantizedGraph) -> bytes:
     """The table file's bytes. The same quantized graph always gives the same bytes."""
     arrays: dict[str, NDArray[Any]] = {}
-    header = {
-        "version": TABLE_VERSION,
-        "name": quantized.name,
+    header = _header(quantized, arrays) | {
         "scheme": quantized.scheme.name,
-        "nodes": [_saved_node(node, arrays) for node in quantized.nodes],
-        "input": asdict(quantized.input),
-        "output": asdict(quantized.output),
         "tensors": {name: [q.scale, q.zero_point] for name, q in quantized.tensors.items()},
-        "preprocess": asdict(quantized.preprocess),
-        "labels": list(quantized.labels),
         "provenance": dict(quantized.provenance),
     }
     header[ARRAYS_SHA256] = arrays_sha256(arrays)
@@ -71,16 +64,7 @@ def read_table(path: Path) -> QuantizedGraph:
 def graph_bytes(graph: Graph) -> bytes:
     """The float graph as a file: how one of our processes hands it to another. The same graph always gives the same bytes."""
     arrays: dict[str, NDArray[Any]] = {}
-    header = {
-        "version": TABLE_VERSION,
-        "name": graph.name,
-        "nodes": [_saved_node(node, arrays) for node in graph.nodes],
-        "input": asdict(graph.input),
-        "output": asdict(graph.output),
-        "preprocess": asdict(graph.preprocess),
-        "labels": list(graph.labels),
-        "checkpoint_sha256": graph.checkpoint_sha256,
-    }
+    header = _header(graph, arrays) | {"checkpoint_sha256": graph.checkpoint_sha256}
     return safetensors.numpy.save(arrays, {_GRAPH_HEADER: json.dumps(header, sort_keys=True)})
 
 
@@ -100,6 +84,19 @@ def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _header(graph: Graph | QuantizedGraph, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """What both kinds of graph have in their header; their arrays go into `arrays`."""
+    return {
+        "version": TABLE_VERSION,
+        "name": graph.name,
+        "nodes": [_saved_node(node, arrays) for node in graph.nodes],
+        "input": asdict(graph.input),
+        "output": asdict(graph.output),
+        "preprocess": asdict(graph.preprocess),
+        "labels": list(graph.labels),
+    }
 
 
 def _saved_node(node: Node | QuantizedNode, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
@@ -141,32 +138,20 @@ def _read(path: Path, key: str, what: str, build: Callable[[Mapping[str, Any], M
 
 def _quantized_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> QuantizedGraph:
     _check_arrays(header, arrays)
-    nodes = tuple(_node(entry, arrays) for entry in header["nodes"])
     quantized = QuantizedGraph(
-        str(header["name"]),
-        nodes,
-        _spec(header["input"]),
-        _spec(header["output"]),
-        {name: Quantization(float(scale), int(zero)) for name, (scale, zero) in header["tensors"].items()},
-        scheme_named(header["scheme"]),
-        _preprocess(header["preprocess"]),
-        tuple(str(label) for label in header["labels"]),
-        dict(header["provenance"]),
+        **_parts(header),
+        nodes=tuple(_node(entry, arrays) for entry in header["nodes"]),
+        tensors={name: Quantization(float(scale), int(zero)) for name, (scale, zero) in header["tensors"].items()},
+        scheme=scheme_named(header["scheme"]),
+        provenance=dict(header["provenance"]),
     )
     _check(quantized)
     return quantized
 
 
 def _float_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Graph:
-    graph = Graph(
-        str(header["name"]),
-        tuple(_float_node(_node(entry, arrays)) for entry in header["nodes"]),
-        _spec(header["input"]),
-        _spec(header["output"]),
-        _preprocess(header["preprocess"]),
-        tuple(str(label) for label in header["labels"]),
-        str(header["checkpoint_sha256"]),
-    )
+    nodes = tuple(_float_node(_node(entry, arrays)) for entry in header["nodes"])
+    graph = Graph(**_parts(header), nodes=nodes, checkpoint_sha256=str(header["checkpoint_sha256"]))
     _check_shapes(graph)
     return graph
 
@@ -212,8 +197,16 @@ def _float_node(node: QuantizedNode) -> Node:
     return node
 
 
-def _preprocess(values: Mapping[str, Any]) -> Preprocess:
-    return Preprocess(**dict(values) | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+def _parts(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What both kinds of graph read of `_header` in the same way."""
+    preprocess = header["preprocess"]
+    return {
+        "name": str(header["name"]),
+        "input": _spec(header["input"]),
+        "output": _spec(header["output"]),
+        "preprocess": Preprocess(**dict(preprocess) | {"mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"])}),
+        "labels": tuple(str(label) for label in header["labels"]),
+    }
 
 
 def _spec(values: Mapping[str, Any]) -> TensorSpec:

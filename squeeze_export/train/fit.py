@@ -146,61 +146,6 @@ def fit(
     return Fitted(fold_batch_norm(module, arch), tuple(losses))
 
 
-def predict(
-    arch: Architecture,
-    tensors: Mapping[str, NDArray[np.float32]],
-    images: NDArray[np.uint8],
-    preprocess: Preprocess,
-    *,
-    batch: int = 256,
-    progress: Progress = silent,
-) -> NDArray[np.float32]:
-    """Runs the plain network in float32 with torch.
-
-    Args:
-        arch: the network.
-        tensors: its state dict.
-        images: (N, H, W, 3) uint8 RGB.
-        preprocess: of the checkpoint.
-        batch: images per pass.
-        progress: told of every pass.
-
-    Returns:
-        logits (N, classes) float32.
-
-    Raises:
-        BadInput: the tensors do not fit.
-        Unavailable: torch is not installed.
-    """
-    torch = require("torch", "torch")
-    module = build_module(arch)
-    load_arrays(module, tensors)
-    module.eval()
-    logits = np.empty((len(images), arch.class_count), np.float32)
-    with torch.inference_mode():
-        for first in range(0, len(images), batch):
-            part = slice(first, first + batch)
-            logits[part] = module(to_input(images[part], preprocess)).numpy()
-            progress("evaluate", min(first + batch, len(images)), len(images))
-    return logits
-
-
-def evaluate(
-    arch: Architecture,
-    tensors: Mapping[str, NDArray[np.float32]],
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    preprocess: Preprocess,
-    *,
-    progress: Progress = silent,
-) -> float:
-    """Top-1 of the plain network, 0 to 1; arguments and errors as in `predict`, labels (N,) int64."""
-    if len(images) == 0:
-        raise BadInput("there are no images to evaluate")
-    logits = predict(arch, tensors, images, preprocess, progress=progress)
-    return float(np.mean(logits.argmax(1) == labels))
-
-
 def to_input(images: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
     """(N, H, W, 3) uint8 RGB to the normalised (N, 3, H, W) float32 tensor, channels last in memory."""
     torch = require("torch", "torch")

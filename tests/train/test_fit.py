@@ -7,8 +7,10 @@ import pytest
 
 from squeeze_export.core import Preprocess
 from squeeze_export.errors import BadInput
+from squeeze_export.graph.build import build_graph
+from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
-from squeeze_export.train.fit import Schedule, evaluate, fit, predict, shuffled, to_input
+from squeeze_export.train.fit import Schedule, fit, shuffled, to_input
 
 torch = pytest.importorskip("torch")
 
@@ -38,7 +40,8 @@ def test_training_lowers_the_loss_and_learns(fitted):
     result, _ = fitted
     assert np.mean(result.losses[-5:]) < 0.5 * np.mean(result.losses[:5])
     images, labels = _coloured(60, 1)
-    assert evaluate(ARCH, result.tensors, images, labels, PREPROCESS) > 0.9
+    logits = FloatRunner(build_graph(ARCH, result.tensors, PREPROCESS))(images)
+    assert np.mean(logits.argmax(1) == labels) > 0.9
 
 
 def test_the_result_is_a_plain_network(fitted):
@@ -116,16 +119,3 @@ def test_to_input_normalises_and_orders_channels():
     by_hand = to_input(pixels, Preprocess(1, 1, "bilinear", "bgr", (0.0, 50.0, 100.0), (1.0, 2.0, 4.0)))
     assert by_hand.shape == (1, 3, 1, 1)
     assert by_hand.flatten().tolist() == [200.0, 25.0, -25.0]
-
-
-def test_predict_does_not_depend_on_the_batch(fitted):
-    images, _ = _coloured(7, 3)
-    whole = predict(ARCH, fitted[0].tensors, images, PREPROCESS)
-    parts = predict(ARCH, fitted[0].tensors, images, PREPROCESS, batch=3)
-    assert whole.shape == (7, 3)
-    np.testing.assert_allclose(whole, parts, atol=1e-5)
-
-
-def test_nothing_to_evaluate_is_refused(fitted):
-    with pytest.raises(BadInput, match="no images"):
-        evaluate(ARCH, fitted[0].tensors, np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int64), PREPROCESS)
