@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from squeeze_export.core import Preprocess, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Node, Pads, output_px
-from squeeze_export.nets.architecture import Architecture, tensor_shapes
+from squeeze_export.nets.architecture import Architecture
+from squeeze_export.nets.recognition import check_shapes
 
 MIN_INPUT_PX = 32
 MAX_INPUT_PX = 2048
@@ -109,17 +110,10 @@ def _fold(
 
 
 def _check(arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], preprocess: Preprocess, labels: tuple[str, ...]) -> None:
-    expected = tensor_shapes(arch)
-    for key, shape in expected.items():
-        if key not in tensors:
-            raise BadInput(f"the weights have no tensor `{key}`, which a {arch.name} needs")
-        if tensors[key].shape != shape:
-            raise BadInput(f"tensor `{key}` has shape `{tensors[key].shape}`; a {arch.name} needs `{shape}`")
-        if not np.isfinite(tensors[key]).all():
+    check_shapes(arch, {key: tensor.shape for key, tensor in tensors.items()})
+    for key, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
             raise BadInput(f"tensor `{key}` holds values that are not finite")
-    for key in tensors:
-        if key not in expected:
-            raise BadInput(f"tensor `{key}` has no place in a {arch.name}")
     if not MIN_INPUT_PX <= preprocess.crop_px <= MAX_INPUT_PX:
         raise BadInput(f"an input of `{preprocess.crop_px}` px is outside {MIN_INPUT_PX} to {MAX_INPUT_PX}", hint="see --crop")
     if labels and len(labels) != arch.class_count:
