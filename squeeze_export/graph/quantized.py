@@ -91,19 +91,6 @@ def scheme_named(name: str) -> Scheme:
     return SCHEMES[name]
 
 
-def check_written_as(quantized: QuantizedGraph, scheme: Scheme) -> None:
-    """Refuses to write a table in another scheme than its own: the integers would mean something else.
-
-    Raises:
-        BadInput: it is of another scheme.
-    """
-    if quantized.scheme.name != scheme.name:
-        raise BadInput(
-            f"a table of the scheme `{quantized.scheme.name}` is not written as `{scheme.name}`",
-            hint=f"--scheme {quantized.scheme.name}, or calibrate again",
-        )
-
-
 @dataclass(frozen=True)
 class Quantization:
     """real = scale * (integer - zero_point); `scale` is an exact float32 value, integers are 0 to the scheme's `levels`."""

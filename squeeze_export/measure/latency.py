@@ -19,7 +19,6 @@ def measure_latency(
     *,
     warmup: int = 10,
     rounds: int = 50,
-    min_seconds: float = 0.0,
     clock: Callable[[], int] = time.perf_counter_ns,
     progress: Progress = silent,
 ) -> dict[str, tuple[int, ...]]:
@@ -34,7 +33,6 @@ def measure_latency(
         sessions: name -> one inference.
         warmup: inferences of each session before the first sample.
         rounds: samples of each session, at least 1.
-        min_seconds: go on for more rounds until the samples of all sessions together fill this time.
         clock: nanoseconds, never going back.
         progress: told after each round.
 
@@ -42,13 +40,10 @@ def measure_latency(
         name -> samples in ns, in the order of the rounds; all of one length.
 
     Raises:
-        BadInput: `warmup`, `rounds` or `min_seconds` is out of range.
+        BadInput: `warmup` or `rounds` is out of range.
     """
-    if warmup < 0 or rounds < 1 or min_seconds < 0:
-        raise BadInput(
-            f"`{warmup}` warm-up runs, `{rounds}` rounds, `{min_seconds}` s: nothing to time",
-            hint="rounds start at 1, the others at 0",
-        )
+    if warmup < 0 or rounds < 1:
+        raise BadInput(f"`{warmup}` warm-up runs, `{rounds}` rounds: nothing to time", hint="rounds start at 1, the others at 0")
     samples: dict[str, list[int]] = {name: [] for name in sessions}
     if not samples:
         return {}
@@ -61,17 +56,13 @@ def measure_latency(
     gc.collect()
     gc.disable()
     try:
-        done, spent_ns = 0, 0
-        while done < rounds or spent_ns < min_seconds * 1e9:
+        for done in range(rounds):
             for index in orders[done % len(orders)]:
                 infer = sessions[names[index]]
                 start_ns = clock()
                 infer()
-                elapsed_ns = clock() - start_ns
-                samples[names[index]].append(elapsed_ns)
-                spent_ns += elapsed_ns
-            done += 1
-            progress("timing", done, max(done, rounds))
+                samples[names[index]].append(clock() - start_ns)
+            progress("timing", done + 1, rounds)
     finally:
         if collecting:
             gc.enable()

@@ -116,9 +116,8 @@ def bootstrap_ratio(
     denominator_samples: Sequence[float] | NDArray[np.int64],
     seed: int = 0,
     resamples: int = 2000,
-    confidence: float = 0.95,
 ) -> Interval:
-    """The ratio of two medians with a percentile bootstrap interval; sample i of both came from the same round.
+    """The ratio of two medians with a 95% percentile bootstrap interval; sample i of both came from the same round.
 
     Whole rounds are drawn again, so what slowed both in a round (a neighbour on the machine, a lower clock) stays in both.
 
@@ -129,7 +128,6 @@ def bootstrap_ratio(
         denominator_samples: (n,) the same unit, above 0.
         seed: the same seed gives the same interval.
         resamples: bootstrap draws.
-        confidence: two-sided, above 0 and below 1.
 
     Raises:
         ValueError: no samples, different lengths, or a sample that is not above 0.
@@ -146,8 +144,7 @@ def bootstrap_ratio(
     for start in range(0, resamples, rows):
         rounds = generator.integers(0, numerator.size, size=(min(rows, resamples - start), numerator.size))
         ratios.append(np.median(numerator[rounds], axis=1) / np.median(denominator[rounds], axis=1))
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(np.concatenate(ratios), [tail, 100 - tail])
+    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
     return Interval(float(np.median(numerator) / np.median(denominator)), float(low), float(high))
 
 

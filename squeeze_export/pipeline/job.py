@@ -22,7 +22,7 @@ from squeeze_export.pipeline.measuring import Comparing, Measured, measured, row
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.processes import Order
 from squeeze_export.pipeline.recipes import Recipe, check_recipe
-from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, check_board, entries_of, runtime_for
+from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, entries_of, reached, runtime_for
 from squeeze_export.pipeline.summary import report_of
 from squeeze_export.pipeline.tables import given_table
 from squeeze_export.pipeline.training import Training, check_apart, check_training
@@ -216,7 +216,8 @@ def _check(job: Job, scheme: Scheme) -> Recipe:
         with pinned(job.run.cpus):
             pass  # CPUs that are not there are refused
     elif job.validate or job.bench:
-        check_board(job.run)
+        with reached(job.run):
+            pass  # before any work is done for it
     return recipe
 
 

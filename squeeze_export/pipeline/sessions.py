@@ -202,18 +202,6 @@ def _opener(options: RunOptions) -> Iterator[Callable[[Entry], Session]]:
         )
 
 
-def check_board(options: RunOptions) -> None:
-    """Reaches the board once, before any work is done for it; does nothing where none was asked for.
-
-    Raises:
-        BadInput: no address, or no benchmark binary for an Android device.
-        Unavailable: it cannot be reached, or lacks what is needed there.
-    """
-    if options.on is not None:
-        with reached(options):
-            pass
-
-
 @contextmanager
 def reached(options: RunOptions) -> Iterator[Board | AdbBoard]:
     """The board `options.on`, which is left as it was found.

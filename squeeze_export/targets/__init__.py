@@ -15,7 +15,7 @@ from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput
 from squeeze_export.files import Content
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import QuantizedGraph, Scheme, check_written_as, scheme_named
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme, scheme_named
 from squeeze_export.registry import TARGETS, entry_named
 
 
@@ -84,12 +84,15 @@ def check_carries(target: str, scheme: str, options: EmitOptions) -> Target:
 
 
 def check_fits(network: Graph | QuantizedGraph, scheme: Scheme) -> None:
-    """Refuses to write a network in a scheme that is not its own.
+    """Refuses to write a network in a scheme that is not its own: its integers would mean something else.
 
     Raises:
         BadInput: an integer scheme has no table, or another's; or a float scheme has one.
     """
     if scheme.integer != isinstance(network, QuantizedGraph):
         raise BadInput(f"the scheme `{scheme.name}` needs {'a quantized' if scheme.integer else 'a float'} graph")
-    if isinstance(network, QuantizedGraph):
-        check_written_as(network, scheme)
+    if isinstance(network, QuantizedGraph) and network.scheme.name != scheme.name:
+        raise BadInput(
+            f"a table of the scheme `{network.scheme.name}` is not written as `{scheme.name}`",
+            hint=f"--scheme {network.scheme.name}, or calibrate again",
+        )
