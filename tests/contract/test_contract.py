@@ -526,13 +526,14 @@ def test_a_float_file_presented_as_int8_fails(case: tuple[str, ...], make_subjec
 
 
 def stand_in(subject: Any, infer: Callable[[Any], Any]) -> Any:
-    """The subject with a session that answers by `infer`."""
+    """The subject with a session that answers by `infer`, whenever it is asked."""
 
     @contextmanager
     def opened(artifact: Any) -> Any:
         yield [SimpleNamespace(infer=infer)]
 
     object.__setattr__(subject, "opened", opened)
+    object.__setattr__(subject, "logits", lambda **options: np.stack([infer(subject.net.pixels)]))
     return subject
 
 
