@@ -84,6 +84,11 @@ class Subject:
         return target_named(self.target)
 
     @property
+    def format(self) -> str:
+        """What reads the file."""
+        return self.module.FORMAT or self.target
+
+    @property
     def opener(self) -> Runtime:
         return runtime_named(self.runtime)
 

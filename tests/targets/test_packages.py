@@ -7,13 +7,12 @@ from importlib import metadata
 
 import pytest
 
-from squeeze_export.registry import TARGETS
 from squeeze_export.targets import target_named
 
 MODULES = {"onnx": "onnx", "tflite": "ai_edge_litert", "openvino": "openvino", "coreml": "coremltools"}
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", MODULES)
 def test_a_target_names_the_distributions_that_write_it(name: str) -> None:
     packages = target_named(name).PACKAGES
     assert packages
