@@ -135,7 +135,7 @@ def sqnr_db(reference: Any, found: Any) -> float:
 
 
 def test_the_target_is_registered() -> None:
-    assert target_named("coreml") is coreml
+    assert target_named("coreml").emit is coreml.emit
     assert set(coreml.SCHEMES) <= set(SCHEMES)
     assert set(coreml.RUNTIMES) == {"coreml", "coreml-evaluator"}
 
