@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +93,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"longest files, in lines: {found}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Coverage is not counted where everything is run once more: it doubles the time, and each line has a test of its own."""
-    for item in items:
-        if room_of(item.nodeid) in RUN_ONCE_MORE:
-            item.add_marker(pytest.mark.no_cover)
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Coverage is not counted where everything is run once more: it doubles the time, and each line has a test of its own.
+
+    pytest-cov's own `no_cover` leaves a second tracer on in the workers of pytest-xdist.
+    """
+    counted = room_of(item.nodeid) not in RUN_ONCE_MORE and item.get_closest_marker("uncounted") is None
+    tracer, of_threads = sys.gettrace(), threading.gettrace()
+    if not counted:
+        sys.settrace(None)
+        threading.settrace(None)
+    yield
+    if not counted:
+        sys.settrace(tracer)
+        threading.settrace(of_threads)
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:

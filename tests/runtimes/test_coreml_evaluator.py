@@ -360,7 +360,7 @@ def test_a_result_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     assert "gives what is no finite number" in refusal(written(tmp_path, build, color="RGB"))
 
 
-@pytest.mark.no_cover  # the same lines a thousand times
+@pytest.mark.uncounted  # the same lines a thousand times
 def test_a_changed_model_file_is_read_or_refused_and_never_breaks(package: Path) -> None:
     content = (package / SPEC).read_bytes()
     draw = np.random.default_rng(5)
