@@ -6,10 +6,11 @@ What satisfies a registry's protocol may leave out what the protocol has a body 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from types import FunctionType, MethodType
 from typing import Any
 
-from squeeze_export.errors import BadInput, Refused
+from squeeze_export.errors import BadInput, Refused, SqueezeExportError
 
 TARGETS: Mapping[str, str] = {
     "onnx": "squeeze_export.targets.onnx",
@@ -109,6 +110,22 @@ def entry_named(name: str, own: Mapping[str, str], kind: str, protocol: type) ->
     except Exception as err:  # a module of others may raise anything
         raise Refused(f"the {kind} `{name}` breaks when it is imported: {type(err).__name__}: {err}") from err
     return filled(found, protocol)
+
+
+def usable(own: Mapping[str, str], kind: str, protocol: type) -> dict[str, Any]:
+    """Every entry of a registry by its name, our own first. One of another distribution that breaks is left out, so that it stops
+    nothing else: whoever asks for it by its name is told why.
+
+    Args:
+        own: as in `entry_named`.
+        kind: as there.
+        protocol: as there.
+    """
+    found = {name: entry_named(name, own, kind, protocol) for name in own}
+    for name in [name for name in registered(own, kind) if name not in own]:
+        with suppress(SqueezeExportError):
+            found[name] = entry_named(name, own, kind, protocol)
+    return found
 
 
 def filled(entry: object, protocol: type) -> Any:

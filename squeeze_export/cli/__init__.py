@@ -90,7 +90,12 @@ def known_options() -> dict[str, dict[str, str]]:
     root = click.Context(cli)
     found: dict[str, dict[str, str]] = {}
     for name in commands():
-        command = cli.get_command(root, name)
+        try:
+            command = cli.get_command(root, name)
+        except SqueezeExportError:  # another distribution's, and broken: it says so when it is asked for
+            if name in COMMANDS:
+                raise
+            continue
         options = [param for param in command.params if isinstance(param, click.Option)] if command is not None else []
         found[name] = {long_name(option): option.name or "" for option in options}
     return found

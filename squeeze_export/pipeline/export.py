@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_export import __version__
-from squeeze_export.compilers import compiler_named
+from squeeze_export.compilers import Compiler
 from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import Content, content_sha256, content_size, read_content, write_draft, write_files
-from squeeze_export.formats import audited, format_named
+from squeeze_export.formats import Format, audited, format_named
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.images.names import shown
 from squeeze_export.measure.host import tool_versions
-from squeeze_export.registry import COMPILERS, FORMATS, TARGETS, registered
+from squeeze_export.registry import COMPILERS, FORMATS, TARGETS, registered, usable
 from squeeze_export.targets import check_carries, check_fits, target_named
 
 MAX_SIDECAR_BYTES = 16_000_000
@@ -146,7 +146,9 @@ def audit_file(path: Path) -> Audit:
     if compiler is not None:
         message = f"`{path.name}` is a file of the compiler {compiler}, made for a chip: what is in it cannot be told from the file"
         raise BadInput(message, hint="audit the file that it was compiled from")
-    suffixes = {format_named(name).SUFFIX: name for name in registered(FORMATS, "format")}
+    suffixes: dict[str, str] = {}
+    for name, known in usable(FORMATS, "format", Format).items():
+        suffixes.setdefault(known.SUFFIX, name)  # ours come first: no other distribution takes an ending from us
     if path.suffix not in suffixes:
         raise BadInput(f"`{path}` is no file of a target", hint=f"endings that are: {', '.join(suffixes)}, .xml")
     if not path.exists():
@@ -156,7 +158,8 @@ def audit_file(path: Path) -> Audit:
 
 def compiler_of(path: Path) -> str | None:
     """The compiler whose files end like this one, if any does."""
-    return next((name for name in registered(COMPILERS, "compiler") if path.name.endswith(compiler_named(name).SUFFIX)), None)
+    compilers = usable(COMPILERS, "compiler", Compiler)
+    return next((name for name, compiler in compilers.items() if path.name.endswith(compiler.SUFFIX)), None)
 
 
 def sidecar_path(path: Path) -> Path:

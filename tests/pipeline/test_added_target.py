@@ -168,6 +168,28 @@ def test_a_target_without_emit_is_refused(installed: Path, capsys: pytest.Captur
     assert "`example_target` is no target: it lacks `emit`" in capsys.readouterr().err
 
 
+def test_what_breaks_in_another_distribution_stops_nothing_else(
+    installed: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("example_format", "example_compiler"):
+        (installed.parent / f"{name}.py").write_text("raise RuntimeError('no luck')")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "squeeze-export.toml").write_text("[onnx]\nrounds = 2\n")
+    assert command_line(["onnx", "--int8", *arguments, "--no-validate", "--no-bench"]) == EXIT_DONE
+    assert command_line(["audit", str(next(tmp_path.rglob("*.onnx")))]) == EXIT_DONE
+    capsys.readouterr()
+    assert command_line(["chip", "--help"]) == Refused.exit_code  # negative control: asked for by its name, it says why
+    assert "the compiler `chip` breaks when it is imported: RuntimeError: no luck" in capsys.readouterr().err
+
+
+def test_an_added_format_takes_no_ending_from_ours(installed: Path, tmp_path: Path) -> None:
+    source = FORMAT.replace('".example"', '".onnx"').replace("describe, read", "describe")
+    (installed.parent / "example_format.py").write_text(f"{source}\n\ndef read(path):\n    raise RuntimeError('not ours')\n")
+    (tmp_path / "a.onnx").write_bytes(b"none")
+    with pytest.raises(BadInput, match="is not a sound ONNX file"):
+        audit_file(tmp_path / "a.onnx")
+
+
 def test_nothing_is_added_where_nothing_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
     """Negative control."""
     assert list(commands()) == list(COMMANDS)
