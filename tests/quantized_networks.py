@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from squeeze_export import demo
-from squeeze_export.core import TORCHVISION
+from squeeze_export.core import TORCHVISION, TensorSpec
 from squeeze_export.graph.build import build_graph
-from squeeze_export.graph.nodes import Graph, QuantizedConv
+from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, Graph, MaxPool, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import INT8, SCHEMES, Quantization, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.preprocess import load_pixels
@@ -73,3 +73,34 @@ def cut(quantized: QuantizedGraph, graph: Graph, name: str, by: int) -> Quantize
         for n in quantized.nodes
     )
     return replace(quantized, nodes=nodes, tensors=tensors)
+
+
+def five_convolutions(channels: int = 4) -> QuantizedGraph:
+    """Five convolutions, a padded pool, a bypass with zero points, a Concat: every kind of node, with no calibration."""
+    rng = np.random.default_rng(1)
+
+    def conv(name: str, source: str, shape: tuple[int, int, int, int], pad: int, relu: bool) -> QuantizedConv:
+        weight = rng.integers(-127, 128, shape, np.int8)
+        scale = np.full(shape[0], 0.01, np.float32)
+        return QuantizedConv(name, source, weight, scale, np.arange(shape[0], dtype=np.int32), 1, (pad,) * 4, relu)
+
+    nodes: tuple[QuantizedNode, ...] = (
+        conv("conv1", "input", (channels, 3, 3, 3), 0, True),
+        MaxPool("pool1", "conv1", 3, 2, (0, 0, 1, 1)),
+        conv("bypass", "pool1", (channels, channels, 1, 1), 0, False),
+        Add("add", ("pool1", "bypass")),
+        conv("left", "add", (channels, channels, 1, 1), 0, True),
+        conv("right", "add", (channels, channels, 3, 3), 1, True),
+        Concat("concat", ("left", "right")),
+        conv("conv10", "concat", (5, 2 * channels, 1, 1), 0, True),
+        GlobalAveragePool("logits", "conv10"),
+    )
+    tensors = dict.fromkeys(("conv1", "pool1"), Quantization(2.0, 0)) | {
+        "input": Quantization(1.0, 0),
+        "bypass": Quantization(3.0, 128),
+        "add": Quantization(4.0, 100),
+        **dict.fromkeys(("left", "right", "concat"), Quantization(5.0, 3)),  # a ReLU that must be written out
+        "conv10": Quantization(6.0, 0),
+    }
+    taken = TensorSpec("input", ("N", 20, 20, 3), "uint8", "NHWC", 1.0, 0)
+    return QuantizedGraph("tiny", nodes, taken, TensorSpec("logits", ("N", 5), "float32", "NC"), tensors, INT8, TORCHVISION, (), {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +11,20 @@ import numpy as np
 import pytest
 from coreml_packages import SPEC, WEIGHTS, bind, block_of, message_of, operation_named
 
-from squeeze_export.core import TORCHVISION, Audit, EmitOptions, TensorSpec
+from squeeze_export.core import Audit, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.files import write_draft
 from squeeze_export.formats import audited as audit_of
 from squeeze_export.formats import coreml as format_
-from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv, QuantizedNode
-from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph, scheme_named
+from squeeze_export.graph.nodes import Conv, Graph, QuantizedConv, QuantizedNode
+from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.targets import coreml as target
-
-
-def network() -> QuantizedGraph:
-    """Five convolutions, a padded pool, a bypass with zero points, a Concat: every kind of node, with no calibration."""
-    draw = np.random.default_rng(1)
-
-    def conv(name: str, source: str, shape: tuple[int, int, int, int], pad: int, relu: bool) -> QuantizedConv:
-        weight = draw.integers(-127, 128, shape, np.int8)
-        scale = np.full(shape[0], 0.01, np.float32)
-        return QuantizedConv(name, source, weight, scale, np.arange(shape[0], dtype=np.int32), 1, (pad,) * 4, relu)
-
-    nodes: tuple[QuantizedNode, ...] = (
-        conv("conv1", "input", (16, 3, 3, 3), 0, True),
-        MaxPool("pool1", "conv1", 3, 2, (0, 0, 1, 1)),
-        conv("bypass", "pool1", (16, 16, 1, 1), 0, False),
-        Add("add", ("pool1", "bypass")),
-        conv("left", "add", (16, 16, 1, 1), 0, True),
-        conv("right", "add", (16, 16, 3, 3), 1, True),
-        Concat("concat", ("left", "right")),
-        conv("conv10", "concat", (5, 32, 1, 1), 0, True),
-        GlobalAveragePool("logits", "conv10"),
-    )
-    tensors = dict.fromkeys(("conv1", "pool1"), Quantization(2.0, 0)) | {
-        "input": Quantization(1.0, 0),
-        "bypass": Quantization(3.0, 128),
-        "add": Quantization(4.0, 100),
-        **dict.fromkeys(("left", "right", "concat"), Quantization(5.0, 3)),
-        "conv10": Quantization(6.0, 0),
-    }
-    taken, given = TensorSpec("input", ("N", 20, 20, 3), "uint8", "NHWC", 1.0, 0), TensorSpec("logits", ("N", 5), "float32", "NC")
-    preprocess = replace(TORCHVISION, crop_px=20)
-    return QuantizedGraph("tiny", nodes, taken, given, tensors, INT8, preprocess, (), {})
+from tests.quantized_networks import five_convolutions
 
 
 def floats() -> Graph:
     """The same network in float."""
-    quantized = network()
+    quantized = five_convolutions(16)
 
     def real(node: QuantizedNode) -> Any:
         if not isinstance(node, QuantizedConv):
@@ -69,7 +37,7 @@ def floats() -> Graph:
 
 
 def package(scheme: str = "int8", **options: Any) -> dict[str, bytes]:
-    return target.emit(network() if scheme == "int8" else floats(), scheme_named(scheme), EmitOptions(**options), {})
+    return target.emit(five_convolutions(16) if scheme == "int8" else floats(), scheme_named(scheme), EmitOptions(**options), {})
 
 
 Audited = Callable[..., Audit]
@@ -112,7 +80,7 @@ def test_an_int8_package_passes(ios: int, audited: Audited) -> None:
         "conv10 float32[1,5,9,9]",
         "logits float32[1,5]",
     )
-    assert result.weight_bytes["int8"] >= sum(conv.weight.size for conv in network().convs)
+    assert result.weight_bytes["int8"] >= sum(conv.weight.size for conv in five_convolutions(16).convs)
     assert set(result.weight_bytes) == {"int8", "float32", "uint8"}  # uint8: zero points
     assert result.weight_bytes["float32"] < 1000
 
@@ -148,7 +116,7 @@ def test_integers_only_in_the_weights(audited: Audited) -> None:
     found = next(line for line in result.violations if line.startswith("conv `right_conv`"))
     assert "its input `add` is not quantized, its weights alone are integers" in found
     assert "its result `right_conv` is not quantized" in found
-    assert result.weight_bytes["int8"] >= sum(conv.weight.size for conv in network().convs)
+    assert result.weight_bytes["int8"] >= sum(conv.weight.size for conv in five_convolutions(16).convs)
 
 
 @pytest.mark.parametrize("ios", [17, 18])
@@ -157,7 +125,7 @@ def test_palettes(bits: int, ios: int, audited: Audited) -> None:
     result = audited(content=package(f"palette{bits}", ios=ios))
     found = next(line for line in result.violations if line.startswith("conv `left_conv`"))
     assert "its operand `left_weight` comes from constexpr_lut_to_dense, whose values are floats" in found
-    weights = sum(-(-conv.weight.size * bits // 8) for conv in network().convs)
+    weights = sum(-(-conv.weight.size * bits // 8) for conv in five_convolutions(16).convs)
     assert result.weight_bytes[f"uint{bits}"] == weights
     assert "uint8" not in result.weight_bytes
 

@@ -12,48 +12,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from squeeze_export.core import TORCHVISION, Audit, EmitOptions, TensorSpec
+from squeeze_export.core import Audit, EmitOptions
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.formats import audited as audit_of
 from squeeze_export.formats import onnx as format_
-from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, MaxPool, QuantizedConv, QuantizedNode
-from squeeze_export.graph.quantized import INT8, INT8_NPU, INT8_SYMMETRIC, Quantization, QuantizedGraph, Scheme
+from squeeze_export.graph.quantized import INT8, INT8_NPU, INT8_SYMMETRIC, Quantization, Scheme
 from squeeze_export.targets import onnx as target
-
-
-def network() -> QuantizedGraph:
-    """Three convolutions, a pool, a bypass with zero points, a Concat: every kind of node, with no calibration."""
-    rng = np.random.default_rng(1)
-
-    def conv(name: str, source: str, shape: tuple[int, int, int, int], pad: int, relu: bool) -> QuantizedConv:
-        weight = rng.integers(-127, 128, shape, np.int8)
-        scale = np.full(shape[0], 0.01, np.float32)
-        return QuantizedConv(name, source, weight, scale, np.arange(shape[0], dtype=np.int32), 1, (pad,) * 4, relu)
-
-    nodes: tuple[QuantizedNode, ...] = (
-        conv("conv1", "input", (4, 3, 3, 3), 0, True),
-        MaxPool("pool1", "conv1", 3, 2, (0, 0, 1, 1)),
-        conv("bypass", "pool1", (4, 4, 1, 1), 0, False),
-        Add("add", ("pool1", "bypass")),
-        conv("left", "add", (4, 4, 1, 1), 0, True),
-        conv("right", "add", (4, 4, 3, 3), 1, True),
-        Concat("concat", ("left", "right")),
-        conv("conv10", "concat", (5, 8, 1, 1), 0, True),
-        GlobalAveragePool("logits", "conv10"),
-    )
-    tensors = dict.fromkeys(("conv1", "pool1"), Quantization(2.0, 0)) | {
-        "input": Quantization(1.0, 0),
-        "bypass": Quantization(3.0, 128),
-        "add": Quantization(4.0, 100),
-        **dict.fromkeys(("left", "right", "concat"), Quantization(5.0, 3)),  # a ReLU that must be written out
-        "conv10": Quantization(6.0, 0),
-    }
-    taken = TensorSpec("input", ("N", 20, 20, 3), "uint8", "NHWC", 1.0, 0)
-    return QuantizedGraph("tiny", nodes, taken, TensorSpec("logits", ("N", 5), "float32", "NC"), tensors, INT8, TORCHVISION, (), {})
+from tests.quantized_networks import five_convolutions
 
 
 def model(**options: Any) -> Any:
-    return onnx.load_model_from_string(target.emit(network(), INT8, EmitOptions(**options), {}))
+    return onnx.load_model_from_string(target.emit(five_convolutions(), INT8, EmitOptions(**options), {}))
 
 
 @pytest.fixture
@@ -92,7 +61,7 @@ def test_an_int8_file_passes(audited: Callable[[Any], Audit]) -> None:
         "logits float32[1,5]",
     )
     assert (result.operators["Conv"], result.operators["Relu"], result.operators["MaxPool"]) == (5, 2, 1)
-    weights = sum(conv.weight.size for conv in network().convs)
+    weights = sum(conv.weight.size for conv in five_convolutions().convs)
     assert result.weight_bytes["int8"] == weights + 4 + 5  # and the zero points, one per channel
     assert result.weight_bytes["int32"] == 4 * (4 + 5) * 2  # equal biases of four channels are stored once
     assert result.weight_bytes["uint8"] == 4
@@ -313,7 +282,7 @@ def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def of_scheme(scheme: Scheme, **tensors: Quantization) -> Any:
     """The same network as a file that says it is of `scheme`; every zero point is the scheme's where it has only one."""
-    plain = network()
+    plain = five_convolutions()
     steps = {**plain.tensors, **tensors}
     if scheme.symmetric:
         steps = {name: q if name == "input" else replace(q, zero_point=scheme.middle) for name, q in steps.items()}
@@ -341,7 +310,7 @@ def test_int8_symmetric_has_no_zero_point_but_0(audited: Callable[[Any], Audit])
     assert zeros
     assert not any(numpy_helper.to_array(tensor).any() for tensor in zeros)
     assert {numpy_helper.to_array(tensor).dtype.name for tensor in zeros} == {"int8", "int32"}
-    (conv1,) = [conv for conv in network().convs if conv.name == "conv1"]
+    (conv1,) = [conv for conv in five_convolutions().convs if conv.name == "conv1"]
     folded = conv1.bias + 128 * conv1.weight.astype(int).sum(axis=(1, 2, 3))
     np.testing.assert_array_equal(numpy_helper.to_array(constant(written, "conv1/bias")), folded)
 
@@ -360,7 +329,7 @@ def test_a_subtraction_inside_the_network_is_found(audited: Callable[[Any], Audi
 
 
 def test_pixels_of_a_padded_first_convolution_have_no_0_in_int8_symmetric() -> None:
-    plain = network()
+    plain = five_convolutions()
     padded = replace(plain.convs[0], pads=(1, 1, 1, 1))
     broken = replace(plain, scheme=INT8_SYMMETRIC, nodes=(padded, *plain.nodes[1:]))
     with pytest.raises(Refused, match="`conv1` is padded"):

@@ -10,48 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from squeeze_export.core import TORCHVISION, Audit, EmitOptions, TensorSpec, require
+from squeeze_export.core import Audit, EmitOptions, require
 from squeeze_export.errors import BadInput
 from squeeze_export.formats import audited as audit_of
 from squeeze_export.formats import openvino as format_
-from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, MaxPool, QuantizedConv, QuantizedNode
-from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph
+from squeeze_export.graph.quantized import INT8
 from squeeze_export.targets import openvino as target
+from tests.quantized_networks import five_convolutions
 
 openvino = require("openvino", "openvino", without=("openvino_telemetry",))
 op = openvino.opset8
 Edit = Callable[[dict[str, Any]], None]
-
-
-def network() -> QuantizedGraph:
-    """Five convolutions, a pool, a bypass with zero points, a Concat: every kind of node, with no calibration."""
-    rng = np.random.default_rng(1)
-
-    def conv(name: str, source: str, shape: tuple[int, int, int, int], pad: int, relu: bool) -> QuantizedConv:
-        weight = rng.integers(-127, 128, shape, np.int8)
-        scale = np.full(shape[0], 0.01, np.float32)
-        return QuantizedConv(name, source, weight, scale, np.arange(shape[0], dtype=np.int32), 1, (pad,) * 4, relu)
-
-    nodes: tuple[QuantizedNode, ...] = (
-        conv("conv1", "input", (4, 3, 3, 3), 0, True),
-        MaxPool("pool1", "conv1", 3, 2, (0, 0, 1, 1)),
-        conv("bypass", "pool1", (4, 4, 1, 1), 0, False),
-        Add("add", ("pool1", "bypass")),
-        conv("left", "add", (4, 4, 1, 1), 0, True),
-        conv("right", "add", (4, 4, 3, 3), 1, True),
-        Concat("concat", ("left", "right")),
-        conv("conv10", "concat", (5, 8, 1, 1), 0, True),
-        GlobalAveragePool("logits", "conv10"),
-    )
-    tensors = dict.fromkeys(("conv1", "pool1"), Quantization(2.0, 0)) | {
-        "input": Quantization(1.0, 0),
-        "bypass": Quantization(3.0, 128),
-        "add": Quantization(4.0, 100),
-        **dict.fromkeys(("left", "right", "concat"), Quantization(5.0, 3)),
-        "conv10": Quantization(6.0, 0),
-    }
-    taken = TensorSpec("input", ("N", 20, 20, 3), "uint8", "NHWC", 1.0, 0)
-    return QuantizedGraph("tiny", nodes, taken, TensorSpec("logits", ("N", 5), "float32", "NC"), tensors, INT8, TORCHVISION, (), {})
 
 
 @pytest.fixture
@@ -62,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 def written(folder: Path, **options: Any) -> Path:
     folder.mkdir()
-    for name, data in target.emit(network(), INT8, EmitOptions(**options), {}).items():
+    for name, data in target.emit(five_convolutions(), INT8, EmitOptions(**options), {}).items():
         (folder / name).write_bytes(data)
     return folder
 
@@ -102,7 +71,7 @@ def test_an_int8_network_passes(folder: Path) -> None:
     assert result.float_tensors == ("logits float32[1,5]",)
     kinds = ("Convolution", "FakeQuantize", "MaxPool", "Concat", "Add", "ReLU")
     assert [result.operators[kind] for kind in kinds] == [5, 7, 1, 1, 6, 4]
-    assert result.weight_bytes["int8"] == sum(conv.weight.size for conv in network().convs)
+    assert result.weight_bytes["int8"] == sum(conv.weight.size for conv in five_convolutions().convs)
     assert result.weight_bytes["float32"] < 400
     assert set(result.weight_bytes) == {"int8", "float32", "int64"}
 
