@@ -11,7 +11,7 @@ import click
 
 from squeeze_export.analyze.results import Analysis, MixedPrecision
 from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
-from squeeze_export.cli.options import FILE, Command, option
+from squeeze_export.cli.options import FILE, Command, call_with, option
 from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION
 from squeeze_export.cli.options.network import NETWORK, chosen_network
 from squeeze_export.cli.options.output import OUTPUT
@@ -25,13 +25,8 @@ from squeeze_export.pipeline.recipes import recipe_names
 OPTIONS = (
     keep_float_option("Layer to put back to float; repeat it for more. Or a number: that many, those that gain most first."),
     option("--max-drop", type=float, metavar="PP", help="Put back the fewest layers that keep the drop's upper bound under this."),
-    option("--images", default=PART_COUNT, show_default=True, metavar="N", help="Images that every layer is tried on."),
-    option(
-        "--table",
-        type=FILE,
-        metavar="FILE",
-        help="Analyze the integers of this table. The images of --calib are then only looked at.",
-    ),
+    option("--images", default=PART_COUNT, metavar="N", help="Images that every layer is tried on."),
+    option("--table", type=FILE, help="Analyze the integers of this table. The images of --calib are then only looked at."),
     option("--out", type=FILE, metavar="DIR", help="Folder for analysis.json, analysis.html and the table with layers in float."),
 )
 
@@ -56,11 +51,9 @@ def command(**values: Any) -> int:
         network = chosen_network(values, progress)
         if values["out"] is not None:
             make_folder(values["out"])
-        names = ("table", "recipe", "seed", "images", "skip_broken")
-        settings = {name: values[name] for name in names}
-        settings |= {"keep_float": layers, "max_drop_pp": max_drop_pp, "out": values["out"], "progress": progress}
-        settings["rounds"] = None if values["no_bench"] else values["rounds"]
-        analysis = analyze(network, values["calib"], values["evaluation"], **settings)
+        given = {"network": network, "eval_path": values["evaluation"], "progress": progress}
+        given |= {"keep_float": layers, "max_drop_pp": max_drop_pp, "rounds": None if values["no_bench"] else values["rounds"]}
+        analysis = call_with(analyze, {**values, **given})
     for text in analysis.warnings:
         warn(text)
     if values["out"] is not None:

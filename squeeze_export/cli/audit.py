@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from squeeze_export.cli import visible
-from squeeze_export.cli.console import print_json
+from squeeze_export.cli.console import print_json, say
 from squeeze_export.cli.options import FILES, Command
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.core import Audit
@@ -30,18 +29,18 @@ def command(files: tuple[Path, ...], **values: Any) -> int:
         print_json({file: asdict(audit) for file, audit in found.items()})
         return Refused.exit_code if failed else EXIT_DONE
     for file, audit in found.items():
-        _print(f"{file}: {_verdict(audit)}")
-        _print("  operators        " + ", ".join(f"{count} {kind}" for kind, count in sorted(audit.operators.items())))
-        _print("  constants        " + ", ".join(f"{size:,} bytes {kind}" for kind, size in sorted(audit.weight_bytes.items())))
+        say(f"{file}: {_verdict(audit)}")
+        say("  operators        " + ", ".join(f"{count} {kind}" for kind, count in sorted(audit.operators.items())))
+        say("  constants        " + ", ".join(f"{size:,} bytes {kind}" for kind, size in sorted(audit.weight_bytes.items())))
         for title, lines in (
             *((("kept in float", audit.kept_float),) if audit.kept_float else ()),
             ("float operators", audit.float_operators),
             ("float tensors", audit.float_tensors),
             ("violations", audit.violations),
         ):
-            _print(f"  {title:<16} {lines[0] if lines else 'none'}")
+            say(f"  {title:<16} {lines[0] if lines else 'none'}")
             for line in lines[1:]:
-                _print(f"  {'':<16} {line}")
+                say(f"  {'':<16} {line}")
     return Refused.exit_code if failed else EXIT_DONE
 
 
@@ -50,7 +49,3 @@ def _verdict(audit: Audit) -> str:
         return "not an integer network"
     count = len(audit.kept_float)
     return f"integer network, {count} layer{'s' if count > 1 else ''} kept in float on request" if count else "integer network"
-
-
-def _print(line: str) -> None:
-    click.echo(visible(line))  # names in a stranger's file are a stranger's text

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from squeeze_export.cli.console import print_json, shown_progress, stdout_console
-from squeeze_export.cli.options import FILES, Command
+from squeeze_export.cli.console import print_report, shown_progress
+from squeeze_export.cli.options import FILES, Command, call_with
 from squeeze_export.cli.options.output import OUTPUT
-from squeeze_export.cli.options.running import RUNNING, run_choice
-from squeeze_export.pipeline import bench_files, check_full_placement
+from squeeze_export.cli.options.running import RUNNING
+from squeeze_export.pipeline import RunOptions, bench_files, check_full_placement
 
 
 @click.command("bench", cls=Command, params=[FILES, *RUNNING, *OUTPUT])
@@ -22,14 +22,7 @@ def command(files: tuple[Path, ...], **values: Any) -> None:
     squeeze-export bench squeezenet1_1.fp32.tflite squeezenet1_1.int8.tflite --threads 2
     """
     with shown_progress() as progress:
-        report = bench_files(files, options=run_choice(values), progress=progress)
-    if values["as_json"]:
-        from squeeze_export.results import to_json
-
-        print_json(to_json(report))
-    else:
-        from squeeze_export.report.terminal import print_table
-
-        print_table(report, stdout_console())
+        report = bench_files(files, options=call_with(RunOptions, values), progress=progress)
+    print_report(report, as_json=values["as_json"])
     if values["require_full_placement"]:
         check_full_placement(report.measurements)

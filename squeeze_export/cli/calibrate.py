@@ -11,8 +11,8 @@ import click
 from click.core import ParameterSource
 
 from squeeze_export.cli import visible
-from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
-from squeeze_export.cli.options import Command, option
+from squeeze_export.cli.console import note, print_json, say, shown_progress, stdout_console, warn
+from squeeze_export.cli.options import Command, call_with, option, source_of
 from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION
 from squeeze_export.cli.options.network import NETWORK, chosen_network
 from squeeze_export.cli.options.output import OUT, OUTPUT
@@ -42,9 +42,7 @@ def command(**values: Any) -> None:
     squeeze-export calibrate --weights squeezenet1_1.pth --calib imgs/ --recipe qat --train train/ --labels classes.txt
     squeeze-export tflite --int8 --table squeeze-export-out/squeezenet1_1.int8.table
     """
-    curve: Curve | None = None
-    typed = click.get_current_context().get_parameter_source("evaluation") is ParameterSource.COMMANDLINE
-    if typed and not values["curve"]:
+    if source_of("evaluation") is ParameterSource.COMMANDLINE and not values["curve"]:
         raise BadInput(
             "`--eval` has no effect without --curve: calibration alone compares nothing", hint="--curve, or leave out --eval"
         )
@@ -56,14 +54,15 @@ def command(**values: Any) -> None:
         )
     if values["curve"] and values["keep_float"]:
         raise BadInput("--curve does not work with layers kept in float", hint="leave out --keep-float, or --curve")
+    curve: Curve | None = None
     with shown_progress() as progress:
         network = chosen_network(values, progress)
         make_folder(values["out"])
-        settings = {name: values[name] for name in ("recipe", "seed", "skip_broken")} | {"progress": progress}
+        given = {**values, "network": network, "eval_path": values["evaluation"], "training": training, "progress": progress}
         if values["curve"]:
-            calibration, curve = calibration_curve(network, values["calib"], values["evaluation"], **settings)
+            calibration, curve = call_with(calibration_curve, given)
         else:
-            calibration = calibrate(network, values["calib"], training=training, keep_float=values["keep_float"], **settings)
+            calibration = call_with(calibrate, given)
     stem = f"{network.name}.{calibration.quantized.scheme.name}"
     path = values["out"] / f"{stem}.table"
     write_table(calibration, path)
@@ -74,10 +73,9 @@ def command(**values: Any) -> None:
     if values["as_json"]:
         print_json({"table": str(path), **facts, **({"curve": curve.to_json()} if curve is not None else {})})
     else:
-        made = f"{path}  {facts['image_count']} images, recipe {facts['recipe']}, sha256 {facts['table_sha256'][:12]}"
-        click.echo(visible(made))
+        say(f"{path}  {facts['image_count']} images, recipe {facts['recipe']}, sha256 {facts['table_sha256'][:12]}")
         if KEPT_FLOAT in facts:
-            click.echo(visible(f"in float: {', '.join(facts[KEPT_FLOAT])}"))
+            say(f"in float: {', '.join(facts[KEPT_FLOAT])}")
         if training is not None:
             _print_training(calibration.quantized.provenance[TRAINING])
         if curve is not None:

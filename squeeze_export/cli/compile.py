@@ -10,7 +10,6 @@ from squeeze_export.cli.jobs import COMPILING, chip_option, chosen_chips, compil
 from squeeze_export.cli.options import Command
 from squeeze_export.cli.options.running import NO_BENCH, ROUNDS, THREADS
 from squeeze_export.compilers import compiler_named
-from squeeze_export.pipeline.sessions import RunOptions
 
 
 def command(name: str) -> click.Command:
@@ -18,11 +17,8 @@ def command(name: str) -> click.Command:
     compiler = compiler_named(name)
 
     def compile_(**values: Any) -> int:
-        run = RunOptions(threads=values["threads"], rounds=values["rounds"])
         bench = bool(compiler.RUNTIMES) and not values["no_bench"]
-        return compile_and_show(
-            values, name, chosen_chips(values["chip"], compiler.CHIPS), {}, scheme=values["scheme"], run=run, bench=bench
-        )
+        return compile_and_show(values, name, chosen_chips(values["chip"], compiler.CHIPS), bench=bench)
 
     text = f"Compile for {name}, and compare the result with the fp32 reference where something here runs it."
     example = f"\b\nsqueeze-export {name} --weights squeezenet1_1.pth --calib imgs/ --chip {compiler.CHIPS[0]}"

@@ -16,6 +16,8 @@ from squeeze_export.core import Progress, silent
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from squeeze_export.results import Report
+
 
 def stdout_console() -> Console:
     """A rich console on stdout that reads nothing into square brackets, and cuts nothing off where there is no terminal."""
@@ -51,6 +53,11 @@ def shown_progress() -> Iterator[Progress]:
         yield show
 
 
+def say(text: str) -> None:
+    """A line on stdout; control characters of a stranger's file are shown, never sent."""
+    click.echo(visible(text))
+
+
 def note(text: str) -> None:
     """A line on stderr."""
     click.echo(visible(text), err=True)
@@ -60,6 +67,26 @@ def warn(text: str) -> None:
     """A `warning:` line on stderr."""
     click.secho("warning: ", err=True, nl=False, fg="yellow")
     click.echo(visible(text), err=True)
+
+
+def print_report(report: Report, *, as_json: bool, below: str = "") -> None:
+    """A report on stdout, as JSON or as a table with a line below it; its warnings, and what it was compared on, on stderr."""
+    from squeeze_export.report.terminal import print_table
+    from squeeze_export.report.wording import emulated_note
+    from squeeze_export.results import to_json
+
+    for text in report.warnings:
+        warn(text)
+    if as_json:
+        print_json(to_json(report))
+        return
+    print_table(report, stdout_console())
+    if below:
+        click.echo(f"\n{below}")
+    if emulated_note(report.measurements):
+        note(emulated_note(report.measurements))
+    if report.evaluation.get("note"):
+        note(f"compared on {report.evaluation['image_count']} images: {report.evaluation['note']}")
 
 
 def print_json(value: Any) -> None:

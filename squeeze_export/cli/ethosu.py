@@ -10,7 +10,6 @@ import click
 from squeeze_export.cli.jobs import COMPILING, chip_option, chosen_chips, compile_and_show, compiled_scheme_option
 from squeeze_export.cli.options import FILE, Command, option
 from squeeze_export.compilers.ethosu import CHIPS, NAME, OPTIMISE, SCHEMES
-from squeeze_export.core import EmitOptions
 
 OPTIONS = (
     chip_option("--accelerator", CHIPS, "NPU"),
@@ -23,23 +22,19 @@ OPTIONS = (
     option(
         "--memory-mode", metavar="NAME", show_default="by accelerator", help="Which data lie in which memory: a name, likewise."
     ),
-    option(
-        "--vela-config", type=FILE, metavar="FILE", show_default="Vela's own", help="A vela.ini of yours that defines these names."
-    ),
+    option("--vela-config", "config", type=FILE, show_default="Vela's own", help="A vela.ini of yours that defines these names."),
     option(
         "--optimise",
         type=click.Choice(OPTIMISE),
         default=OPTIMISE[-1],
-        show_default=True,
         help="Vela's strategy. auto tries both and keeps the one that needs fewer cycles.",
     ),
     compiled_scheme_option(SCHEMES, "int8 leaves the average pool to the CPU."),
     option(
         "--input",
-        "pixels",
+        "input_dtype",
         type=click.Choice(["uint8", "int8"]),
         default="uint8",
-        show_default=True,
         help="Type of the pixels. As int8 they are 128 lower, which saves the NPU an operator.",
     ),
 )
@@ -54,11 +49,10 @@ def command(**values: Any) -> int:
     \b
     squeeze-export ethosu --weights squeezenet1_1.pth --calib imgs/ --accelerator ethos-u55-128 --accelerator ethos-u85-256
     """
-    chosen = {"system_config": "system_config", "memory_mode": "memory_mode", "config": "vela_config", "optimise": "optimise"}
-    settings = {name: str(values[option]) for name, option in chosen.items() if values[option] is not None}
+    names = ("system_config", "memory_mode", "config", "optimise")
+    settings = {name: str(values[name]) for name in names if values[name] is not None}
     chips = chosen_chips(values["accelerator"], sorted(CHIPS, key=_size))
-    form = EmitOptions(input_dtype=values["pixels"])
-    return compile_and_show(values, NAME, chips, settings, scheme=values["scheme"], options=form, bench=False)
+    return compile_and_show(values, NAME, chips, settings, bench=False)
 
 
 def _size(chip: str) -> list[int]:

@@ -10,7 +10,6 @@ from squeeze_export.cli.jobs import COMPILING, compile_and_show
 from squeeze_export.cli.options import Command
 from squeeze_export.cli.options.running import NO_BENCH, ROUNDS, THREADS
 from squeeze_export.compilers.executorch import NAME, SCHEMES
-from squeeze_export.pipeline.sessions import RunOptions
 
 
 @click.command("executorch", cls=Command, params=[THREADS, ROUNDS, *COMPILING, NO_BENCH])
@@ -21,5 +20,4 @@ def command(**values: Any) -> int:
     squeeze-export toolchain install executorch
     squeeze-export executorch --weights squeezenet1_1.pth --calib imgs/ --eval val/
     """
-    run = RunOptions(threads=values["threads"], rounds=values["rounds"])
-    return compile_and_show(values, NAME, (), {}, scheme=SCHEMES[0], run=run, bench=not values["no_bench"])
+    return compile_and_show(values, NAME, scheme=SCHEMES[0])

@@ -9,7 +9,7 @@ import click
 from squeeze_export.cli.jobs import finish, job_from, run_shown
 from squeeze_export.cli.options import Command, Option
 from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, TABLE
-from squeeze_export.cli.options.form import COREML_FORM, INPUTS, emit_choice, form_options
+from squeeze_export.cli.options.form import COREML_FORM, INPUTS, form_options
 from squeeze_export.cli.options.network import NETWORK
 from squeeze_export.cli.options.output import OUT, OUTPUT
 from squeeze_export.cli.options.quantization import (
@@ -20,7 +20,7 @@ from squeeze_export.cli.options.quantization import (
     scheme_options,
     training_choice,
 )
-from squeeze_export.cli.options.running import NO_BENCH, NO_VALIDATE, RUNNING, run_choice
+from squeeze_export.cli.options.running import NO_BENCH, NO_VALIDATE, RUNNING
 from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.pipeline.job import run
 from squeeze_export.pipeline.recipes import recipe_names
@@ -40,10 +40,6 @@ def command(name: str) -> click.Command:
             targets=targets,
             scheme=scheme_choice(values),
             training=training_choice(values),
-            keep_float=values["keep_float"],
-            options=emit_choice(values),
-            run=run_choice(values),
-            bench=not values["no_bench"],
         )
         report = run_shown(job, run)
         return finish(report, job, values, [row for row in report.measurements if row.scheme == job.scheme])

@@ -28,7 +28,7 @@ def command(family: str | None, **values: Any) -> None:
     squeeze-export inspect --weights squeezenet1_1.pth
     """
     if family is not None:
-        arch, input_px = architecture(family), values["crop"] or 227
+        arch, input_px = architecture(family), values["crop_px"] or 227
     else:
         network = chosen_network(values)
         arch, input_px = network.architecture, network.graph.preprocess.crop_px

@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from squeeze_export.cli import visible
-from squeeze_export.cli.console import print_json
+from squeeze_export.cli.console import print_json, say
 from squeeze_export.cli.options import FILES, Command, option
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.errors import EXIT_DONE, Refused
@@ -43,13 +42,9 @@ def _show(file: str, chip: str, findings: Sequence[Finding]) -> None:
     verdict = f"{falls} operator{'s' if falls > 1 else ''} will fall back" if falls else "no operator breaks a rule"
     if findings and not falls:
         verdict = "no operator will fall back"
-    _print(f"{file} for {chip}: {verdict}")
+    say(f"{file} for {chip}: {verdict}")
     for finding in findings:
-        _print(f"  {finding.severity:<9}  {finding.operator}: {finding.problem}")
-        _print(f"  {'':<9}  change: {finding.change}")
+        say(f"  {finding.severity:<9}  {finding.operator}: {finding.problem}")
+        say(f"  {'':<9}  change: {finding.change}")
     for source in dict.fromkeys(finding.source for finding in findings):
-        _print(f"  {'':<9}  rule: {source}")
-
-
-def _print(line: str) -> None:
-    click.echo(visible(line))  # names in a stranger's file are a stranger's text
+        say(f"  {'':<9}  rule: {source}")

@@ -11,7 +11,6 @@ from squeeze_export.cli.options import Command, option
 from squeeze_export.cli.options.running import EMULATED_IMAGES, ROUNDS, device_option
 from squeeze_export.compilers.qnn import CHIPS, NAME, OPTIMISE, SCHEMES
 from squeeze_export.errors import BadInput
-from squeeze_export.pipeline.sessions import RunOptions
 
 EMULATOR = "htp-emulator"
 
@@ -23,7 +22,6 @@ OPTIONS = (
         "--finalization-mode",
         type=click.Choice(OPTIMISE),
         default=OPTIMISE[-1],
-        show_default=True,
         help="How long the compiler may optimize.",
     ),
     option(
@@ -48,8 +46,7 @@ def command(**values: Any) -> int:
     """
     if values["int8"] and values["scheme"] != SCHEMES[0]:
         raise BadInput(f"one scheme at a time, not `int8` and `{values['scheme']}`", hint=f"one of: {', '.join(SCHEMES)}")
-    run = RunOptions(device=values["device"], rounds=values["rounds"], emulated_images=values["emulated_images"])
     chips = chosen_chips(values["soc"], CHIPS)
     correction = {"bias_correction": "off"} if values["no_bias_correction"] else {}
     settings = {"optimise": values["finalization_mode"], **correction}
-    return compile_and_show(values, NAME, chips, settings, scheme=values["scheme"], run=run, bench=values["device"] != EMULATOR)
+    return compile_and_show(values, NAME, chips, settings, bench=values["device"] != EMULATOR)

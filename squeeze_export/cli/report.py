@@ -18,7 +18,6 @@ FORMAT = option(
     "form",
     type=click.Choice(["table", "markdown", "html"]),
     default="table",
-    show_default=True,
     help="The form to show it in.",
 )
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
-from squeeze_export.cli.options import FILE, FILES, Command, option
+from squeeze_export.cli.console import print_report, shown_progress
+from squeeze_export.cli.options import FILE, FILES, Command, call_with, option
 from squeeze_export.cli.options.calibration import EVALUATION, SKIP_BROKEN
 from squeeze_export.cli.options.network import NETWORK, chosen_network
 from squeeze_export.cli.options.output import OUTPUT
-from squeeze_export.cli.options.running import RUNNING, run_choice
+from squeeze_export.cli.options.running import RUNNING
 from squeeze_export.errors import BadInput
-from squeeze_export.pipeline import check_full_placement, validate_files, validate_portability
+from squeeze_export.pipeline import RunOptions, check_full_placement, validate_files, validate_portability
 from squeeze_export.pipeline.portability import FACTS
 from squeeze_export.results import Report
 
@@ -23,7 +23,6 @@ OPTIONS = (
     option(
         "--table",
         type=FILE,
-        metavar="FILE",
         help="The table that int8 files were written from. Warns if its calibration images differ in kind from these.",
     ),
 )
@@ -40,38 +39,12 @@ def command(files: tuple[Path, ...], **values: Any) -> None:
         raise BadInput("--portability needs the integers that the files hold", hint="--table FILE, which `calibrate` writes")
     with shown_progress() as progress:
         network = chosen_network(values, progress)
-        shared: dict[str, Any] = {
-            "options": run_choice(values),
-            "skip_broken": values["skip_broken"],
-            "progress": progress,
-        }
-        if values["portability"]:
-            report = validate_portability(files, network, values["table"], values["evaluation"], **shared)
-        else:
-            report = validate_files(files, network, values["evaluation"], table=values["table"], **shared)
-    for text in report.warnings:
-        warn(text)
-    if values["as_json"]:
-        from squeeze_export.results import to_json
-
-        print_json(to_json(report))
-    else:
-        _print(report)
+        given = {"files": files, "network": network, "eval_path": values["evaluation"], "progress": progress}
+        given["options"] = call_with(RunOptions, values)
+        report = call_with(validate_portability if values["portability"] else validate_files, {**values, **given})
+    print_report(report, as_json=values["as_json"], below=_saturation_line(report) if FACTS in report.evaluation else "")
     if values["require_full_placement"]:
         check_full_placement(report.measurements)
-
-
-def _print(report: Report) -> None:
-    from squeeze_export.report.terminal import print_table
-    from squeeze_export.report.wording import emulated_note
-
-    print_table(report, stdout_console())
-    if FACTS in report.evaluation:
-        click.echo(f"\n{_saturation_line(report)}")
-    if emulated_note(report.measurements):
-        note(emulated_note(report.measurements))
-    if report.evaluation.get("note"):
-        note(f"compared on {report.evaluation['image_count']} images: {report.evaluation['note']}")
 
 
 def _saturation_line(report: Report) -> str:

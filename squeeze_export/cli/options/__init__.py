@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+T = TypeVar("T")
+
 GROUPS = ("Options", "Most used", "Input", "Calibration", "Quantization", "File", "Running", "Output")
 """Headings of the help, in their order. A command's own options stand under the first."""
 
 FILE = click.Path(path_type=Path)
-SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
-"""Where an option may be set: the first beats the others."""
+FILE.name = "file"  # what the help calls it
 FILES = click.Argument(["files"], nargs=-1, required=True, type=FILE, metavar="FILE...")
 
 
@@ -36,10 +38,44 @@ class Repeatable(Option):
 
 
 def option(*names: str, group: str = GROUPS[0], cls: type[Option] = Option, **settings: Any) -> Option:
-    """An option that can also be set as SQUEEZE_EXPORT_<LONG NAME>."""
+    """An option that can also be set as SQUEEZE_EXPORT_<LONG NAME>. The help shows its default."""
     long = next(name for name in names if name.startswith("--"))
     variable = "SQUEEZE_EXPORT_" + long.removeprefix("--").replace("-", "_").upper()
-    return cls(names, group=group, envvar=variable, **settings)
+    return cls(names, group=group, envvar=variable, **{"show_default": "default" in settings, **settings})
+
+
+def source_of(name: str) -> ParameterSource:
+    """Where an option of this command was set. The lower one of two sources beats the other."""
+    return click.get_current_context().get_parameter_source(name) or ParameterSource.DEFAULT
+
+
+def call_with(function: Callable[..., T], values: Mapping[str, Any]) -> T:
+    """Calls a function with those of a command's values that have the name of a parameter; the others keep their defaults."""
+    return function(**{name: values[name] for name in inspect.signature(function).parameters if name in values})
+
+
+class Numbers(click.ParamType[tuple[Any, ...]]):
+    """Numbers with commas between, such as `0,2`; in the settings file a list.
+
+    Args:
+        name: what the help shows.
+        kind: `int` or `float`.
+        wanted: what they are, for the error.
+        count: how many there must be; None takes any.
+    """
+
+    def __init__(self, name: str, kind: type[int | float], wanted: str, count: int | None = None) -> None:
+        self.name, self._kind, self._wanted, self._count = name, kind, wanted, count
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Reads the text, or the list."""
+        try:
+            numbers = tuple(self._kind(part) for part in (value.split(",") if isinstance(value, str) else value))
+        except (TypeError, ValueError):
+            self.fail(f"`{value}` is not {self._wanted}", param, ctx)
+        if self._count not in (None, len(numbers)):
+            self.fail(f"`{value}` is not {self._wanted}", param, ctx)
+        return numbers
 
 
 class Choice(click.Choice[str]):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from squeeze_export.cli.options import FILE, SOURCES, Repeatable, option
+from squeeze_export.cli.options import FILE, Repeatable, option, source_of
 from squeeze_export.errors import BadInput
 from squeeze_export.images.calibration import MAX_WEIGHT, CalibrationFolder, CalibrationSource
 
@@ -31,9 +31,7 @@ def _calibration_source(ctx: click.Context, param: click.Parameter, paths: tuple
     Weights belong to the folders that they were given with: folders of the command line leave those of the settings file behind.
     """
     weights: tuple[int, ...] = ctx.meta.get(_WEIGHTS, ())
-    sources = [ctx.get_parameter_source(name) for name in ("calib", "calib_weight")]
-    ranks = [SOURCES.index(source) if source in SOURCES else len(SOURCES) for source in sources]
-    if ranks[0] < ranks[1]:
+    if source_of("calib") < source_of("calib_weight"):
         weights = ()
     if weights and len(weights) != len(paths):
         raise BadInput(
@@ -52,7 +50,6 @@ TABLE = option(
     "--table",
     group="Calibration",
     type=FILE,
-    metavar="FILE",
     help="Take the integers from this file of `calibrate`, instead of calibrating.",
 )
 EVALUATION = option(

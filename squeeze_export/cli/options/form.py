@@ -1,8 +1,9 @@
-"""A file's outer form: batch, pixels, output, and what Core ML alone asks."""
+"""A file's outer form: batch, pixels, output, and what Core ML alone asks. Options are named after the fields of `EmitOptions`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import click
@@ -11,6 +12,8 @@ from squeeze_export.cli.options import Choice, Option, option
 from squeeze_export.core import EmitOptions
 
 INPUTS = ("uint8", "float32", "int8")
+
+_option = partial(option, group="File")
 
 
 class BatchSize(click.ParamType[int | Literal["dynamic"]]):
@@ -34,49 +37,20 @@ class BatchSize(click.ParamType[int | Literal["dynamic"]]):
 def form_options(inputs: Sequence[str]) -> tuple[Option, ...]:
     """What every format asks. The help shows the pixel types of `inputs`."""
     pixels = "Type of the raw pixels, 0 to 255."
+    text = f"{pixels} As int8 they are 128 lower; TFLite only." if "int8" in inputs else pixels
     return (
-        option(
-            "--batch",
-            group="File",
-            type=BatchSize(),
-            default="1",
-            show_default=True,
-            metavar="N|dynamic",
-            help="Images per inference.",
-        ),
-        option(
-            "--input",
-            group="File",
-            type=Choice(INPUTS, inputs),
-            default="uint8",
-            show_default=True,
-            help=f"{pixels} As int8 they are 128 lower; TFLite only." if "int8" in inputs else pixels,
-        ),
-        option("--softmax", group="File", is_flag=True, help="Output probabilities instead of logits."),
+        _option("--batch", type=BatchSize(), default="1", metavar="N|dynamic", help="Images per inference."),
+        _option("--input", "input_dtype", type=Choice(INPUTS, inputs), default="uint8", help=text),
+        _option("--softmax", is_flag=True, help="Output probabilities instead of logits."),
     )
 
 
 COREML_FORM = (
-    option(
-        "--ios",
-        group="File",
-        type=click.IntRange(17, 18),
-        default=17,
-        show_default=True,
-        help="Core ML: the oldest iOS that the file must run on.",
-    ),
-    option(
+    _option("--ios", type=click.IntRange(17, 18), default=17, help="Core ML: the oldest iOS that the file must run on."),
+    _option(
         "--coreml-compute",
-        group="File",
         type=click.Choice(["float32", "float16"]),
         default=EmitOptions.coreml_compute,
-        show_default=True,
         help="Core ML, int8: type of the numbers between the integers.",
     ),
 )
-
-
-def emit_choice(values: dict[str, Any]) -> EmitOptions:
-    """Takes the options of the outer form out of a command's values."""
-    coreml = {name: values[name] for name in ("ios", "coreml_compute") if name in values}
-    return EmitOptions(values["batch"], values["input"], values["softmax"], **coreml)

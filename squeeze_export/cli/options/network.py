@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
 
 from squeeze_export.cli.console import note
-from squeeze_export.cli.options import FILE, option
+from squeeze_export.cli.options import FILE, Numbers, call_with, option
 from squeeze_export.core import Progress, silent
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 
 DEMO_NOTE = "no --weights: this is the embedded demo network, 24 drawn classes at 96 px"
 
-
-class Triple(click.ParamType[tuple[float, float, float]]):
-    """Three numbers, one per channel: `123.7,116.3,103.5`."""
-
-    name = "A,B,C"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float, float]:
-        """Reads the text, or a list from the settings file."""
-        parts = value.split(",") if isinstance(value, str) else value
-        try:
-            first, second, third = (float(part) for part in parts)
-        except (TypeError, ValueError):
-            self.fail(f"`{value}` is not three numbers: one per channel, with commas between", param, ctx)
-        return (first, second, third)
-
+_input = partial(option, group="Input")
+_PER_CHANNEL = Numbers("A,B,C", float, "three numbers: one per channel, with commas between", 3)
 
 NETWORK = (
     option(
@@ -41,59 +29,29 @@ NETWORK = (
         "--labels",
         group="Most used",
         type=FILE,
-        metavar="FILE",
         help="Class names or WordNet ids, one per line, in the order of the network's outputs.",
     ),
-    option(
+    _input(
         "--bypass",
-        group="Input",
         type=click.Choice(["simple", "complex"]),
         help="The network's bypass connections. Simple ones have no weights, so no checkpoint shows them.",
     ),
-    option(
-        "--mean",
-        group="Input",
-        type=Triple(),
-        help="Mean of each channel, for pixels from 0 to 255, in the network's channel order.",
-    ),
-    option("--std", group="Input", type=Triple(), help="Standard deviation of each channel, likewise."),
-    option(
-        "--channel-order",
-        group="Input",
-        type=click.Choice(["rgb", "bgr"]),
-        help="The channel order that the network was trained on.",
-    ),
-    option("--resize", group="Input", type=int, metavar="PX", help="Length of an image's short side after resizing."),
-    option("--crop", group="Input", type=int, metavar="PX", help="Side of the centre crop. This is the input size."),
-    option(
+    _input("--mean", type=_PER_CHANNEL, help="Mean of each channel, for pixels from 0 to 255, in the network's channel order."),
+    _input("--std", type=_PER_CHANNEL, help="Standard deviation of each channel, likewise."),
+    _input("--channel-order", type=click.Choice(["rgb", "bgr"]), help="The channel order that the network was trained on."),
+    _input("--resize", "resize_px", type=int, metavar="PX", help="Length of an image's short side after resizing."),
+    _input("--crop", "crop_px", type=int, metavar="PX", help="Side of the centre crop. This is the input size."),
+    _input(
         "--interpolation",
-        group="Input",
         type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]),
         help="Filter used for resizing.",
     ),
 )
+"""Those of the group Input, but `--bypass`, are named after the fields of `PreprocessChoice`."""
 
 
 def chosen_network(values: dict[str, Any], progress: Progress = silent) -> Network:
     """Opens the network that a command's values name; stderr says so where none is named."""
     if values["weights"] is None:
         note(DEMO_NOTE)
-    return open_network(
-        values["weights"],
-        preprocess=preprocess_choice(values),
-        labels=values["labels"],
-        bypass=values["bypass"],
-        progress=progress,
-    )
-
-
-def preprocess_choice(values: dict[str, Any]) -> PreprocessChoice:
-    """Takes the preprocessing options out of a command's values."""
-    return PreprocessChoice(
-        resize_px=values["resize"],
-        crop_px=values["crop"],
-        interpolation=values["interpolation"],
-        channel_order=values["channel_order"],
-        mean=values["mean"],
-        std=values["std"],
-    )
+    return call_with(open_network, {**values, "preprocess": call_with(PreprocessChoice, values), "progress": progress})

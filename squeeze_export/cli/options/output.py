@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import click
 
 from squeeze_export.cli.options import FILE, option
 
-GROUP = "Output"
+_option = partial(option, group="Output")
 
 
 def _show_warnings(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -17,21 +18,12 @@ def _show_warnings(ctx: click.Context, param: click.Parameter, value: bool) -> N
         warnings.simplefilter("default")  # until `cli.run`, which ignores them otherwise, puts the old filters back
 
 
-OUT = option(
-    "--out",
-    group=GROUP,
-    type=FILE,
-    default=Path("squeeze-export-out"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder to write to.",
-)
+OUT = _option("--out", type=FILE, default=Path("squeeze-export-out"), metavar="DIR", help="Folder to write to.")
 OUTPUT = (
-    option("--json", "as_json", group=GROUP, is_flag=True, help="Print the result as JSON on stdout."),
-    option(
+    _option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+    _option(
         "-v",
         "--verbose",
-        group=GROUP,
         is_flag=True,
         is_eager=True,
         expose_value=False,

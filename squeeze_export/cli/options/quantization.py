@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from squeeze_export.cli.options import FILE, SOURCES, Choice, Option, Repeatable, option
+from squeeze_export.cli.options import FILE, Choice, Option, Repeatable, option, source_of
 from squeeze_export.errors import BadInput
-from squeeze_export.graph.quantized import SCHEMES
+from squeeze_export.graph.quantized import FP32, SCHEMES
 from squeeze_export.pipeline.recipes import RECIPES
 from squeeze_export.pipeline.training import Training
 
-GROUP = "Quantization"
+_option = partial(option, group="Quantization")
 
 TRAINING = (
-    option("--train", group=GROUP, type=FILE, metavar="DIR|CSV", help="Recipe qat: labelled images to train the integers on."),
-    option(
-        "--train-epochs",
-        group=GROUP,
-        type=int,
-        metavar="N",
-        help=f"Recipe qat: passes over these images, {Training.epochs} by default.",
-    ),
-    option(
+    _option("--train", type=FILE, metavar="DIR|CSV", help="Recipe qat: labelled images to train the integers on."),
+    _option("--train-epochs", default=Training.epochs, metavar="N", help="Recipe qat: passes over these images."),
+    _option(
         "--train-reach",
-        group=GROUP,
-        type=float,
+        default=Training.reach,
         metavar="STEPS",
-        help=f"Recipe qat: how far all updates together may move a weight, {Training.reach} integer steps by default.",
+        help="Recipe qat: how many integer steps all updates together may move a weight.",
     ),
-    option(
+    _option(
         "--train-flip",
-        group=GROUP,
         is_flag=True,
         help="Recipe qat: mirror every other image. Use it only where left and right mean the same.",
     ),
@@ -44,15 +37,8 @@ TRAINING = (
 def recipe_options(recipes: Sequence[str]) -> tuple[Option, ...]:
     """How the integers come about; `recipes` are those that the command can follow."""
     return (
-        option(
-            "--recipe",
-            group=GROUP,
-            type=click.Choice(recipes),
-            default="fast",
-            show_default=True,
-            help="Method that chooses the integers.",
-        ),
-        option("--seed", group=GROUP, default=0, show_default=True, help="The same seed and images give the same integers."),
+        _option("--recipe", type=click.Choice(recipes), default="fast", help="Method that chooses the integers."),
+        _option("--seed", default=0, help="The same seed and images give the same integers."),
     )
 
 
@@ -65,13 +51,8 @@ def scheme_options(shown: Sequence[str]) -> tuple[Option, ...]:
             is_flag=True,
             help="8-bit integer weights and activations. Only the average pool at the end stays in float.",
         ),
-        option("--fp16", group=GROUP, is_flag=True, help="Half-precision weights."),
-        option(
-            "--scheme",
-            group=GROUP,
-            type=Choice(list(SCHEMES), shown),
-            help="How numbers are stored and computed.  [default: fp32]",
-        ),
+        _option("--fp16", is_flag=True, help="Half-precision weights."),
+        _option("--scheme", type=Choice(list(SCHEMES), shown), help="How numbers are stored and computed.  [default: fp32]"),
     )
 
 
@@ -83,20 +64,17 @@ def scheme_choice(values: dict[str, Any]) -> str:
     Raises:
         BadInput: they contradict each other.
     """
-    ctx = click.get_current_context()
-    spelt = {"int8": "int8", "fp16": "fp16", "scheme": values["scheme"]}
-    for source in SOURCES:
-        asked = {spelt[name] for name in spelt if values[name] and ctx.get_parameter_source(name) is source}
-        if len(asked) > 1:
-            raise BadInput(f"one scheme at a time, not `{'` and `'.join(sorted(asked))}`", hint=f"one of: {', '.join(SCHEMES)}")
-        if asked:
-            return str(asked.pop())
-    return "fp32"
+    asked = {name: scheme for name, scheme in (("int8", "int8"), ("fp16", "fp16"), ("scheme", values["scheme"])) if values[name]}
+    strongest = min(map(source_of, asked), default=None)
+    schemes = sorted({scheme for name, scheme in asked.items() if source_of(name) is strongest})
+    if len(schemes) > 1:
+        raise BadInput(f"one scheme at a time, not `{'` and `'.join(schemes)}`", hint=f"one of: {', '.join(SCHEMES)}")
+    return schemes[0] if schemes else FP32.name
 
 
 def keep_float_option(text: str = "Keep this layer in float. Repeat it for more; `analyze` tells which to choose.") -> Option:
     """`--keep-float LAYER`, which may be given again."""
-    return option("--keep-float", group=GROUP, cls=Repeatable, multiple=True, metavar="LAYER", help=text)
+    return _option("--keep-float", cls=Repeatable, multiple=True, metavar="LAYER", help=text)
 
 
 def keep_float_choice(values: dict[str, Any]) -> tuple[tuple[str, ...] | int, float | None]:
@@ -109,11 +87,9 @@ def keep_float_choice(values: dict[str, Any]) -> tuple[tuple[str, ...] | int, fl
     """
     named, max_drop = values["keep_float"], values["max_drop"]
     if named and max_drop is not None:
-        ctx = click.get_current_context()
-        ranks = [SOURCES.index(ctx.get_parameter_source(name)) for name in ("keep_float", "max_drop")]
-        if ranks[0] < ranks[1]:
+        if source_of("keep_float") < source_of("max_drop"):
             max_drop = None
-        elif ranks[1] < ranks[0]:
+        elif source_of("max_drop") < source_of("keep_float"):
             named = ()
     if not any(name.isdecimal() for name in named):
         return named, max_drop
@@ -128,9 +104,8 @@ def training_choice(values: dict[str, Any]) -> Training | None:
     Raises:
         BadInput: how to train was typed, and not on what.
     """
-    ctx = click.get_current_context()
     names = ("train", "train_epochs", "train_reach", "train_flip")
-    typed = [name for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    typed = [name for name in names if source_of(name) is ParameterSource.COMMANDLINE]
     if values["train"] is None:
         if typed:
             raise BadInput(
@@ -139,6 +114,4 @@ def training_choice(values: dict[str, Any]) -> Training | None:
         return None
     if not typed and RECIPES[values["recipe"]].maker != "trained":
         return None
-    set_by_user = {"epochs": values["train_epochs"], "reach": values["train_reach"]}
-    given = {name: value for name, value in set_by_user.items() if value is not None}
-    return Training(values["train"], flip=values["train_flip"], **given)
+    return Training(*(values[name] for name in names))
