@@ -1,16 +1,42 @@
-"""The files of a job: written here for one target, in processes of their own for several, by the vendors' tools where asked."""
+"""The files of a job: written here for one target or by the vendors' tools, in a process for each of several targets.
+
+Several processes are faster where there is more than one core, because the toolchains' imports take longer than the writing. And
+whatever a toolchain does to its process, even a crash in native code, the other targets' files are written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from squeeze_export.core import Artifact, EmitOptions, Progress
 from squeeze_export.errors import SqueezeExportError
-from squeeze_export.pipeline.export import export_checked
-from squeeze_export.pipeline.processes import Order, export_apart
+from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.quantized import QuantizedGraph, Scheme, scheme_named
+from squeeze_export.graph.table import graph_bytes, read_graph, read_table, table_bytes
+from squeeze_export.pipeline.export import export_checked, read_artifact
 from squeeze_export.pipeline.sessions import kept
 from squeeze_export.pipeline.vendor import Vendor, export_vendor
+from squeeze_export.workers.worker import Worker
+
+
+@dataclass(frozen=True)
+class Order:
+    """One file to write.
+
+    Attributes:
+        network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
+        scheme: how numbers are carried.
+        out: an existing folder.
+    """
+
+    network: Graph | QuantizedGraph
+    scheme: Scheme
+    out: Path
 
 
 @dataclass(frozen=True)
@@ -19,7 +45,7 @@ class Exported:
 
     Attributes:
         target: a key of `registry.TARGETS`.
-        files: the fp32 version, in a folder that will be removed, where there is one, then what was asked for.
+        files: an artifact for every order, the last one first: the fp32 version, if there is one, before what was asked for.
         failure: why there are none.
     """
 
@@ -40,32 +66,72 @@ def export_all(
     """Writes everything. Of several targets, one that fails is there with its failure; a single one raises.
 
     Args:
-        targets: keys of `registry.TARGETS`.
-        orders: the files to write for each: what was asked for, then its fp32 version where there is to be one.
+        targets: keys of `registry.TARGETS`, which carry the schemes in this outer form.
+        orders: the files to write for each: what was asked for, then its fp32 version if there is to be one.
         name: first part of the file names.
         options: the outer form.
-        vendor: what the vendors' tools are given, where they make the integers of what was asked for.
+        vendor: what the vendors' tools are given, if they make the integers of what was asked for.
         progress: told of finished targets.
 
     Raises:
         SqueezeExportError: what stopped a single target.
     """
     if len(targets) > 1 and vendor is None:
-        made = export_apart(targets, orders, name=name, options=options, progress=progress)
-        return [
-            Exported(target, failure=found) if isinstance(found, SqueezeExportError) else Exported(target, tuple(reversed(found)))
-            for target, found in made.items()
-        ]
+        return export_apart(targets, orders, name=name, options=options, progress=progress)
 
     def written(target: str, order: Order) -> Artifact:
         if vendor is not None and order is orders[0]:
-            return export_vendor(vendor, order, target, name=name)
+            return export_vendor(vendor, order.network, target, order.out, name=name)
         return export_checked(order.network, target, order.scheme, order.out, name=name, options=options)
 
     def one(target: str) -> Exported:
-        try:  # The product last: what fails before it leaves none behind.
+        try:  # the product last: what fails before it leaves none behind
             return Exported(target, tuple(written(target, order) for order in reversed(orders)))
         except SqueezeExportError as err:
             return Exported(target, failure=kept(err, alone=len(targets) == 1))
 
     return [one(target) for target in targets]
+
+
+def export_apart(
+    targets: Sequence[str], orders: Sequence[Order], *, name: str, options: EmitOptions, progress: Progress
+) -> list[Exported]:
+    """`export_all` in processes that run side by side, one for each target."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder, ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        request = {"name": name, "options": asdict(options), "orders": _handed_over(orders, Path(folder))}
+        for target in targets:
+            # In the user's folder, to which paths and messages are relative.
+            workers[target] = stack.enter_context(Worker(__name__, tool=f"the {target} toolchain", cwd=Path()))
+            workers[target].send("write_files", {**request, "target": target})
+        for done, (target, worker) in enumerate(workers.items()):
+            progress("exporting", done, len(targets))
+            try:
+                answer, _ = worker.receive()
+                found.append(Exported(target, tuple(read_artifact(Path(path)) for path in answer["paths"])))
+            except SqueezeExportError as err:
+                found.append(Exported(target, failure=err))
+        progress("exporting", len(targets), len(targets))
+    return found
+
+
+def _handed_over(orders: Sequence[Order], folder: Path) -> list[dict[str, str]]:
+    listed = []
+    for index, order in enumerate(orders):
+        network, path = order.network, folder / f"{index}.network"
+        path.write_bytes(table_bytes(network) if isinstance(network, QuantizedGraph) else graph_bytes(network))
+        listed.append({"network": str(path), "scheme": order.scheme.name, "out": str(order.out)})
+    return listed
+
+
+def write_files(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The other side: writes the files of one target, and gives their paths."""
+    options = EmitOptions(**values["options"])
+    paths = []
+    for order in reversed(values["orders"]):  # the product last: what fails before it leaves none behind
+        scheme = scheme_named(order["scheme"])
+        network = (read_table if scheme.integer else read_graph)(Path(order["network"]))
+        artifact = export_checked(network, values["target"], scheme, Path(order["out"]), name=values["name"], options=options)
+        paths.append(str(artifact.path))
+    return {"paths": paths}, {}

@@ -17,10 +17,9 @@ from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import Bypass
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings
 from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
-from squeeze_export.pipeline.exporting import Exported, export_all
+from squeeze_export.pipeline.exporting import Exported, Order, export_all
 from squeeze_export.pipeline.measuring import Comparing, Measured, measured, row_of
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
-from squeeze_export.pipeline.processes import Order
 from squeeze_export.pipeline.recipes import Recipe, check_recipe
 from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, entries_of, reached, runtime_for
 from squeeze_export.pipeline.summary import report_of

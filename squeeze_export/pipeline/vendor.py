@@ -14,14 +14,13 @@ from squeeze_export.core import Artifact, ByteArray, EmitOptions
 from squeeze_export.errors import BadInput
 from squeeze_export.files import write_draft
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import FP32, INT8
+from squeeze_export.graph.quantized import FP32, INT8, QuantizedGraph
 from squeeze_export.images.calibration import CalibrationImages
 from squeeze_export.images.stream import MAX_LOADED_BYTES
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.peers import Source, peer_for
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.export import keep, metadata_of, provenance_of
-from squeeze_export.pipeline.processes import Order
 from squeeze_export.targets import target_named
 
 
@@ -95,7 +94,7 @@ def vendor_images(images: CalibrationImages, recipe: str, labelled: Evaluation |
     return replace(vendor, validation=pixels, labels=labels, warnings=(*vendor.warnings, seen))
 
 
-def export_vendor(vendor: Vendor, order: Order, target: str, *, name: str) -> Artifact:
+def export_vendor(vendor: Vendor, graph: Graph | QuantizedGraph, target: str, out: Path, *, name: str) -> Artifact:
     """Writes `<name>.<recipe>.int8<suffix>` by the vendor's tool; its audit names what is not integer in it.
 
     Raises:
@@ -104,9 +103,9 @@ def export_vendor(vendor: Vendor, order: Order, target: str, *, name: str) -> Ar
         Refused: it failed.
     """
     peer = peer_for(target, vendor.recipe)
-    graph, scheme, module = order.network, order.scheme, target_named(target)
-    assert isinstance(graph, Graph)
-    provenance = provenance_of(graph, scheme, target) | {
+    module = target_named(target)
+    assert isinstance(graph, Graph)  # its integers are the vendor's to make
+    provenance = provenance_of(graph, INT8, target) | {
         "recipe": vendor.recipe,
         "method": peer.method(vendor.recipe),
         "versions": tool_versions(peer.PACKAGES),
@@ -116,5 +115,5 @@ def export_vendor(vendor: Vendor, order: Order, target: str, *, name: str) -> Ar
         start = Path(folder) / f"fp32{module.SUFFIX}"
         write_draft(start, module.emit(graph, FP32, EmitOptions(), metadata_of(provenance)))
         content = peer.quantize(Source(graph, start, vendor.pixels, vendor.validation, vendor.labels), vendor.recipe)
-    path = order.out / f"{name}.{vendor.recipe}.{scheme.name}{module.SUFFIX}"
-    return keep(content, path, target, scheme, provenance, graph.labels, promised=False)
+    path = out / f"{name}.{vendor.recipe}.{INT8.name}{module.SUFFIX}"
+    return keep(content, path, target, INT8, provenance, graph.labels, promised=False)

@@ -10,7 +10,7 @@ from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.graph.table import table_bytes
 from squeeze_export.pipeline import export
-from squeeze_export.pipeline.processes import Order, export_apart, write_files
+from squeeze_export.pipeline.exporting import Order, export_apart, write_files
 
 TARGETS = ("onnx", "tflite")
 
@@ -39,14 +39,14 @@ def toolchain(tmp_path, monkeypatch):
 
 def apart(orders, **changes):
     values = {"name": "net", "options": EmitOptions(), "progress": silent}
-    return export_apart(TARGETS, orders, **values | changes)
+    return {each.target: each for each in export_apart(TARGETS, orders, **values | changes)}
 
 
 def test_the_files_are_those_of_an_export_here(orders, made):
     told = []
     found = apart(orders, progress=lambda what, done, total: told.append((what, done, total)))
     for target in TARGETS:
-        int8, fp32 = found[target]
+        fp32, int8 = found[target].files
         assert int8.sha256 == made[target, "int8"].sha256
         assert fp32.sha256 == made[target, "fp32"].sha256
         assert int8.path.read_bytes() == made[target, "int8"].path.read_bytes()
@@ -66,23 +66,23 @@ def test_the_files_are_those_of_an_export_here(orders, made):
 def test_a_broken_toolchain_leaves_the_others(source, kind, message, orders, toolchain):
     toolchain("onnx", source)
     found = apart(orders)
-    assert isinstance(found["onnx"], kind)
-    assert message in found["onnx"].message
-    assert [artifact.scheme for artifact in found["tflite"]] == ["int8", "fp32"]
+    assert isinstance(found["onnx"].failure, kind)
+    assert message in found["onnx"].failure.message
+    assert [artifact.scheme for artifact in found["tflite"].files] == ["fp32", "int8"]
     assert not list(orders[0].out.glob("*.onnx*"))
 
 
 def test_a_refusal_keeps_its_hint(orders):
     found = apart(orders, name="../net")
-    assert isinstance(found["onnx"], BadInput)
-    assert "is no file name" in found["onnx"].message
+    assert isinstance(found["onnx"].failure, BadInput)
+    assert "is no file name" in found["onnx"].failure.message
 
 
 def test_what_the_user_stands_in_is_no_package_folder(orders, tmp_path, monkeypatch):
     """A `numpy.py` among somebody's photographs is not run."""
     (tmp_path / "numpy.py").write_text("raise RuntimeError('run')")
     monkeypatch.chdir(tmp_path)
-    assert all(isinstance(found, list) for found in apart(orders).values())
+    assert all(len(each.files) == 2 for each in apart(orders).values())
 
 
 def test_processes_end_when_the_job_does(orders, toolchain, tmp_path):
