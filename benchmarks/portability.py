@@ -101,9 +101,8 @@ def _one(network: Network, pixels: ByteArray, limit: int) -> tuple[dict[tuple[st
         artifact, _ = export(quantized, "openvino", INT8, Path(folder), name="net")
         session = runtime_named("openvino").open_session(artifact, device="cpu", threads=1)
         logits[VNNI] = session.infer(pixels)
-        forced = run_on_avx2(artifact.path, pixels)
-        logits[FORCED] = forced.logits
-    kernels = {VNNI: session.kernels, FORCED: forced.kernels}
+        logits[FORCED], told = run_on_avx2(artifact.path, pixels)
+    kernels = {VNNI: session.kernels, FORCED: told["kernels"]}
     session.close()
     facts = {"kernels": kernels, "pair_count": pair_count(quantized) * len(pixels), "saturated_by_layer": dict(products.saturated)}
     return {(first, second): compare(logits[first], logits[second]) for first, second in PAIRS}, facts

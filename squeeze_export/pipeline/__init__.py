@@ -16,8 +16,7 @@ from squeeze_export.pipeline.network import Network, PreprocessChoice, open_netw
 from squeeze_export.pipeline.placement import check_full_placement
 from squeeze_export.pipeline.portability import validate_portability
 from squeeze_export.pipeline.sessions import RunOptions
-from squeeze_export.pipeline.timing import bench_files
-from squeeze_export.pipeline.validation import validate_files
+from squeeze_export.pipeline.validation import bench_files, validate_files
 
 __all__ = [
     "Calibration",

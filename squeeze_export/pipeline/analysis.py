@@ -178,7 +178,11 @@ def analyze(
             for flip in sorted(counted.flips, key=lambda flip: (-flip.margin_lost, flip.file))
         ),
         labels=network.graph.labels,
-        warnings=(*calibration.warnings, *_warnings(calibration, evaluation)),
+        warnings=(
+            *calibration.warnings,
+            *skipped_warning(evaluation.stream.skipped, "images"),
+            *shift_warnings(calibration, evaluation),
+        ),
         kept=kept,
     )
 
@@ -256,8 +260,3 @@ def _class_changes(batch: Batch, counts: Sequence[ImageCount]) -> Iterator[Class
 def _below(folder: str, file: str) -> str:
     """The file as seen from the folder, with slashes on every system."""
     return Path(file).relative_to(folder).as_posix()
-
-
-def _warnings(calibration: Calibration, evaluation: Evaluation) -> tuple[str, ...]:
-    found = shift_warnings(calibration, evaluation.stream.statistics) if evaluation.independent else ()
-    return skipped_warning(evaluation.stream.skipped, "images") + found

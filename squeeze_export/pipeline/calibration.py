@@ -8,9 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from squeeze_export import demo
 from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput, Refused, Unavailable
@@ -23,6 +20,7 @@ from squeeze_export.images.calibration import CalibrationFolder as CalibrationFo
 from squeeze_export.images.calibration import CalibrationImages, CalibrationSource, calibration_folders, read_calibration_images
 from squeeze_export.images.distribution import Distribution, read_distribution, shift_warning
 from squeeze_export.images.stream import usable_cores
+from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.recipes import Recipe, check_recipe
 from squeeze_export.pipeline.training import TRAINING_HASHES, Training, check_training, read_training, train, training_facts
@@ -218,17 +216,14 @@ def provenance_of(images: CalibrationImages, network: Network, runtime: str) -> 
     }
 
 
-def shift_warnings(calibration: Calibration, figures: NDArray[np.float64]) -> tuple[str, ...]:
-    """A line where evaluation images are of another kind than those that the integers were calibrated on.
+def shift_warnings(calibration: Calibration | None, evaluation: Evaluation | None) -> tuple[str, ...]:
+    """A warning if evaluation images, after a loop over them, differ in kind from those that the integers were calibrated on.
 
-    Args:
-        calibration: fresh, or read from a table.
-        figures: of the evaluation images: `ImageStream.statistics` after its loop.
-
-    Returns:
-        empty where they are alike, or where the table is of a version that did not keep the summary.
+    Without integers or independent images, or with a table of a version that kept no summary, there is none.
     """
-    return shift_warning(calibration.summary, figures) if calibration.summary is not None else ()
+    if calibration is None or calibration.summary is None or evaluation is None or not evaluation.independent:
+        return ()
+    return shift_warning(calibration.summary, evaluation.stream.statistics)
 
 
 def fastest_run(graph: Graph) -> tuple[TappedRun, str]:

@@ -128,8 +128,7 @@ def calibration_curve(
     }
     if evaluation is not None:
         facts = {name: value for name, value in evaluation.facts.items() if name in facts}
-        found = shift_warnings(calibration, evaluation.stream.statistics)
-        calibration = replace(calibration, warnings=(*images.warnings, *found))
+    calibration = replace(calibration, warnings=(*images.warnings, *shift_warnings(calibration, evaluation)))
     return calibration, Curve(points, enough_count(points), seed, recipe, facts)
 
 

@@ -1,14 +1,15 @@
-"""OpenVINO held to AVX2, in a process of its own: how a file answers on a CPU without VNNI, measured on one that has it.
+"""OpenVINO limited to AVX2, in a process of its own: what a file answers on a CPU without VNNI, measured on one that has it.
 
-oneDNN, which computes OpenVINO's convolutions, reads `ONEDNN_MAX_CPU_ISA` when it is loaded, so it is set for a new process. What
-the kernels then do is what they do on a CPU that has no more than AVX2; how long they take is not.
+oneDNN, which computes OpenVINO's convolutions, reads `ONEDNN_MAX_CPU_ISA` when it is loaded, so a new process needs it. The kernels
+then compute what they would on a CPU with AVX2 alone, but how long they take says nothing about such a CPU.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +22,15 @@ from squeeze_export.workers.worker import Late, call
 RUNTIME = "openvino"
 VARIABLE, ISA = "ONEDNN_MAX_CPU_ISA", "AVX2"
 STARTING_S, IMAGE_S = 60, 5
-"""How long the process may take: to start, and for each image."""
-
-
-@dataclass(frozen=True, eq=False)
-class ForcedRun:
-    """What came of it.
-
-    Attributes:
-        logits: (N, classes) float32.
-        device: that OpenVINO says it used.
-        kernels: of the convolutions, such as `jit_avx2_I8`.
-        placement: where the operators ran; None where OpenVINO does not tell.
-    """
-
-    logits: FloatArray
-    device: str
-    kernels: str
-    placement: Placement | None
+"""Time limits of the process: to start, and for each image."""
 
 
 def can_be_forced() -> bool:
-    """Whether this CPU is an x86: no other has AVX2."""
+    """Whether this CPU is an x86; no other has AVX2."""
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
-def run_on_avx2(path: Path, pixels: ByteArray, *, threads: int = 1) -> ForcedRun:
+def run_on_avx2(path: Path, pixels: ByteArray, *, threads: int = 1) -> tuple[FloatArray, dict[str, Any]]:
     """Runs an exported OpenVINO folder.
 
     Args:
@@ -54,9 +38,12 @@ def run_on_avx2(path: Path, pixels: ByteArray, *, threads: int = 1) -> ForcedRun
         pixels: (N, H, W, 3) uint8, N at least 1.
         threads: intra-op threads.
 
+    Returns:
+        (N, classes) float32 logits, and the `device`, `kernels` and `placement` that OpenVINO reports, as in a `Measurement`.
+
     Raises:
         Unavailable: OpenVINO is not installed.
-        Refused: OpenVINO failed, took too long, or used other kernels all the same.
+        Refused: OpenVINO failed, took too long, or used other kernels anyway.
     """
     limit_s = STARTING_S + IMAGE_S * len(pixels)
     asked = {"path": str(path.absolute()), "threads": threads}
@@ -66,21 +53,19 @@ def run_on_avx2(path: Path, pixels: ByteArray, *, threads: int = 1) -> ForcedRun
         )
     except Late as err:
         raise Refused(err.message, hint="fewer images") from err
-    found = answer["placement"]
-    lists: dict[str, Any] = {name: tuple(value) for name, value in (found or {}).items() if isinstance(value, list)}
-    placement = Placement(**{**found, **lists}) if found is not None else None
     if "avx2" not in answer["kernels"] or any(word in answer["kernels"] for word in ("avx512", "vnni", "amx")):
         raise Refused(f"OpenVINO ran `{answer['kernels']}`, though it was held to AVX2", hint="this CPU may have no AVX2")
-    return ForcedRun(arrays["logits"], answer["device"], answer["kernels"], placement)
+    told = dict(answer)
+    if told["placement"] is not None:
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in told["placement"].items()}
+        told["placement"] = Placement(**values)
+    return arrays["logits"], told
 
 
 def run_here(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, FloatArray]]:
     """The other side: runs the file with whatever kernels this process has."""
     artifact = read_artifact(Path(values["path"]))
-    session = runtime_named(RUNTIME).open_session(artifact, device="cpu", threads=values["threads"])
-    try:
+    with closing(runtime_named(RUNTIME).open_session(artifact, device="cpu", threads=values["threads"])) as session:
         logits = session.infer(arrays["pixels"])
         placement = None if session.placement is None else asdict(session.placement)
         return {"device": session.device, "kernels": session.kernels, "placement": placement}, {"logits": logits}
-    finally:
-        session.close()

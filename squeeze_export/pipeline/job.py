@@ -169,9 +169,7 @@ def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> 
         else:
             alone = len(job.targets) == 1
             found = measured(entries, job.run, comparing=comparing, bench=job.bench, alone=alone, progress=progress)
-    warnings += found.warnings
-    if ours is not None and evaluation is not None and evaluation.independent:
-        warnings += shift_warnings(ours, evaluation.stream.statistics)
+    warnings += (*found.warnings, *shift_warnings(ours, evaluation))
     report = report_of(
         _rows(exported, job.scheme, entries, found.rows),
         network=network.facts() if reference_known else {"name": name, "source": job.table.name if job.table else ""},

@@ -39,40 +39,6 @@ FACTS = "portability"
 _NAME = f"{RUNTIME} (emulated)"
 
 
-class Emulation:
-    """What CPUs without VNNI make of a table, image by image: a listener of `measured`.
-
-    Args:
-        quantized: the table.
-        image_count: that will be shown.
-        progress: told of them.
-    """
-
-    def __init__(self, quantized: QuantizedGraph, image_count: int, progress: Progress = silent) -> None:
-        self._products = SaturatingProducts(quantized)
-        self._ways = (IntegerRunner(quantized), IntegerRunner(quantized, self._products))
-        self._shown: list[tuple[ByteArray, NDArray[np.int64], FloatArray, FloatArray, FloatArray]] = []
-        self._count, self._progress = image_count, progress
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Convolution -> pairs of products that saturated."""
-        return self._products.saturated
-
-    def add(self, part: ComparedPart) -> None:
-        """Runs images in exact and in saturating arithmetic."""
-        exact, saturated = (run_each(part.pool, run, part.pixels) for run in self._ways)
-        self._shown.append((part.pixels, part.labels, part.reference, exact, saturated))
-        self._progress("emulating a CPU without VNNI", sum(len(pixels) for pixels, *_ in self._shown), self._count)
-
-    def runs(self) -> tuple[ByteArray, NDArray[np.int64], FloatArray, FloatArray, FloatArray]:
-        """All images, N of them: pixels (N, H, W, 3) uint8, labels (N,) with -1 where unknown, and (N, classes) float32 logits of
-        the fp32 reference, of the exact integers and of the emulated CPU.
-        """
-        pixels, labels, reference, exact, saturated = (np.concatenate(parts) for parts in zip(*self._shown, strict=True))
-        return pixels, labels, reference, exact, saturated
-
-
 def validate_portability(
     files: Sequence[Path],
     network: Network,
@@ -107,19 +73,26 @@ def validate_portability(
     artifacts = [read_artifact(path) for path in files]
     integer = [artifact for artifact in artifacts if artifact.scheme == quantized.scheme.name]
     _check(integer, calibration, table, network)
-    emulation = Emulation(quantized, chosen.emulated_images, progress)
+    products = SaturatingProducts(quantized)
+    runners = (IntegerRunner(quantized), IntegerRunner(quantized, products))
+    shown: list[tuple[ByteArray, NDArray[np.int64], FloatArray, FloatArray, FloatArray]] = []
+
+    def emulate(part: ComparedPart) -> None:
+        exact, saturated = (run_each(part.pool, runner, part.pixels) for runner in runners)
+        shown.append((part.pixels, part.labels, part.reference, exact, saturated))
+        progress("emulating a CPU without VNNI", sum(len(pixels) for pixels, *_ in shown), chosen.emulated_images)
+
     report = validate_exported(
         artifacts,
         network,
         eval_path,
         options=chosen,
-        calibration_hashes=calibration.image_hashes,
-        summary=calibration.summary,
-        listeners=[emulation.add],
+        calibration=calibration,
+        listeners=[emulate],
         skip_broken=skip_broken,
         progress=progress,
     )
-    pixels, labels, reference, exact, saturated = emulation.runs()
+    pixels, labels, reference, exact, saturated = (np.concatenate(parts) for parts in zip(*shown, strict=True))
     found, from_exact = compare(reference, saturated, labels), compare(exact, saturated)
     rows = [_emulated(artifact, found) for artifact in integer]
     differences = [_difference(quantized, INTEGER_RUN, exact, _NAME, saturated)]
@@ -130,18 +103,17 @@ def validate_portability(
         if not can_be_forced():
             rows.append(replace(row, status="skipped", reason="this CPU is no x86"))
             continue
-        forced = run_on_avx2(artifact.path, pixels, threads=chosen.threads)
-        accuracy = compare(reference, forced.logits, labels)
-        rows.append(replace(row, device=forced.device, kernels=forced.kernels, placement=forced.placement, accuracy=accuracy))
+        logits, told = run_on_avx2(artifact.path, pixels, threads=chosen.threads)
+        rows.append(replace(row, **told, accuracy=compare(reference, logits, labels)))
         name = f"{artifact.target} on {FORCED}"
-        differences.append(_difference(quantized, INTEGER_RUN, exact, name, forced.logits))
-        differences.append(_difference(quantized, _NAME, saturated, name, forced.logits))
+        differences.append(_difference(quantized, INTEGER_RUN, exact, name, logits))
+        differences.append(_difference(quantized, _NAME, saturated, name, logits))
     return replace(
         report,
         measurements=(*report.measurements, *rows),
         differences=tuple(differences),
-        evaluation={**report.evaluation, FACTS: _facts(quantized, emulation.counts, from_exact)},
-        warnings=(*report.warnings, *_warnings(emulation.counts, from_exact)),
+        evaluation={**report.evaluation, FACTS: _facts(quantized, products.saturated, from_exact)},
+        warnings=(*report.warnings, *_warnings(products.saturated, from_exact)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The validation job: exported files against the fp32 reference."""
+"""The jobs that measure exported files: comparing them with the fp32 reference, and timing them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from squeeze_export.core import Artifact, Progress, silent
 from squeeze_export.errors import BadInput
-from squeeze_export.images.distribution import Distribution, shift_warning
+from squeeze_export.pipeline.calibration import Calibration, shift_warnings
 from squeeze_export.pipeline.evaluation import evaluation_images
 from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.measuring import PROBABILITIES, Comparing, Listener, measured
@@ -25,8 +25,6 @@ def validate_files(
     *,
     options: RunOptions | None = None,
     table: Path | None = None,
-    calibration_hashes: Sequence[str] = (),
-    summary: Distribution | None = None,
     skip_broken: bool = False,
     progress: Progress = silent,
 ) -> Report:
@@ -37,9 +35,8 @@ def validate_files(
         network: the one they were made from.
         eval_path: images; None takes the demo network's own, for the demo network.
         options: runtime, device, threads.
-        table: that some of the files were written from: refuses its calibration images, and warns where these are of another kind.
-        calibration_hashes: without `table`: images that must not be among these.
-        summary: without `table`: how the calibration images look.
+        table: that some of the files were written from. Its calibration images are refused, and a warning says if these images
+            are of another kind.
         skip_broken: leaves unreadable images out.
         progress: told of the images.
 
@@ -48,18 +45,10 @@ def validate_files(
             table, or one that is not of this network or of none of the files.
     """
     artifacts = [read_artifact(path) for path in files]
-    if table is not None:
-        calibration = table_behind(artifacts, network, table)
-        calibration_hashes, summary = calibration.image_hashes, calibration.summary
+    calibration = table_behind(artifacts, network, table) if table is not None else None
+    chosen = options or RunOptions()
     return validate_exported(
-        artifacts,
-        network,
-        eval_path,
-        options=options or RunOptions(),
-        calibration_hashes=calibration_hashes,
-        summary=summary,
-        skip_broken=skip_broken,
-        progress=progress,
+        artifacts, network, eval_path, options=chosen, calibration=calibration, skip_broken=skip_broken, progress=progress
     )
 
 
@@ -69,11 +58,10 @@ def validate_exported(
     eval_path: Path | None,
     *,
     options: RunOptions,
-    calibration_hashes: Sequence[str] = (),
-    summary: Distribution | None = None,
+    calibration: Calibration | None,
     listeners: Sequence[Listener] = (),
-    skip_broken: bool = False,
-    progress: Progress = silent,
+    skip_broken: bool,
+    progress: Progress,
 ) -> Report:
     """As `validate_files`, of files that `read_artifact` read; `listeners` are shown a part of the images."""
     for artifact in artifacts:
@@ -86,8 +74,18 @@ def validate_exported(
         raise BadInput("there are no images to validate on", hint="--eval DIR")
     if len({artifact.output.name == PROBABILITIES for artifact in artifacts}) > 1:
         raise BadInput("files with and without --softmax cannot be compared in one run")
-    entries = entries_of(artifacts, options)
-    comparing = Comparing(network, images, calibration_hashes, listeners=listeners)
-    found = measured(entries, options, comparing=comparing)
-    warnings = found.warnings + (shift_warning(summary, images.stream.statistics) if summary is not None else ())
+    hashes = calibration.image_hashes if calibration is not None else ()
+    found = measured(entries_of(artifacts, options), options, comparing=Comparing(network, images, hashes, listeners=listeners))
+    warnings = found.warnings + shift_warnings(calibration, images)
     return report_of(found.rows, network=network.facts(), evaluation=images.facts, warnings=warnings)
+
+
+def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, progress: Progress = silent) -> Report:
+    """Times exported files in interleaved rounds; an fp32 file among them is the baseline of its target and checkpoint.
+
+    Raises:
+        BadInput: a file without its sidecar.
+    """
+    chosen = options or RunOptions()
+    entries = entries_of([read_artifact(path) for path in files], chosen)
+    return report_of(measured(entries, chosen, bench=True, progress=progress).rows)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from squeeze_export.errors import BadInput
 from squeeze_export.images.calibration import CalibrationFolder
 from squeeze_export.pipeline import calibrate, read_calibration, run, write_table
 from squeeze_export.pipeline.calibration import APPEARANCE, FOLDERS, shift_warnings
+from squeeze_export.pipeline.evaluation import Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,9 @@ def test_a_table_without_a_summary_is_of_an_older_version(network, tiny, tmp_pat
     write_table(dataclasses.replace(made, quantized=dataclasses.replace(made.quantized, provenance=provenance)), tmp_path / "t")
     back = read_calibration(tmp_path / "t")
     assert back.summary is None
-    assert shift_warnings(back, np.zeros((100, 6))) == ()
+    images = Evaluation(SimpleNamespace(statistics=np.zeros((100, 6))), {}, independent=True)
+    assert shift_warnings(made, images) != ()
+    assert shift_warnings(back, images) == ()
     assert "folders" not in back.facts()
 
 
