@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from squeeze_export.analyze.advice import advice_for
 from squeeze_export.analyze.class_changes import class_change
 from squeeze_export.analyze.mixed_precision import Request, mixed_precision, ranking, request_of
 from squeeze_export.analyze.results import Analysis, ClassChange, Effect, MixedPrecision, RankedLayer
-from squeeze_export.analyze.saturation import Counter, ImageCount, TensorCount, range_uses
+from squeeze_export.analyze.saturation import Counter, TensorCount, range_uses
 from squeeze_export.analyze.sensitivity import Subject, sensitivity_of, subject_of
 from squeeze_export.core import ByteArray, FloatArray, Progress, silent
 from squeeze_export.errors import BadInput, GateUndecided
@@ -25,7 +25,7 @@ from squeeze_export.graph.run import one_blas_thread, run_each
 from squeeze_export.images.calibration import CalibrationSource
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.manifest import UNKNOWN
-from squeeze_export.images.stream import Batch, skipped_warning, spread_evenly, usable_cores
+from squeeze_export.images.stream import skipped_warning, spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
 from squeeze_export.measure.statistics import images_needed, least_drop_pp
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, read_images, shift_warnings, write_table
@@ -49,9 +49,8 @@ class _Counted:
         sums: of the exact integer run against the reference.
         reference: the float network's logits, (n, classes) float32, of each batch in turn.
         tensors: layer -> its output.
-        flips: in the images' order; files are whole paths.
+        flips: in the images' order.
         part: (P, H, W, 3) uint8, those images that the layers are tried on.
-        folder: what all files have in common.
     """
 
     sums: Tally
@@ -59,7 +58,6 @@ class _Counted:
     tensors: Mapping[str, TensorCount]
     flips: tuple[ClassChange, ...]
     part: ByteArray
-    folder: str
 
 
 def analyze(
@@ -151,12 +149,10 @@ def analyze(
         run = partial(_exact_run, evaluation, counted.reference, cores, progress)
         kept, mixed = mixed_precision(network.graph, calibration.quantized, request, ranked, accuracy, run)
         if kept.layers:
-            cost = cost_of(network.graph, calibration.quantized, mixed, rounds=rounds, progress=progress)
-            kept = replace(kept, cost=cost)
+            kept = replace(kept, cost=cost_of(network.graph, calibration.quantized, mixed, rounds=rounds, progress=progress))
         if kept.layers and path is not None and kept.reached is not False:
             write_table(replace(calibration, quantized=mixed), path)
             kept = replace(kept, table=path.name)
-    uses = range_uses(subject, counted.tensors)
     return Analysis(
         network=network.facts(),
         calibration=calibration.facts(),
@@ -168,15 +164,10 @@ def analyze(
         weights_alone=sensitivity.weights_alone,
         outputs_alone=sensitivity.outputs_alone,
         layers=sensitivity.layers,
-        tensors=tuple(
-            replace(use, most_clipped={_below(counted.folder, file): n for file, n in use.most_clipped.items()}) for use in uses
-        ),
+        tensors=range_uses(subject, counted.tensors),
         worst=sensitivity.worst,
         advice=advice,
-        flips=tuple(
-            replace(flip, file=_below(counted.folder, flip.file))
-            for flip in sorted(counted.flips, key=lambda flip: (-flip.margin_lost, flip.file))
-        ),
+        flips=tuple(sorted(counted.flips, key=lambda flip: (-flip.margin_lost, flip.file))),
         labels=network.graph.labels,
         warnings=(
             *calibration.warnings,
@@ -223,9 +214,11 @@ def _exact_run(
 
 
 def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, limit: int, cores: int) -> _Counted:
+    """Files are named as seen from the folder that all are in."""
     total, done = evaluation.image_count, 0
+    folder = os.path.commonpath([os.path.abspath(file.parent) for file in evaluation.stream.image_set.files])
     counter = Counter(subject)
-    sums, part, folder = Tally(), [], ""
+    sums, part = Tally(), []
     reference: list[FloatArray] = []
     tensors: dict[str, TensorCount] = {}
     flips: list[ClassChange] = []
@@ -233,30 +226,18 @@ def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, l
         for batch in evaluation.stream:
             if evaluation.independent:
                 check_overlap(calibration.image_hashes, batch.hashes, batch.files)
-            files = [os.path.abspath(file) for file in batch.files]
+            files = [Path(os.path.abspath(file)).relative_to(folder).as_posix() for file in batch.files]
             part.append(batch.pixels[spread_evenly(done, len(files), total, limit)])
             done += len(files)
             counts = list(pool.map(counter, batch.pixels, files))
             reference.append(np.stack([count.reference for count in counts]))
             sums = tally(sums, reference[-1], np.stack([count.logits for count in counts]), batch.labels)
-            flips += _class_changes(batch, counts)
-            for name in counts[0].tensors:
-                for count in counts:
-                    tensors[name] = tensors[name] + count.tensors[name] if name in tensors else count.tensors[name]
-            folder = os.path.commonpath([folder or os.path.dirname(files[0]), *map(os.path.dirname, files)])
+            for count, file, label in zip(counts, files, batch.labels, strict=True):
+                flip = class_change(count.reference, count.logits, file, None if label == UNKNOWN else int(label))
+                flips += [flip] if flip is not None else []
+                for name, tensor in count.tensors.items():
+                    tensors[name] = tensors[name] + tensor if name in tensors else tensor
     pixels = np.concatenate(part)
     if not len(pixels):  # those of the part were broken
         raise BadInput("none of the images that the layers are tried on can be read", hint="more --images")
-    return _Counted(sums, tuple(reference), tensors, tuple(flips), pixels, folder)
-
-
-def _class_changes(batch: Batch, counts: Sequence[ImageCount]) -> Iterator[ClassChange]:
-    for count, file, label in zip(counts, batch.files, batch.labels, strict=True):
-        found = class_change(count.reference, count.logits, os.path.abspath(file), None if label == UNKNOWN else int(label))
-        if found is not None:
-            yield found
-
-
-def _below(folder: str, file: str) -> str:
-    """The file as seen from the folder, with slashes on every system."""
-    return Path(file).relative_to(folder).as_posix()
+    return _Counted(sums, tuple(reference), tensors, tuple(flips), pixels)
