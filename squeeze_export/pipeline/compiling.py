@@ -51,34 +51,34 @@ def run_compiled(
     """
     module = compiler_named(compiler)
     chosen = tuple(dict.fromkeys(chips)) or module.CHIPS[:1]
-    chips_settings = dict(settings or {})
+    settings = settings or {}
     if job.scheme not in module.SCHEMES:
         raise BadInput(f"{compiler} does not take the scheme `{job.scheme}`", hint=f"it takes: {', '.join(module.SCHEMES)}")
     for chip in chosen:
-        module.check(chip, chips_settings)
-    base, own = _run_options(job, compiler, module)
-    runs = own is not None and (job.validate or job.bench)
-    if own is not None and own.runtime is not None and runs:
-        runtime_named(own.runtime).check_device(own.device)
-    done = carry_out(replace(job, targets=(module.TARGET,), run=base), progress, again=runs and job.validate)
+        module.check(chip, settings)
+    base, runtime = _runtimes(job, compiler, module)
+    if runtime:
+        runtime_named(runtime).check_device(job.run.device)
+    done = carry_out(replace(job, targets=(module.TARGET,), run=base), progress, again=bool(runtime) and job.validate)
     source = done.exported[0].files[-1]
     made: dict[str, tuple[Artifact, Compiled]] = {}
     failures: dict[str, SqueezeExportError] = {}
     for count, chip in enumerate(chosen):
         progress("compiling", count, len(chosen))
         try:
-            made[chip] = _compiled(source, module, chip, chips_settings)
+            made[chip] = _compiled(source, module, chip, settings)
         except SqueezeExportError as err:
             failures[chip] = kept(err, alone=len(chosen) == 1)
     progress("compiling", len(chosen), len(chosen))
-    report, warnings, tool = done.report, tuple[str, ...](), _tool(module)
+    report, warnings = done.report, done.report.warnings
+    tool = module.PACKAGES[0] if module.PACKAGES else module.NAME
     rows = {chip: _told(chip, *files, tool) for chip, files in made.items()}
-    if runs and own is not None:
-        tool = own.runtime or ""
-        entries = [Entry(artifact, tool) for artifact, _ in made.values()]
+    if runtime:
+        tool = runtime
+        entries, options = [Entry(artifact, runtime) for artifact, _ in made.values()], replace(job.run, runtime=runtime)
         comparing = Comparing(done.network, done.images) if done.images is not None else None
-        found = measured(entries, own, comparing=comparing, bench=job.bench, alone=len(chosen) == 1, progress=progress)
-        warnings = found.warnings
+        found = measured(entries, options, comparing=comparing, bench=job.bench, alone=len(chosen) == 1, progress=progress)
+        warnings += found.warnings
         for (chip, (_, compiled)), row in zip(made.items(), found.rows, strict=True):
             rows[chip] = replace(row, facts={"compiled_for": chip, **compiled.settings, **row.facts})
     for chip, failure in failures.items():
@@ -88,25 +88,25 @@ def run_compiled(
         report,
         tool_versions={**report.tool_versions, **tool_versions(module.PACKAGES)},
         measurements=(*report.measurements, *(rows[chip] for chip in chosen)),
-        warnings=tuple(dict.fromkeys((*report.warnings, *warnings))),
+        warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
-def _run_options(job: Job, compiler: str, module: Compiler) -> tuple[RunOptions, RunOptions | None]:
-    """How to run the file that is compiled, and the files; None where nothing here runs those.
+def _runtimes(job: Job, compiler: str, module: Compiler) -> tuple[RunOptions, str]:
+    """How to run the file that is compiled, and the runtime of the compiled ones; empty if none here opens them or none is needed.
 
     Raises:
         BadInput: the runtime asked for opens neither.
     """
-    asked = job.run.runtime
-    if not module.RUNTIMES:
-        return replace(job.run, runtime=asked or ALIKE.get(compiler)), None
+    asked, known = job.run.runtime, module.RUNTIMES
+    if not known:
+        return replace(job.run, runtime=asked or ALIKE.get(compiler)), ""
     plain = target_named(module.TARGET).RUNTIMES
-    if asked is not None and asked not in (*module.RUNTIMES, *plain):
-        raise BadInput(f"the runtime `{asked}` does not open {compiler} files", hint=f"one of: {', '.join(module.RUNTIMES)}")
-    base = asked if asked in plain and asked not in module.RUNTIMES else ALIKE.get(compiler)
-    own = asked if asked in module.RUNTIMES else module.RUNTIMES[0]
-    return replace(job.run, runtime=base, device="cpu"), replace(job.run, runtime=own)
+    if asked is not None and asked not in (*known, *plain):
+        raise BadInput(f"the runtime `{asked}` does not open {compiler} files", hint=f"one of: {', '.join(known)}")
+    base = asked if asked in plain and asked not in known else ALIKE.get(compiler)
+    own = asked if asked is not None and asked in known else known[0]
+    return replace(job.run, runtime=base, device="cpu"), own if job.validate or job.bench else ""
 
 
 def _compiled(source: Artifact, module: Compiler, chip: str, settings: Mapping[str, str]) -> tuple[Artifact, Compiled]:
@@ -127,8 +127,3 @@ def _told(chip: str, artifact: Artifact, compiled: Compiled, tool: str) -> Measu
         return row
     told = replace(row, runtime=tool, device=chip, evidence="estimated")
     return replace(told, placement=compiled.placement, estimate=compiled.estimate)
-
-
-def _tool(module: Compiler) -> str:
-    """What a table says made an estimate."""
-    return module.PACKAGES[0] if module.PACKAGES else module.NAME

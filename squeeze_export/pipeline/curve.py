@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,8 @@ HELD_OUT_SHARE = 4
 
 def part_counts(count: int) -> tuple[int, ...]:
     """16, 32, 64 ... below `count`, and `count` itself."""
-    doubled = []
-    size = MIN_CALIBRATION_COUNT
-    while size < count:
-        doubled.append(size)
-        size *= 2
-    return (*doubled, count)
+    doubled = (MIN_CALIBRATION_COUNT << step for step in range(count))
+    return (*takewhile(lambda size: size < count, doubled), count)
 
 
 def calibration_curve(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,9 @@ def keep_compiled(content: Content, path: Path, source: Artifact, compiler: str,
         BadInput: the folder cannot be written, or the source's sidecar cannot be read.
     """
     facts = {**source.provenance, "compiled_from": {"file": source.path.name, "sha256": source.sha256}, **provenance}
-    size_bytes = content_size(content)
-    sha256 = content_sha256(content)
+    sha256, size_bytes = content_sha256(content), content_size(content)
     artifact = Artifact(path, compiler, source.scheme, sha256, size_bytes, source.input, source.output, facts)
-    labels = _read_sidecar(source.path).get("labels", [])
-    _write_with_sidecar(content, artifact, tuple(labels))
+    _write_with_sidecar(content, artifact, _read_sidecar(source.path).get("labels", []))
     return artifact
 
 
@@ -138,10 +136,6 @@ def audit_file(path: Path) -> Audit:
     Raises:
         BadInput: no such file, no target's ending, or a compiler's.
     """
-    if path.suffix == ".xml":  # how every other tool writes OpenVINO's two files
-        if not path.exists():
-            raise BadInput(f"`{path}` is not a file")
-        return audited("openvino", path)
     compiler = compiler_of(path)
     if compiler is not None:
         message = f"`{path.name}` is a file of the compiler {compiler}, made for a chip: what is in it cannot be told from the file"
@@ -149,8 +143,9 @@ def audit_file(path: Path) -> Audit:
     suffixes: dict[str, str] = {}
     for name, known in usable(FORMATS, "format", Format).items():
         suffixes.setdefault(known.SUFFIX, name)  # ours come first: no other distribution takes an ending from us
+    suffixes[".xml"] = "openvino"  # how every other tool writes OpenVINO's two files
     if path.suffix not in suffixes:
-        raise BadInput(f"`{path}` is no file of a target", hint=f"endings that are: {', '.join(suffixes)}, .xml")
+        raise BadInput(f"`{path}` is no file of a target", hint=f"endings that are: {', '.join(suffixes)}")
     if not path.exists():
         raise BadInput(f"`{path}` is not a file")
     return audited(suffixes[path.suffix], path)
@@ -235,14 +230,8 @@ def provenance_of(network: Graph | QuantizedGraph, scheme: Scheme, target: str) 
     return found
 
 
-def _write_with_sidecar(content: Content, artifact: Artifact, labels: tuple[str, ...]) -> None:
-    path = artifact.path
-    sidecar = json.dumps(_sidecar(artifact, labels), indent=1, ensure_ascii=False) + "\n"
-    write_files({path: content, sidecar_path(path): sidecar.encode("utf-8", "backslashreplace")})
-
-
-def _sidecar(artifact: Artifact, labels: tuple[str, ...]) -> dict[str, Any]:
-    return {
+def _write_with_sidecar(content: Content, artifact: Artifact, labels: Sequence[str]) -> None:
+    sidecar = {
         "file": artifact.path.name,
         "target": artifact.target,
         "scheme": artifact.scheme,
@@ -254,6 +243,8 @@ def _sidecar(artifact: Artifact, labels: tuple[str, ...]) -> dict[str, Any]:
         "provenance": artifact.provenance,
         "audit": asdict(artifact.audit) if artifact.audit is not None else None,
     }
+    text = json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n"
+    write_files({artifact.path: content, sidecar_path(artifact.path): text.encode("utf-8", "backslashreplace")})
 
 
 def _spec(values: dict[str, Any]) -> TensorSpec:

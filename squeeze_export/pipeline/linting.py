@@ -6,7 +6,6 @@ from pathlib import Path
 
 from squeeze_export.errors import BadInput
 from squeeze_export.formats import LISTED, listing_named
-from squeeze_export.formats.contents import Contents
 from squeeze_export.lint import Finding, lint, rulebook_named
 from squeeze_export.pipeline.export import compiler_of
 
@@ -26,10 +25,6 @@ def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
         Unavailable: the package that reads the format is not installed.
     """
     book = rulebook_named(chip)
-    return lint(_contents(path), book)
-
-
-def _contents(path: Path) -> Contents:
     suffixes = {listing_named(name).SUFFIX: name for name in LISTED}
     if path.suffix not in suffixes:
         raise BadInput(f"`{path}` is no file that lint can read", hint=f"it reads {' and '.join(suffixes)}")
@@ -38,4 +33,4 @@ def _contents(path: Path) -> Contents:
         raise BadInput(f"`{path}` is compiled by {compiler} already", hint="lint the file that it was compiled from")
     if not path.is_file():
         raise BadInput(f"`{path}` is not a file")
-    return listing_named(suffixes[path.suffix]).listing(path)
+    return lint(listing_named(suffixes[path.suffix]).listing(path), book)

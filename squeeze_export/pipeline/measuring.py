@@ -214,15 +214,15 @@ def timed(outcomes: Sequence[Outcome], options: RunOptions, progress: Progress =
         progress: told of the rounds.
     """
     found = [_run_once(outcome) for outcome in outcomes]
-    sessions = {_name(o.entry.key): (s, _pixels(o.entry.artifact)) for o in found if (s := _timed_session(o))}
-    samples: dict[str, tuple[int, ...]] = {}
+    sessions = {o.entry.key: (s, _pixels(o.entry.artifact)) for o in found if (s := _timed_session(o))}
+    samples: dict[Key, tuple[int, ...]] = {}
     for clock in dict.fromkeys(session.clock for session, _ in sessions.values()):
-        own = {name: pair for name, pair in sessions.items() if pair[0].clock is clock}
+        own = {key: pair for key, pair in sessions.items() if pair[0].clock is clock}
         time = time_here if clock is None else clock.time
         try:
             times = time(list(own.values()), warmup=WARMUP_COUNT, rounds=options.rounds, progress=progress)
         except SqueezeExportError as err:
-            found = [outcome.failed(err) if _name(outcome.entry.key) in own else outcome for outcome in found]
+            found = [outcome.failed(err) if outcome.entry.key in own else outcome for outcome in found]
         else:
             samples |= dict(zip(own, times, strict=True))
     plain = {_network(o.entry.artifact): o.entry.artifact for o in found if o.entry.artifact.scheme == FP32.name}
@@ -255,22 +255,20 @@ def _run_once(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _with_latency(outcome: Outcome, samples: Mapping[str, Sequence[int]], plain: Artifact | None) -> Outcome:
-    """With what follows from its samples, where there are some; `plain` is the fp32 file of the same network."""
+def _with_latency(outcome: Outcome, samples: Mapping[Key, Sequence[int]], plain: Artifact | None) -> Outcome:
+    """With the latency that its samples give, if there are any; `plain` is the fp32 file of the same network."""
     path, runtime = outcome.entry.key
-    name = _name(outcome.entry.key)
-    if name not in samples or outcome.session is None:
+    if outcome.entry.key not in samples or outcome.session is None:
         return outcome
-    main = {beside: main for main, beside in DEFAULT_PRECISION.items()}.get(runtime)
-    baseline: Key | None = (path, main) if main is not None else None
+    baseline = path, {beside: main for main, beside in DEFAULT_PRECISION.items()}.get(runtime, "")
     if plain is not None and outcome.entry.artifact.scheme != FP32.name:
-        baseline = (plain.path, runtime)
+        baseline = plain.path, runtime
     latency = latency_of(
-        samples[name],
+        samples[outcome.entry.key],
         warmup_count=WARMUP_COUNT,
         batch=len(_pixels(outcome.entry.artifact)),
         threads=outcome.session.threads,
-        baseline_ns=samples.get(_name(baseline)) if baseline is not None else None,
+        baseline_ns=samples.get(baseline),
     )
     return replace(outcome, latency=latency)
 
@@ -278,10 +276,6 @@ def _with_latency(outcome: Outcome, samples: Mapping[str, Sequence[int]], plain:
 def _network(artifact: Artifact) -> tuple[str, str]:
     """Target and checkpoint: another network's fp32 file is no baseline."""
     return artifact.target, str(artifact.provenance.get("checkpoint_sha256", ""))
-
-
-def _name(key: Key) -> str:
-    return f"{key[0]} on {key[1]}"
 
 
 def _pixels(artifact: Artifact) -> ByteArray:

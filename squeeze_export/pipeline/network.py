@@ -15,7 +15,7 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.images.labels import check_label_count, read_labels
 from squeeze_export.images.preprocess import check_preprocess
 from squeeze_export.nets.architecture import Architecture, Bypass
-from squeeze_export.nets.checkpoints import Checkpoint, read_checkpoint
+from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.nets.download import NAMED_WEIGHTS, fetch_weights
 
 
@@ -122,8 +122,10 @@ def open_network(
         labels=names,
         checkpoint_sha256=checkpoint.sha256,
     )
-    source = "embedded demo network" if is_demo else checkpoint.path.name
-    return Network(_name(checkpoint, is_demo), source, checkpoint.architecture, graph, is_demo)
+    name, source = checkpoint.architecture.name, checkpoint.path.name
+    if is_demo:
+        name, source = demo.NAME, "embedded demo network"
+    return Network(name, source, checkpoint.architecture, graph, is_demo)
 
 
 def _path(weights: str | Path | None, progress: Progress) -> Path:
@@ -135,7 +137,3 @@ def _path(weights: str | Path | None, progress: Progress) -> Path:
     if not path.suffix and not path.exists():
         raise BadInput(f"`{weights}` is neither a file nor named weights", hint=f"named weights: {', '.join(NAMED_WEIGHTS)}")
     return path
-
-
-def _name(checkpoint: Checkpoint, is_demo: bool) -> str:
-    return demo.NAME if is_demo else checkpoint.architecture.name
