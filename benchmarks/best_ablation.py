@@ -22,6 +22,7 @@ from squeeze_export.measure.statistics import paired_difference
 from squeeze_export.pipeline import open_network
 from squeeze_export.pipeline.calibration import fastest_run
 from squeeze_export.quant import distill, recipes
+from squeeze_export.quant.material import Material
 from squeeze_export.report.wording import decibel, percent, percent_range
 
 
@@ -58,14 +59,15 @@ def _tables(graph: Graph, pixels: ByteArray) -> Iterator[tuple[str, QuantizedGra
     cores = usable_cores()
     fast = recipes.quantize(graph, pixels, run, INT8, threads=cores)
     yield "`fast`", fast
-    with patched(((recipes, "distill", lambda start, *_, **__: distill.Distilled(start)),)):
+    with patched(((recipes, "distill", lambda start, _: start),)):
         refitted = recipes.quantize(graph, pixels, run, INT8, recipe="best", threads=cores)
     yield "the refit alone", refitted
     for variant in VARIANTS:
         start = refitted if variant.refitted else fast
         with patched(variant.changes):
-            made = distill.distill(start, graph, pixels, weights=(1,) * len(pixels), seed=variant.seed)
-        yield variant.name, made.quantized
+            material = Material(graph, {}, pixels, (1,) * len(pixels), variant.seed, cores, INT8)
+            made = distill.distill(start, material)
+        yield variant.name, made
 
 
 def main() -> None:

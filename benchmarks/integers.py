@@ -26,7 +26,7 @@ from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.nets.safetensors_file import write_safetensors
 from squeeze_export.pipeline import calibrate, open_network, write_table
-from squeeze_export.quant.recipes import DISTILLATION
+from squeeze_export.quant.distill import DISTILLATION
 
 STORED = Path(__file__).parent / "integers.safetensors"
 FAST, BEST = "int8 by fast", "int8 by best"

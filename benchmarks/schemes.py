@@ -26,8 +26,9 @@ from squeeze_export.measure.accuracy import compare
 from squeeze_export.pipeline import open_network
 from squeeze_export.pipeline.calibration import fastest_run
 from squeeze_export.pipeline.export import export
+from squeeze_export.quant.material import Material
 from squeeze_export.quant.observations import observe
-from squeeze_export.quant.recipes import Material, quantize_observed
+from squeeze_export.quant.recipes import quantize_observed
 from squeeze_export.report.wording import decibel, percent, percent_range
 from squeeze_export.runtimes import runtime_named
 
@@ -98,7 +99,7 @@ def main() -> None:
         calibration = ImageStream(open_calibration(assets() / "images" / "calib"), graph.preprocess).load()[0].pixels
         evaluation = ImageStream(open_calibration(assets() / "images" / "eval"), graph.preprocess).load()[0].pixels
         expected = parallel(FloatRunner(graph), evaluation)
-        seen = observe(graph, fastest_run(graph)[0], calibration, seed=0, threads=usable_cores())
+        seen = observe(graph, fastest_run(graph)[0], calibration, seed=0, threads=usable_cores()).of()
         few = np.arange(FILE_COUNT) * len(evaluation) // FILE_COUNT
         for scheme, recipe in RUNS:
             if recipe:

@@ -55,11 +55,6 @@ class CalibrationImages:
     warnings: tuple[str, ...]
     distribution: Distribution
 
-    @property
-    def weighted(self) -> bool:
-        """Whether some images count more than others."""
-        return len(set(self.weights)) > 1
-
 
 CalibrationSource: TypeAlias = Path | Sequence[CalibrationFolder] | CalibrationImages
 """Where calibration images come from: a folder, several with weights, or images that were read already."""

@@ -25,9 +25,9 @@ from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.recipes import Recipe, check_recipe
 from squeeze_export.pipeline.training import TRAINING_HASHES, Training, check_training, read_training, train, training_facts
 from squeeze_export.quant import mixed
-from squeeze_export.quant.distill import FEWEST_IMAGES
+from squeeze_export.quant.distill import DISTILLATION, FEWEST_IMAGES
 from squeeze_export.quant.observations import TappedRun, observed_tensors
-from squeeze_export.quant.recipes import BEST, DISTILLATION, quantize
+from squeeze_export.quant.recipes import BEST, quantize
 from squeeze_export.runtimes.onnxruntime.inner_tensors import tapped_run
 from squeeze_export.targets.onnx import emit_with_taps
 
@@ -143,7 +143,7 @@ def calibrate(
         recipe=recipe.calibration,
         seed=seed,
         threads=cores,
-        weights=images.weights if images.weighted else None,
+        weights=images.weights,
         provenance=provenance,
         progress=progress,
     )

@@ -33,8 +33,9 @@ from squeeze_export.pipeline.calibration import (
 from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.recipes import check_recipe
-from squeeze_export.quant.observations import keep_statistics
-from squeeze_export.quant.recipes import Material, quantize_observed
+from squeeze_export.quant.material import Material
+from squeeze_export.quant.observations import observe
+from squeeze_export.quant.recipes import quantize_observed
 from squeeze_export.results import Curve, CurvePoint, Interval
 
 HELD_OUT_SHARE = 4
@@ -102,7 +103,7 @@ def calibration_curve(
     parts = [sorted(order[:size].tolist()) for size in counts]
     run, runtime = fastest_run(network.graph)
     pixels, weights = images.batch.pixels, images.weights
-    kept = keep_statistics(network.graph, run, pixels, seed=seed, threads=cores, weights=weights, parts=parts, progress=progress)
+    kept = observe(network.graph, run, pixels, seed=seed, threads=cores, weights=weights, parts=parts, progress=progress)
     quantized: list[QuantizedGraph] = []
     for done, part in enumerate([list(range(count)), *parts]):
         if done and len(part) == count:
@@ -110,7 +111,7 @@ def calibration_curve(
         else:
             provenance = {} if done else provenance_of(images, network, runtime)  # the parts' integers are never written
             counted = tuple(weights[index] for index in part)
-            material = Material(network.graph, kept.of(part, weights), pixels[part], counted, seed, cores, scheme)
+            material = Material(network.graph, kept.of(part), pixels[part], counted, seed, cores, scheme)
             quantized.append(quantize_observed(material, recipe=recipe, provenance=provenance))
         progress("quantizing", done + 1, len(parts) + 1)
     calibration = Calibration(quantized[0], images.batch.hashes, images.source, images.warnings)

@@ -9,26 +9,17 @@ docs/decisions/quantization.md what else was tried.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from squeeze_export.core import ByteArray, Progress, require, silent
+from squeeze_export.core import ByteArray, require
 from squeeze_export.graph.nodes import Add, Graph, QuantizedConv
 from squeeze_export.graph.quantized import QuantizedGraph
 from squeeze_export.graph.torch_network import torch_network
-from squeeze_export.graph.trainable import (
-    Growths,
-    Shadow,
-    integer_logits,
-    integers_of,
-    reproducible,
-    shadows_of,
-    to_tensor,
-)
+from squeeze_export.graph.trainable import Growths, integer_logits, integers_of, reproducible, shadows_of, to_tensor
+from squeeze_export.quant.material import Material
 from squeeze_export.quant.ranges import scale_groups
 
 if TYPE_CHECKING:
@@ -49,87 +40,82 @@ THREADS = 2
 HELD_OUT = 16
 """Of so many images one is not trained on: those decide whether the result is better than the start."""
 FEWEST_IMAGES = 2 * HELD_OUT
+DISTILLATION = "distillation"
+"""Key of a table's provenance: what became of the distillation."""
 
 
-@dataclass(frozen=True, eq=False)
-class Distilled:
-    """What distillation gives.
-
-    Attributes:
-        quantized: the trained table, or the start.
-        kept: whether it is the trained one.
-        held_out_count: images that decided; 0 where there were too few to train.
-        error_before: power of the logits' error on them over the logits' own, each image as often as it counts; of the start.
-        error_after: likewise of the trained table.
-    """
-
-    quantized: QuantizedGraph
-    kept: bool = False
-    held_out_count: int = 0
-    error_before: float = 0.0
-    error_after: float = 0.0
-
-
-def distill(
-    start: QuantizedGraph,
-    reference: Graph,
-    pixels: ByteArray,
-    *,
-    weights: tuple[int, ...],
-    seed: int,
-    progress: Progress = silent,
-) -> Distilled:
+def distill(start: QuantizedGraph, material: Material) -> QuantizedGraph:
     """Trains a table against the float network.
 
     On one machine the same arguments give the same integers.
 
     Args:
-        start: of a scheme with 8-bit activations.
-        reference: the float graph that it was made from.
-        pixels: (N, H, W, 3) uint8, the calibration images.
-        weights: N, how often each image counts.
-        seed: of order and augmentation.
-        progress: told of the updates.
+        start: the table, of a scheme with 8-bit activations.
+        material: what it was made from.
 
     Returns:
-        the trained table, or the start where there are fewer than `FEWEST_IMAGES` images, or where those held out are no better.
+        The trained table, or the start where there are fewer than `FEWEST_IMAGES` images, or where those held out are no better.
+        Its provenance says under `DISTILLATION` whether it is the trained one (`kept`), how many images decided
+        (`held_out_count`; 0 where there were too few), and on these the power of the logits' error over the logits' own
+        (`error_before`, `error_after`), each image as often as it counts.
 
     Raises:
         Unavailable: torch is not installed.
     """
     torch = require("torch", "torch")
+    pixels = material.pixels
     if len(pixels) < FEWEST_IMAGES:
-        return Distilled(start)
-    draw = np.random.default_rng([seed, len(pixels)])
+        return _told(start, kept=False, held_out_count=0, error_before=0.0, error_after=0.0)
+    draw = np.random.default_rng([material.seed, len(pixels)])
     held = np.arange(len(pixels)) % HELD_OUT == HELD_OUT - 1
-    counts = np.array(weights)
+    counts = np.array(material.weights)
     rows = np.repeat(np.flatnonzero(~held), counts[~held])
     with reproducible(THREADS):
-        shadows, growths, network = shadows_of(start), growths_of(start, reference), torch_network(reference)
+        shadows, growths, network = shadows_of(start), growths_of(start, material.graph), torch_network(material.graph)
         for shadow in shadows.values():
             shadow.weight.requires_grad_(False)
         shifts, scales = [shadow.shift for shadow in shadows.values()], list(dict.fromkeys(growths.values()))
         adam = torch.optim.Adam([{"params": shifts, "lr": SHIFT_RATE}, {"params": scales, "lr": SCALE_RATE}], betas=DECAYS)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, UPDATES)
-        before = _error(start, shadows, growths, network, pixels[held], counts[held])
+
+        def powers(images: ByteArray) -> tuple[Tensor, Tensor]:
+            """Of the logits' error, and of the float network's logits."""
+            x = to_tensor(images)
+            with torch.no_grad():
+                expected = network(x)
+            difference = integer_logits(start, shadows, x, growths) - expected
+            return difference.square().sum(), expected.square().sum()
+
+        def held_out_error() -> float:
+            noise, signal = 0.0, 0.0
+            with torch.no_grad():
+                for image, count in zip(pixels[held], counts[held].tolist(), strict=True):
+                    one_noise, one_signal = powers(image[None])
+                    noise += count * float(one_noise)
+                    signal += count * float(one_signal)
+            return noise / signal if signal > 0 else noise
+
+        before = held_out_error()
         waiting: list[int] = []
         for done in range(UPDATES):
             if len(waiting) < BATCH:
                 waiting += draw.permutation(rows).tolist()
             batch, waiting = waiting[:BATCH], waiting[BATCH:]
-            images = to_tensor(_augmented(pixels[batch], draw))
-            with torch.no_grad():
-                expected = network(images)
-            difference = integer_logits(start, shadows, images, growths) - expected
+            noise, signal = powers(_augmented(pixels[batch], draw))
             adam.zero_grad()
-            (difference.square().sum() / expected.square().sum()).backward()
+            (noise / signal).backward()
             adam.step()
             decay.step()
-            progress("distilling", done + 1, UPDATES)
-        after = _error(start, shadows, growths, network, pixels[held], counts[held])
+            material.progress("distilling", done + 1, UPDATES)
+        after = held_out_error()
         kept = after < before
         made = integers_of(start, shadows, growths) if kept else start
-        return Distilled(made, kept, int(held.sum()), before, after)
+        errors = {"error_before": round(before, 9), "error_after": round(after, 9)}
+        return _told(made, kept=kept, held_out_count=int(held.sum()), **errors)
+
+
+def _told(table: QuantizedGraph, **facts: Any) -> QuantizedGraph:
+    return replace(table, provenance={**table.provenance, DISTILLATION: facts})
 
 
 def growths_of(quantized: QuantizedGraph, graph: Graph) -> Growths:
@@ -153,24 +139,3 @@ def _augmented(images: ByteArray, draw: np.random.Generator) -> ByteArray:
     return np.stack(
         [np.roll(image[:, ::-1] if m else image, move, (0, 1)) for image, m, move in zip(images, mirrored, moves, strict=True)]
     )
-
-
-def _error(
-    quantized: QuantizedGraph,
-    shadows: Mapping[str, Shadow],
-    growths: Growths,
-    network: Any,
-    pixels: ByteArray,
-    counts: NDArray[np.int64],
-) -> float:
-    """Power of the logits' error over the logits' own, each of the (N, H, W, 3) images as often as it counts."""
-    torch = require("torch", "torch")
-    noise, signal = 0.0, 0.0
-    with torch.no_grad():
-        for image, count in zip(pixels, counts, strict=True):
-            x = to_tensor(image[None])
-            expected = network(x)
-            difference = integer_logits(quantized, shadows, x, growths) - expected
-            noise += int(count) * float(difference.square().sum())
-            signal += int(count) * float(expected.square().sum())
-    return noise / signal if signal > 0 else noise

@@ -58,29 +58,35 @@ class Statistics:
     Attributes:
         tensors: observed tensor -> its observation, one row of `lows` and `highs` an image, patches image by image.
         quotas: N, how many patches of each tensor were taken of each image.
+        weights: N, how often each image counts.
     """
 
     tensors: Mapping[str, Observation]
     quotas: tuple[int, ...]
+    weights: tuple[int, ...]
 
-    def of(self, images: Sequence[int], weights: Sequence[int] | None = None) -> dict[str, Observation]:
-        """What a pass over these images alone keeps: the same ranges, and as many patches of each image.
+    def of(self, images: Sequence[int] | None = None) -> dict[str, Observation]:
+        """What a pass over these images alone would keep.
 
-        Where the pass was over more images, the patches lie elsewhere than that smaller pass would have drawn them, as they do
-        with another seed; those of all images of the pass lie where `observe` puts them.
+        The ranges are the same, and so is the number of patches of each image; but a part's patches were drawn at other positions,
+        as with another seed.
 
         Args:
-            images: indices, ascending, at least one.
-            weights: one for each image of the *pass*, how often it counts; None for once.
+            images: indices, ascending, at least one; None for all.
+
+        Returns:
+            Observed tensor -> observation, the input and the logits among them. An image has as many rows in `lows` and `highs` as
+            it counts, and as many times the patches.
 
         Raises:
             ValueError: the pass was not asked to keep enough patches for this part.
         """
-        counts = [1 if weights is None else weights[index] for index in images]
+        images = range(len(self.quotas)) if images is None else images
+        counts = [self.weights[index] for index in images]
         wanted = _quotas(counts)
         if any(self.quotas[index] < quota for index, quota in zip(images, wanted, strict=True)):
             raise ValueError("the pass kept too few patches for these images; name them in `parts`")
-        if list(images) == list(range(len(self.quotas))) and self.quotas == wanted and set(counts) == {1}:
+        if len(images) == len(self.quotas) and self.quotas == wanted and set(counts) == {1}:
             return dict(self.tensors)
         starts = np.cumsum([0, *self.quotas])
         rows = np.repeat(np.asarray(images), counts)
@@ -105,8 +111,9 @@ def observe(
     seed: int,
     threads: int,
     weights: Sequence[int] | None = None,
+    parts: Sequence[Sequence[int]] = (),
     progress: Progress = silent,
-) -> dict[str, Observation]:
+) -> Statistics:
     """Runs every calibration image once.
 
     Args:
@@ -115,43 +122,13 @@ def observe(
         pixels: (N, H, W, 3) uint8.
         seed: of the sampled positions.
         threads: images in flight.
-        weights: N, how often each image counts: it has as many rows in `lows` and `highs`, and as many times the patches. None
-            for once each.
-        progress: told of the images.
-
-    Returns:
-        Observed tensor -> observation, the input and the logits among them.
-    """
-    found = keep_statistics(graph, run, pixels, seed=seed, threads=threads, weights=weights, progress=progress)
-    return found.of(range(len(pixels)), weights)
-
-
-def keep_statistics(
-    graph: Graph,
-    run: TappedRun,
-    pixels: ByteArray,
-    *,
-    seed: int,
-    threads: int,
-    weights: Sequence[int] | None = None,
-    parts: Sequence[Sequence[int]] = (),
-    progress: Progress = silent,
-) -> Statistics:
-    """As `observe`, but keeps the images apart.
-
-    Args:
-        graph: the float graph.
-        run: its float run.
-        pixels: (N, H, W, 3) uint8.
-        seed: of the sampled positions.
-        threads: images in flight.
-        weights: N, how often each image counts.
+        weights: N, how often each image counts; None for once each.
         parts: the indices of each part of the images that will be asked for beside all of them: an image of a small part has to
             give more patches.
         progress: told of the images.
     """
     count = len(pixels)
-    shares = [1] * count if weights is None else list(weights)
+    shares = (1,) * count if weights is None else tuple(weights)
     first = _quotas(shares)
     most = list(first)
     for part in parts:
@@ -188,7 +165,7 @@ def keep_statistics(
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         for done, _ in enumerate(pool.map(one, range(count)), 1):
             progress("calibrating", done, count)
-    return Statistics(seen, tuple(most))
+    return Statistics(seen, tuple(most), shares)
 
 
 def _quotas(weights: Sequence[int]) -> tuple[int, ...]:

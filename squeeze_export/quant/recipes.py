@@ -17,42 +17,16 @@ from squeeze_export.graph.run import one_blas_thread
 from squeeze_export.quant.correction import corrected_bias
 from squeeze_export.quant.distill import distill
 from squeeze_export.quant.equalize import channel_factors, equalize
+from squeeze_export.quant.material import Material
 from squeeze_export.quant.observations import Observation, TappedRun, observe
 from squeeze_export.quant.ranges import fake_quantize, search_ranges
 from squeeze_export.quant.refit import refit
 from squeeze_export.quant.rounding import Inputs, compensated, weight_rows, weight_scales
 
 FAST, BEST = "fast", "best"
-DISTILLATION = "distillation"
-"""Key of a table's provenance: what became of the distillation."""
 WEIGHT_LIMIT = 127
 FIRST_WEIGHT_LIMIT = 64
 """conv1 alone sees pixels up to 255 in every position: with 7 bits its u8 x s8 pair sums fit int16 on CPUs without VNNI."""
-
-
-@dataclass(frozen=True, eq=False)
-class Material:
-    """What a quantizer works from.
-
-    Attributes:
-        graph: the float graph.
-        seen: what calibration observed of it.
-        pixels: (N, H, W, 3) uint8, the calibration images.
-        weights: N, how often each image counts.
-        seed: of everything random.
-        threads: cores to use.
-        scheme: how the integers are to be carried.
-        progress: told of the steps.
-    """
-
-    graph: Graph
-    seen: Mapping[str, Observation]
-    pixels: ByteArray
-    weights: tuple[int, ...]
-    seed: int
-    threads: int
-    scheme: Scheme
-    progress: Progress = silent
 
 
 Quantizer: TypeAlias = Callable[[Material], QuantizedGraph]
@@ -88,9 +62,8 @@ def quantize(
     Raises:
         Unavailable: `best` without torch.
     """
-    counts = tuple(weights) if weights is not None else (1,) * len(pixels)
-    seen = observe(graph, run, pixels, seed=seed, threads=threads, weights=weights, progress=progress)
-    material = Material(graph, seen, pixels, counts, seed, threads, scheme, progress)
+    found = observe(graph, run, pixels, seed=seed, threads=threads, weights=weights, progress=progress)
+    material = Material(graph, found.of(), pixels, found.weights, seed, threads, scheme, progress)
     return quantize_observed(material, recipe=recipe, provenance=provenance)
 
 
@@ -143,35 +116,8 @@ def best(material: Material) -> QuantizedGraph:
     def rounded(conv: Conv, wanted: FloatArray, inputs: Inputs) -> QuantizedConv:
         return _rounded(conv, wanted, inputs, ranged.tensors[conv.input], material)
 
-    convs = refit(
-        ranged.graph,
-        ranged.tensors,
-        material.pixels,
-        material.scheme,
-        rounded,
-        weights=material.weights,
-        seed=material.seed,
-        threads=material.threads,
-        progress=material.progress,
-    )
-    refitted = _table(convs, ranged, material)
-    if material.scheme.activation_bits != 8:
-        return refitted
-    distilled = distill(
-        refitted,
-        material.graph,
-        material.pixels,
-        weights=material.weights,
-        seed=material.seed,
-        progress=material.progress,
-    )
-    told = {
-        "kept": distilled.kept,
-        "held_out_count": distilled.held_out_count,
-        "error_before": round(distilled.error_before, 9),
-        "error_after": round(distilled.error_after, 9),
-    }
-    return replace(distilled.quantized, provenance={DISTILLATION: told})
+    refitted = _table(refit(material, ranged.graph, ranged.tensors, rounded), ranged, material)
+    return distill(refitted, material) if material.scheme.activation_bits == 8 else refitted
 
 
 QUANTIZERS: Mapping[str, Quantizer] = {FAST: fast, BEST: best}

@@ -17,11 +17,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import ByteArray, FloatArray, Progress, silent
-from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, QuantizedConv
-from squeeze_export.graph.quantized import Quantization, Scheme
-from squeeze_export.graph.run import convolve, max_pool, one_blas_thread, weight_matrix
+from squeeze_export.core import FloatArray
+from squeeze_export.graph.nodes import Add, Conv, Graph, Node, QuantizedConv
+from squeeze_export.graph.quantized import Quantization
+from squeeze_export.graph.run import Layer, float_step, laid_out, one_blas_thread, weight_matrix
 from squeeze_export.graph.weights import real_layer
+from squeeze_export.quant.material import Material
 from squeeze_export.quant.observations import draw_patches
 from squeeze_export.quant.ranges import fake_quantize
 from squeeze_export.quant.rounding import Inputs, weight_rows
@@ -34,63 +35,46 @@ not found on, or none: then the weights stay."""
 
 Rounding: TypeAlias = Callable[[Conv, FloatArray, Inputs], QuantizedConv]
 """Rounds a layer: the float layer, the weights wanted (O, K), and what it reads."""
-Values: TypeAlias = dict[str, list[FloatArray]]
-"""Tensor -> one (1, H, W, C) float32 array an image."""
+Values: TypeAlias = list[dict[str, FloatArray]]
+"""Of each image: tensor -> (1, H, W, C) float32."""
 
 
-def refit(
-    graph: Graph,
-    tensors: Mapping[str, Quantization],
-    pixels: ByteArray,
-    scheme: Scheme,
-    rounding: Rounding,
-    *,
-    weights: Sequence[int],
-    seed: int,
-    threads: int,
-    progress: Progress = silent,
-) -> dict[str, QuantizedConv]:
+def refit(material: Material, graph: Graph, tensors: Mapping[str, Quantization], rounding: Rounding) -> dict[str, QuantizedConv]:
     """Quantizes every convolution, in order.
 
     Args:
+        material: the calibration images, and how to quantize.
         graph: the (equalized) float graph.
         tensors: tensor -> its quantization.
-        pixels: (N, H, W, 3) uint8, the calibration images.
-        scheme: how the integers are carried.
         rounding: makes the integers of one layer.
-        weights: N, how often each image counts.
-        seed: of the positions looked at.
-        threads: images in flight.
-        progress: told of the layers.
 
     Returns:
         The convolutions' names -> their integers.
     """
-    exact: Values = {graph.input.name: [image[None].astype(np.float32) for image in pixels]}
-    given: Values = dict(exact)
+    exact: Values = [{graph.input.name: image[None].astype(np.float32)} for image in material.pixels]
+    given = [dict(values) for values in exact]
+    layers, real_layers = laid_out(graph), dict[str, Layer]()
     readers = {name: len(nodes) for name, nodes in graph.consumers.items()}
     made: dict[str, QuantizedConv] = {}
-    done = 0
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(material.threads) as pool:
         for place, node in enumerate(graph.nodes[:-1]):
             if isinstance(node, Conv):
-                halves = _inputs(node, exact[node.input], given[node.input], weights, (seed, place), pool)
+                halves = _inputs(node, exact, given, material.weights, (material.seed, place), pool)
                 made[node.name] = rounding(node, *_refitted(weight_rows(node.weight), halves))
-                real = real_layer(made[node.name], tensors[node.input].scale)
-                exact[node.name] = _convolved(node, node.weight, node.bias, exact[node.input], pool)
-                given[node.name] = _convolved(node, *real, given[node.input], pool)
-                given[node.name] = [fake_quantize(value, tensors[node.name], scheme) for value in given[node.name]]
-                done += 1
-                progress("refitting", done, len(graph.convs))
-            elif isinstance(node, MaxPool | Concat | Add):
-                for values in (exact, given):
-                    values[node.name] = [_passed_on(node, values, index) for index in range(len(pixels))]
-                if isinstance(node, Add):
-                    given[node.name] = [fake_quantize(value, tensors[node.name], scheme) for value in given[node.name]]
+                weight, bias = real_layer(made[node.name], tensors[node.input].scale)
+                real_layers[node.name] = weight_matrix(weight), bias
+            _run(node, exact, layers, pool)
+            _run(node, given, real_layers, pool)
+            if isinstance(node, Conv | Add):
+                for values in given:
+                    values[node.name] = fake_quantize(values[node.name], tensors[node.name], material.scheme)
+            if isinstance(node, Conv):
+                material.progress("refitting", len(made), len(graph.convs))
             for name in node.inputs:
                 readers[name] -= 1
                 if readers[name] == 0:
-                    del exact[name], given[name]
+                    for values in (*exact, *given):
+                        del values[name]
     return made
 
 
@@ -103,18 +87,11 @@ class _Halves:
     share: float
 
 
-def _inputs(
-    conv: Conv,
-    exact: list[FloatArray],
-    given: list[FloatArray],
-    weights: Sequence[int],
-    seed: tuple[int, int],
-    pool: Executor,
-) -> _Halves:
-    def drawn(index: int) -> tuple[FloatArray, FloatArray]:
+def _inputs(conv: Conv, exact: Values, given: Values, weights: Sequence[int], seed: tuple[int, int], pool: Executor) -> _Halves:
+    def drawn(index: int) -> list[FloatArray]:
         count = POSITIONS * weights[index]
-        both = [draw_patches(v[index][0], conv, np.random.default_rng([*seed, index]), count) for v in (exact, given)]
-        return both[0].reshape(count, -1), both[1].reshape(count, -1)
+        maps = [values[index][conv.input][0] for values in (exact, given)]
+        return [draw_patches(m, conv, np.random.default_rng([*seed, index]), count).reshape(count, -1) for m in maps]
 
     pairs = list(pool.map(drawn, range(len(exact))))
     parts = [[np.concatenate(side) for side in zip(*pairs[start::2], strict=True)] for start in (0, 1)]
@@ -147,22 +124,11 @@ def _change(weight: FloatArray, moved: NDArray[np.float64], inputs: Inputs) -> f
     return float(((moved @ inputs.moment - 2 * weight @ inputs.error_moment) * moved).sum())
 
 
-def _convolved(conv: Conv, weight: FloatArray, bias: FloatArray, values: list[FloatArray], pool: Executor) -> list[FloatArray]:
-    matrix = weight_matrix(weight)
+def _run(node: Node, values: Values, layers: Mapping[str, Layer], pool: Executor) -> None:
+    """Adds what the node makes of each image's values."""
 
-    def one(value: FloatArray) -> FloatArray:
-        result = convolve(value, matrix, conv.kernel, conv.stride, conv.pads) + bias
-        return np.maximum(result, 0, out=result) if conv.relu else result
+    def one(image: dict[str, FloatArray]) -> None:
+        image[node.name] = float_step(node, image, layers)
 
     with one_blas_thread():
-        return list(pool.map(one, values))
-
-
-def _passed_on(node: MaxPool | Concat | Add, values: Values, index: int) -> FloatArray:
-    parts = [values[name][index] for name in node.inputs]
-    if isinstance(node, MaxPool):
-        return max_pool(parts[0], node.kernel, node.stride, node.pads, np.float32(-np.inf))
-    if isinstance(node, Concat):
-        return np.concatenate(parts, axis=3)
-    total: FloatArray = parts[0] + parts[1]
-    return total
+        list(pool.map(one, values))

@@ -118,8 +118,8 @@ def test_held_out_images_are_in_no_part(network, many, monkeypatch):
         asked.extend(parts)
         return keep(graph, run, pixels, parts=parts, **rest)
 
-    keep = curve.keep_statistics
-    monkeypatch.setattr(curve, "keep_statistics", watched)
+    keep = curve.observe
+    monkeypatch.setattr(curve, "observe", watched)
     calibration_curve(network, many / "calib")
     held_out = set(np.random.default_rng(0).permutation(48)[36:].tolist())
     assert all(set(part).isdisjoint(held_out) for part in asked)

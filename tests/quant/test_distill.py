@@ -15,8 +15,9 @@ from squeeze_export.graph.quantized import SCHEMES, Quantization, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.torch_network import torch_network
 from squeeze_export.quant import distill as module
-from squeeze_export.quant.distill import distill, growths_of
-from squeeze_export.quant.recipes import DISTILLATION, quantize
+from squeeze_export.quant.distill import DISTILLATION, distill, growths_of
+from squeeze_export.quant.material import Material
+from squeeze_export.quant.recipes import quantize
 from tests.quantized_networks import changed, images, net, sqnr_db
 
 torch = pytest.importorskip("torch")
@@ -34,8 +35,7 @@ def many() -> Any:
 
 
 def distilled(start: QuantizedGraph, graph: Graph, **changes: Any) -> QuantizedGraph:
-    settings = {"weights": (1,) * COUNT, "seed": 0} | changes
-    return distill(start, graph, many(), **settings).quantized
+    return distill(start, replace(Material(graph, {}, many(), (1,) * COUNT, 0, 1, start.scheme), **changes))
 
 
 def squeezed(start: QuantizedGraph, graph: Graph, name: str, by: float) -> QuantizedGraph:
@@ -94,26 +94,28 @@ def test_a_range_that_is_too_small_is_mended(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_does_harm_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHIFT_RATE", 1000.0)
     graph, start = net("bypass")
-    found = distill(start, graph, many(), weights=(1,) * COUNT, seed=0)
-    assert found.quantized is start
-    assert not found.kept
-    assert found.error_after > found.error_before > 0
-    assert found.held_out_count == COUNT // module.HELD_OUT
+    found = distilled(start, graph)
+    assert (found.nodes, found.tensors) == (start.nodes, start.tensors)
+    told = found.provenance[DISTILLATION]
+    assert not told["kept"]
+    assert told["error_after"] > told["error_before"] > 0
+    assert told["held_out_count"] == COUNT // module.HELD_OUT
 
 
 def test_too_few_images_to_hold_any_out() -> None:
     graph, start = net("bypass")
     few = module.FEWEST_IMAGES - 1
-    found = distill(start, graph, many()[:few], weights=(1,) * few, seed=0)
-    assert (found.quantized, found.kept, found.held_out_count) == (start, False, 0)
+    found = distilled(start, graph, pixels=many()[:few], weights=(1,) * few)
+    assert (found.nodes, found.tensors) == (start.nodes, start.tensors)
+    assert found.provenance[DISTILLATION] == {"kept": False, "held_out_count": 0, "error_before": 0.0, "error_after": 0.0}
 
 
 def test_an_image_that_counts_more_counts_in_the_updates_and_in_what_is_held_out() -> None:
     graph, start = net("bypass")
     tight = squeezed(start, graph, "fire2/squeeze1x1", 2)
-    plain, heavy = (distill(tight, graph, many(), weights=(1,) * 16 + (n,) * 16, seed=0) for n in (1, 5))
-    assert plain.quantized.sha256 != heavy.quantized.sha256
-    assert plain.error_before != heavy.error_before
+    plain, heavy = (distilled(tight, graph, weights=(1,) * 16 + (n,) * 16) for n in (1, 5))
+    assert any((a.bias != b.bias).any() for a, b in zip(plain.convs, heavy.convs, strict=True))
+    assert plain.provenance[DISTILLATION]["error_before"] != heavy.provenance[DISTILLATION]["error_before"]
 
 
 @pytest.mark.parametrize(("scheme", "distills"), [("int8", True), ("int8-npu", True), ("int16x8", False)])
@@ -132,7 +134,7 @@ def test_the_recipe_distills_8_bit_activations(scheme: str, distills: bool) -> N
 def test_the_same_seed_gives_the_same_table() -> None:
     graph, start = net("bypass")
     tight = squeezed(start, graph, "fire2/squeeze1x1", 2)
-    first, second, other = (distilled(tight, graph, seed=seed).sha256 for seed in (0, 0, 1))
+    first, second, other = (replace(distilled(tight, graph, seed=seed), provenance={}).sha256 for seed in (0, 0, 1))
     assert first == second != other
 
 

@@ -47,7 +47,7 @@ def images(size_px: int, count: int = 4) -> Any:
 
 
 def seen_of(graph: Graph, pixels: Any) -> Any:
-    return observe(graph, FloatRunner(graph), pixels, seed=0, threads=1)
+    return observe(graph, FloatRunner(graph), pixels, seed=0, threads=1).of()
 
 
 def sqnr_db(reference: Any, values: Any) -> float:

@@ -14,7 +14,7 @@ from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.run import FloatRunner, weight_matrix
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
-from squeeze_export.quant.observations import PATCH_COUNT, Observation, keep_statistics, observe, observed_tensors
+from squeeze_export.quant.observations import PATCH_COUNT, Observation, observe, observed_tensors
 
 COUNT = 5
 
@@ -33,7 +33,7 @@ def images() -> Any:
 
 @cache
 def seen(seed: int = 0, threads: int = 1) -> dict[str, Observation]:
-    return observe(network(), FloatRunner(network()), images(), seed=seed, threads=threads)
+    return observe(network(), FloatRunner(network()), images(), seed=seed, threads=threads).of()
 
 
 def values_of(name: str) -> Any:
@@ -133,16 +133,16 @@ def same(first: dict[str, Observation], second: dict[str, Observation]) -> bool:
 
 
 def test_a_pass_that_knows_of_parts_gives_the_same_for_all_images() -> None:
-    kept = keep_statistics(network(), FloatRunner(network()), images(), seed=0, threads=2, parts=[[1, 3], [1]])
-    assert same(kept.of(range(COUNT)), seen())
+    kept = observe(network(), FloatRunner(network()), images(), seed=0, threads=2, parts=[[1, 3], [1]])
+    assert same(kept.of(), seen())
     assert kept.quotas == (410, 2048, 410, 1024, 410)
 
 
 def test_a_part_has_its_own_images_ranges_and_as_many_patches_as_it_would_have_alone() -> None:
-    kept = keep_statistics(network(), FloatRunner(network()), images(), seed=0, threads=1, parts=[[1, 3], [0, 1, 3]])
+    kept = observe(network(), FloatRunner(network()), images(), seed=0, threads=1, parts=[[1, 3], [0, 1, 3]])
     for part in ([1, 3], [0, 1, 3]):
         found = kept.of(part)
-        alone = observe(network(), FloatRunner(network()), images()[part], seed=0, threads=1)
+        alone = observe(network(), FloatRunner(network()), images()[part], seed=0, threads=1).of()
         for name, observation in alone.items():
             np.testing.assert_array_equal(found[name].lows, observation.lows)
             np.testing.assert_array_equal(found[name].highs, observation.highs)
@@ -156,13 +156,13 @@ def test_a_part_has_its_own_images_ranges_and_as_many_patches_as_it_would_have_a
 def test_patches_of_a_part_are_of_its_images_alone() -> None:
     bright = images()
     bright[2] = 255
-    kept = keep_statistics(network(), FloatRunner(network()), bright, seed=0, threads=1, parts=[[2], [0, 1]])
+    kept = observe(network(), FloatRunner(network()), bright, seed=0, threads=1, parts=[[2], [0, 1]])
     assert (kept.of([2])["input"].patches == 255).all()
     assert (kept.of([0, 1])["input"].patches < 255).any(axis=(1, 2, 3)).all()
 
 
 def test_a_part_that_was_not_announced_is_refused() -> None:
-    kept = keep_statistics(network(), FloatRunner(network()), images(), seed=0, threads=1)
+    kept = observe(network(), FloatRunner(network()), images(), seed=0, threads=1)
     with pytest.raises(ValueError, match="too few patches"):
         kept.of([1, 3])
 
@@ -175,10 +175,10 @@ def test_weights_count_images_again_without_running_them_again() -> None:
         runs.append(len(batch))
         return FloatRunner(network())(batch, tap)
 
-    found = observe(network(), run, images(), seed=0, threads=1, weights=weights)
+    found = observe(network(), run, images(), seed=0, threads=1, weights=weights).of()
     assert sum(runs) == COUNT
     copies = images().repeat(weights, axis=0)
-    copied = observe(network(), FloatRunner(network()), copies, seed=0, threads=1)
+    copied = observe(network(), FloatRunner(network()), copies, seed=0, threads=1).of()
     for name, observation in copied.items():
         np.testing.assert_array_equal(found[name].lows, observation.lows)
         np.testing.assert_array_equal(found[name].highs, observation.highs)
@@ -186,12 +186,13 @@ def test_weights_count_images_again_without_running_them_again() -> None:
 
 
 def test_weights_of_one_change_nothing() -> None:
-    assert same(observe(network(), FloatRunner(network()), images(), seed=0, threads=1, weights=(1,) * COUNT), seen())
+    kept = observe(network(), FloatRunner(network()), images(), seed=0, threads=1, weights=(1,) * COUNT)
+    assert same(kept.of(), seen())
 
 
 def test_a_part_keeps_its_weights() -> None:
     weights = (1, 3, 1, 1, 2)
-    kept = keep_statistics(network(), FloatRunner(network()), images(), seed=0, threads=1, weights=weights, parts=[[1, 2]])
-    found = kept.of([1, 2], weights)["input"]
+    kept = observe(network(), FloatRunner(network()), images(), seed=0, threads=1, weights=weights, parts=[[1, 2]])
+    found = kept.of([1, 2])["input"]
     assert found.highs.shape == (4, 3)
     assert len(found.patches) == 4 * 512

@@ -46,7 +46,7 @@ def network(bypass: Bypass = "none") -> Graph:
 def searched(bypass: Bypass) -> tuple[dict[str, Observation], dict[str, Quantization]]:
     graph = network(bypass)
     pixels = np.random.default_rng(1).integers(0, 256, (6, 40, 40, 3), np.uint8)
-    seen = observe(graph, FloatRunner(graph), pixels, seed=0, threads=1)
+    seen = observe(graph, FloatRunner(graph), pixels, seed=0, threads=1).of()
     return seen, search_ranges(graph, seen)
 
 

@@ -219,7 +219,7 @@ def real(assets: Path) -> Iterator[Real]:
         patch.setattr(recipes, "observe", lambda *args, **kwargs: seen)  # one pass serves every test below
         quantized = quantize(graph, calibration, run, INT8, threads=2)
         logits = side_by_side(IntegerRunner(quantized), evaluation)
-        yield Real(graph, calibration, evaluation, side_by_side(run, evaluation), seen, quantized, logits)
+        yield Real(graph, calibration, evaluation, side_by_side(run, evaluation), seen.of(), quantized, logits)
 
 
 def test_the_real_network_keeps_34_db(real: Real) -> None:

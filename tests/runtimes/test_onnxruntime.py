@@ -225,8 +225,8 @@ def test_tapped_run_shows_what_the_reference_run_shows(graph: Graph) -> None:
 def test_tapped_run_calibrates_like_the_reference_run(graph: Graph) -> None:
     names = [node.name for node in graph.nodes if node.name in observed_tensors(graph)]
     run = tapped_run(target.emit_with_taps(graph, names), names)
-    found = observe(graph, run, noise(4), seed=0, threads=2)
-    expected = observe(graph, FloatRunner(graph), noise(4), seed=0, threads=2)
+    found = observe(graph, run, noise(4), seed=0, threads=2).of()
+    expected = observe(graph, FloatRunner(graph), noise(4), seed=0, threads=2).of()
     for name in names:
         for field in fields(expected[name]):
             values, right = getattr(found[name], field.name), getattr(expected[name], field.name)
