@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -169,6 +169,15 @@ def consumers_of(nodes: Sequence[N]) -> dict[str, tuple[N, ...]]:
         for name in node.inputs:
             found[name] = (*found.get(name, ()), node)
     return found
+
+
+def groups_of(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Name -> the name that stands for its group; a pair joins the groups of its two names, and the second's name stays."""
+    groups = {name: name for name in names}
+    for one, other in pairs:
+        old, new = groups[one], groups[other]
+        groups |= {name: new for name, group in groups.items() if group == old}
+    return groups
 
 
 def output_px(size_px: int, kernel: int, stride: int, pad_px: int) -> int:

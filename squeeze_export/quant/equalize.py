@@ -12,14 +12,14 @@ build on, so it is estimated from all images: mean + 6 standard deviations of th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import FloatArray
 from squeeze_export.errors import BadInput
-from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node, QuantizedConv
+from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node, QuantizedConv, groups_of
 from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
 from squeeze_export.quant.observations import Observation
 
@@ -30,51 +30,30 @@ WEIGHT_NORM = 8.0
 ROUNDS = 10
 
 
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Tensors that share one vector of channel factors.
+def channel_groups(graph: Graph) -> tuple[tuple[str, ...], ...]:
+    """The tensors that share one vector of channel factors, group by group.
 
-    Attributes:
-        tensors: their names; all have the same channel count.
-        slices: tensor that is concatenated into this group -> its first channel there.
+    Every tensor that may be equalized has its place, which the input, conv10's output and the logits may not. A Concat stands for
+    its inputs: they share its factors (`with_concat_inputs`).
     """
+    pairs = [(name, node.name) for node in graph.nodes if isinstance(node, MaxPool | Add) for name in node.inputs]
+    left_out = {graph.input.name, graph.output.name, *graph.nodes[-1].inputs}
+    left_out |= {name for node in graph.nodes if isinstance(node, Concat) for name in node.inputs}
+    found: dict[str, list[str]] = {}
+    for name, group in groups_of(graph.sizes, pairs).items():
+        if name not in left_out:
+            found.setdefault(group, []).append(name)
+    return tuple(tuple(names) for names in found.values())
 
-    tensors: tuple[str, ...]
-    slices: Mapping[str, int]
 
-
-def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
-    """Partitions the tensors that may be equalized: all but the input, conv10's output and the logits."""
-    parent: dict[str, str] = {node.name: node.name for node in graph.nodes}
-
-    def find(name: str) -> str:
-        while parent[name] != name:
-            name = parent[name]
-        return name
-
-    fixed = {graph.output.name, *graph.nodes[-1].inputs}
-    parts: set[str] = set()
+def with_concat_inputs(graph: Graph, factors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Tensor name -> its factors (C,), those of every Concat handed on to its inputs."""
+    found = dict(factors)
     for node in graph.nodes:
-        if isinstance(node, MaxPool | Add):
-            for name in node.inputs:
-                parent[find(name)] = find(node.name)
-        elif isinstance(node, Concat):
-            parts |= set(node.inputs)
-    groups: dict[str, list[str]] = {}
-    for node in graph.nodes:
-        if node.name not in parts and node.name not in fixed:
-            groups.setdefault(find(node.name), []).append(node.name)
-    found = []
-    for tensors in groups.values():
-        slices = {}
-        for node in graph.nodes:
-            if isinstance(node, Concat) and node.name in tensors:
-                start = 0
-                for name in node.inputs:
-                    slices[name] = start
-                    start += graph.sizes[name][2]
-        found.append(ChannelGroup(tuple(tensors), slices))
-    return tuple(found)
+        if isinstance(node, Concat):
+            ends = np.cumsum([graph.sizes[name][2] for name in node.inputs])
+            found |= zip(node.inputs, np.split(found[node.name], ends[:-1]), strict=True)
+    return found
 
 
 def equalize(
@@ -101,9 +80,8 @@ def channel_factors(graph: Graph, seen: Mapping[str, Observation], scheme: Schem
     factors: dict[str, FloatArray] = {}
     for group in channel_groups(graph):
         chosen = _factors(group, seen) if scheme.activation_bits == 8 else _weight_factors(group, graph)
-        factors |= dict.fromkeys(group.tensors, chosen)
-        factors |= {name: chosen[start : start + graph.sizes[name][2]] for name, start in group.slices.items()}
-    return factors
+        factors |= dict.fromkeys(group, chosen)
+    return with_concat_inputs(graph, factors)
 
 
 def rescale(graph: Graph, factors: Mapping[str, FloatArray]) -> Graph:
@@ -160,9 +138,9 @@ def twin(graph: Graph, quantized: QuantizedGraph) -> Graph:
     return rescale(graph, factors)
 
 
-def _factors(group: ChannelGroup, seen: Mapping[str, Observation]) -> FloatArray:
+def _factors(group: tuple[str, ...], seen: Mapping[str, Observation]) -> FloatArray:
     ranges = []
-    for name in group.tensors:
+    for name in group:
         if name in seen:
             largest = np.maximum(-seen[name].lows, seen[name].highs)  # (N, C)
             ranges.append(largest.mean(axis=0) + DEVIATIONS * largest.std(axis=0))
@@ -174,17 +152,17 @@ def _factors(group: ChannelGroup, seen: Mapping[str, Observation]) -> FloatArray
     return _centred(factors)
 
 
-def _weight_factors(group: ChannelGroup, graph: Graph) -> FloatArray:
+def _weight_factors(group: tuple[str, ...], graph: Graph) -> FloatArray:
     """Factors that give the weights that read each channel the same share of their filters' largest weight.
 
     The error of a rounded weight is a share of its filter's step, whatever its own size; so a column of small weights gains where
     it is made larger, as long as no filter's step grows. In turns, every filter is divided by its largest weight, then every
     column by its `WEIGHT_NORM`.
     """
-    readers = [node for name in group.tensors for node in graph.consumers.get(name, ()) if isinstance(node, Conv)]
+    readers = [node for name in group for node in graph.consumers.get(name, ()) if isinstance(node, Conv)]
     # (O, k * k, I) each
     weights = [np.abs(conv.weight.reshape(*conv.weight.shape[:2], -1)).transpose(0, 2, 1).astype(np.float64) for conv in readers]
-    factors = np.ones(graph.sizes[group.tensors[0]][2])
+    factors = np.ones(graph.sizes[group[0]][2])
     for _ in range(ROUNDS):
         columns = []
         for weight in weights:

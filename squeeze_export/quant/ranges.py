@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, Graph, MaxPool
+from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, Graph, MaxPool, groups_of
 from squeeze_export.graph.quantized import INT8, Quantization, Scheme
 from squeeze_export.quant.observations import Observation, signed_tensors
 
@@ -38,21 +38,14 @@ def scale_groups(graph: Graph) -> dict[str, str]:
 
     A MaxPool keeps its input's scale, a Concat has one scale for all its inputs, and an Add of two ReLU outputs has one for both.
     """
-    parent = {name: name for name in graph.sizes}
-
-    def find(name: str) -> str:
-        while parent[name] != name:
-            name = parent[name]
-        return name
-
     signed = signed_tensors(graph)
+    pairs: list[tuple[str, str]] = []
     for node in graph.nodes:
         if isinstance(node, MaxPool | Concat):
-            for name in node.inputs:
-                parent[find(name)] = find(node.name)
+            pairs += [(name, node.name) for name in node.inputs]
         elif isinstance(node, Add) and not signed & set(node.inputs):
-            parent[find(node.inputs[0])] = find(node.inputs[1])
-    return {name: find(name) for name in parent}
+            pairs.append(node.inputs)
+    return groups_of(graph.sizes, pairs)
 
 
 def search_ranges(graph: Graph, seen: Mapping[str, Observation], scheme: Scheme = INT8) -> dict[str, Quantization]:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from squeeze_export.core import CAFFE
 from squeeze_export.graph.build import build_graph
-from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.nodes import Concat, Graph
 from squeeze_export.graph.quantized import INT8, INT16X8, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, architecture, fire_modules, tensor_shapes
-from squeeze_export.quant.equalize import SMALLEST_SHARE, channel_factors, channel_groups, equalize, rescale
+from squeeze_export.quant.equalize import SMALLEST_SHARE, channel_factors, channel_groups, equalize, rescale, with_concat_inputs
 from squeeze_export.quant.observations import observe
 
 SMALL = Architecture("small", 4, 3, (Fire(2, 3, 5, "complex"), Fire(3, 4, 4, "simple")), (0,), 6, 1)
@@ -78,10 +78,9 @@ def group_factors(graph: Graph, rng: Any) -> dict[str, Any]:
     """One random vector a group, handed on to the concatenated parts."""
     factors = {}
     for group in channel_groups(graph):
-        vector = np.exp(rng.uniform(-3, 3, graph.sizes[group.tensors[0]][2])).astype(np.float32)
-        factors |= dict.fromkeys(group.tensors, vector)
-        factors |= {name: vector[start : start + graph.sizes[name][2]] for name, start in group.slices.items()}
-    return factors
+        vector = np.exp(rng.uniform(-3, 3, graph.sizes[group[0]][2])).astype(np.float32)
+        factors |= dict.fromkeys(group, vector)
+    return with_concat_inputs(graph, factors)
 
 
 @settings(max_examples=30)
@@ -117,29 +116,35 @@ def test_no_factors_no_change() -> None:
 
 def test_pool_concat_and_add_tie_their_tensors() -> None:
     graph, _, _ = small()
-    groups = {frozenset(group.tensors): group.slices for group in channel_groups(graph)}
-    assert groups == {
-        frozenset({"conv1", "pool1"}): {},
-        frozenset({"fire2/squeeze1x1"}): {},
-        frozenset({"fire3/squeeze1x1"}): {},
+    assert {frozenset(group) for group in channel_groups(graph)} == {
+        frozenset({"conv1", "pool1"}),
+        frozenset({"fire2/squeeze1x1"}),
+        frozenset({"fire3/squeeze1x1"}),
         # fire3 goes around itself with what fire2 made: both Adds, the pool between them and both Concats are one.
-        frozenset({"fire2/concat", "fire2/bypass1x1", "fire2/add", "pool2", "fire3/concat", "fire3/add"}): {
-            "fire2/expand1x1": 0,
-            "fire2/expand3x3": 3,
-            "fire3/expand1x1": 0,
-            "fire3/expand3x3": 4,
-        },
+        frozenset({"fire2/concat", "fire2/bypass1x1", "fire2/add", "pool2", "fire3/concat", "fire3/add"}),
     }
+
+
+def test_the_inputs_of_a_concat_share_its_factors() -> None:
+    graph, _, _ = small()
+    factors = group_factors(graph, np.random.default_rng(0))
+    for name, first, count in [("fire2", 3, 5), ("fire3", 4, 4)]:
+        joined = factors[f"{name}/concat"]
+        assert joined.shape == (first + count,)
+        np.testing.assert_array_equal(factors[f"{name}/expand1x1"], joined[:first])
+        np.testing.assert_array_equal(factors[f"{name}/expand3x3"], joined[first:])
 
 
 @pytest.mark.parametrize("arch", [*FAMILY.values(), CUSTOM], ids=lambda arch: arch.name)
 def test_every_tensor_has_one_place(arch: Architecture) -> None:
     graph = graph_of(replace(arch, class_count=4), 64)
     groups = channel_groups(graph)
-    places = [name for group in groups for name in (*group.tensors, *group.slices)]
-    assert sorted(places) == sorted({node.name for node in graph.nodes} - {"conv10", "logits"})
+    parts = {name for node in graph.nodes if isinstance(node, Concat) for name in node.inputs}
+    places = [name for group in groups for name in group]
+    assert sorted(places) == sorted({node.name for node in graph.nodes} - parts - {"conv10", "logits"})
+    assert set(group_factors(graph, np.random.default_rng(0))) == {node.name for node in graph.nodes} - {"conv10", "logits"}
     for group in groups:
-        assert len({graph.sizes[name][2] for name in group.tensors}) == 1
+        assert len({graph.sizes[name][2] for name in group}) == 1
 
 
 def test_observations_are_those_of_the_equalized_graph() -> None:
