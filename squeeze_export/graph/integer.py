@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray, FloatArray
 from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, MaxPool, QuantizedConv
-from squeeze_export.graph.quantized import Quantization, QuantizedGraph, requantization, wide_requantization
+from squeeze_export.graph.quantized import Quantization, QuantizedGraph, requantization
 from squeeze_export.graph.run import convolve, max_pool, weight_matrix
 
 Integers: TypeAlias = NDArray[np.unsignedinteger[Any]]
@@ -59,6 +59,7 @@ class IntegerRunner:
         self._levels = quantized.scheme.levels
         self._carrier: Any = np.uint16 if wide else np.uint8
         self._sum: Any = np.int64 if wide else np.int32
+        # float32 holds 24 bits of a sum, too few for a result of 16.
         self._real: Any = np.float64 if wide else np.float32
         self._matrices: dict[str, NDArray[np.floating[Any]]] = {}
         self._multipliers: dict[str, NDArray[np.floating[Any]]] = {}
@@ -66,7 +67,7 @@ class IntegerRunner:
             largest = self._levels * int(np.abs(conv.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
             dtype = np.float32 if largest < _FLOAT32_EXACT else np.float64
             self._matrices[conv.name] = weight_matrix(conv.weight.astype(dtype))
-            self._multipliers[conv.name] = (wide_requantization if wide else requantization)(conv, quantized.tensors)
+            self._multipliers[conv.name] = requantization(conv, quantized.tensors, self._real)
         kept = [node for node in quantized.nodes if isinstance(node, Conv)]
         self._matrices |= {conv.name: weight_matrix(conv.weight) for conv in kept}
 

@@ -163,12 +163,7 @@ class QuantizedGraph:
         return hashlib.sha256(table_bytes(self)).hexdigest()
 
 
-def requantization(conv: QuantizedConv, tensors: Mapping[str, Quantization]) -> NDArray[np.float32]:
-    """Per output channel (s_x * s_w) / s_y, in float32 arithmetic as the runtimes do it."""
-    source, result = np.float32(tensors[conv.input].scale), np.float32(tensors[conv.name].scale)
-    return (source * conv.weight_scale) / result
-
-
-def wide_requantization(conv: QuantizedConv, tensors: Mapping[str, Quantization]) -> NDArray[np.float64]:
-    """The same in float64: 24 bits of a sum are too few for a result of 16."""
-    return (tensors[conv.input].scale * conv.weight_scale.astype(np.float64)) / tensors[conv.name].scale
+def requantization(conv: QuantizedConv, tensors: Mapping[str, Quantization], real: Any = np.float32) -> NDArray[Any]:
+    """Per output channel (s_x * s_w) / s_y, in float32 arithmetic as the runtimes do it, or in another dtype (`real`)."""
+    scales: NDArray[Any] = real(tensors[conv.input].scale) * conv.weight_scale.astype(real) / real(tensors[conv.name].scale)
+    return scales
