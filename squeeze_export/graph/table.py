@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,18 +100,14 @@ def _header(graph: Graph | QuantizedGraph, arrays: dict[str, NDArray[Any]]) -> d
 
 
 def _saved_node(node: Node | QuantizedNode, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """A node as JSON has it; its arrays go into `arrays`, as `<node>.weight` and so on."""
-    entry: dict[str, Any] = {"kind": type(node).__name__, "name": node.name, "inputs": list(node.inputs)}
-    if isinstance(node, Conv | QuantizedConv):
-        arrays[f"{node.name}.weight"] = node.weight
-        if isinstance(node, QuantizedConv):
-            arrays[f"{node.name}.weight_scale"] = node.weight_scale
-            if node.factor is not None:
-                arrays[f"{node.name}.factor"] = node.factor
-        arrays[f"{node.name}.bias"] = node.bias
-        return entry | {"stride": node.stride, "pads": list(node.pads), "relu": node.relu}
-    if isinstance(node, MaxPool):
-        return entry | {"kernel": node.kernel, "stride": node.stride, "pads": list(node.pads)}
+    """A node's fields as JSON has them; its arrays go into `arrays`, as `<node>.weight` and so on."""
+    entry: dict[str, Any] = {"kind": type(node).__name__, "inputs": node.inputs}
+    for field in fields(node):
+        value = getattr(node, field.name)
+        if isinstance(value, np.ndarray):
+            arrays[f"{node.name}.{field.name}"] = value
+        elif value is not None and field.name != "input":
+            entry[field.name] = value
     return entry
 
 
@@ -137,7 +133,8 @@ def _read(path: Path, key: str, what: str, build: Callable[[Mapping[str, Any], M
 
 
 def _quantized_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> QuantizedGraph:
-    _check_arrays(header, arrays)
+    if header.get(ARRAYS_SHA256) != arrays_sha256(arrays):  # nothing else tells one int8 weight from another
+        raise ValueError("the arrays do not match their checksum" if ARRAYS_SHA256 in header else "it has no checksum")
     quantized = QuantizedGraph(
         **_parts(header),
         nodes=tuple(_node(entry, arrays) for entry in header["nodes"]),
@@ -211,12 +208,6 @@ def _parts(header: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spec(values: Mapping[str, Any]) -> TensorSpec:
     return replace(TensorSpec(**values), shape=tuple(values["shape"]))
-
-
-def _check_arrays(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Raises ValueError where the arrays are not those that were written: nothing else tells one int8 weight from another."""
-    if header.get(ARRAYS_SHA256) != arrays_sha256(arrays):
-        raise ValueError("the arrays do not match their checksum" if ARRAYS_SHA256 in header else "it has no checksum")
 
 
 def _check(quantized: QuantizedGraph) -> None:

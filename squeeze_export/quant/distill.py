@@ -78,7 +78,7 @@ def distill(start: QuantizedGraph, material: Material) -> QuantizedGraph:
         adam = torch.optim.Adam([{"params": shifts, "lr": SHIFT_RATE}, {"params": scales, "lr": SCALE_RATE}], betas=DECAYS)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, UPDATES)
 
-        def powers(images: ByteArray) -> tuple[Tensor, Tensor]:
+        def powers(images: ByteArray) -> tuple[Any, Any]:
             """Of the logits' error, and of the float network's logits."""
             x = to_tensor(images)
             with torch.no_grad():
