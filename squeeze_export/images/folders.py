@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from squeeze_export.errors import BadInput
 from squeeze_export.images.labels import match_folders
@@ -26,14 +25,12 @@ class ImageSet:
         root: the folder; of a manifest, the folder it lies in.
         files: sorted by their path below `root`, part by part, so the order is the same on every machine.
         labels: class index per file, -1 where unknown; None where nothing is known of any.
-        kind: what the user pointed at.
         class_source: how the labels were matched, for the report.
     """
 
     root: Path
     files: tuple[Path, ...]
     labels: tuple[int, ...] | None
-    kind: Literal["folder", "imagefolder", "manifest"]
     class_source: str
 
 
@@ -56,8 +53,7 @@ def open_images(path: Path, *, class_count: int, labels: tuple[str, ...] = ()) -
         BadInput: missing, without images, images both beside and in sub-folders, or classes that cannot be matched.
     """
     if _is_manifest(path):
-        found, source = read_manifest(path, class_count=class_count, labels=labels)
-        return _image_set(path.parent, found, "manifest", source)
+        return _image_set(path.parent, *read_manifest(path, class_count=class_count, labels=labels))
     top, folders = _listing(path)
     inside = {folder: _search(folder, within=path) for folder in folders}
     filled = [folder for folder in folders if inside[folder]]
@@ -67,11 +63,11 @@ def open_images(path: Path, *, class_count: int, labels: tuple[str, ...] = ()) -
             hint="put every image into the folder of its class, or leave none in sub-folders",
         )
     if not filled:
-        return _image_set(path, dict.fromkeys(top, UNKNOWN), "folder", "none: a folder without sub-folders")
+        return _image_set(path, dict.fromkeys(top, UNKNOWN), "none: a folder without sub-folders")
     classes = match_folders([f.name for f in filled], [f.name for f in folders], class_count, labels)
     files = {file: classes[folder.name] for folder in filled for file in inside[folder]}
     source = "folder names, matched to the labels" if labels else "folders in alphabetical order, one per class"
-    return _image_set(path, files, "imagefolder", source)
+    return _image_set(path, files, source)
 
 
 def open_calibration(path: Path) -> ImageSet:
@@ -81,9 +77,8 @@ def open_calibration(path: Path) -> ImageSet:
         BadInput: missing, or without images.
     """
     if _is_manifest(path):
-        found, source = read_manifest(path)
-        return _image_set(path.parent, found, "manifest", source)
-    return _image_set(path, dict.fromkeys(_search(path), UNKNOWN), "folder", "labels ignored")
+        return _image_set(path.parent, *read_manifest(path))
+    return _image_set(path, dict.fromkeys(_search(path), UNKNOWN), "labels ignored")
 
 
 def open_calibration_folders(paths: Sequence[Path]) -> tuple[ImageSet, tuple[int, ...]]:
@@ -106,10 +101,10 @@ def open_calibration_folders(paths: Sequence[Path]) -> tuple[ImageSet, tuple[int
                 )
     owners = tuple(index for index, found in enumerate(sets) for _ in found.files)
     files = tuple(file for found in sets for file in found.files)
-    return ImageSet(sets[0].root, files, None, sets[0].kind, "labels ignored"), owners
+    return ImageSet(sets[0].root, files, None, "labels ignored"), owners
 
 
-def _image_set(root: Path, found: dict[Path, int], kind: Literal["folder", "imagefolder", "manifest"], source: str) -> ImageSet:
+def _image_set(root: Path, found: dict[Path, int], source: str) -> ImageSet:
     """Sorts what was found.
 
     Raises:
@@ -119,7 +114,7 @@ def _image_set(root: Path, found: dict[Path, int], kind: Literal["folder", "imag
         raise BadInput(f"{shown(root)} holds no images", hint=f"looked for {' '.join(SUFFIXES)}")
     files = tuple(sorted(found, key=lambda file: file.parts))
     labels = tuple(found[file] for file in files)
-    return ImageSet(root, files, labels if any(label != UNKNOWN for label in labels) else None, kind, source)
+    return ImageSet(root, files, labels if any(label != UNKNOWN for label in labels) else None, source)
 
 
 def _is_manifest(path: Path) -> bool:

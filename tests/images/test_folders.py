@@ -50,7 +50,7 @@ def test_a_plain_folder_is_unlabelled(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     found = open_images(tmp_path, class_count=3)
     assert names(found) == ["a.jpg", "b.PNG", "c.jpeg", "d.gif", "e.tif", "f.TIFF", "g.bmp", "h.webp"]
-    assert (found.labels, found.kind, found.root) == (None, "folder", tmp_path)
+    assert (found.labels, found.root) == (None, tmp_path)
     assert found.class_source.startswith("none")
 
 
@@ -61,7 +61,6 @@ def test_folders_are_matched_by_name(tmp_path: Path):
     found = open_images(tmp_path, class_count=3, labels=NAMES)
     assert names(found) == ["ant/9.png", "dog/2.png", "dog/deep/er/1.png"]
     assert found.labels == (2, 0, 0)
-    assert found.kind == "imagefolder"
     assert found.class_source == "folder names, matched to the labels"
 
 
@@ -156,7 +155,7 @@ def manifest(folder: Path, text: str, *images: str) -> Path:
 def test_manifest_with_class_index(tmp_path: Path):
     path = manifest(tmp_path, "author,file,class_index\nx,b/2.png,2\n\ny,a.png,\n", "a.png", "b/2.png", "unlisted.png")
     found = open_images(path, class_count=3)
-    assert (names(found), found.labels, found.kind, found.root) == (["a.png", "b/2.png"], (-1, 2), "manifest", tmp_path)
+    assert (names(found), found.labels, found.root) == (["a.png", "b/2.png"], (-1, 2), tmp_path)
     assert found.class_source == "manifest column class_index"
 
 
@@ -179,7 +178,7 @@ def test_manifest_without_a_known_class_is_unlabelled(tmp_path: Path):
 
 def test_calibration_manifest_needs_files_only(tmp_path: Path):
     found = open_calibration(manifest(tmp_path, "file,label\na.png,unheard of\n", "a.png"))
-    assert (names(found), found.labels, found.kind) == (["a.png"], None, "manifest")
+    assert (names(found), found.labels) == (["a.png"], None)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +378,7 @@ def test_imagenet_folders_by_wnid(assets: Path):
     assert len(found.files) == 472
     assert {f"eval/{name}": label for name, label in zip(names(found), found.labels, strict=True)}.items() <= expected.items()
     listed = open_images(folder / "labels.csv", class_count=1000, labels=wnids)
-    assert (len(listed.files), listed.kind) == (600, "manifest")
+    assert len(listed.files) == 600
     with pytest.raises(BadInput, match="`285` folders cannot be told apart as `1000` classes"):
         open_images(folder / "eval", class_count=1000)
     with pytest.raises(BadInput, match="`285` of `285` folders are not among the labels"):
