@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -79,12 +79,8 @@ def skipped_warning(skipped: Sequence[Skipped], what: str) -> tuple[str, ...]:
     return (f"`{len(skipped)}` unreadable {what} were left out, the first is `{skipped[0].file.name}`",) if skipped else ()
 
 
-@dataclass(frozen=True)
-class _Image:
-    index: int
-    pixels: ByteArray
-    sha256: str
-    statistics: NDArray[np.float64]
+_Image: TypeAlias = "tuple[ByteArray, int, Path, str, NDArray[np.float64]]"
+"""One image of a `Batch`: its pixels, label, file, hash and statistics."""
 
 
 def usable_cores() -> int:
@@ -240,18 +236,13 @@ class ImageStream:
             pixels = fit(decode(io.BytesIO(data), file), self._preprocess, file)
         except BrokenImage as err:
             return Skipped(file, err.reason)
-        return _Image(index, pixels, hashlib.sha256(data).hexdigest(), image_statistics(pixels))
+        label = self.image_set.labels[index] if self.image_set.labels else UNKNOWN
+        return pixels, label, file, hashlib.sha256(data).hexdigest(), image_statistics(pixels)
 
     def _join(self, images: Sequence[_Image]) -> Batch:
-        labels = self.image_set.labels
-        self._statistics.append(np.stack([image.statistics for image in images]))
-        return Batch(
-            pixels=np.stack([image.pixels for image in images]),
-            labels=np.array([labels[image.index] if labels else UNKNOWN for image in images], np.int64),
-            files=tuple(self.image_set.files[image.index] for image in images),
-            hashes=tuple(image.sha256 for image in images),
-            statistics=self._statistics[-1],
-        )
+        pixels, labels, files, hashes, statistics = zip(*images, strict=True)
+        self._statistics.append(np.stack(statistics))
+        return Batch(np.stack(pixels), np.array(labels, np.int64), files, hashes, self._statistics[-1])
 
     def _refusal(self) -> BadInput:
         first = self._skipped[0]
