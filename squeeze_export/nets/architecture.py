@@ -195,7 +195,7 @@ def architecture_from_json(values: Mapping[str, Any]) -> Architecture:
             int(values["class_count"]),
             int(values["conv10_pad"]),
         )
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise BadInput(f"the stored architecture cannot be read: {err!r}") from err
 
 

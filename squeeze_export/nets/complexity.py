@@ -7,7 +7,7 @@ paper prints 111x111 after conv1 for a 224 px image, which 227 px give.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from squeeze_export.errors import BadInput
 from squeeze_export.nets.architecture import Architecture, Fire
@@ -29,9 +29,7 @@ class LayerCost:
         output_px: height and width of its output map.
         channels: of its output map.
         depth: convolutions on the longest path through it, bypass aside: 1, a Fire module 2, a pool 0.
-        s1x1: filters of the squeeze; None where the layer is no Fire module.
-        e1x1: filters of the 1x1 expand; likewise.
-        e3x3: filters of the 3x3 expand; likewise.
+        s1x1: filters of the squeeze, as `e1x1` and `e3x3` of the expands; None where the layer is no Fire module.
         parameter_count: weights and biases, with those of its bypass.
         mac_count: multiply-accumulates of its convolutions; comparisons and additions of pools and bypasses are not counted.
         bytes_read: activations, weights and biases read.
@@ -102,19 +100,8 @@ def table(arch: Architecture, input_px: int, weight_bytes: int = 4, activation_b
 def total(rows: Iterable[LayerCost]) -> LayerCost:
     """The sums of a table's rows, as a row called `total` with the last row's output."""
     rows = tuple(rows)
-    return LayerCost(
-        "total",
-        rows[-1].output_px,
-        rows[-1].channels,
-        sum(row.depth for row in rows),
-        None,
-        None,
-        None,
-        sum(row.parameter_count for row in rows),
-        sum(row.mac_count for row in rows),
-        sum(row.bytes_read for row in rows),
-        sum(row.bytes_written for row in rows),
-    )
+    summed = ("depth", "parameter_count", "mac_count", "bytes_read", "bytes_written")
+    return replace(rows[-1], name="total", **{key: sum(getattr(row, key) for row in rows) for key in summed})
 
 
 Map = tuple[int, int]
@@ -156,16 +143,5 @@ def _add_fire(tally: _Tally, fire: Fire, source: Map) -> None:
 
 
 def _row(name: str, px: int, channels: int, depth: int, tally: _Tally, fire: Fire | None = None) -> LayerCost:
-    return LayerCost(
-        name,
-        px,
-        channels,
-        depth,
-        fire.squeeze if fire is not None else None,
-        fire.expand1x1 if fire is not None else None,
-        fire.expand3x3 if fire is not None else None,
-        tally.parameters,
-        tally.macs,
-        tally.read,
-        tally.written,
-    )
+    s1x1, e1x1, e3x3 = (fire.squeeze, fire.expand1x1, fire.expand3x3) if fire is not None else (None, None, None)
+    return LayerCost(name, px, channels, depth, s1x1, e1x1, e3x3, tally.parameters, tally.macs, tally.read, tally.written)

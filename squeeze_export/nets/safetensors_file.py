@@ -66,7 +66,9 @@ def read_safetensors(data: bytes, name: str) -> Stored:
     metadata = header.pop("__metadata__", None) or {}
     tensors = {key: _floats(entries[key], key) for key in header}
     stored = metadata.get("architecture")
-    arch = None if stored is None else _architecture(_json(stored, "architecture", dict))
+    arch = None if stored is None else architecture_from_json(_json(stored, "architecture", dict))
+    if arch is not None:
+        check_architecture(arch)
     stored = metadata.get("preprocess")
     preprocess = None if stored is None else preprocess_from_json(_json(stored, "preprocess", dict))
     labels = _json(metadata.get("labels", "[]"), "labels", list)
@@ -126,15 +128,6 @@ def _triple(value: object, key: str) -> tuple[float, float, float]:
     if len(numbers) != 3 or not all(type(v) in (int, float) and abs(v) <= MAX_PIXEL_VALUE for v in numbers):
         raise BadInput(f"the stored preprocessing has {key} `{str(value)[:60]}`; three numbers in pixel units are expected")
     return float(numbers[0]), float(numbers[1]), float(numbers[2])
-
-
-def _architecture(values: Mapping[str, Any]) -> Architecture:
-    try:
-        arch = architecture_from_json(values)
-    except OverflowError as err:
-        raise BadInput(f"the stored architecture cannot be read: {err}") from err
-    check_architecture(arch)
-    return arch
 
 
 def _json(text: str, key: str, kind: type) -> Any:
