@@ -1,4 +1,4 @@
-"""The analysis job: why the integers differ from the reference, and what would mend it."""
+"""The analysis job: why the integers differ from the reference, and what would help."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ PART_COUNT = 32
 
 @dataclass(frozen=True, eq=False)
 class _Counted:
-    """All images, counted.
+    """What was counted on all images.
 
     Attributes:
         sums: of the exact integer run against the reference.
         reference: the float network's logits, (n, classes) float32, of each batch in turn.
         tensors: layer -> its output.
         flips: in the images' order.
-        part: (P, H, W, 3) uint8, those images that the layers are tried on.
+        part: (P, H, W, 3) uint8: the images that the layers are tried on.
     """
 
     sums: Tally
@@ -84,17 +84,17 @@ def analyze(
 
     Args:
         network: from `open_network`.
-        calib: as of `calibrate`; also the images to analyse on where there are no others.
+        calib: as in `calibrate`; also the images to analyse on if there are no others.
         eval_path: images to analyse on.
         table: a table file instead of calibrating; of a scheme with 8-bit activations.
-        recipe: as of `calibrate`; of no use with a table.
+        recipe: as in `calibrate`; not used with a table.
         seed: likewise.
-        images: how many of them the layers are tried on.
+        images: on how many of them the layers are tried.
         keep_float: layers to put back to float, by name, or the first so many of `analyze.mixed_precision.ranking`.
-        max_drop_pp: puts back the fewest of the ranking with which the upper 95% bound of the drop is at most this, percentage
-            points: of top-1 where images are labelled, else of the agreement with the reference.
+        max_drop_pp: puts back as few layers of the ranking as keep the upper 95% bound of the drop within this, percentage
+            points: the drop of top-1 if images are labelled, else of the agreement with the reference.
         out: an existing folder for the table with these layers in float; None writes none.
-        rounds: timed inferences of the files that show what layers in float cost; None times nothing. Where no layer is put back,
+        rounds: timed inferences of the files that show what layers in float cost; None times nothing. If no layer is put back,
             nothing is exported or timed.
         threads: images in flight; None takes every usable core.
         skip_broken: leaves unreadable images out.
@@ -102,7 +102,7 @@ def analyze(
 
     Raises:
         BadInput: what `calibrate` raises; a table of other weights, other preprocessing, another scheme or an older version; no
-            images, or one of them is a calibration image; layers that are none, or cannot be in float.
+            images, or one of them is a calibration image; layers that do not exist or cannot be in float.
         GateUndecided: too few images to show a drop of at most `max_drop_pp`.
     """
     if images < 1:
@@ -187,7 +187,7 @@ def _table_path(out: Path, network: Network, calibration: Calibration, table: Pa
 
 
 def _check_image_count(count: int, request: Request) -> None:
-    """Refuses a bound that so few images could not show if not one of them changed its class."""
+    """Refuses a bound that so few images cannot show, even if none of them changes its class."""
     if request.max_drop_pp is None or count < 1:
         return
     least_pp = least_drop_pp(count)
@@ -202,7 +202,7 @@ def _check_image_count(count: int, request: Request) -> None:
 def _exact_run(
     evaluation: Evaluation, reference: Sequence[FloatArray], threads: int, progress: Progress, quantized: QuantizedGraph
 ) -> Accuracy:
-    """A table on all images, against their float logits in the stream's order."""
+    """The accuracy of a table on all images; `reference` has their float logits, batch by batch."""
     runner, sums, total = IntegerRunner(quantized), Tally(), sum(map(len, reference))
     what = f"running with {len(quantized.kept_float)} convolutions in float"
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
@@ -214,7 +214,7 @@ def _exact_run(
 
 
 def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, limit: int, cores: int) -> _Counted:
-    """Files are named as seen from the folder that all are in."""
+    """Counts on all images. Files are named relative to the deepest folder that holds all of them."""
     total, done = evaluation.image_count, 0
     folder = os.path.commonpath([os.path.abspath(file.parent) for file in evaluation.stream.image_set.files])
     counter = Counter(subject)
@@ -238,6 +238,6 @@ def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, l
                 for name, tensor in count.tensors.items():
                     tensors[name] = tensors[name] + tensor if name in tensors else tensor
     pixels = np.concatenate(part)
-    if not len(pixels):  # those of the part were broken
+    if not len(pixels):  # all images of the part were broken
         raise BadInput("none of the images that the layers are tried on can be read", hint="more --images")
     return _Counted(sums, tuple(reference), tensors, tuple(flips), pixels)

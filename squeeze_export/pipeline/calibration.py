@@ -42,7 +42,7 @@ _FOLDER = {"name", "image_count", "weight"}
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """The integers, and what is to be said of them.
+    """The integers, and what a report says about them.
 
     Attributes:
         quantized: the quantized graph.
@@ -58,10 +58,10 @@ class Calibration:
 
     @cached_property
     def summary(self) -> Distribution | None:
-        """How the images look; None where the table does not tell.
+        """How the images look; None if the table does not say.
 
         Raises:
-            BadInput: the table tells it wrong.
+            BadInput: this part of the table is damaged.
         """
         kept = self.quantized.provenance.get(APPEARANCE)
         if kept is None:
@@ -72,7 +72,7 @@ class Calibration:
             raise BadInput(f"{self.source} is damaged: `{APPEARANCE}` is {err}", hint="calibrate again") from err
 
     def facts(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """What a report says about it."""
         made_by = self.quantized.provenance
         folders = made_by.get(FOLDERS, [])
         return {
@@ -107,8 +107,8 @@ def calibrate(
         network: from `open_network`.
         calib: a folder of images, several with weights, or what `read_images` gave; None takes the demo network's own.
         scheme: an integer scheme.
-        recipe: how: a one of ours in `recipes.RECIPES`, or `qat`.
-        training: of `qat`: on what images, and how.
+        recipe: one of ours in `recipes.RECIPES`, or `qat`: its name, or what `check_recipe` returned.
+        training: for `qat`: on which images, and how.
         seed: of the sampled positions, and of the training.
         keep_float: layers to put back to float when all is done: their weights are the checkpoint's.
         threads: images in flight; None takes every usable core.
@@ -163,7 +163,7 @@ def read_images(
     skip_broken: bool = False,
     progress: Progress = silent,
 ) -> CalibrationImages:
-    """Reads and checks the images to calibrate a network on; those that were read already are given back.
+    """Reads and checks the images to calibrate a network on; images that were read already are returned as they are.
 
     Raises:
         BadInput: too few, duplicate, constant, unreadable or noise images, or none at all.
@@ -186,7 +186,7 @@ def read_images(
 
 
 def _not_distilled(quantized: QuantizedGraph) -> tuple[str, ...]:
-    """A warning where `best` left its second step out."""
+    """A warning if `best` left its second step out."""
     told = quantized.provenance.get(DISTILLATION)
     if told is None or told["kept"]:
         return ()
@@ -206,7 +206,7 @@ def check_scheme(scheme: Scheme) -> None:
 
 
 def provenance_of(images: CalibrationImages, network: Network, runtime: str) -> dict[str, Any]:
-    """What the table keeps of its images: every hash, the folders, and the summary that other images are compared with."""
+    """What the table keeps about its images: every hash, the folders, and the summary that other images are compared with."""
     return {
         "image_sha256": list(images.batch.hashes),
         FOLDERS: [dict(folder) for folder in images.folders],
@@ -227,7 +227,7 @@ def shift_warnings(calibration: Calibration | None, evaluation: Evaluation | Non
 
 
 def fastest_run(graph: Graph) -> tuple[TappedRun, str]:
-    """The float run for the statistics, and its name: ONNX Runtime where it is installed and sound, else numpy, which is slower."""
+    """The float run for the statistics, and its name: ONNX Runtime if it is installed and works, else numpy, which is slower."""
     names = [name for name in observed_tensors(graph) if name != graph.input.name]
     try:
         return tapped_run(emit_with_taps(graph, names), names), "onnxruntime"

@@ -32,13 +32,13 @@ def has_steps(quantized: QuantizedGraph) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class ComparedPart:
-    """Those images of a batch that emulated devices are given too, and what came of them.
+    """The images of a batch that emulated devices run too, and their logits.
 
     Attributes:
         pixels: (N, H, W, 3) uint8.
         labels: (N,) int64, -1 where unknown.
         reference: (N, classes) float32 logits of the fp32 reference.
-        outputs: of every session, likewise.
+        outputs: the same of every session.
         pool: runs images side by side.
     """
 
@@ -53,8 +53,8 @@ class Comparison:
     """Collects, batch by batch, how far the integer files of a job are apart.
 
     Args:
-        quantized: the table that all were written from, one that `has_steps`.
-        entries: those of the job that were; the others are not compared.
+        quantized: the table, one that `has_steps`.
+        entries: those of the job that were written from it; the others are not compared.
     """
 
     def __init__(self, quantized: QuantizedGraph, entries: Sequence[Entry]) -> None:
@@ -64,7 +64,7 @@ class Comparison:
         self._image: ByteArray | None = None
 
     def add(self, part: ComparedPart) -> None:
-        """Adds images; outputs of what is not among the entries are passed over."""
+        """Adds images; outputs of other entries are ignored."""
         pixels, outputs = part.pixels, part.outputs
         exact = run_each(part.pool, self._runner, pixels)
         logits: dict[Key | None, FloatArray] = {None: exact}
@@ -80,7 +80,7 @@ class Comparison:
         """The table: every file against the integer run, then the files against each other.
 
         Args:
-            outcomes: with the sessions that gave the outputs; where one emulates, its name says so.
+            outcomes: with the sessions that gave the outputs; the name of one that emulates says so.
         """
         sessions = {outcome.entry.key: outcome.session for outcome in outcomes if outcome.session is not None}
         quantized = self._runner.quantized
@@ -101,7 +101,7 @@ class Comparison:
         )
 
     def _first_layer(self, artifact: Artifact, session: Session) -> str | None:
-        """On one image; None where the runtime cannot show its inner values, or can on the CPU alone."""
+        """On one image; None if the runtime cannot show its inner values, or ran elsewhere than on the CPU."""
         assert self._image is not None
         if session.device != "cpu" or session.runtime not in RUNTIMES:
             return None

@@ -1,4 +1,4 @@
-"""Files for chips: the export job, then a compiler for every chip, then the chip's runtime where there is one here."""
+"""Files for chips: the export job, then the compiler for every chip, then the chip's runtime if this machine has one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import target_named
 
 ALIKE: Mapping[str, str] = {"ethosu": "litert-builtin"}
-"""Compiler -> the runtime here whose arithmetic its chips are meant to have; the file that is compiled is compared on it.
+"""Compiler -> the runtime whose arithmetic its chips are meant to have; the file to be compiled is measured with it.
 
 Ethos-U: "Vela is tested by comparing the bit exact numerical behaviour of the Ethos-U optimised operators against that of the
 corresponding TensorFlow Lite reference kernels" (README of ethos-u-vela 3.x, TensorFlow Support; that of 5.2 says nothing of it).
@@ -30,18 +30,18 @@ corresponding TensorFlow Lite reference kernels" (README of ethos-u-vela 3.x, Te
 def run_compiled(
     job: Job, compiler: str, chips: Sequence[str], settings: Mapping[str, str] | None = None, progress: Progress = silent
 ) -> Report:
-    """Does the job for the format that a compiler takes, and compiles what it made for every chip.
+    """Does the job for the format that a compiler takes, and compiles the file for every chip.
 
-    The rows of the job come first, then one row a chip: an estimate where the compiler makes one; accuracy, placement and (only
-    where it is measured) latency where one of the compiler's runtimes opens the file. With several chips, one that fails
+    The rows of the job come first, then one row for each chip: an estimate if the compiler makes one; accuracy, placement and (only
+    if it is measured) latency if one of the compiler's runtimes opens the file. With several chips, one that fails
     becomes a failed row and leaves the others intact; a single one raises.
 
     Args:
         job: `targets` does not matter. `run.runtime` may name one of the compiler's runtimes or one of its format's, `run.device`
-            is the chip's in the words of the compiler's runtime; where it has none, of the runtime of the file that is compiled.
+            is for the compiler's runtime, or if it has none, for the runtime of the file that is compiled.
         compiler: a key of `registry.COMPILERS`.
         chips: each of the compiler's `CHIPS`, or a name that it understands; empty takes its first.
-        settings: name -> value of what the user chose; what is not there has its default.
+        settings: name -> value, as the user chose; the others have their defaults.
         progress: told of everything.
 
     Raises:
@@ -93,7 +93,7 @@ def run_compiled(
 
 
 def _runtimes(job: Job, compiler: str, module: Compiler) -> tuple[RunOptions, str]:
-    """How to run the file that is compiled, and the runtime of the compiled ones; empty if none here opens them or none is needed.
+    """How to run the file that is compiled, and the runtime for the compiled files; empty if there is none or none is needed.
 
     Raises:
         BadInput: the runtime asked for opens neither.
@@ -110,7 +110,7 @@ def _runtimes(job: Job, compiler: str, module: Compiler) -> tuple[RunOptions, st
 
 
 def _compiled(source: Artifact, module: Compiler, chip: str, settings: Mapping[str, str]) -> tuple[Artifact, Compiled]:
-    """`<network>.<scheme>.<chip><suffix>` and its sidecar beside the file that is compiled."""
+    """Writes `<network>.<scheme>.<chip><suffix>` and its sidecar beside the file that is compiled."""
     stem = source.path.name.removesuffix(target_named(module.TARGET).SUFFIX)
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         compiled = module.compile_for(source, chip, settings, Path(folder))
@@ -121,7 +121,7 @@ def _compiled(source: Artifact, module: Compiler, chip: str, settings: Mapping[s
 
 
 def _told(chip: str, artifact: Artifact, compiled: Compiled, tool: str) -> Measurement:
-    """What the compiler itself tells of a product."""
+    """A row with what the compiler itself says about its product."""
     row = row_of(Outcome(Entry(artifact, "")), device_asked=chip)
     if compiled.estimate is None and compiled.placement is None:
         return row

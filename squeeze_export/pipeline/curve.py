@@ -39,7 +39,7 @@ from squeeze_export.quant.recipes import quantize_observed
 from squeeze_export.results import Curve, CurvePoint, Interval
 
 HELD_OUT_SHARE = 4
-"""Without evaluation images, one calibration image in so many is kept out of every part, to compare on."""
+"""Without evaluation images, one in so many calibration images is held out of every part, to compare on."""
 
 
 def part_counts(count: int) -> tuple[int, ...]:
@@ -63,15 +63,15 @@ def calibration_curve(
     """Calibrates on all images, and on nested parts of them, in one pass over the images.
 
     The parts are the first 16, 32, 64 ... of the images in an order drawn from the seed. Without evaluation images (the demo
-    network has its own) a quarter of the calibration images, the end of that order, is in no part but serves all to compare on;
-    the calibration that is returned is of all images in any case.
+    network has its own), the last quarter of that order is in no part: all parts are compared on it. The returned calibration
+    uses all images in any case.
 
-    A part's integers differ from those of `calibrate` on the part alone only in where the patches were drawn, as with another
-    seed; those of all images are the same to the byte.
+    A part's integers differ from those of `calibrate` on the part alone only by the sampled positions, as with another seed; those
+    of all images are the same to the byte.
 
     Args:
         network: from `open_network`.
-        calib: as of `calibrate`.
+        calib: as in `calibrate`.
         eval_path: images to compare on.
         scheme: an integer scheme.
         recipe: one of ours in `recipes.RECIPES`.
@@ -131,7 +131,7 @@ def calibration_curve(
 
 
 def enough_count(points: Sequence[CurvePoint]) -> int:
-    """The smallest count from which on every agreement interval reaches that of the last point."""
+    """The smallest image count from which on every agreement interval reaches that of the last point."""
     found = points[-1].image_count
     for point in reversed(points):
         if point.agreement.high < points[-1].agreement.low:

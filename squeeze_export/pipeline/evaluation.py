@@ -21,8 +21,8 @@ class Evaluation:
 
     Attributes:
         stream: their pixels, in batches.
-        found: what was known of them before they were read.
-        independent: False where they are the calibration images.
+        found: what was known about them before they were read.
+        independent: False if they are the calibration images.
     """
 
     stream: ImageStream
@@ -31,12 +31,12 @@ class Evaluation:
 
     @property
     def image_count(self) -> int:
-        """Of all files, before any was read."""
+        """The number of files, broken ones included."""
         return len(self.stream.image_set.files)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a report says of them: `image_count` is of those that could be read, `note` why they are not the user's own."""
+        """What a report says about them: `image_count` is how many could be read, `note` why they are not the user's own."""
         return {**self.found, "image_count": self.image_count - len(self.stream.skipped)}
 
 
@@ -49,13 +49,13 @@ def evaluation_images(
     skip_broken: bool = False,
     progress: Progress = silent,
 ) -> Evaluation | None:
-    """The user's evaluation images, else the demo network's own, else the calibration images; None where there are none.
+    """The user's evaluation images, else the demo network's own, else the calibration images; None if there are none.
 
     Args:
         network: whose classes they show.
         eval_path: the user's: a folder or manifest.
-        calib: the calibration images. Those that were read already are not read again.
-        again: they will be looped over more than once: small sets are kept in memory.
+        calib: the calibration images. What was read already is not read again.
+        again: whether they are read more than once: small sets are then kept in memory.
         skip_broken: leaves unreadable images out.
         progress: told of reading.
 

@@ -1,4 +1,4 @@
-"""The export job: network or table -> file, proven before it gets its name."""
+"""The export job: network or table -> file, audited before it gets its name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def export(
         options: the outer form.
 
     Raises:
-        BadInput: the target does not carry the scheme or the pixels, the name is none for a file, or the folder cannot be written.
+        BadInput: the target does not carry the scheme or the pixels, the name is not a file name, or the folder cannot be written.
         Unavailable: the package that writes the format is missing.
         Refused: the file failed its audit.
     """
@@ -85,8 +85,8 @@ def keep(
         scheme: how numbers are carried.
         provenance: into the sidecar.
         labels: likewise.
-        promised: whether an integer file that its audit finds not to be one is refused; False for another tool's product,
-            whose violations the sidecar then names.
+        promised: whether an integer file that fails its audit is refused; False for another tool's product, whose sidecar
+            then lists the violations.
 
     Raises:
         Refused: the file failed its audit.
@@ -111,7 +111,7 @@ def keep(
 
 
 def keep_compiled(content: Content, path: Path, source: Artifact, compiler: str, provenance: Mapping[str, Any]) -> Artifact:
-    """Gives a compiler's product its name and its sidecar. Inputs, outputs, scheme and labels are those of what it was made from.
+    """Gives a compiler's product its name and its sidecar. Inputs, outputs, scheme and labels are those of its source.
 
     Args:
         content: the file.
@@ -131,10 +131,10 @@ def keep_compiled(content: Content, path: Path, source: Artifact, compiler: str,
 
 
 def audit_file(path: Path) -> Audit:
-    """What is inside a file of one of the targets, ours or another tool's, told apart by its ending.
+    """What is inside a file of one of the targets, ours or another tool's; its ending says which target.
 
     Raises:
-        BadInput: no such file, no target's ending, or a compiler's.
+        BadInput: no such file, or its ending is no target's, or a compiler's.
     """
     compiler = compiler_of(path)
     if compiler is not None:
@@ -206,7 +206,7 @@ def _read_sidecar(path: Path) -> Any:
 
 
 def metadata_of(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Provenance as the formats' own metadata hold it: text by name."""
+    """Provenance as the formats' own metadata hold it: name -> text."""
     return {
         f"squeeze_export.{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for key, value in provenance.items()
@@ -214,7 +214,7 @@ def metadata_of(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def provenance_of(network: Graph | QuantizedGraph, scheme: Scheme, target: str) -> dict[str, Any]:
-    """Where a file comes from: hashes, preprocessing, recipe, the versions of what wrote it."""
+    """Where a file comes from: hashes, preprocessing, recipe, versions of the packages that wrote it."""
     found: dict[str, Any] = {
         "scheme": scheme.name,
         "checkpoint_sha256": network.checkpoint_sha256,

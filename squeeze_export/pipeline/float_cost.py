@@ -1,4 +1,4 @@
-"""What layers in float cost: the file with them beside the one all in integers and the fp32 one, in size and against the clock."""
+"""What layers in float cost: the size and latency of a file with them, beside the all-integer file and the fp32 file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cost_of(
         progress: told of the rounds.
 
     Returns:
-        None where no package that writes and runs one of `TARGETS` is installed.
+        None if no package that writes and runs one of `TARGETS` is installed.
 
     Raises:
         Refused: a file failed its audit, or does not run.

@@ -45,12 +45,12 @@ class Job:
         table: a table file instead of calibration.
         eval: evaluation images; without them the calibration images serve, and the report says so.
         labels: one class name or wnid a line.
-        preprocess: what the user sets of it.
+        preprocess: what the user changes of the checkpoint's.
         bypass: needed for simple bypass checkpoints.
         recipe: how to quantize.
-        training: of the recipe `qat`: on what images, and how.
-        seed: of the sampled positions, and of the training.
-        keep_float: layers to put back to float, of the schemes `MIXED_SCHEMES`; with a table it takes its checkpoint's weights.
+        training: for the recipe `qat`: on which images, and how.
+        seed: for the sampled positions and the training.
+        keep_float: layers to put back to float, in the schemes `MIXED_SCHEMES`. With a table, its checkpoint is needed too.
         out: folder of the products; created.
         options: the files' outer form.
         run: runtime, device, threads, rounds.
@@ -82,13 +82,13 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """A job that was carried out.
+    """What a job did.
 
     Attributes:
         report: what it found out.
         exported: what it wrote for each target.
         network: the checkpoint.
-        images: that files were compared on; None where they were not.
+        images: that the files were compared on; None if they were not.
     """
 
     report: Report
@@ -98,7 +98,7 @@ class Done:
 
 
 def run(job: Job, progress: Progress = silent) -> Report:
-    """Exports to every target, validates and times what was exported, and reports.
+    """Exports to every target, validates and times the files, and reports.
 
     With several targets, one that fails becomes a failed row and leaves the others intact; a single one raises.
 
@@ -109,7 +109,7 @@ def run(job: Job, progress: Progress = silent) -> Report:
 
 
 def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> Done:
-    """`run`, for a caller that goes on with what was opened and written; `again` as of `evaluation_images`."""
+    """`run`, for a caller that needs the network and the files too; `again` as in `evaluation_images`."""
     scheme = scheme_named(job.scheme)
     recipe = _check(job, scheme)
     network = open_network(job.weights, preprocess=job.preprocess, labels=job.labels, bypass=job.bypass, progress=progress)
@@ -184,7 +184,7 @@ def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> 
 def _rows(
     exported: Sequence[Exported], scheme: str, entries: Sequence[Entry], rows: Sequence[Measurement]
 ) -> tuple[Measurement, ...]:
-    """The rows of each target in turn; of one that was not written, why."""
+    """The rows of each target in turn; a failed row for one that was not written."""
     found: list[Measurement] = []
     for each in exported:
         if each.failure is not None:
@@ -194,7 +194,7 @@ def _rows(
 
 
 def _check(job: Job, scheme: Scheme) -> Recipe:
-    """Refuses what can be known to fail before any work is done."""
+    """Refuses, before any work is done, what is known to fail."""
     for target in job.targets:
         _check_target(target, job)
     recipe = check_recipe(job.recipe, scheme)
@@ -219,7 +219,7 @@ def _check(job: Job, scheme: Scheme) -> Recipe:
 
 
 def _check_target(target: str, job: Job) -> None:
-    """Refuses a target that does not carry this, or does not run here."""
+    """Refuses a target that does not carry the scheme and form, or does not run here."""
     check_carries(target, job.scheme, job.options)
     name = runtime_for(target, job.run.runtime, needed=job.validate or job.bench)
     if len(job.targets) == 1 and (job.validate or job.bench) and job.run.on is None:

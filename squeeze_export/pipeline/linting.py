@@ -11,17 +11,17 @@ from squeeze_export.pipeline.export import compiler_of
 
 
 def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
-    """Says which operators of a file a chip will not take, why, and what to change.
+    """Says which operators of a file a chip does not support, why, and what to change.
 
     Args:
         path: a TFLite or ONNX file, of any tool.
         chip: a key of `registry.RULEBOOKS`.
 
     Returns:
-        One finding for each operator that breaks a rule, in the file's order; empty where all of it suits the chip.
+        One finding for each operator that breaks a rule, in the file's order; empty if none does.
 
     Raises:
-        BadInput: no such file, or one of another format than the rules are about; no such chip.
+        BadInput: no such file, or one of another format than the rules are for; no such chip.
         Unavailable: the package that reads the format is not installed.
     """
     book = rulebook_named(chip)

@@ -1,4 +1,4 @@
-"""The one road that measures: entries are opened, compared with the reference, timed, asked where they ran, and become rows."""
+"""The one way to measure: entries are opened, compared with the reference, timed, asked where they ran, and become rows."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Listener: TypeAlias = Callable[[ComparedPart], None]
 
 @dataclass(frozen=True, eq=False)
 class Comparing:
-    """What entries are compared with, and on what.
+    """What entries are compared with, and on which images.
 
     Attributes:
-        reference: whose graph, run in fp32, is the reference.
+        reference: the network; its float graph is the reference.
         images: to compare on.
-        calibration_hashes: files that must not be among independent images.
-        table: the integers that entries of its scheme hold, to be compared with each other too; None compares none.
-        listeners: are shown a part of every batch.
+        calibration_hashes: SHA-256 of the files that must not be among independent images.
+        table: the integers in the files of its scheme, which are then compared with each other too; None compares none.
+        listeners: called with a part of every batch.
     """
 
     reference: Network
@@ -57,8 +57,8 @@ class Measured:
     """What was found out.
 
     Attributes:
-        rows: one an entry, in their order.
-        differences: of the files that hold the same integers.
+        rows: one for each entry, in their order.
+        differences: between the files that hold the same integers.
         warnings: what the user should know.
     """
 
@@ -79,16 +79,16 @@ def measured(
     """Measures entries.
 
     Args:
-        entries: what to run with what.
-        options: how.
-        comparing: what with, and on what; None compares nothing.
+        entries: files, each with its runtime.
+        options: how to run them.
+        comparing: what to compare them with; None compares nothing.
         bench: whether to time.
         alone: whether a failure ends the job; else it becomes a failed row and the others go on.
         progress: told of the rounds.
 
     Raises:
         BadInput: an evaluation image is a calibration image; broken images.
-        Unavailable, Refused: what cannot be opened or run, where it is `alone`.
+        Unavailable, Refused: if `alone`, a file cannot be opened or run.
     """
     table, warnings = None, tuple[str, ...]()
     if comparing is not None and comparing.table is not None:
@@ -124,9 +124,9 @@ def compared(
 
     Args:
         outcomes: with their sessions.
-        comparing: what with, and on what.
-        emulated_images: images for the sessions that emulate a device: slow, so they are given a part of the set.
-        timed_too: whether a session that gives no logits has its use all the same, and is left out.
+        comparing: what to compare them with.
+        emulated_images: images for the sessions that emulate a device: these are slow, so they get a part of the set.
+        timed_too: whether the sessions are timed as well. One that gives no logits is then left out here, and does not fail.
 
     Returns:
         the outcomes with their accuracy or failure, and warnings.
@@ -177,7 +177,7 @@ def compared(
 
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """One for each core. After ^C nobody waits for them: a board may take minutes for what it has been given."""
+    """One thread for each core. After ^C nothing waits for them: a board may take minutes to finish its images."""
     pool = ThreadPoolExecutor(usable_cores())
     waits = True
     try:
@@ -201,12 +201,12 @@ def _warnings(images: Evaluation, found: Sequence[Accuracy], class_count: int) -
 
 
 def timed(outcomes: Sequence[Outcome], options: RunOptions, progress: Progress = silent) -> list[Outcome]:
-    """Times every session that has not failed: those of one clock in the same interleaved rounds.
+    """Times every session that has not failed, those of one clock in the same interleaved rounds.
 
-    How long an emulator takes says nothing of the device, so it is left out.
+    Emulators are left out: how long they take says nothing about the device.
 
-    A speed-up is counted from the fp32 file of the same target and checkpoint on the same runtime, where it is among the outcomes;
-    of a runtime of the default precision from the same file on the other one.
+    A speed-up compares with the fp32 file of the same target and checkpoint on the same runtime, if it is among the outcomes; for
+    an fp32 file on a runtime of `DEFAULT_PRECISION`, with the same file on the runtime that keeps float32.
 
     Args:
         outcomes: with their sessions.
@@ -238,13 +238,13 @@ def time_here(
 
 
 def _timed_session(outcome: Outcome) -> Session | None:
-    """Its session, where that is to be timed."""
+    """Its session, if that is to be timed."""
     session = outcome.session
     return session if session is not None and outcome.failure is None and session.evidence == "measured" else None
 
 
 def _run_once(outcome: Outcome) -> Outcome:
-    """Finds out what fails when it is first run, before the rounds that all have a part in."""
+    """Runs a session once, so that one that fails does so before the common rounds."""
     session = _timed_session(outcome)
     if session is None or session.clock is not None:
         return outcome
@@ -274,7 +274,7 @@ def _with_latency(outcome: Outcome, samples: Mapping[Key, Sequence[int]], plain:
 
 
 def _network(artifact: Artifact) -> tuple[str, str]:
-    """Target and checkpoint: another network's fp32 file is no baseline."""
+    """Target and checkpoint: the fp32 file of another network is no baseline."""
     return artifact.target, str(artifact.provenance.get("checkpoint_sha256", ""))
 
 
@@ -285,10 +285,10 @@ def _pixels(artifact: Artifact) -> ByteArray:
 
 
 def placed(outcome: Outcome) -> Outcome:
-    """Closes and leaves out a session that cannot tell where its operators ran: some are asked for it last of all.
+    """Closes and drops a session that cannot tell where its operators ran. This is asked last: some can tell only then.
 
     Raises:
-        Refused: the runtime's records make no sense, or contradict what was asked for, and the outcome is `alone`.
+        Refused: if the outcome is `alone`, the runtime's records make no sense or contradict what was asked for.
     """
     try:
         _ = outcome.session.placement if outcome.session is not None else None
@@ -300,7 +300,7 @@ def placed(outcome: Outcome) -> Outcome:
 
 
 def row_of(outcome: Outcome, *, device_asked: str) -> Measurement:
-    """One row: the artifact, and what its session says of itself, or why there is none."""
+    """One row: the artifact, and what its session says about itself, or why there is none."""
     artifact, session, failure = outcome.entry.artifact, outcome.session, outcome.failure
     runtime = outcome.entry.runtime if session or failure else ""
     row = Measurement(

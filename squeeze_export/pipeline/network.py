@@ -21,7 +21,7 @@ from squeeze_export.nets.download import NAMED_WEIGHTS, fetch_weights
 
 @dataclass(frozen=True)
 class PreprocessChoice:
-    """What the user sets of the preprocessing; None keeps what comes with the checkpoint.
+    """What the user changes of the preprocessing; None keeps the checkpoint's value.
 
     Attributes are those of `Preprocess`; `mean` and `std` are in pixel units (0 to 255), in the network's channel order.
     """
@@ -77,7 +77,7 @@ class Network:
     is_demo: bool
 
     def facts(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """What a report says about it."""
         return {
             "name": self.name,
             "source": self.source,
@@ -100,7 +100,7 @@ def open_network(
 
     Args:
         weights: a file, a key of `NAMED_WEIGHTS`, or None for the demo network.
-        preprocess: what the user sets of it.
+        preprocess: what the user changes of the checkpoint's.
         labels: one class name or wnid a line, in index order; replaces those stored in the checkpoint.
         bypass: needed for simple bypass, which has no tensors.
         progress: told of a download.

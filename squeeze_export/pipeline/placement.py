@@ -1,4 +1,4 @@
-"""Whether all of a file ran where and how it was meant to."""
+"""Whether every operator of a file ran on the device asked for, and in integers where the file means integers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MOST_NAMES = 4
 
 
 def check_full_placement(rows: Sequence[Measurement]) -> None:
-    """Refuses rows with an operator that ran on another device than the one asked for, or in floats that the file did not mean.
+    """Refuses rows with an operator that ran on another device than the one asked for, or in float where the file means integers.
 
     Args:
-        rows: of files that ran; failed and skipped ones are left out.
+        rows: of a report; failed and skipped ones are ignored.
 
     Raises:
         GateFailed: an operator fell back; the first few are named.

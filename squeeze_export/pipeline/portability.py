@@ -1,4 +1,4 @@
-"""The portability check: int8 files on CPUs without VNNI, emulated, and for OpenVINO's files measured with AVX2 forced."""
+"""The portability check: int8 files on CPUs without VNNI, emulated; OpenVINO's files are also measured with AVX2 forced."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def validate_portability(
     skip_broken: bool = False,
     progress: Progress = silent,
 ) -> Report:
-    """`validate_files`, and for the int8 files of `table` what CPUs without VNNI would make of them.
+    """`validate_files`, and what CPUs without VNNI would answer with the int8 files of `table`.
 
-    There are a row for each such file with the emulated CPU against the fp32 reference, one more for each of OpenVINO with AVX2
-    forced (measured), and their distances from the exact integers. All rest on `emulated_images` images of the set.
+    Each such file gets a row that compares the emulated CPU with the fp32 reference; OpenVINO's files get one more, measured with
+    AVX2 forced. The report also has their distances from the exact integers. All of it uses `emulated_images` images of the set.
 
     Args:
         files: exported files, each with its sidecar; at least one int8.

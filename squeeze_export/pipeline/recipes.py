@@ -1,4 +1,4 @@
-"""The recipes: every way to quantize that `--recipe` can name, who makes the integers then, and what that takes."""
+"""The recipes: every way to quantize that `--recipe` can name, who makes the integers, and what it needs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Maker: TypeAlias = Literal["ours", "trained", "vendor"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to quantize, and what it takes.
+    """A way to quantize, and what it needs.
 
     Attributes:
         name: for `--recipe`, in tables, provenance and reports.
         maker: who makes the integers.
         calibration: the key of `quant.recipes.QUANTIZERS` that makes them, or what training starts from; empty for a vendor.
-        torch: whether 8-bit activations take torch.
+        torch: whether it needs torch for 8-bit activations.
         labels: whether a vendor's tool looks at labelled images to decide what to quantize.
-        targets: whose vendors have it; empty where every target does.
+        targets: whose vendors have it; empty if every target does.
     """
 
     name: str
@@ -61,8 +61,8 @@ def recipe_names(*makers: Maker, targets: Collection[str] = ()) -> list[str]:
     """The names for `--recipe`, in the registry's order.
 
     Args:
-        makers: whose; none for all.
-        targets: one of which they must be for; none for all.
+        makers: only theirs; none for all.
+        targets: only those for at least one of these; none for all.
     """
     return [
         name
@@ -78,11 +78,11 @@ def check_recipe(name: str, scheme: Scheme, *makers: Maker) -> Recipe:
     Args:
         name: of the recipe.
         scheme: how the integers are to be carried.
-        makers: whose recipes will do; none for all.
+        makers: only their recipes are accepted; none for all.
 
     Raises:
         BadInput: no such recipe.
-        Unavailable: it takes torch, which is not installed.
+        Unavailable: it needs torch, which is not installed.
     """
     if name not in recipe_names(*makers):
         raise BadInput(f"no recipe is called `{name}`", hint=f"one of: {', '.join(recipe_names(*makers))}")

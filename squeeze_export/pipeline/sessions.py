@@ -1,6 +1,6 @@
 """Artifacts opened on a device, here or on a board or phone.
 
-Boards join what `remote` brings from there with what `runtimes` can read of it.
+On a board, `remote` brings the records and `runtimes` reads them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,17 @@ from squeeze_export.runtimes import added_runtimes, runtime_named
 from squeeze_export.targets import target_named
 
 DEFAULT_PRECISION: Mapping[str, str] = {"openvino": "openvino-bf16"}
-"""Runtime that keeps float32 -> the one that computes in the precision that its maker takes by default. An fp32 file is run on
-both.
-"""
+"""Runtime that keeps float32 -> the one that computes in its maker's default precision. An fp32 file is run on both."""
 
 BOARD = "board"
-"""Stands for the runtime of what is run on a board, until a session there says which it is."""
+"""Stands for the runtime on a board, until a session there says which it is."""
 
 Key: TypeAlias = tuple[Path, str]
-"""What a session is known by: the artifact's path and the runtime."""
+"""Identifies a session: the artifact's path and the runtime."""
 
 
 class Entry(NamedTuple):
-    """An artifact and what is to open it."""
+    """An artifact and the runtime to open it."""
 
     artifact: Artifact
     runtime: str
@@ -59,7 +57,7 @@ class RunOptions:
         threads: intra-op threads of every session.
         cpus: logical CPUs to pin to; None pins nothing.
         rounds: timed inferences of each session.
-        emulated_images: images that an emulated device is given; they are spread evenly over the set.
+        emulated_images: images for an emulated device, spread evenly over the set.
         on: a board to run on instead of this machine, `ssh://user@host[:port]` or `adb://SERIAL`; None runs here. `cpus` and
             `device` are the board's then, and `runtime` None takes the first that is installed there.
         benchmark_binary: LiteRT's benchmark_model, for `adb://`.
@@ -94,8 +92,8 @@ class RunOptions:
 
 
 def entries_of(artifacts: Sequence[Artifact], options: RunOptions, *, needed: bool = True) -> list[Entry]:
-    """Each artifact with its runtime, and fp32 files with those of `DEFAULT_PRECISION` as well, where these have the device, unless
-    a runtime was asked for. On a board the runtime is `BOARD`: which it is shows when it is opened there.
+    """Each artifact with its runtime; fp32 files also with that of `DEFAULT_PRECISION`, if no runtime was asked for and it has the
+    device. On a board the runtime is `BOARD`: the session there says which it is.
 
     Raises:
         BadInput: the runtime asked for does not open an artifact's target.
@@ -121,7 +119,7 @@ def _has(runtime: str, device: str) -> bool:
 
 
 def kept(failure: SqueezeExportError, *, alone: bool) -> SqueezeExportError:
-    """The one rule for failures: of a single target, file or chip it is raised; among several it is kept for its row."""
+    """The one rule for failures: that of a single target, file or chip is raised; one among several is kept for its row."""
     if alone:
         raise failure
     return failure
@@ -129,15 +127,15 @@ def kept(failure: SqueezeExportError, *, alone: bool) -> SqueezeExportError:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of an entry so far.
+    """What is known about an entry so far.
 
     Attributes:
         entry: what is measured.
         alone: whether a failure ends the job; else it is kept, and the others go on.
-        session: None where it could not be opened, or cannot tell where its operators ran.
-        accuracy: None where it was not compared.
-        latency: None where it was not timed.
-        failure: why it was not measured to the end.
+        session: None if it could not be opened, or cannot tell where its operators ran.
+        accuracy: None if it was not compared.
+        latency: None if it was not timed.
+        failure: why the measurement is incomplete.
     """
 
     entry: Entry
@@ -157,8 +155,8 @@ def opened(entries: Sequence[Entry], options: RunOptions, *, alone: bool = True)
     """Opens a session for every entry, and closes all at the end.
 
     Args:
-        entries: what to open with what.
-        options: how.
+        entries: files, each with its runtime.
+        options: how to run them.
         alone: whether one that cannot be opened ends the job.
 
     Raises:
@@ -189,7 +187,7 @@ def opened(entries: Sequence[Entry], options: RunOptions, *, alone: bool = True)
 
 @contextmanager
 def _opener(options: RunOptions) -> Iterator[Callable[[Entry], Session]]:
-    """What opens an entry: this machine's runtime, or the board."""
+    """A function that opens an entry: with this machine's runtime, or on the board."""
     if options.on is None:
         with pinned(options.cpus):
             yield lambda entry: runtime_named(entry.runtime).open_session(
@@ -218,7 +216,7 @@ def reached(options: RunOptions) -> Iterator[Board | AdbBoard]:
         board = AdbBoard(address, options.benchmark_binary)
     else:
         if options.benchmark_binary is not None:
-            raise BadInput("--benchmark-binary is of Android devices", hint="--on adb://SERIAL")
+            raise BadInput("--benchmark-binary is for Android devices", hint="--on adb://SERIAL")
         link = ssh.connect(address, config=options.ssh_config, python=options.board_python, cpus=options.cpus)
         board = Board(link, read_records)
     try:
@@ -228,15 +226,12 @@ def reached(options: RunOptions) -> Iterator[Board | AdbBoard]:
 
 
 def read_records(target: str, records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
-    """Kernels and placement of what a runtime on a board tells, as this package's own runtime of that target reads it; see
-    `Runtime.read_records`.
-    """
+    """Kernels and placement from a board's records, read as the first runtime of that target does; see `Runtime.read_records`."""
     return runtime_named(target_named(target).RUNTIMES[0]).read_records(records, scheme)
 
 
 def runtime_for(target: str, asked: str | None, *, needed: bool = True) -> str:
-    """The runtime's name: the asked one where the target knows it, the target's first where none was asked. Where nothing opens the
-    target, and nothing needs to, it is empty.
+    """The runtime's name: the one asked for, or the target's first. It is empty if nothing opens the target and nothing needs to.
 
     Raises:
         BadInput: the asked one does not open this target.

@@ -1,4 +1,4 @@
-"""Table files: whether one is of this network, and which exported files were written from it."""
+"""Table files: whether one belongs to this network, and which exported files were written from it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from squeeze_export.quant.mixed import check_keepable, keep_float
 def check_table(
     calibration: Calibration, table: Path, network: Network, *, hint: str = "name its checkpoint with --weights"
 ) -> None:
-    """Refuses a table that is not of this network.
+    """Refuses a table that does not belong to this network.
 
     Args:
         calibration: as read from it.
         table: the file.
         network: the checkpoint.
-        hint: where it is of another checkpoint.
+        hint: for a table of another checkpoint.
 
     Raises:
         BadInput: it is of another checkpoint, structure or preprocessing.
@@ -56,7 +56,7 @@ def table_behind(artifacts: Sequence[Artifact], network: Network, table: Path) -
 
 def is_written_from(artifact: Artifact, calibration: Calibration, network: Network) -> bool:
     """Whether a file holds the integers of a table."""
-    # The labels are part of a table, and an export may put others in their place: the integers are the same ones.
+    # Labels are part of a table, and an export may replace them: the integers are the same.
     quantized, told = calibration.quantized, artifact.provenance.get("table_sha256")
     return any(told == replace(quantized, labels=labels).sha256 for labels in (quantized.labels, network.graph.labels, ()))
 
@@ -70,7 +70,7 @@ def given_table(
         table: the file.
         network: the job's.
         scheme: that the job asks for.
-        weights: as the job names its checkpoint.
+        weights: the job's checkpoint as the user named it.
         layers: to put back to float.
 
     Returns:
@@ -83,7 +83,7 @@ def given_table(
     quantized = calibration.quantized
     if quantized.scheme.name != scheme:
         raise BadInput(
-            f"the table `{table}` is of scheme `{quantized.scheme.name}`, not `{scheme}`",
+            f"the table `{table}` has the scheme `{quantized.scheme.name}`, not `{scheme}`",
             hint=f"--scheme {quantized.scheme.name}, or leave out --table",
         )
     same = quantized.checkpoint_sha256 == network.graph.checkpoint_sha256

@@ -24,20 +24,20 @@ from squeeze_export.quant import recipes
 from squeeze_export.train.qat import MIN_COUNT, QatSchedule, Trained, check_schedule, train_integers
 
 TRAINING = "training"
-"""Key of what a table tells of its training."""
+"""Key of what a table says about its training."""
 TRAINING_HASHES = "training_image_sha256"
 """Key of the SHA-256 of the training images."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the user says of the training; the rest is `train.qat.QatSchedule`'s.
+    """What the user chooses about the training; the rest has the defaults of `train.qat.QatSchedule`.
 
     Attributes:
         images: labelled images: a folder for each class, or a `.csv` manifest.
         epochs: rounds over them.
         reach: how far a weight goes over the whole training, in integer steps: see `train.qat.QatSchedule`.
-        flip: mirror every other image.
+        flip: mirror half of the images, at random.
     """
 
     images: Path
@@ -51,10 +51,10 @@ class Training:
 
 
 def check_training(recipe: Recipe, training: Training | None, scheme: Scheme) -> None:
-    """Refuses what can be known to fail before any work is done.
+    """Refuses, before any work is done, what is known to fail.
 
     Raises:
-        BadInput: the recipe without images or the images without the recipe, another scheme than int8, or numbers out of range.
+        BadInput: the recipe without images, images without the recipe, another scheme than int8, or numbers out of range.
     """
     if training is None:
         if recipe.maker == "trained":
@@ -63,14 +63,14 @@ def check_training(recipe: Recipe, training: Training | None, scheme: Scheme) ->
         return
     if recipe.maker != "trained":
         hint = f"--recipe {QAT}, or leave out --train"
-        raise BadInput(f"`--train` is of the recipe `{QAT}`, not of `{recipe.name}`", hint=hint)
+        raise BadInput(f"`--train` belongs to the recipe `{QAT}`, not to `{recipe.name}`", hint=hint)
     if scheme != INT8:
         raise BadInput(f"the recipe `{recipe.name}` makes `{INT8.name}`, not `{scheme.name}`", hint="--int8")
     check_schedule(training.schedule(seed=0, threads=1))
 
 
 def check_apart(network: Network, path: Path, evaluation: Path) -> None:
-    """Refuses evaluation images that are training images, before hours of training and not behind them.
+    """Refuses evaluation images that are training images, before the hours of training and not after them.
 
     Only files of equal size are read.
 
@@ -104,7 +104,7 @@ def read_training(
         progress: told of reading.
 
     Returns:
-        all images, and warnings.
+        All images, and warnings.
 
     Raises:
         BadInput: no labels, an image without one, classes that are not the network's, too few or too many images, unreadable ones.
@@ -119,7 +119,7 @@ def read_training(
         first = shown_file(bare[0], images.root)
         raise BadInput(
             f"`{len(bare)}` of `{len(images.files)}` training images have no label, the first is {first}",
-            hint="remove them of `--train`",
+            hint="remove them from `--train`",
         )
     count, image_bytes = len(images.files), 3 * network.graph.preprocess.crop_px**2
     if count * image_bytes > MAX_LOADED_BYTES:
@@ -152,14 +152,14 @@ def train(
     Args:
         start: of the network, scheme int8.
         network: whose float graph is the reference.
-        training: what the user says of it.
+        training: what the user chose.
         images: from `read_training`.
-        seed: of order, held-out images and augmentation.
-        threads: torch's.
+        seed: for the order, the held-out images and the augmentation.
+        threads: torch's intra-op threads.
         progress: told of every update.
 
     Returns:
-        the trained integers, whose provenance tells of the training, and warnings.
+        The trained integers, with the training in their provenance, and warnings.
 
     Raises:
         BadInput: a loss that is not finite.
@@ -180,12 +180,12 @@ def train(
         warnings.append("training made the held-out images no better: these are the integers that it started from")
     missing = network.architecture.class_count - len(np.unique(images.labels))
     if missing:
-        warnings.append(f"the training images show nothing of `{missing}` of the network's classes, which may lose by it")
+        warnings.append(f"the training images lack `{missing}` of the network's classes, which may be recognized less well")
     return replace(found.quantized, provenance=provenance), tuple(warnings)
 
 
 def training_facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says of the training; empty for a table that was not trained."""
+    """What a report says about the training; empty for a table that was not trained."""
     told = provenance.get(TRAINING)
     if not isinstance(told, dict):
         return {}

@@ -1,4 +1,4 @@
-"""The vendors' own quantization of the same checkpoint and images, to compare with: `--recipe vendor`."""
+"""Quantization of the same checkpoint and images by the vendors' own tools, to compare with: `--recipe vendor`."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Vendor:
     """What the vendors' tools are given.
 
     Attributes:
-        recipe: `vendor`, or one of a vendor's other ways.
+        recipe: `vendor`, or another recipe of a vendor's tool.
         pixels: (N, H, W, 3) uint8: the calibration images.
         image_hashes: SHA-256 of their files.
         source: where they are from.
         validation: (M, H, W, 3) uint8: labelled images, for the recipes that need some.
         labels: (M,) their class indices.
-        warnings: what the user should know of the images.
+        warnings: what the user should know about the images.
     """
 
     recipe: str
@@ -47,15 +47,15 @@ class Vendor:
     warnings: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, object]:
-        """What a report says of it."""
+        """What a report says about it."""
         return {"source": self.source, "image_count": len(self.image_hashes), "recipe": self.recipe, "scheme": INT8.name}
 
 
 def check_vendor(targets: Sequence[str], recipe: str, scheme: str, options: EmitOptions) -> None:
-    """Refuses what no vendor's tool is asked for.
+    """Refuses what the vendors' tools cannot be asked for.
 
     Raises:
-        BadInput: another scheme than int8, another outer form than the plain one, or a way that a target's vendor does not have.
+        BadInput: another scheme than int8, another outer form than the default, or a recipe that a target's vendor does not have.
     """
     if scheme != INT8.name:
         raise BadInput(f"the recipe `{recipe}` makes `{INT8.name}`, not `{scheme}`", hint="--int8")
@@ -72,7 +72,7 @@ def vendor_images(images: CalibrationImages, recipe: str, labelled: Evaluation |
     Args:
         images: to calibrate on.
         recipe: a vendor's.
-        labelled: images that the recipe needs beside them; None where it needs none.
+        labelled: images with labels, if the recipe needs them.
 
     Raises:
         BadInput: too many labelled images.
@@ -90,7 +90,7 @@ def vendor_images(images: CalibrationImages, recipe: str, labelled: Evaluation |
     pixels, labels = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     if not len(labels):
         return vendor
-    seen = f"`{recipe}` chose what to leave in float by these evaluation images and their labels: its figures on them flatter it"
+    seen = f"`{recipe}` used these evaluation images and labels to choose what stays in float: its accuracy here looks too good"
     return replace(vendor, validation=pixels, labels=labels, warnings=(*vendor.warnings, seen))
 
 
@@ -98,7 +98,7 @@ def export_vendor(vendor: Vendor, graph: Graph | QuantizedGraph, target: str, ou
     """Writes `<name>.<recipe>.int8<suffix>` by the vendor's tool; its audit names what is not integer in it.
 
     Raises:
-        BadInput: the target's vendor has no such way.
+        BadInput: the target's vendor has no such recipe.
         Unavailable: the vendor's tool is not installed.
         Refused: it failed.
     """
@@ -111,7 +111,7 @@ def export_vendor(vendor: Vendor, graph: Graph | QuantizedGraph, target: str, ou
         "versions": tool_versions(peer.PACKAGES),
     }
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
-        # What a file says of itself travels into what is made of it.
+        # The vendor's tool copies the metadata of this file into its own.
         start = Path(folder) / f"fp32{module.SUFFIX}"
         write_draft(start, module.emit(graph, FP32, EmitOptions(), metadata_of(provenance)))
         content = peer.quantize(Source(graph, start, vendor.pixels, vendor.validation, vendor.labels), vendor.recipe)

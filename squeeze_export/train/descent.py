@@ -1,7 +1,7 @@
 """The optimiser of the integers: Adam's moments, but one second moment for each tensor (Zhang et al., arXiv:2406.16793).
 
-A table that calibration made well is near its optimum: most weights have a gradient of noise alone. Adam would move each of
-them by a full rate and spoil what calibration compensated; with one scale for a tensor only weights that matter move.
+A well calibrated table is near its optimum: the gradients of most weights are only noise. Adam would move each of them by a full
+rate and undo what calibration compensated; with one scale for each tensor only the weights that matter move.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Descent:
     Args:
         parameters: leaves, each with its share of the rate.
         updates: how many there will be.
-        reach: how far, over all of them, a parameter moves whose gradient is steady and its tensor's root mean square.
+        reach: how far a parameter moves over all updates if its gradient is steady and equals its tensor's root mean square.
     """
 
     def __init__(self, parameters: Sequence[tuple[Tensor, float]], updates: int, reach: float) -> None:
@@ -42,7 +42,7 @@ class Descent:
             parameter.grad = None
 
     def step(self) -> None:
-        """One update from the gradients that are there."""
+        """One update from the current gradients."""
         torch = require("torch", "torch")
         rate = self._peak_rate * 0.5 * (1 + math.cos(math.pi * self._done / self._updates))
         self._done += 1

@@ -4,9 +4,9 @@ The network runs forward in the table's own integers (`graph.trainable`), so wha
 
     (1 - d) * cross_entropy(integers, labels) + d * KL(reference, integers)
 
-with the reference's softmax as the soft target (Hinton, Vinyals, Dean, arXiv:1503.02531, at temperature 1): the labels alone
-would let the network drift from the one that was given. Weights and biases are in integer steps, so one length fits all
-layers and any number of updates: how far a weight may go in all.
+with the reference's softmax as the soft target (Hinton, Vinyals, Dean, arXiv:1503.02531, at temperature 1): with the labels alone
+the network would drift from the given one. Weights and biases are in integer steps, so one length, how far a weight may go in
+all, fits every layer and any number of updates.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from squeeze_export.graph.trainable import (
 from squeeze_export.train.descent import Descent
 
 MIN_COUNT = 100
-"""Training images: of fewer, the held-out tenth is too small to tell one epoch from another."""
+"""Training images: with fewer, the held-out tenth is too small to tell one epoch from another."""
 HELD_OUT_SHARE = 10
-"""One image in so many is held out of the training, to choose the epoch by."""
+"""One in so many images is held out of the training, to choose the best epoch."""
 SHIFT_SHARE = 0.5
-"""How far a bias goes, in output steps, where a weight goes one weight step."""
+"""How far a bias goes, in output steps, while a weight goes one weight step."""
 LEAST_ERRORS = 2.0
 """By how many standard errors of the held-out losses an epoch must beat the start: less is luck with the images."""
 _EVALUATION_BATCH = 64
@@ -52,10 +52,10 @@ class QatSchedule:
     Attributes:
         epochs: rounds over the training images, at least 1.
         batch: images an update, at least 1.
-        reach: how far a weight goes over the whole training, in integer steps, if its gradient is steady and its layer's root mean
-            square; one with a larger gradient goes further, and past half a step the integer changes.
+        reach: how far a weight goes over the whole training, in integer steps, if its gradient is steady and equals its layer's
+            root mean square; one with a larger gradient goes further. Past half a step the integer changes.
         distillation: share of the reference in the loss, 0 (labels alone) to 1 (reference alone).
-        flip: mirror every other image: only where left and right mean the same.
+        flip: mirror images at random, half of them: only if left and right mean the same.
         shift_px: move images by up to so many pixels, their edges repeated; 0 leaves them.
         seed: of the order, the held-out images and the augmentation.
         threads: torch's intra-op threads; sums depend on them in their last bits.
@@ -91,11 +91,11 @@ class Trained:
     """What training gives.
 
     Attributes:
-        quantized: the integers of the best epoch; those of the start where no epoch is better.
-        best_epoch: with the smallest held-out loss of those that `is_better` than the start; 0 is the start.
+        quantized: the integers of the best epoch; those of the start if no epoch is better.
+        best_epoch: the one with the smallest held-out loss among those that `is_better` than the start; 0 is the start.
         losses: mean training loss of every epoch, nats.
-        held_out: of the start and of every epoch.
-        held_out_count: images that they rest on.
+        held_out: measured at the start and after every epoch.
+        held_out_count: held-out images.
     """
 
     quantized: QuantizedGraph
@@ -195,7 +195,7 @@ def is_better(losses: NDArray[np.float64], than: NDArray[np.float64]) -> bool:
 
 
 def augmented(images: ByteArray, schedule: QatSchedule, draw: np.random.Generator) -> ByteArray:
-    """The images of a batch as they are trained on: mirrored and moved as the schedule says, (N, H, W, 3) uint8."""
+    """A batch, (N, H, W, 3) uint8, with images mirrored and moved at random as the schedule says."""
     side, reach = images.shape[1], schedule.shift_px
     mirrored = draw.random(len(images)) < 0.5 if schedule.flip else np.zeros(len(images), bool)
     moves = draw.integers(-reach, reach + 1, (len(images), 2))
@@ -234,7 +234,7 @@ def _measure(
     labels: NDArray[np.int64],
     schedule: QatSchedule,
 ) -> tuple[HeldOut, NDArray[np.float64]]:
-    """The integers on images as they are, without augmentation; and each image's loss, (N,)."""
+    """The integers on images without augmentation, and each image's loss, (N,)."""
     torch = require("torch", "torch")
     losses, same, right = np.empty(len(images)), 0, 0
     with torch.no_grad():

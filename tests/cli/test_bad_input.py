@@ -260,7 +260,7 @@ def test_a_table_of_another_checkpoint(refused, table, tiny):
 @pytest.mark.parametrize("scheme", ["fp32", "fp16"])
 def test_a_table_of_another_scheme(scheme, refused, table, net):
     message, hint = refused("onnx", "--scheme", scheme, "--table", table, *net[:2])
-    assert message == f"the table `{table}` is of scheme `int8`, not `{scheme}`"
+    assert message == f"the table `{table}` has the scheme `int8`, not `{scheme}`"
     assert hint == "--scheme int8, or leave out --table"
 
 

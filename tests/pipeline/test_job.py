@@ -272,7 +272,7 @@ def test_a_table_takes_labels_from_the_checkpoint(job, table, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scheme": "fp32"}, "is of scheme `int8`, not `fp32`"),
+        ({"scheme": "fp32"}, "has the scheme `int8`, not `fp32`"),
         ({"weights": "other.safetensors"}, "was not made from `other.safetensors`"),
         ({"preprocess": PreprocessChoice(crop_px=48)}, "was made with other preprocessing than was asked for"),
     ],

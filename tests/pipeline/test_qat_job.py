@@ -165,7 +165,7 @@ def test_missing_classes_are_said(labelled, tiny, lessons, tmp_path):
         shutil.copy(lessons / name, tmp_path / name)
     (tmp_path / "some.csv").write_text("\n".join([rows[0], *(f"{row.split(',')[0]},1" for row in rows[1:])]) + "\n")
     calibration = calibrate(labelled, tiny / "calib", recipe="qat", training=Training(tmp_path / "some.csv", epochs=1), threads=1)
-    assert calibration.warnings[-1].startswith("the training images show nothing of `4` of the network's classes")
+    assert calibration.warnings[-1].startswith("the training images lack `4` of the network's classes")
 
 
 # --- refused
@@ -175,7 +175,7 @@ def test_missing_classes_are_said(labelled, tiny, lessons, tmp_path):
     ("changes", "message", "hint"),
     [
         ({"training": None}, "the recipe `qat` needs labelled images", "--train DIR"),
-        ({"recipe": "fast"}, "`--train` is of the recipe `qat`, not of `fast`", "--recipe qat, or leave out --train"),
+        ({"recipe": "fast"}, "`--train` belongs to the recipe `qat`, not to `fast`", "--recipe qat, or leave out --train"),
         ({"scheme": "fp32"}, "the recipe `qat` makes `int8`, not `fp32`", "--int8"),
         ({"table": Path("any.table")}, "a table holds our integers; the recipe `qat` makes its own", "leave out --table"),
         ({"training": Training(Path("x"), epochs=0)}, "the epochs `0`", ""),
@@ -189,7 +189,7 @@ def test_what_a_job_refuses(changes, message, hint, job):
 
 
 def test_a_vendors_recipe_does_not_train(job):
-    with pytest.raises(BadInput, match="`--train` is of the recipe `qat`, not of `vendor`"):
+    with pytest.raises(BadInput, match="`--train` belongs to the recipe `qat`, not to `vendor`"):
         run(job(recipe="vendor"))
 
 
@@ -275,7 +275,7 @@ def test_typed_options_that_contradict_each_other(typed, lessons):
     for options, message in (
         (("--train-epochs", 2), "`--train-epochs` says how to train"),
         (("--recipe", "qat"), "the recipe `qat` needs labelled images"),
-        (train, "`--train` is of the recipe `qat`, not of `fast`"),
+        (train, "`--train` belongs to the recipe `qat`, not to `fast`"),
         (("--recipe", "qat", *train, "--curve"), "--curve works with calibration alone"),
         (("--recipe", "qat", *train, "--train-reach", -1), "the reach `-1.0`"),
     ):
