@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 from squeeze_export.analyze.results import Advice, Cause, LayerSensitivity
 from squeeze_export.analyze.saturation import TensorCount
@@ -23,15 +25,8 @@ _FINER = "finer rounding of its weights: at most this"
 _WIDER = "16-bit activations (--scheme int16x8): at most this"
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """A remedy and the run that tries it."""
-
-    layer: str
-    cause: Cause
-    mend: str
-    tried: str
-    plan: Plan
+_Trial: TypeAlias = tuple[partial[Advice], Plan]
+"""An advice that only its gain is missing from, and the run that measures this gain."""
 
 
 def advice_for(
@@ -63,9 +58,9 @@ def advice_for(
     trials = [trial for name in sensitivity.worst for trial in _trials(subject, layers[name], counted)]
     if 0 < calibration_count < FEW_IMAGES:
         trials.append(_all_ranges(subject, counted, calibration_count))
-    plans = [trial.plan for trial in trials]
+    plans = [plan for _, plan in trials]
     found = effects(subject.simulator, subject.full, plans, pixels, threads=threads, what="trying remedies", progress=progress)
-    advice = [Advice(t.layer, t.cause, t.mend, t.tried, gain(e, sensitivity.whole)) for t, e in zip(trials, found, strict=True)]
+    advice = [advise(gain(effect, sensitivity.whole)) for (advise, _), effect in zip(trials, found, strict=True)]
     best = {name: max(one.gain_db for one in advice if one.layer == name) for name in {one.layer for one in advice}}
     worth = [one for one in advice if one.gain_db >= max(WORTH_DB, WORTH_SHARE * best[one.layer])]
     return (*worth, *(one for one in _whole(sensitivity) if one.gain_db >= WORTH_DB))
@@ -84,11 +79,11 @@ def _trials(subject: Subject, layer: LayerSensitivity, counted: Mapping[str, Ten
         shared = f" (shared with {' and '.join(others)})" if others else ""
         tried = f"its range{shared} as these images have it: {reach:.2f} times as high"
         outputs = {**full.outputs, **dict.fromkeys(layer.scale_group, after)}
-        found.append(_Trial(name, cause, mend, tried, replace(full, outputs=outputs)))
+        found.append((partial(Advice, name, cause, mend, tried), replace(full, outputs=outputs)))
     if layer.weights_share > layer.output_share:
-        found.append(_Trial(name, "weights", _FINER, "its weights in float", spared(full, weights=[name])))
+        found.append((partial(Advice, name, "weights", _FINER, "its weights in float"), spared(full, weights=[name])))
     else:
-        found.append(_Trial(name, "activations", _WIDER, "its output in float", spared(full, outputs=[name])))
+        found.append((partial(Advice, name, "activations", _WIDER, "its output in float"), spared(full, outputs=[name])))
     return found
 
 
@@ -97,7 +92,8 @@ def _all_ranges(subject: Subject, counted: Mapping[str, TensorCount], calibratio
     for name in counted:
         outputs[name] = _seen_range(subject, subject.groups[name], counted)
     mend = f"calibrate with more than {calibration_count} images; a few hundred are usual (calibrate --curve tells)"
-    return _Trial("", "few calibration images", mend, "every range as these images have it", replace(subject.full, outputs=outputs))
+    advise = partial(Advice, "", "few calibration images", mend, "every range as these images have it")
+    return advise, replace(subject.full, outputs=outputs)
 
 
 def _whole(sensitivity: Sensitivity) -> list[Advice]:
