@@ -72,6 +72,13 @@ class Accuracy:
     won: int | None = None
 
 
+def sqnr_db(signal: float, noise: float) -> float:
+    """10 log10(signal / noise), of sums of squares, in dB; infinite without noise."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
 @dataclass(frozen=True)
 class Latency:
     """Kept samples of one session, and what follows from them.
@@ -348,7 +355,7 @@ class Curve:
     def to_json(self) -> dict[str, Any]:
         """As JSON has it; an infinite SQNR is `"inf"`, as in `report.json`."""
         return {
-            **json_value(self, "curve"),
+            **to_json(self, "curve"),
             "evidence": "the exact integer run (graph/integer.py) against the fp32 reference; no runtime took part",
         }
 
@@ -365,35 +372,26 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
-def to_json(report: Report) -> dict[str, Any]:
-    """The report as JSON has it.
+def to_json(value: Any, where: str = "report") -> Any:
+    """A report, or any part of one, as JSON: dicts, lists, strings, numbers, booleans and None.
 
-    Raises:
-        TypeError: as `json_value`, of a free field (`host`, `network` ...).
-    """
-    document: dict[str, Any] = json_value(report, "report")
-    return document
-
-
-def json_value(value: Any, where: str) -> Any:
-    """Dicts, lists, strings, numbers, booleans and None of a dataclass or anything in it. Numpy scalars become plain ones, tuples
-    become lists, infinity and NaN the strings `inf`, `-inf`, `nan`.
+    Numpy scalars become plain ones, tuples become lists, infinity and NaN the strings `inf`, `-inf`, `nan`.
 
     Args:
-        value: what to turn.
+        value: a `Report` or another frozen dataclass, or a value in it.
         where: its name, for the error.
 
     Raises:
         TypeError: it holds what JSON has no form for; the field is named.
     """
     if dataclasses.is_dataclass(value):
-        return {field.name: json_value(getattr(value, field.name), f"{where}.{field.name}") for field in dataclasses.fields(value)}
+        return {field.name: to_json(getattr(value, field.name), f"{where}.{field.name}") for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {_key(key, where): json_value(item, f"{where}.{key}") for key, item in value.items()}
+        return {_key(key, where): to_json(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [json_value(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [to_json(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, np.generic):
-        return json_value(value.item(), where)
+        return to_json(value.item(), where)
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
     if value is None or isinstance(value, str | bool | int | float):

@@ -21,12 +21,12 @@ from squeeze_export.analyze.words import (
 from squeeze_export.report.charts import ticks_over
 from squeeze_export.report.pages import render
 from squeeze_export.report.terminal import print_line, print_rows
-from squeeze_export.results import json_value
+from squeeze_export.results import to_json
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:
     """As JSON has it: an infinite SQNR is `"inf"`, and flips carry the names of their classes."""
-    values: dict[str, Any] = json_value(analysis, "analysis")
+    values: dict[str, Any] = to_json(analysis, "analysis")
     labels = values.pop("labels")
     for flip in values["flips"]:
         for key in ("label", "reference_class", "int8_class"):

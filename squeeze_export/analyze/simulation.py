@@ -21,6 +21,7 @@ from squeeze_export.graph.nodes import Concat, Graph, MaxPool, Node
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph
 from squeeze_export.graph.run import Layer, float_step, laid_out, one_blas_thread, weight_matrix
 from squeeze_export.graph.weights import real_layer
+from squeeze_export.results import sqnr_db
 
 
 @dataclass(frozen=True)
@@ -153,14 +154,7 @@ def effects(
         for done, (power, off, agreed) in enumerate(pool.map(one, pixels), 1):
             signal, noise, same = signal + power, noise + off, same + agreed
             progress(what, done, len(pixels))
-    return [Effect(decibel(signal, float(n)), float(s / len(pixels))) for n, s in zip(noise, same, strict=True)]
-
-
-def decibel(signal: float, noise: float) -> float:
-    """10 log10(signal / noise); infinite without noise."""
-    if noise == 0:
-        return float(np.inf)
-    return float(10 * np.log10(signal / noise)) if signal > 0 else float(-np.inf)
+    return [Effect(sqnr_db(signal, float(n)), float(s / len(pixels))) for n, s in zip(noise, same, strict=True)]
 
 
 def _size(plan: Plan) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from squeeze_export.core import FloatArray
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.measure.statistics import paired_difference, wilson
-from squeeze_export.results import Accuracy, Interval
+from squeeze_export.results import Accuracy, Interval, sqnr_db
 
 UNLABELLED = -1
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
@@ -120,7 +119,7 @@ def accuracy_of(sums: Tally) -> Accuracy:
         count=sums.count,
         top1_agreement=wilson(sums.same_top1, sums.count),
         top5_agreement=sums.top5_overlap / sums.count,
-        sqnr_db=_decibel(sums.signal, sums.noise),
+        sqnr_db=sqnr_db(sums.signal, sums.noise),
         # Rounding can leave a sum of exact zeros a hair below 0, which no divergence is.
         kl=max(0.0, sums.divergence / sums.count),
     )
@@ -199,9 +198,3 @@ def _log_softmax(logits: Doubles) -> Doubles:
     shifted = logits - logits.max(axis=1, keepdims=True)
     result: Doubles = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
-
-
-def _decibel(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf

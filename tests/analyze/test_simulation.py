@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from squeeze_export.analyze.sensitivity import Subject, spared, subject_of
-from squeeze_export.analyze.simulation import Plan, decibel, effects
+from squeeze_export.analyze.simulation import Plan, effects
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import Quantization
 from squeeze_export.graph.run import FloatRunner
@@ -83,12 +83,6 @@ def test_effects_by_hand() -> None:
     assert effect.sqnr_db == pytest.approx(sqnr_db(reference, found))
     assert effect.agreement == (reference.argmax(1) == found.argmax(1)).mean()
     assert whole.sqnr_db < effect.sqnr_db
-
-
-def test_decibel() -> None:
-    assert decibel(100, 1) == 20
-    assert decibel(1, 0) == np.inf
-    assert decibel(0, 1) == -np.inf
 
 
 def test_a_quantization_is_by_value() -> None:
