@@ -135,13 +135,12 @@ def filled(entry: object, protocol: type) -> Any:
         Refused: it lacks what has no default: what is only annotated there, or an `abstractmethod`.
     """
     names = (*protocol.__annotations__, *(name for name, value in vars(protocol).items() if isinstance(value, FunctionType)))
-    required = [name for name in names if not name.startswith("_") and not _has_default(protocol, name)]
-    missing = [name for name in required if not hasattr(entry, name)]
+    absent = [name for name in names if not name.startswith("_") and not hasattr(entry, name)]
+    missing = [name for name in absent if not _has_default(protocol, name)]
     if missing:
         named = getattr(entry, "__name__", repr(entry))
         raise Refused(f"`{named}` is no {protocol.__name__.lower()}: it lacks `{missing[0]}`")
-    complete = all(hasattr(entry, name) for name in names if not name.startswith("_"))
-    return entry if complete else _Filled(entry, protocol)
+    return _Filled(entry, protocol) if absent else entry
 
 
 def _has_default(protocol: type, name: str) -> bool:

@@ -19,7 +19,7 @@ from squeeze_export.cli.options.output import OUT, OUTPUT
 from squeeze_export.cli.options.quantization import TRAINING as TRAINING_OPTIONS
 from squeeze_export.cli.options.quantization import keep_float_option, recipe_options, training_choice
 from squeeze_export.errors import BadInput
-from squeeze_export.files import make_folder, write_bytes
+from squeeze_export.files import make_folder, write_files
 from squeeze_export.pipeline import calibrate, write_table
 from squeeze_export.pipeline.calibration import KEPT_FLOAT
 from squeeze_export.pipeline.curve import calibration_curve
@@ -91,8 +91,7 @@ def _write_curve(curve: Curve, stem: Path, name: str) -> dict[Path, bytes]:
     drawing = curve_svg(curve, name, visible(curve_note(curve)))
     text = json.dumps(curve.to_json(), indent=1, allow_nan=False) + "\n"
     files = {Path(f"{stem}.json"): text.encode(), Path(f"{stem}.svg"): drawing.encode("utf-8", "backslashreplace")}
-    for file, content in files.items():
-        write_bytes(file, content)
+    write_files(files)
     return files
 
 

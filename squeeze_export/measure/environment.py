@@ -46,13 +46,11 @@ class NeededPackage:
         name: on PyPI.
         extra: of this package; empty where it must be installed by name.
         serves: what it is needed for.
-        install: what to install where no extra brings it, if not the name.
     """
 
     name: str
     extra: str
     serves: str
-    install: str = ""
 
 
 PACKAGES = (
@@ -122,7 +120,7 @@ def _package(package: NeededPackage, probes: Probes) -> Item:
         # The builds for GPUs bring the same module under another package name.
         other = next((name for name in ("onnxruntime-gpu", "onnxruntime-directml") if probes.version(name)), None)
         version = f"{probes.version(other)} ({other})" if other else None
-    wanted = f"'squeeze-export[{package.extra}]'" if package.extra else package.install or package.name
+    wanted = f"'squeeze-export[{package.extra}]'" if package.extra else package.name
     return Item(
         kind="package",
         name=package.name,

@@ -136,12 +136,7 @@ def _load_average() -> list[float] | None:
 
 def tool_versions(names: Iterable[str]) -> Mapping[str, str]:
     """Package -> version of those installed, from their metadata: nothing is imported."""
-    versions = {}
-    for name in names:
-        version = package_version(name)
-        if version is not None:
-            versions[name] = version
-    return versions
+    return {name: version for name in names if (version := package_version(name)) is not None}
 
 
 def package_version(name: str) -> str | None:

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+
 from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput, Unavailable
-from squeeze_export.measure.statistics import bootstrap_ratio, percentile
+from squeeze_export.measure.statistics import bootstrap_ratio
 from squeeze_export.results import Latency
 
 
@@ -88,24 +90,28 @@ def latency_of(
 ) -> Latency:
     """What follows from one session's samples.
 
+    Source of the percentiles: type 7 of R. J. Hyndman, Y. Fan, "Sample quantiles in statistical packages", The American
+    Statistician 50 (1996), 361-365.
+
     Args:
-        samples_ns: of this session.
+        samples_ns: of this session, at least one.
         warmup_count: inferences before the first sample.
         batch: images per inference.
         threads: intra-op threads.
         baseline_ns: samples of fp32 on the same runtime and device, from the same rounds; None where there are none.
 
     Raises:
-        ValueError: no samples, or a baseline of other rounds.
+        ValueError: a baseline of other rounds.
     """
+    p50_ms, p90_ms, p99_ms = (float(percentile) / 1e6 for percentile in np.percentile(samples_ns, (50, 90, 99)))
     return Latency(
         samples_ns=tuple(samples_ns),
         warmup_count=warmup_count,
         batch=batch,
         threads=threads,
-        p50_ms=percentile(samples_ns, 50) / 1e6,
-        p90_ms=percentile(samples_ns, 90) / 1e6,
-        p99_ms=percentile(samples_ns, 99) / 1e6,
+        p50_ms=p50_ms,
+        p90_ms=p90_ms,
+        p99_ms=p99_ms,
         speedup=None if baseline_ns is None else bootstrap_ratio(baseline_ns, samples_ns),
     )
 

@@ -41,8 +41,8 @@ def wilson(successes: int, count: int, confidence: float = 0.95) -> Interval:
     return Interval(share, low, high)
 
 
-def paired_difference(lost: int, won: int, count: int, confidence: float = 0.95) -> Interval:
-    """The difference of two proportions measured on the same images, (won - lost) / count, with Tango's score interval.
+def paired_difference(lost: int, won: int, count: int) -> Interval:
+    """The difference of two proportions on the same images, (won - lost) / count, with Tango's 95% score interval.
 
     The score interval was chosen because it needs only the discordant counts, never leaves -1 to 1, and does not collapse to a
     point when nothing was lost or won (with 0 and 0 of n it is +-z^2/(n + z^2)), as the Wald interval does.
@@ -55,17 +55,16 @@ def paired_difference(lost: int, won: int, count: int, confidence: float = 0.95)
         lost: images that the first had right and the second has wrong.
         won: the other way round.
         count: images, at least 1.
-        confidence: two-sided, above 0 and below 1.
 
     Returns:
         Proportions, -1 to 1; times 100 they are percentage points.
 
     Raises:
-        ValueError: the counts or the confidence are out of range.
+        ValueError: the counts are out of range.
     """
     if count < 1 or lost < 0 or won < 0 or lost + won > count:
         raise ValueError(f"{lost} lost and {won} won of {count} are not paired counts")
-    z = _two_sided_z(confidence)
+    z = _two_sided_z(0.95)
     difference = (won - lost) / count
     low = _falling_root(lambda delta: _tango_score(lost, won, count, delta) - z, -1.0, difference)
     high = _falling_root(lambda delta: _tango_score(lost, won, count, delta) + z, difference, 1.0)
@@ -146,20 +145,6 @@ def bootstrap_ratio(
         ratios.append(np.median(numerator[rounds], axis=1) / np.median(denominator[rounds], axis=1))
     low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
     return Interval(float(np.median(numerator) / np.median(denominator)), float(low), float(high))
-
-
-def percentile(samples: Sequence[int] | NDArray[np.int64], percent: float) -> float:
-    """The value below which `percent` (0 to 100) of the samples lie, interpolated between neighbours.
-
-    Source: type 7 of R. J. Hyndman, Y. Fan, "Sample quantiles in statistical packages", The American
-    Statistician 50 (1996), 361-365.
-
-    Raises:
-        ValueError: no samples, or `percent` outside 0 to 100.
-    """
-    if len(samples) == 0 or not 0 <= percent <= 100:
-        raise ValueError(f"percentile {percent} of {len(samples)} samples")
-    return float(np.percentile(np.asarray(samples, dtype=np.float64), percent))
 
 
 def _two_sided_z(confidence: float) -> float:

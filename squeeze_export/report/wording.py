@@ -86,12 +86,9 @@ def device(measurement: Measurement, among: Sequence[Measurement] = ()) -> str:
     chips = {row.facts.get("compiled_for") for row in among if row.target == measurement.target}
     if len(chips) > 1 and measurement.facts.get("compiled_for"):
         return f"{name}, {measurement.facts['compiled_for']}"
-    runtimes = {row.runtime for row in among if (row.artifact, row.scheme, row.target) == _file(measurement)}
+    file = (measurement.artifact, measurement.scheme, measurement.target)
+    runtimes = {row.runtime for row in among if (row.artifact, row.scheme, row.target) == file}
     return f"{name}, {measurement.runtime}" if len(runtimes) > 1 and measurement.runtime else name
-
-
-def _file(measurement: Measurement) -> tuple[str, str, str]:
-    return measurement.artifact, measurement.scheme, measurement.target
 
 
 def scheme(measurement: Measurement) -> str:

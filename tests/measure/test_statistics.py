@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from squeeze_export.measure.statistics import bootstrap_ratio, images_needed, least_drop_pp, paired_difference, percentile, wilson
+from squeeze_export.measure.statistics import bootstrap_ratio, images_needed, least_drop_pp, paired_difference, wilson
 
 Z = 1.959963984540054
 
@@ -113,7 +113,7 @@ def test_tango_covers_the_truth():
     assert 0.945 < np.mean(coverages) < 0.985
 
 
-@pytest.mark.parametrize("arguments", [(1, 1, 0), (-1, 0, 5), (0, -1, 5), (3, 3, 5), (1, 1, 5, 1.5)])
+@pytest.mark.parametrize("arguments", [(1, 1, 0), (-1, 0, 5), (0, -1, 5), (3, 3, 5)])
 def test_paired_difference_refuses_what_is_no_count(arguments):
     with pytest.raises(ValueError):
         paired_difference(*arguments)
@@ -156,18 +156,6 @@ def test_bootstrap_is_repeatable_in_any_chunking(monkeypatch):
 def test_bootstrap_refuses_unpaired_or_impossible_samples(numerator, denominator):
     with pytest.raises(ValueError):
         bootstrap_ratio(numerator, denominator)
-
-
-def test_percentile_by_hand():
-    # Of 1, 2, 3, 4 the median lies halfway, the 90th at 0.9 * 3 = 2.7 steps from the first.
-    assert percentile([4, 1, 3, 2], 50) == 2.5
-    assert percentile([4, 1, 3, 2], 90) == pytest.approx(3.7)
-
-
-@pytest.mark.parametrize(("samples", "percent"), [([], 50), ([1], -1), ([1], 101)])
-def test_percentile_refuses(samples, percent):
-    with pytest.raises(ValueError):
-        percentile(samples, percent)
 
 
 @pytest.mark.parametrize("count", [1, 8, 472, 10_000])
