@@ -28,7 +28,7 @@ Dimension = int | str
 
 
 _SWITCHES: Mapping[str, str] = {"onnxruntime": "ORT_DISABLE_TELEMETRY"}
-"""Package -> the variable that has it send nothing. ONNX Runtime writes a session's number as soon as it is imported."""
+"""Package -> the environment variable that switches its telemetry off. ONNX Runtime starts with it on import."""
 
 
 def require(module: str, extra: str, *, without: tuple[str, ...] = ()) -> Any:
@@ -36,13 +36,13 @@ def require(module: str, extra: str, *, without: tuple[str, ...] = ()) -> Any:
 
     Args:
         module: dotted module name, such as `onnxruntime`.
-        extra: the extra of this package that brings it, such as `onnx`.
-        without: packages that it would import where they are installed, which costs seconds, and can do without. They are
-            hidden while it is imported for the first time, unless they are loaded already.
+        extra: the extra of this package that installs it, such as `onnx`.
+        without: optional packages that it would import, which takes seconds. They are hidden during its first import, unless
+            they are loaded already.
 
     Raises:
         Unavailable: the module is not installed; the hint names the extra.
-        Refused: the module is installed and breaks while it is imported.
+        Refused: the module is installed, but its import fails.
     """
     switch = _SWITCHES.get(module.partition(".")[0])
     if switch is not None:
@@ -71,7 +71,7 @@ class Preprocess:
         resize_px: the short side after resizing.
         crop_px: side of the centre crop: the network's input height and width.
         interpolation: the resampling filter.
-        channel_order: the order in which the *network* expects its channels. Pixels are always handed over as RGB.
+        channel_order: the order in which the *network* expects its channels. Callers always pass RGB pixels.
         mean: per channel, in pixel units (0 to 255), in `channel_order`.
         std: per channel, in pixel units, in `channel_order`, above 0.
     """
@@ -111,15 +111,15 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class EmitOptions:
-    """What the user may choose about a file's outer form; the integers inside never change with it.
+    """What the user may choose about a file's inputs and outputs; the integers inside stay the same.
 
     Attributes:
         batch: images per inference, or `"dynamic"`.
         input_dtype: `uint8`; `float32` with the same values 0 to 255; or `int8` with values 128 lower, in TFLite files alone.
         softmax: probabilities instead of logits.
-        ios: Core ML only: the oldest iOS that the file is for.
-        coreml_compute: Core ML only: what an int8 file's operators compute in between its integers. The Neural Engine takes
-            float16 alone; float32 stays nearer to the integer run.
+        ios: Core ML only: the oldest iOS that can run the file.
+        coreml_compute: Core ML only: the type of the numbers between the integers of an int8 file. The Neural Engine takes only
+            float16; float32 stays closer to the integer run.
     """
 
     batch: int | Literal["dynamic"] = 1
@@ -137,10 +137,9 @@ class Audit:
         operators: operator type -> count.
         float_operators: `type name` of every operator that computes in floating point.
         float_tensors: `name dtype[shape]` of every tensor stored or computed in floating point.
-        violations: why the file is not the integer network it claims to be; empty is a pass.
-        weight_bytes: bytes of constant data, by dtype.
-        kept_float: convolutions of which the file itself says that they were kept in float on request, and that do compute in
-            float: no violations, but no integers either.
+        violations: why the file is not the integer network that it claims to be; empty if it is one.
+        weight_bytes: dtype -> bytes of constant data.
+        kept_float: convolutions that compute in float on request, as the file's own metadata says: they are no violations.
     """
 
     operators: Mapping[str, int]
@@ -164,7 +163,7 @@ class Artifact:
         input: what `Session.infer` takes.
         output: what it gives.
         provenance: checkpoint hash, table hash, recipe, seed, tool versions ...
-        audit: what is inside, from the day of its export; None of what a compiler made.
+        audit: what is inside, as found at its export; None for a compiled file.
     """
 
     path: Path
@@ -185,8 +184,8 @@ class PlacedOperator:
     Attributes:
         name: `type name`.
         integer: whether it computes in integers.
-        macs: its multiply-accumulates; 0 of what multiplies nothing.
-        elsewhere: the device that it runs on where that is not the one that was asked for; else empty.
+        macs: its multiply-accumulates; 0 if it has none.
+        elsewhere: the device that it runs on, if that is not the requested one; else empty.
     """
 
     name: str
@@ -201,13 +200,13 @@ class Placement:
 
     Attributes:
         operator_count: operators the runtime executes after its own fusions.
-        integer_count: those that compute in integers, on the device that was asked for.
-        integer_mac_share: share (0 to 1) of multiply-accumulates done in integers, on that device.
-        float_operators: the names of those that compute in floating point.
-        source: which record of the runtime this was read from.
-        device_count: those on the device that was asked for; None in reports from before it was counted.
+        integer_count: those that compute in integers on the requested device.
+        integer_mac_share: share (0 to 1) of the multiply-accumulates that they do.
+        float_operators: names of the operators that compute in floating point.
+        source: the runtime's record that this was read from.
+        device_count: operators on the requested device; None in older reports, which did not count them.
         elsewhere: `type name on device` of the others.
-        fallbacks: operators that the file means to run on that device in integers, and that do not.
+        fallbacks: operators that should run on the requested device in integers, and do not.
     """
 
     operator_count: int
@@ -221,8 +220,8 @@ class Placement:
 
 
 FloatPart = Literal["all", "around the convolutions", "none"]
-"""Which operators a file means to compute in floating point: a float file all, an `int8` one what stands before its first and
-behind its last convolution, the average pool above all.
+"""Which operators of a file are meant to compute in floating point: in a float file all; in an `int8` file those before its first
+and after its last convolution, mainly the average pool.
 """
 
 
@@ -231,13 +230,13 @@ def place(operators: Sequence[PlacedOperator], *, floats: FloatPart, source: str
 
     Args:
         operators: in the order in which they run.
-        floats: what the file means to compute in floating point; a float operator elsewhere in it is a fall-back.
+        floats: which ones are meant to compute in floating point; any other float operator is a fallback.
         source: the record that they were read from.
-        mac_count: multiply-accumulates of the file, where its operators do not add up to them.
+        mac_count: multiply-accumulates of the whole file, if the operators do not account for all of them.
     """
     whole = sum(operator.macs for operator in operators) if mac_count is None else mac_count
     convolutions = [index for index, operator in enumerate(operators) if operator.macs]
-    # Records without a convolution do not tell what stands around them, so that nothing in them may be in floats.
+    # Without a convolution in the record nothing is known to be before or after one, so no float operator is accepted.
     inner = range(min(convolutions), max(convolutions) + 1) if convolutions else range(len(operators))
     meant = {"all": range(0), "around the convolutions": inner, "none": range(len(operators))}[floats]
     placed = [operator for operator in operators if operator.integer and not operator.elsewhere]
@@ -256,7 +255,7 @@ def place(operators: Sequence[PlacedOperator], *, floats: FloatPart, source: str
 
 
 class Progress(Protocol):
-    """What a long job tells of its advance; the command line draws it, a library user may ignore it."""
+    """Is told how far a long job is; the command line draws it, a library user may ignore it."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """`done` of `total` steps of `what` are finished."""
@@ -267,9 +266,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 class Clock(Protocol):
-    """Times sessions where they run: on a board, or in a process of their own. What lies between there and here is no part of an
-    inference.
-    """
+    """Times sessions where they run, on a board or in another process, so that the way there does not count."""
 
     def time(
         self, sessions: Sequence[tuple[Any, ByteArray]], *, warmup: int, rounds: int, progress: Progress = silent
@@ -277,7 +274,7 @@ class Clock(Protocol):
         """Times sessions, all in the same rounds.
 
         Args:
-            sessions: of this clock, each with its batch, (N, H, W, 3) uint8.
+            sessions: sessions of this clock, each with its batch, (N, H, W, 3) uint8.
             warmup: inferences of each before the first sample.
             rounds: samples of each, at least 1.
             progress: told of the rounds.
@@ -287,21 +284,21 @@ class Clock(Protocol):
 
         Raises:
             Unavailable: the connection broke.
-            Refused: the runtime failed, or there are not as many samples as were asked for.
+            Refused: the runtime failed, or returned too few samples.
         """
 
 
 class Session(Protocol):
-    """An artifact opened on a device. What most of them do alike is in `runtimes.session.BatchSession`.
+    """An artifact opened on a device. Most runtimes build on `runtimes.session.BatchSession`.
 
     Attributes:
         runtime: the registry's name, such as `onnxruntime`.
         device: the device that the runtime says it uses.
         threads: intra-op threads.
         kernels: the kernel family that the runtime says it uses, such as `XNNPACK`.
-        evidence: `measured`, or `emulated` where the device is not the one that the file is for.
-        facts: what else the runtime tells of the device and of this file on it, as a report shows it: `arena_bytes` ...
-        gives_logits: False where it can be timed and nothing else: `infer` then always raises `Unavailable`.
+        evidence: `measured`, or `emulated` if the real device is not here.
+        facts: what else the runtime reports about the device and this file on it, for the report: `arena_bytes` ...
+        gives_logits: False if it can only be timed; `infer` then always raises `Unavailable`.
     """
 
     runtime: str
@@ -314,14 +311,14 @@ class Session(Protocol):
 
     @property
     def clock(self) -> Clock | None:
-        """What times it; None where `infer` is timed here."""
+        """What times it; None if `infer` is timed in this process."""
 
     @property
     def placement(self) -> Placement | None:
-        """Where the operators run; None where the runtime does not tell.
+        """Where the operators run; None if the runtime does not tell.
 
         Raises:
-            Refused: the runtime's records make no sense, or contradict what was asked for.
+            Refused: the runtime's records make no sense, or contradict the request.
         """
 
     def infer(self, batch: ByteArray) -> FloatArray:

@@ -37,7 +37,7 @@ class Unavailable(SqueezeExportError):
 
 
 class Inapplicable(Unavailable):
-    """What no device of that kind ever does. Beside other work it is skipped, and fails nothing."""
+    """Something that no device of this kind can do. Among other jobs it is skipped, and the others go on."""
 
 
 class Refused(SqueezeExportError):

@@ -14,17 +14,17 @@ from typing import TypeAlias
 from squeeze_export.errors import BadInput
 
 Content: TypeAlias = bytes | Mapping[str, bytes]
-"""A file's bytes, or a folder's files: path inside it, with slashes -> bytes. No file named but these is in the folder."""
+"""The bytes of a file, or all files of a folder: path inside it, with slashes -> bytes."""
 
 MAX_CONTENT_BYTES = 1_000_000_000
 MAX_FOLDER_FILES = 1000
 
 
 def make_folder(path: Path) -> None:
-    """Creates an output folder and makes sure that it can be written.
+    """Creates an output folder, and checks that it can be written to.
 
     Raises:
-        BadInput: it is a file, or may not be created or written.
+        BadInput: it is a file, or cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -36,11 +36,11 @@ def make_folder(path: Path) -> None:
 
 
 def write_draft(path: Path, content: Content) -> None:
-    """Writes content to a name that nobody reads yet. What is there already is not replaced.
+    """Writes content to a path that nothing reads yet. No folder may be there.
 
     Raises:
         OSError: it cannot be written.
-        ValueError: a name leads out of the folder.
+        ValueError: a name points outside the folder.
     """
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -55,11 +55,10 @@ def write_draft(path: Path, content: Content) -> None:
 
 
 def write_files(contents: Mapping[Path, Content]) -> None:
-    """Writes several files or folders that belong together: all to temporary names beside them first, and only then each gets
-    its own.
+    """Writes files or folders that belong together: all under temporary names first, which are then renamed.
 
     Raises:
-        BadInput: a folder does not exist, may not be written, or the disk is full; the old files stay and nothing is left behind.
+        BadInput: a folder does not exist or cannot be written to, or the disk is full; the old files stay and nothing is left over.
     """
     token = secrets.token_hex(8)  # a killed process may have left its own temporary names, under the same number as this one
     drafts = {path: path.with_name(f".{path.name}.{token}.tmp") for path in contents}
@@ -95,7 +94,7 @@ def write_files(contents: Mapping[Path, Content]) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes one file as `write_files` does: a reader sees the old file or the new one."""
+    """Writes one file, as `write_files` does: readers see the old file or the new one."""
     write_files({path: data})
 
 
@@ -107,10 +106,10 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """While open, what the operating system does not let read is refused.
+    """A context that turns the operating system's read errors into ours.
 
     Raises:
-        BadInput: a file cannot be read; it is named, or `path` where the system names none.
+        BadInput: a file cannot be read; the error names it, or `path` if the system names none.
     """
     try:
         yield
@@ -122,12 +121,12 @@ def read_bounded(path: Path, max_bytes: int, what: str) -> bytes:
     """The bytes of a file.
 
     Args:
-        path: of the file.
-        max_bytes: that are read.
-        what: it is, for the message: `an ONNX file`.
+        path: the file.
+        max_bytes: the most to read.
+        what: what the file is, for the error: `an ONNX file`.
 
     Raises:
-        BadInput: it cannot be read, or is larger.
+        BadInput: the file cannot be read, or is larger.
     """
     with reading(path), path.open("rb") as stream:
         data = stream.read(max_bytes + 1)
@@ -137,10 +136,10 @@ def read_bounded(path: Path, max_bytes: int, what: str) -> bytes:
 
 
 def read_content(path: Path) -> Content:
-    """Reads a file, or a folder with all that is in it; links inside a folder are refused.
+    """Reads a file, or a folder with everything in it.
 
     Raises:
-        BadInput: a folder with links, too many files, or more bytes than any network has.
+        BadInput: a folder with links or too many files, or more bytes than any network has.
         OSError: it cannot be read.
     """
     if not path.is_dir():

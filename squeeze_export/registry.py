@@ -1,6 +1,6 @@
 """Registries: a plain dict of name -> module, or object in a module; other distributions add to it by entry points.
 
-What satisfies a registry's protocol may leave out what the protocol has a body or a value for: it is filled in.
+An entry may leave out whatever its registry's protocol has a body or a value for: it gets this default.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ COMPILERS: Mapping[str, str] = {
     "qnn": "squeeze_export.compilers.qnn",
     "executorch": "squeeze_export.compilers.executorch",
 }
-"""What makes a file for a chip out of a target's: modules that satisfy `compilers.Compiler`. Each is a command of the same name."""
+"""What compiles a target's file for a chip: modules that satisfy `compilers.Compiler`. Each is a command of the same name."""
 
 PEERS: Mapping[str, str] = {
     "onnx": "squeeze_export.peers.onnxruntime",
@@ -69,14 +69,14 @@ RULEBOOKS: Mapping[str, str] = {
 """Chip -> its `lint.Rulebook`."""
 
 TOOLCHAINS: Mapping[str, str] = {"executorch": "squeeze_export.workers.executorch"}
-"""What has an environment of its own: modules that satisfy `workers.environments.Toolchain`."""
+"""What needs an environment of its own: modules that satisfy `workers.environments.Toolchain`."""
 
 
 def registered(own: Mapping[str, str], kind: str) -> Mapping[str, str]:
     """All entries of a registry: our own first, then those of the entry-point group `squeeze_export.<kind>s`.
 
     Args:
-        own: name -> where it is: `package.module` or `package.module:object`. No entry point replaces one.
+        own: name -> where it is: `package.module` or `package.module:object`. Entry points cannot replace these.
         kind: `runtime`, `target` ...
     """
     from importlib.metadata import entry_points  # takes 30 ms with what it reads
@@ -86,17 +86,17 @@ def registered(own: Mapping[str, str], kind: str) -> Mapping[str, str]:
 
 
 def entry_named(name: str, own: Mapping[str, str], kind: str, protocol: type) -> Any:
-    """Looks an entry of a registry up, with its protocol's defaults filled in.
+    """Looks up an entry of a registry, with its protocol's defaults filled in.
 
     Args:
         name: of the entry.
-        own: name -> where it is; entry points are looked at where `name` is not there.
+        own: name -> where it is. Entry points are read only if `name` is not among these.
         kind: `runtime`, `target` ...
-        protocol: what it satisfies.
+        protocol: what every entry satisfies.
 
     Raises:
         BadInput: there is no such entry.
-        Refused: another distribution's entry cannot be imported, or lacks what has no default.
+        Refused: another distribution's entry cannot be imported, or lacks something that has no default.
     """
     import pkgutil
 
@@ -113,13 +113,9 @@ def entry_named(name: str, own: Mapping[str, str], kind: str, protocol: type) ->
 
 
 def usable(own: Mapping[str, str], kind: str, protocol: type) -> dict[str, Any]:
-    """Every entry of a registry by its name, our own first. One of another distribution that breaks is left out, so that it stops
-    nothing else: whoever asks for it by its name is told why.
+    """All entries of a registry by name, our own first; for the arguments see `entry_named`.
 
-    Args:
-        own: as in `entry_named`.
-        kind: as there.
-        protocol: as there.
+    A broken entry of another distribution is left out, so that it stops nothing else. `entry_named` says what is wrong with it.
     """
     found = {name: entry_named(name, own, kind, protocol) for name in own}
     for name in [name for name in registered(own, kind) if name not in own]:
@@ -129,10 +125,10 @@ def usable(own: Mapping[str, str], kind: str, protocol: type) -> dict[str, Any]:
 
 
 def filled(entry: object, protocol: type) -> Any:
-    """A module or object as a protocol has it: what it leaves out comes from the protocol, whose functions are given it as `self`.
+    """Completes a module or object with the defaults of a protocol, whose functions get it as `self`.
 
     Raises:
-        Refused: it lacks what has no default: what is only annotated there, or an `abstractmethod`.
+        Refused: it lacks something that has no default: an annotated name without a value, or an `abstractmethod`.
     """
     names = (*protocol.__annotations__, *(name for name, value in vars(protocol).items() if isinstance(value, FunctionType)))
     absent = [name for name in names if not name.startswith("_") and not hasattr(entry, name)]

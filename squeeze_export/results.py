@@ -1,8 +1,8 @@
-"""What a job found out: the report, its rows and the figures in them, and `report.json`, their JSON form.
+"""The report of a job, its rows and their figures, and `report.json`, the same as JSON.
 
-The types are frozen and plain. The JSON document has their own shape, field by field, so there is no second description to keep in
-step: `Report` first, its parts above it, then the version of the shape with what brings older documents up to it, then the writer
-and the reader. It is strict JSON: infinity and NaN are the strings `inf`, `-inf`, `nan`.
+The JSON document has the fields of these dataclasses, so nothing else describes its shape. It is strict JSON: infinity and NaN are
+the strings `inf`, `-inf`, `nan`. The parts of a report come first, then `Report`, the schema version with the migrations of older
+documents, the writer and the reader.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from squeeze_export.files import write_text
 
 Status = Literal["ok", "skipped", "failed"]
 Pace = Literal["faster", "no gain", "slower", "open"]
-"""What an interval of int8's speed-up says: above 1, not above the least gain that counts, below 1, or neither."""
+"""What the interval of int8's speed-up shows: above 1, at most the least gain that counts, below 1, or none of these."""
 Outcome = Literal["faster", "not faster", "unknown"]
 
 
@@ -81,18 +81,18 @@ def sqnr_db(signal: float, noise: float) -> float:
 
 @dataclass(frozen=True)
 class Latency:
-    """Kept samples of one session, and what follows from them.
+    """The samples of one session and their statistics.
 
     Attributes:
-        samples_ns: every timed inference, in the order it ran.
+        samples_ns: every timed inference, in order.
         warmup_count: inferences before the first sample.
         batch: images per inference.
         threads: intra-op threads.
         p50_ms: percentiles over `samples_ns`.
         p90_ms: likewise.
         p99_ms: likewise.
-        speedup: fp32's p50 over this p50 on the same device in the same rounds, with a bootstrap interval; on the same runtime,
-            except that an fp32 file in bf16 is compared with itself in float32.
+        speedup: p50 of the fp32 file over this p50, with a bootstrap interval: same rounds, device and runtime. An fp32 file that
+            runs in bf16 is compared with itself in float32.
     """
 
     samples_ns: tuple[int, ...]
@@ -107,14 +107,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class LayerCycles:
-    """What a compiler expects of one operator.
+    """A compiler's estimate for one operator.
 
     Attributes:
-        operator: of the file, by its type.
-        name: of what it makes.
-        device: that it would run on.
+        operator: its type in the file.
+        name: of its output.
+        device: where it would run.
         cycles: of the accelerator's clock.
-        macs: multiply-accumulates as the accelerator carries them out.
+        macs: multiply-accumulates that the accelerator would do.
         mac_use: share (0 to 1) of the accelerator's multipliers that would be busy.
     """
 
@@ -128,18 +128,18 @@ class LayerCycles:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a compiler expects of a chip that is not here. Never a measurement.
+    """A compiler's estimate for a chip that is not here. Never a measurement.
 
     Attributes:
         tool: name and version.
-        settings: what the chip is taken to be: accelerator, system configuration, memory mode.
-        clock_mhz: the stated clock.
-        cycles: of that clock, of one inference.
+        settings: the assumed chip: accelerator, system configuration, memory mode.
+        clock_mhz: its clock.
+        cycles: of this clock, for one inference.
         inference_ms: the same in milliseconds.
-        used_bytes: memory -> bytes that the network takes of it: `sram`, `off chip flash` ...
+        used_bytes: memory (`sram`, `off chip flash` ...) -> bytes that the network needs in it.
         moved_bytes: memory -> bytes read and written by one inference.
-        moved_gb_s: memory -> 10^9 bytes a second that this is at the estimated speed.
-        layers: each operator's part.
+        moved_gb_s: memory -> the same in 10^9 bytes per second, at the estimated speed.
+        layers: the estimate of each operator.
     """
 
     tool: str
@@ -163,21 +163,21 @@ class Measurement:
         artifact: file name, relative to the report.
         sha256: of the artifact.
         size_bytes: of the artifact.
-        runtime: what ran it.
-        device_asked: what the user named.
-        device: what the runtime says it used; empty where nothing ran.
-        kernels: kernel family that the runtime says it used.
-        evidence: how the figures came about.
+        runtime: that ran it.
+        device_asked: the requested device.
+        device: the device that the runtime reports; empty if nothing ran.
+        kernels: the kernel family that the runtime reports.
+        evidence: measured, or how the figures were obtained instead.
         status: `ok`, `skipped` or `failed`.
         reason: why it was skipped or failed.
-        accuracy: None where not validated.
-        latency: None where not timed.
-        placement: None where nothing ran.
+        accuracy: None if not validated.
+        latency: None if not timed.
+        placement: None if nothing ran.
         audit: what is inside the file.
-        recipe: how its integers came about; empty where it has none.
-        checkpoint_sha256: of the checkpoint that it was made from; empty where that is not known.
-        estimate: what a compiler expects of a chip that is not here.
-        facts: what else the runtime told of the device and of this file on it: `arena_bytes`, `governor` ...
+        recipe: the method that chose its integers; empty if it has none.
+        checkpoint_sha256: of its checkpoint; empty if unknown.
+        estimate: a compiler's, for a chip that is not here.
+        facts: what else the runtime reports about the device and this file on it: `arena_bytes`, `governor` ...
     """
 
     target: str
@@ -209,7 +209,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two runs of the same integers are apart on the same images.
+    """How much two runs of the same integers differ on the same images.
 
     Attributes:
         first: a row's target and runtime, or `integer run`: the exact one.
@@ -217,8 +217,8 @@ class Difference:
         count: images compared.
         largest_steps: largest difference of a logit, in steps of the last convolution's output.
         top1_agreement: share (0 to 1) of images with the same top-1 class.
-        first_layer: where `first` is the integer run: the first layer that makes, from the same integers, something that is more
-            than one step away from it (rounding explains one); empty where there is none, None where it was not looked for.
+        first_layer: the first layer of `second` whose output, from the same integers, differs from the integer run by more than
+            one step (rounding explains one). Empty if there is none, None if it was not searched for.
     """
 
     first: str
@@ -237,7 +237,7 @@ class RowName:
         artifact: file name.
         sha256: of the artifact.
         scheme: how numbers are carried.
-        runtime: what ran it.
+        runtime: that ran it.
     """
 
     artifact: str
@@ -252,8 +252,8 @@ class Rival:
 
     Attributes:
         row: which one.
-        speedup: its p50 over int8's, with a bootstrap interval; of the fp32 row it is the int8 row's own `speedup`.
-        pace: of int8 beside it, by `speedup`.
+        speedup: its p50 over int8's, with a bootstrap interval; for the fp32 row this is the int8 row's own `speedup`.
+        pace: what `speedup` shows.
     """
 
     row: RowName
@@ -267,13 +267,13 @@ class Verdict:
 
     Attributes:
         int8: the row in question.
-        device: that the runtime says it used.
-        outcome: `faster` than every rival; `not faster` than at least one; `unknown` where that cannot be told.
-        rivals: what it was compared with.
-        ship: what to ship; None where that cannot be told, or where no row keeps the reference's top-1.
-        otherwise: what to ship where the loss of top-1 that `ship` has shown is too much; None where it has shown none.
-        round_count: that the intervals rest on.
-        rounds_needed: about as many would tell; None unless `outcome` is `unknown` and more rounds are likely to help.
+        device: the device that the runtime reports.
+        outcome: `faster` than every rival, `not faster` than at least one, or `unknown`.
+        rivals: the rows that it was compared with.
+        ship: the row to ship; None if the timing does not tell, or if every row loses top-1 against the reference.
+        otherwise: the row to ship instead if the loss of top-1 shown by `ship` is too much; None if it shows none.
+        round_count: rounds behind the intervals.
+        rounds_needed: rounds that would probably tell; None unless `outcome` is `unknown` and more rounds are likely to help.
     """
 
     int8: RowName
@@ -288,20 +288,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything one command found out. `report.json` is this; every other form is written from it.
+    """Everything that one command found out. `report.json` holds all of it; the table and the page are made from it.
 
     Attributes:
-        schema_version: of the JSON form; older files are migrated on reading.
+        schema_version: of `report.json`; older files are migrated when they are read.
         created: UTC, ISO 8601.
         tool_versions: package -> version.
         host: machine facts: CPU, cores, ISA flags, governor, memory, OS.
         network: name, classes, input size, parameters, checkpoint hash.
-        calibration: image count, source, recipe, table hash; empty where nothing was calibrated.
-        evaluation: image count, source, whether labelled, and a note where the images are not independent.
+        calibration: image count, source, recipe, table hash; empty if nothing was calibrated.
+        evaluation: image count, source, whether labelled, and a note if the images are not independent.
         measurements: the rows.
-        warnings: what the user was told on the way.
+        warnings: that were shown to the user.
         differences: the files of several targets against the integer run and against each other.
-        verdicts: whether int8 is worth it, for each int8 row that was timed beside others.
+        verdicts: whether int8 is worth it, for each int8 row that was timed together with others.
     """
 
     schema_version: int
@@ -319,13 +319,13 @@ class Report:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """The integers that a part of the calibration images gives, in the exact integer run.
+    """The exact integer run of a table that was calibrated on a part of the images.
 
     Attributes:
         image_count: images of the part.
         agreement: share of the evaluation images with the fp32 reference's top-1 class, with its Wilson interval.
         sqnr_db: of the logits, dB.
-        to_largest_pp: agreement less that of the largest part on the same images, percentage points, with its paired interval.
+        to_largest_pp: agreement minus that of the largest part on the same images, percentage points, with its paired interval.
     """
 
     image_count: int
@@ -339,11 +339,11 @@ class Curve:
     """Agreement and SQNR against the number of calibration images.
 
     Attributes:
-        points: by image count; each part holds the one before it.
-        enough_count: the smallest count from which on every agreement interval reaches that of the largest part.
-        seed: that put the images in order.
-        recipe: how the integers were made.
-        evaluation: `source`, `image_count`, and a `note` where the images are not the user's own evaluation images.
+        points: by image count; each part contains the one before it.
+        enough_count: the smallest count from which on every agreement interval overlaps that of the largest part.
+        seed: of the order of the images.
+        recipe: the method that chose the integers.
+        evaluation: `source`, `image_count`, and a `note` if the images are not the user's own evaluation images.
     """
 
     points: tuple[CurvePoint, ...]
@@ -367,7 +367,7 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     3: lambda document: document,  # 4 added `measurements[].audit.kept_float`, which may be missing
     4: lambda document: document,  # 5 added `estimate` and `facts` of measurements, and to placements where operators ran
 }
-"""Version -> what turns a document of that version into one of the next. A change of `Report` adds one, and its test."""
+"""Version -> function that makes the next version's document. A change of `Report` adds one, and its test."""
 
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
@@ -382,7 +382,7 @@ def to_json(value: Any, where: str = "report") -> Any:
         where: its name, for the error.
 
     Raises:
-        TypeError: it holds what JSON has no form for; the field is named.
+        TypeError: JSON cannot hold a value in it; the error names its field.
     """
     if dataclasses.is_dataclass(value):
         return {field.name: to_json(getattr(value, field.name), f"{where}.{field.name}") for field in dataclasses.fields(value)}
@@ -406,10 +406,10 @@ def _key(key: Any, where: str) -> str:
 
 
 def from_json(document: Any) -> Report:
-    """A report from its JSON form, of this version or an older one.
+    """Reads a report from its JSON, of this version or an older one.
 
     Raises:
-        BadInput: a newer version, or a field that is missing, unknown or of a wrong kind; the field is named.
+        BadInput: a newer version, or a field that is missing, unknown or of the wrong type; the error names the field.
     """
     if not isinstance(document, dict):
         raise BadInput(f"a report is a JSON object, not `{_kind(document)}`")
@@ -431,7 +431,7 @@ def from_json(document: Any) -> Report:
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the type annotation `kind` says; `where` is its path in the document."""
+    """Checks a value against the type annotation `kind` and converts it; `where` is its path in the document."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -483,7 +483,7 @@ def _expect(fits: bool, wanted: str, value: Any, where: str) -> None:
 
 
 def _kind(value: Any) -> str:
-    """A value as an error message shows it: short ones themselves, long ones by their kind."""
+    """A value as an error message shows it: cut if it is long."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     shown = json.dumps(value)
@@ -495,7 +495,7 @@ def write_json(report: Report, path: Path) -> None:
 
     Raises:
         BadInput: the file cannot be written.
-        TypeError: as `to_json`.
+        TypeError: as of `to_json`.
     """
     write_text(path, json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -504,7 +504,7 @@ def read_json(path: Path) -> Report:
     """Reads what `write_json` wrote, of this version or an older one.
 
     Raises:
-        BadInput: the file cannot be read, is no strict JSON, or no report.
+        BadInput: the file cannot be read, or is no strict JSON or no report.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)

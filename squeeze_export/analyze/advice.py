@@ -1,4 +1,4 @@
-"""What would mend the worst layers: each remedy is tried on the images, and said only with what it gained there."""
+"""What would mend the worst layers: each remedy is tried on the images, and reported with its gain there."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from squeeze_export.quant.ranges import quantization_of
 
 WORTH_DB = 0.1
 WORTH_SHARE = 0.1
-"""A remedy that gains less than this, or than this share of what the layer's best one gains, is not named: any other range rounds
-otherwise, and so gains or loses a little by chance."""
+"""A remedy that gains less than this, or less than this share of the layer's best gain, is not reported: every other range
+rounds differently, and so gains or loses a little by chance."""
 FEW_IMAGES = 64
-"""With fewer calibration images the ranges of all layers are suspected together."""
+"""With fewer calibration images, new ranges for all layers together are tried too."""
 _FINER = "finer rounding of its weights: at most this"
 _WIDER = "16-bit activations (--scheme int16x8): at most this"
 
 
 _Trial: TypeAlias = tuple[partial[Advice], Plan]
-"""An advice that only its gain is missing from, and the run that measures this gain."""
+"""An advice that lacks only its gain, and the run that measures this gain."""
 
 
 def advice_for(
@@ -44,15 +44,15 @@ def advice_for(
     Args:
         subject: from `analysis.subject_of`.
         sensitivity: of these pixels.
-        counted: layer -> what was counted on all images, these among them.
+        counted: layer -> what was counted on all images, including these.
         pixels: (N, H, W, 3) uint8, N at least 1.
-        calibration_count: images that the table was calibrated on; 0 where it does not tell.
+        calibration_count: images that the table was calibrated on; 0 if unknown.
         threads: images in flight.
         progress: told of the images.
 
     Returns:
-        for the worst layers in their order, then for the whole network; only what is worth it. Ranges are taken from all images
-        counted, those among them that the gain is measured on, so it is what images like these could give at most.
+        The advice that is worth it: for the worst layers in their order, then for the whole network. The new ranges come from all
+        counted images, including those that measure the gain, so a gain is the most that images like these could give.
     """
     layers = {layer.name: layer for layer in sensitivity.layers}
     trials = [trial for name in sensitivity.worst for trial in _trials(subject, layers[name], counted)]
@@ -67,7 +67,7 @@ def advice_for(
 
 
 def _trials(subject: Subject, layer: LayerSensitivity, counted: Mapping[str, TensorCount]) -> list[_Trial]:
-    """What may help one layer: its range as it was seen, and the part that dominates in float."""
+    """What may help one layer: the range of these images, and the part with the larger share in float."""
     name, full, found = layer.name, subject.full, []
     if name in counted:
         before, after = full.outputs[name], _seen_range(subject, layer.scale_group, counted)
@@ -97,7 +97,7 @@ def _all_ranges(subject: Subject, counted: Mapping[str, TensorCount], calibratio
 
 
 def _whole(sensitivity: Sensitivity) -> list[Advice]:
-    """What all weights, or all activations, cost together: runs that are there already."""
+    """All weights, or all activations, in float: runs that exist already."""
     finer = gain(sensitivity.outputs_alone, sensitivity.whole)
     wider = gain(sensitivity.weights_alone, sensitivity.whole)
     if finer > wider:

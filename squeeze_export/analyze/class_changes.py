@@ -1,4 +1,4 @@
-"""The images that the integers put into another class than the reference does."""
+"""Images whose top-1 class differs between the integer network and the reference."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from squeeze_export.core import FloatArray
 
 
 def class_change(reference: FloatArray, logits: FloatArray, file: str, label: int | None) -> ClassChange | None:
-    """What happened to one image; None where the top-1 class is the same. Of equal logits the lowest index wins, as elsewhere.
+    """How an image changed its class; None if its top-1 class is the same. Of equal logits the lowest index wins, as elsewhere.
 
     Args:
         reference: (classes,) float32 logits of the float network, at least two.
-        logits: (classes,) likewise of the integer one.
+        logits: (classes,) float32 logits of the integer network.
         file: the image.
         label: its class index, or None.
     """
@@ -36,5 +36,5 @@ def class_change(reference: FloatArray, logits: FloatArray, file: str, label: in
 
 
 def _margin(logits: FloatArray, index: int) -> float:
-    """The class's logit less the largest other one."""
+    """The logit of a class minus the largest other one."""
     return float(logits[index]) - float(np.delete(logits, index).max())

@@ -1,7 +1,7 @@
-"""Mixed precision: which layers to keep in float, by name, by number, or the fewest that keep the drop under a bound.
+"""Mixed precision: which layers to keep in float: by name, by number, or the fewest that keep the drop under a limit.
 
-Layers are ranked by what they win, simulated on some images. How many of the ranking are needed is then searched with exact runs
-on all images: those that choose pass the run.
+Layers are ranked by their gain, simulated on some images. Exact runs on all images, which the caller passes as a function, then
+find how many of the ranking are needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme, float
 from squeeze_export.results import Accuracy
 
 TRIED_ANEW = 0.9
-"""Once the chosen layers have taken this share of the error's power away, what the others win of it says little of what is left."""
+"""Once the chosen layers have removed this share of the error's power, the other layers' gains are measured again beside them."""
 
 Parts = tuple[frozenset[str], frozenset[str]]
 """Convolutions in float, and tensors that are not rounded."""
@@ -28,12 +28,12 @@ Parts = tuple[frozenset[str], frozenset[str]]
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be kept in float; one of the three at most.
+    """What to keep in float; at most one of the three is set.
 
     Attributes:
-        layers: by name.
-        count: the first of the ranking.
-        max_drop_pp: as many of them as it takes for the drop's upper bound to be at most this, percentage points.
+        layers: these layers.
+        count: so many layers, the first of the ranking.
+        max_drop_pp: as many of the ranking as it takes for the drop's upper bound to be at most this, percentage points.
     """
 
     layers: tuple[str, ...] = ()
@@ -44,18 +44,18 @@ class Request:
         return bool(self.layers) or self.count is not None or self.max_drop_pp is not None
 
     def needs_ranking(self, before: Accuracy) -> bool:
-        """Whether it does where all layers in integers have this accuracy."""
+        """Whether a ranking is needed, given the accuracy with all layers in integers."""
         if self.max_drop_pp is not None:
             return exact_effect(before).drop_high_pp > self.max_drop_pp
         return self.count is not None
 
 
 def request_of(graph: Graph, layers: Sequence[str] | int, max_drop_pp: float | None) -> Request:
-    """Reads what is asked for, and refuses what can be known to fail before any work is done.
+    """Reads a request, and refuses one that cannot succeed before any work is done.
 
     Args:
         graph: the network.
-        layers: names, or how many; empty where neither is asked for.
+        layers: names, or how many; empty if neither was requested.
         max_drop_pp: percentage points, above 0.
 
     Raises:
@@ -78,22 +78,22 @@ def request_of(graph: Graph, layers: Sequence[str] | int, max_drop_pp: float | N
 def ranking(
     subject: Subject, sensitivity: Sensitivity, pixels: ByteArray, *, threads: int, progress: Progress = silent
 ) -> tuple[RankedLayer, ...]:
-    """Orders the layers by what they win.
+    """Orders the layers by their gain.
 
-    Each layer is tried with whatever then computes in float beside it. The first is the one that takes the largest share of the
-    error's power away for each convolution in float; then, in turn, the one that does so for each further one, because a layer
-    whose neighbours are in float already is cheap. Whenever the chosen ones have taken most of the error away, the others are
-    tried again beside them.
+    Each layer is tried together with whatever must then compute in float too. The first one is the layer that removes the largest
+    share of the error's power per convolution in float. Each next one does so per further convolution, since a layer whose
+    neighbours are in float already costs little. Whenever the chosen layers have removed most of the error, the others are tried
+    again beside them.
 
     Args:
-        subject: from `analysis.subject_of`.
-        sensitivity: of these pixels: of layers that come to the same, the one with more of the error gives its name.
+        subject: from `subject_of`.
+        sensitivity: of these pixels. If two layers put the same parts in float, the one with the larger share is listed.
         pixels: (N, H, W, 3) uint8, N at least 1.
         threads: images in flight.
         progress: told of the images.
 
     Returns:
-        as long as a convolution is left in integers; no layer that adds nothing to those before it.
+        The layers, each of which adds something to those before it, while a convolution is left in integers.
     """
     chosen: list[RankedLayer] = []
     names: list[str] = []
@@ -113,12 +113,12 @@ def ranking(
 
 
 def power_won(gain_db: float) -> float:
-    """The share of the error's power that a gain takes away: 1 where all, below 0 where it adds some."""
+    """The share of the error's power that a gain removes: 1 is all of it, below 0 it adds some."""
     return float(1 - 10 ** (-gain_db / 10))
 
 
 def _left(subject: Subject, sensitivity: Sensitivity, names: Collection[str]) -> dict[str, Parts]:
-    """Layer -> its parts, of those that add something and leave something in integers."""
+    """Layer -> its parts; only of layers that add something and leave something in integers."""
     convs, tensors = float_parts(subject.graph, names)
     found: dict[str, Parts] = {}
     for layer in sorted(sensitivity.layers, key=lambda layer: -layer.share):
@@ -132,7 +132,7 @@ def _left(subject: Subject, sensitivity: Sensitivity, names: Collection[str]) ->
 def _gains(
     subject: Subject, names: list[str], left: list[str], pixels: ByteArray, threads: int, progress: Progress
 ) -> dict[str, float]:
-    """dB won by each of the layers left, beside the named ones."""
+    """The gain of each of the layers left, in dB, beside the named ones."""
     plans = [_plan(subject, names), *(_plan(subject, [*names, name]) for name in left)]
     what = f"trying layers in float beside {len(names)}"
     whole, *found = effects(subject.simulator, subject.full, plans, pixels, threads=threads, what=what, progress=progress)
@@ -145,7 +145,7 @@ def _plan(subject: Subject, names: Collection[str]) -> Plan:
 
 
 def _cost(own: Parts, before: frozenset[str]) -> int:
-    """How many more convolutions are in float; 1 of an addition that takes none along."""
+    """How many more convolutions compute in float; 1 for an addition that needs none."""
     return max(len(own[0] - before), 1)
 
 
@@ -157,10 +157,10 @@ def mixed_precision(
     before: Accuracy,
     run: Callable[[QuantizedGraph], Accuracy],
 ) -> tuple[MixedPrecision, QuantizedGraph]:
-    """Chooses the layers and runs the network with them in float: every figure is of an exact run.
+    """Chooses the layers and runs the network with them in float; every figure is of an exact run.
 
-    The fewest for a bound are searched in halves, as if each further layer lowered the drop: with those that are found the bound
-    holds, with one fewer it does not.
+    The fewest layers for a limit are found by bisection, as if each further layer lowered the drop: with them the limit holds, with
+    one fewer it does not.
 
     Args:
         graph: the float graph that the table was made from.
@@ -213,7 +213,7 @@ def mixed_precision(
 
 
 def exact_effect(accuracy: Accuracy) -> ExactEffect:
-    """The drop is of top-1 where images are labelled, else of the agreement."""
+    """The drop is of top-1 if images are labelled, else of the agreement."""
     delta, agreement = accuracy.top1_delta_pp, accuracy.top1_agreement
     if delta is not None:
         drop = (-delta.value, -delta.high, -delta.low)
@@ -223,15 +223,15 @@ def exact_effect(accuracy: Accuracy) -> ExactEffect:
 
 
 def fewest_layers(effect: Callable[[int], ExactEffect], most: int, max_drop_pp: float) -> tuple[int, bool]:
-    """The smallest number of layers with which the bound holds, found by bisection.
+    """The smallest number of layers with which the limit holds, found by bisection.
 
     Args:
-        effect: of an exact run with so many layers in float.
+        effect: gives the effect of an exact run with so many layers in float.
         most: layers that could be in float.
-        max_drop_pp: the bound of the drop's upper end, percentage points.
+        max_drop_pp: the limit of the drop's upper bound, percentage points.
 
     Returns:
-        The number, and whether the bound holds; where it holds with none that was tried, the number with the lowest upper end.
+        The number, and whether the limit holds; if no number that was tried meets it, the one with the lowest upper bound.
     """
     found = {0: effect(0).drop_high_pp}
     low, high = 0, most

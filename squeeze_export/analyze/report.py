@@ -25,7 +25,7 @@ from squeeze_export.results import to_json
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:
-    """As JSON has it: an infinite SQNR is `"inf"`, and flips carry the names of their classes."""
+    """The analysis as JSON: an infinite SQNR is `"inf"`, and flips have the names of their classes."""
     values: dict[str, Any] = to_json(analysis, "analysis")
     labels = values.pop("labels")
     for flip in values["flips"]:
@@ -41,8 +41,8 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
 
 
 def print_analysis(analysis: Analysis, console: Console) -> None:
-    """Prints the summary, one row a layer (the worst in bold), what would mend the worst, the images that change their class, and
-    what layers in float win and cost."""
+    """Prints the summary, a row for each layer (the worst in bold), what would mend these, the images that change their class, and
+    what layers in float gain and cost."""
     for line in summary_lines(analysis):
         print_line(line, console)
     console.print()
@@ -69,15 +69,15 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
 
 
 def analysis_html(analysis: Analysis) -> str:
-    """The page: the summary, each layer's part of the error drawn and in figures, what would mend it, the images that change their
-    class, and what layers in float win and cost."""
+    """The page: the summary, each layer's share of the error as a drawing and in figures, what would mend it, the images that
+    change their class, and what layers in float gain and cost."""
     return render(
         "analyze/templates/analysis.html",
         analysis.network,
         analysis.warnings,
         analysis=analysis,
         summary=summary_lines(analysis),
-        # An axis in percent of the whole error that starts at 0; each layer with its share in words, all and by its parts.
+        # The axis starts at 0, in percent of the whole error; each layer comes with its shares in words.
         ticks=ticks_over(0.0, 100 * max(layer.share for layer in analysis.layers)),
         bars=[(layer, percent_of(layer.share), share_line(layer)) for layer in analysis.layers],
         layers=layer_table(analysis),

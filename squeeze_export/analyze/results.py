@@ -1,4 +1,4 @@
-"""What `analyze` found out: where the integers' error comes from, and which images pay for it. Frozen and plain, as `results`."""
+"""The results of `analyze`: where the integers' error comes from, and which images change their class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Effect:
     """The logits of a partly quantized network, compared with the reference's.
 
     Attributes:
-        sqnr_db: 10 log10(sum of squared reference logits / sum of squared differences), dB; infinite where nothing differs.
+        sqnr_db: 10 log10(sum of squared reference logits / sum of squared differences), dB; infinite if nothing differs.
         agreement: share of images with the reference's top-1 class, 0 to 1.
     """
 
@@ -25,20 +25,20 @@ class Effect:
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """What one layer has to do with the error: a convolution, or an addition, which has no weights.
+    """How much one layer contributes to the error: a convolution, or an addition, which has no weights.
 
-    A share is the power of the error that the part makes alone over that of the whole integer network. Errors meet and cancel, so
-    the shares of all layers need not add up to 1.
+    A share is the power of the error that a part alone causes, over that of the whole integer network. Errors may add up or cancel,
+    so the shares of all layers need not sum to 1.
 
     Attributes:
-        name: the layer's.
-        scale_group: all layers whose outputs share its output's scale, itself among them.
-        weights: its weights and bias alone in integers, everything else float; None of an addition.
-        output: its output alone in 8 bits, everything else float; None where it is a float in any case.
-        kept: everything in integers but its weights and its output.
-        weights_share: 0 of an addition.
-        output_share: likewise a share.
-        gain_db: SQNR of `kept` less that of the whole integer network, dB.
+        name: of the layer.
+        scale_group: all layers whose outputs share a scale with its output, itself included.
+        weights: only its weights and bias in integers, everything else in float; None for an addition.
+        output: only its output in 8 bits, everything else in float; None if the output is in float anyway.
+        kept: everything in integers except its weights and its output.
+        weights_share: of `weights`; 0 for an addition.
+        output_share: of `output`.
+        gain_db: SQNR of `kept` minus that of the whole integer network, dB.
     """
 
     name: str
@@ -52,32 +52,32 @@ class LayerSensitivity:
 
     @property
     def share(self) -> float:
-        """Of both together."""
+        """Of weights and output together."""
         return self.weights_share + self.output_share
 
 
 @dataclass(frozen=True)
 class RangeUse:
-    """How a layer's output fills the range that its integers have. Everything is counted on the float network's values, but
-    `unused_levels`, on the integers.
+    """How a layer's output fills the range of its integers. All figures are of the float network's values, except `unused_levels`,
+    which is of the integer run's.
 
     Attributes:
-        name: the layer's.
-        range_high: the largest real value that the integers hold, in the table's coordinates (equalized channels).
-        range_low: the smallest; 0 behind a ReLU.
-        largest_share: the largest value seen over `range_high`; above 1 is clipped.
-        mean_largest_share: the mean over images of each image's largest value, over `range_high`.
-        p999_share: the value that 99.9% of all values do not exceed, over `range_high`.
-        clipped_high_share: share of all values above the range, 0 to 1; a value that rounds to the last step is inside.
-        clipped_low_share: below it.
-        clipped_image_count: images with such a value.
-        most_clipped: file -> how many of its values are clipped; the ten worst.
-        unused_levels: how many of the range's `levels` integers no value of any image has.
-        levels: integers from the range's low end to its high end.
+        name: of the layer.
+        range_high: the largest real value that the integers can represent, in the table's coordinates (equalized channels).
+        range_low: the smallest one; 0 after a ReLU.
+        largest_share: the largest value over `range_high`; above 1 it is clipped.
+        mean_largest_share: each image's largest value, averaged over the images, over `range_high`.
+        p999_share: the 99.9th percentile of all values, over `range_high`.
+        clipped_high_share: share (0 to 1) of values above the range; a value that rounds to the last step is inside.
+        clipped_low_share: share of values below the range.
+        clipped_image_count: images with a value outside the range.
+        most_clipped: file -> count of its clipped values; the ten worst.
+        unused_levels: how many of the `levels` no value of any image uses.
+        levels: count of integers in the range.
         channel_count: channels.
-        dead_channels: behind a ReLU, those above 0 on no image.
-        zero_filters: those whose float weights are all 0.
-        lost_filters: those whose weights are all 0 in integers alone.
+        dead_channels: channels after a ReLU that are 0 on every image.
+        zero_filters: channels whose float weights are all 0.
+        lost_filters: channels whose weights are all 0 only in integers.
     """
 
     name: str
@@ -100,20 +100,20 @@ class RangeUse:
 
 @dataclass(frozen=True)
 class ClassChange:
-    """An image that the integers put into another class than the reference does.
+    """An image whose top-1 class differs between the integer network and the reference.
 
-    A margin is a logit less the largest other one, so it is above 0 for the top-1 class.
+    A margin is a logit minus the largest other one, so it is above 0 for the top-1 class.
 
     Attributes:
         file: relative to the folder of images.
-        label: its class index where the images are labelled, else None.
-        reference_class: the reference's top-1 class index.
-        int8_class: the integer network's.
-        reference_margin: the reference class's margin in the reference.
-        int8_margin: the same class's margin in the integer network.
-        margin_lost: the one less the other.
-        reference_class_change: the reference class's logit, integers less reference.
-        int8_class_change: likewise of the integer network's class.
+        label: its class index, or None if the images are not labelled.
+        reference_class: top-1 class index of the reference.
+        int8_class: top-1 class index of the integer network.
+        reference_margin: margin of the reference class in the reference.
+        int8_margin: margin of the reference class in the integer network.
+        margin_lost: `reference_margin` minus `int8_margin`.
+        reference_class_change: logit of the reference class, integer network minus reference.
+        int8_class_change: the same for the class of the integer network.
     """
 
     file: str
@@ -129,14 +129,14 @@ class ClassChange:
 
 @dataclass(frozen=True)
 class Advice:
-    """What would mend something, and by how much: always a run, never an estimate.
+    """A remedy and its gain, which comes from a run, never from an estimate.
 
     Attributes:
-        layer: which; empty where it is about all of them.
+        layer: its name; empty if the remedy is for all of them.
         cause: what is wrong.
         mend: what to do, in words.
-        tried: the run behind the gain.
-        gain_db: SQNR of that run less that of the whole integer network, on the same images, dB.
+        tried: the run that measured the gain.
+        gain_db: SQNR of that run minus that of the whole integer network on the same images, dB.
     """
 
     layer: str
@@ -151,9 +151,9 @@ class ExactEffect:
     """The exact integer run on all images, compared with the reference.
 
     Attributes:
-        sqnr_db: as of `Effect`, and so is `agreement`.
-        drop_pp: top-1 of the reference less that of the integers, percentage points; where no image is labelled, 100 less the
-            agreement in percent. `drop_low_pp` and `drop_high_pp` are its 95% interval.
+        sqnr_db: as in `Effect`, like `agreement`.
+        drop_pp: top-1 of the reference minus that of the integers, percentage points; without labels, 100 minus the agreement in
+            percent. `drop_low_pp` and `drop_high_pp` are its 95% interval.
     """
 
     sqnr_db: float
@@ -165,12 +165,12 @@ class ExactEffect:
 
 @dataclass(frozen=True)
 class RankedLayer:
-    """A layer that may be kept in float, in its place of the ranking.
+    """A layer of the ranking of layers to keep in float.
 
     Attributes:
         layer: its name.
-        gain_db: simulated on the part: SQNR won by it, beside the first `beside_count` of the ranking in float.
-        added: convolutions that compute in float with it and with none of the layers before it.
+        gain_db: SQNR gained by it while the first `beside_count` layers of the ranking are in float too; simulated.
+        added: convolutions that it adds to those in float because of the layers before it.
     """
 
     layer: str
@@ -181,7 +181,7 @@ class RankedLayer:
 
 @dataclass(frozen=True)
 class TriedCount:
-    """How many layers of the ranking were kept in float in an exact run, and what that gave."""
+    """An exact run with the first layers of the ranking in float."""
 
     layer_count: int
     effect: ExactEffect
@@ -189,11 +189,11 @@ class TriedCount:
 
 @dataclass(frozen=True)
 class FileCost:
-    """What one file costs.
+    """Size and latency of one file.
 
     Attributes:
-        network: all `integers`; `kept`: with layers in float; `fp32`.
-        p50_ms: None, as the ratio, where nothing was timed.
+        network: `integers`; `kept`, with layers in float; or `fp32`.
+        p50_ms: None if nothing was timed, like the ratio.
         to_integers: its p50 over that of `integers`, with a 95% bootstrap interval.
     """
 
@@ -211,8 +211,8 @@ class Cost:
 
     Attributes:
         target: the format.
-        runtime: what ran them; empty where nothing was timed.
-        device: that the runtime says it used.
+        runtime: that ran them; empty if nothing was timed.
+        device: the device that the runtime reports.
         rounds: timed inferences of each file, on one thread.
         files: `integers`, `kept`, `fp32`.
     """
@@ -226,21 +226,21 @@ class Cost:
 
 @dataclass(frozen=True)
 class MixedPrecision:
-    """Layers kept in float: which, what that wins, and what it costs.
+    """Layers kept in float: which ones, their gain, and their cost.
 
     Attributes:
-        max_drop_pp: what the drop's upper bound was to stay under; None where that was not asked.
-        reached: whether it does; None likewise.
+        max_drop_pp: the requested limit of the drop's upper bound; None without one.
+        reached: whether the upper bound is within it; None without a limit.
         drop_of: `top-1` of labelled images, or `agreement`.
-        layers: those that are named: the first of the ranking, or as they were asked for.
+        layers: the first of the ranking, or those that were requested by name.
         convs: the convolutions that then compute in float, in the network's order.
         conv_count: of the whole network.
         before: all layers in integers.
         after: with `layers` in float.
-        ranking: empty where layers were asked for by name.
-        tried: the exact runs of a search, by the number of layers.
-        cost: None where no layer is kept, or no runtime is installed.
-        table: the table file's name; empty where none was written.
+        ranking: empty if layers were requested by name.
+        tried: the exact runs of the search, by number of layers.
+        cost: None if no layer is kept, or no runtime is installed.
+        table: name of the table file; empty if none was written.
     """
 
     max_drop_pp: float | None
@@ -263,22 +263,22 @@ class Analysis:
 
     Attributes:
         network: `Network.facts`.
-        calibration: of the table.
+        calibration: facts of the table's calibration.
         evaluation: the images: `source`, `image_count`, `note`.
-        image_count: images that flips and tensors were counted on.
-        part_count: those of them, spread evenly, that the effects rest on.
+        image_count: images behind `int8`, `tensors` and `flips`.
+        part_count: images behind the other effects: a part of these, spread evenly.
         int8: the exact integer run on all images.
-        whole: the simulated integer network on the part; every share and gain is against it.
-        weights_alone: all weights in integers, all activations float, on the part.
+        whole: the simulated integer network on the part; the shares and gains are relative to it.
+        weights_alone: all weights in integers, all activations in float, on the part.
         outputs_alone: the other way round.
         layers: in the network's order.
         tensors: likewise.
         worst: the names of the layers with the largest shares, worst first.
-        advice: for these and for the whole.
+        advice: for these layers and for the whole network.
         flips: by the margin lost, largest first.
         labels: class names, or empty.
-        warnings: what the user should know.
-        kept: what layers in float win and cost; None where that was not asked.
+        warnings: for the user.
+        kept: gain and cost of layers in float; None if not requested.
     """
 
     network: Mapping[str, Any]

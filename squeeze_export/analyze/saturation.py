@@ -1,4 +1,4 @@
-"""Saturation and waste of the activations' ranges, counted image by image: clipped values, dead channels, unused levels."""
+"""How the activations use their ranges, counted image by image: clipped values, dead channels, unused levels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from squeeze_export.quant.observations import signed_tensors
 
 MOST_CLIPPED = 10
 _BELOW, _ABOVE = 1024, 2304
-"""Steps counted below integer 0, and from it on: nine ranges' worth; what lies beyond counts as the last."""
+"""Steps counted below integer 0, and from 0 up: nine times the range upwards. Values beyond count as the last step."""
 _HIGH_SHARE = 0.999
 _BLOCK = 32_768
 """Values counted at a time: few enough to stay in the cache."""
@@ -28,16 +28,16 @@ _BLOCK = 32_768
 
 @dataclass(frozen=True, eq=False)
 class TensorCount:
-    """One tensor, on one image or on several together.
+    """The counts of one tensor, on one image or on several together.
 
     Attributes:
         steps: (_BELOW + _ABOVE,) how many values fall on each step; step 0 of the range is at `_BELOW`.
         largest: (C,) each channel's largest value.
-        image_largest_sum: the images' largest values, 0 where none is above it, added up.
+        image_largest_sum: sum of the images' largest values, each at least 0.
         image_count: images.
-        clipped_image_count: those with a value outside the range.
-        most_clipped: file and how many of its values are outside; the `MOST_CLIPPED` worst, worst first.
-        levels: (256,) how many of the integer run's values are each integer.
+        clipped_image_count: images with a value outside the range.
+        most_clipped: files and how many of their values are outside; the `MOST_CLIPPED` worst, worst first.
+        levels: (256,) how many values of the integer run are each integer.
     """
 
     steps: NDArray[np.int64]
@@ -50,11 +50,11 @@ class TensorCount:
 
     @property
     def high(self) -> float:
-        """The largest value of all images; 0 where none is above it."""
+        """The largest value of all images, at least 0."""
         return max(0.0, float(self.largest.max()))
 
     def low(self, q: Quantization) -> float:
-        """The smallest value of all images, to the step; 0 where none is below it."""
+        """The smallest value of all images, rounded to its step, at most 0."""
         return min(0.0, float(np.flatnonzero(self.steps)[0] - _BELOW - q.zero_point) * q.scale)
 
     def __add__(self, other: TensorCount) -> TensorCount:
@@ -76,8 +76,8 @@ class ImageCount:
 
     Attributes:
         reference: (classes,) float32 logits of the float network.
-        logits: (classes,) likewise of the exact integer run.
-        tensors: layer -> its output.
+        logits: (classes,) float32 logits of the exact integer run.
+        tensors: layer -> the counts of its output.
     """
 
     reference: FloatArray
@@ -86,7 +86,7 @@ class ImageCount:
 
 
 class Counter:
-    """Runs the float network and the exact integer one, and counts; safe to call from several threads.
+    """Runs the float network and the exact integer one, and counts; threads may share it.
 
     Args:
         subject: from `analysis.subject_of`.
@@ -98,7 +98,7 @@ class Counter:
         self._integer = IntegerRunner(subject.quantized)
         signed = signed_tensors(subject.graph)
         quantized = subject.quantized
-        # The logits' own integers, where a scheme has them, are not among the integer run's taps.
+        # The integer run does not show the integers of the logits, which some schemes have.
         self._names = [name for name in subject.full.outputs if name != quantized.output.name]
         self._lowest = {name: 0 if name in signed else subject.full.outputs[name].zero_point for name in self._names}
 
@@ -134,7 +134,7 @@ class Counter:
 
 
 def range_uses(subject: Subject, counted: Mapping[str, TensorCount]) -> tuple[RangeUse, ...]:
-    """What the counts of all images say, in the network's order."""
+    """The use of each range, from the counts of all images, in the network's order."""
     signed = signed_tensors(subject.graph)
     return tuple(_use(subject, name, counted[name], name in signed) for name in subject.layers if name in counted)
 
@@ -168,7 +168,7 @@ def _use(subject: Subject, name: str, counted: TensorCount, signed: bool) -> Ran
 
 
 def _empty_filters(subject: Subject, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Output channels without a weight: in float, and in integers alone."""
+    """Output channels whose weights are all 0: in float, and only in integers."""
     node = next(node for node in subject.graph.nodes if node.name == name)
     if not isinstance(node, Conv):
         return (), ()
@@ -181,7 +181,7 @@ def step_counts(values: FloatArray, q: Quantization) -> NDArray[np.int64]:
     """How many values round to each step of a quantization.
 
     Returns:
-        (`_BELOW` + `_ABOVE`,): step 0 of the range is at `_BELOW`; what lies beyond the first or the last counts as that one.
+        (`_BELOW` + `_ABOVE`,): step 0 of the range is at `_BELOW`; values beyond the first or last step count as that one.
     """
 
     def places(block: FloatArray) -> NDArray[np.intp]:

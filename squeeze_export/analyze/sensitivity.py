@@ -1,7 +1,7 @@
 """Where the integers' error comes from, layer by layer, by running the network with parts of it in integers.
 
-Each layer is tried three ways: its weights alone in integers, its output alone, and everything but these two. The first two say
-what it adds to the error, the third what would be won by sparing it.
+Each layer is tried in three ways: only its weights in integers, only its output, and everything except these two. The first two
+measure what it adds to the error, the third what keeping it in float would gain.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Subject:
     """What is analysed.
 
     Attributes:
-        graph: the float graph in the table's coordinates.
+        graph: the float graph in the table's coordinates (equalized channels).
         quantized: the table.
         simulator: of both.
-        full: everything in integers.
-        groups: layer -> the layers whose outputs share its output's scale, itself among them, in the network's order.
+        full: the plan with everything in integers.
+        groups: layer -> the layers whose outputs share its output's scale, itself included, in the network's order.
     """
 
     graph: Graph
@@ -41,7 +41,7 @@ class Subject:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Whatever has weights or an output of its own in integers: convolutions and additions, in the network's order."""
+        """The layers with weights or an own output in integers: convolutions and additions, in the network's order."""
         return tuple(node.name for node in self.graph.nodes if node.name in self.full.weights or node.name in self.full.outputs)
 
 
@@ -51,10 +51,10 @@ class Sensitivity:
 
     Attributes:
         whole: everything in integers, simulated.
-        weights_alone: all weights in integers, all activations float.
+        weights_alone: all weights in integers, all activations in float.
         outputs_alone: the other way round.
         layers: in the network's order.
-        worst: the `WORST_COUNT` layers with the largest shares, worst first; fewer where fewer have any.
+        worst: the `WORST_COUNT` layers with the largest shares, worst first; fewer if fewer have any.
     """
 
     whole: Effect
@@ -65,24 +65,20 @@ class Sensitivity:
 
 
 def check_scheme(scheme: Scheme) -> None:
-    """Refuses a scheme whose activations are not 8-bit integers.
-
-    Raises:
-        BadInput: they are not.
-    """
+    """Raises `BadInput` for a scheme whose activations are not 8-bit integers."""
     if not scheme.integer or scheme.activation_bits != 8:
         raise BadInput(f"`analyze` needs 8-bit activations, which the scheme `{scheme.name}` does not have", hint="a table of int8")
 
 
 def subject_of(graph: Graph, quantized: QuantizedGraph) -> Subject:
-    """Brings the float graph into the table's coordinates and lays out both.
+    """Brings the float graph into the table's coordinates, and prepares both for simulation.
 
     Args:
         graph: the float graph that the table was made from.
         quantized: the table, with 8-bit activations.
 
     Raises:
-        BadInput: another scheme, another network, or a table that does not tell its factors.
+        BadInput: another scheme, another network, or a table without its equalization factors.
     """
     check_scheme(quantized.scheme)
     equalized = twin(graph, quantized)
@@ -93,12 +89,12 @@ def subject_of(graph: Graph, quantized: QuantizedGraph) -> Subject:
 
 
 def spared(full: Plan, *, weights: Sequence[str] = (), outputs: Sequence[str] = ()) -> Plan:
-    """Everything in integers but these."""
+    """Everything in integers except these."""
     return Plan(full.weights - set(weights), {name: q for name, q in full.outputs.items() if name not in outputs})
 
 
 def sensitivity_of(subject: Subject, pixels: ByteArray, *, threads: int, progress: Progress = silent) -> Sensitivity:
-    """Runs every layer three ways.
+    """Tries every layer in the three ways.
 
     Args:
         subject: from `subject_of`.
@@ -132,12 +128,12 @@ def _layer(subject: Subject, name: str, whole: Effect, found: Iterator[Effect]) 
 
 
 def _share(part: Effect, whole: Effect) -> float:
-    """The part's error power over the whole's; 0 where the part has none."""
+    """The error power of a part over that of the whole; 0 if the part has none."""
     if part.sqnr_db == float("inf"):
         return 0.0
     return float(10 ** ((whole.sqnr_db - part.sqnr_db) / 10))
 
 
 def gain(tried: Effect, whole: Effect) -> float:
-    """SQNR won, dB; 0 where there was nothing to win."""
+    """The gain in SQNR, dB; 0 if both are equal, infinite ones too."""
     return 0.0 if tried.sqnr_db == whole.sqnr_db else tried.sqnr_db - whole.sqnr_db

@@ -1,9 +1,9 @@
 """Partly quantized runs: any of a network's weights and activations in a table's integers, the rest in float.
 
-Integers are carried as the real values that they stand for, so a run with everything quantized differs from the exact integer run
-(graph/integer.py) only where a float32 sum falls on the other side of a rounding boundary.
+Integers are represented by their real values, so a run with everything quantized differs from the exact integer run
+(graph/integer.py) only if a float32 sum falls on the other side of a rounding boundary.
 
-A run starts from another one of the same image: what neither the plan nor a changed input touches is taken over, not made again.
+A run can start from another run of the same image: layers with the same plan and the same inputs are not computed again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Plan:
     """Which parts of the network are in integers.
 
     Attributes:
-        weights: convolutions whose weights and bias are the table's.
-        outputs: node -> the quantization of what it makes; of the others it is a float.
+        weights: convolutions with the table's weights and bias.
+        outputs: node -> the quantization of its output; other outputs stay in float.
     """
 
     weights: frozenset[str] = frozenset()
@@ -39,11 +39,11 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One image through the network.
+    """A run of one image.
 
     Attributes:
         plan: what was quantized.
-        values: tensor name -> (1, H, W, C) float32, of the average pool (1, C).
+        values: tensor name -> (1, H, W, C) float32; (1, C) after the average pool.
     """
 
     plan: Plan
@@ -51,7 +51,7 @@ class Run:
 
 
 class Simulator:
-    """Runs plans. Weights are laid out once, for as many images as follow.
+    """Runs plans. The weights are prepared once, for all images.
 
     Args:
         graph: the float graph in the table's coordinates (`equalize.twin`).
@@ -97,7 +97,7 @@ class Simulator:
         return result
 
     def _quantize(self, values: FloatArray, q: Quantization) -> None:
-        """In place: real values -> the real values that their integers stand for."""
+        """Rounds real values, in place, to those that their integers represent."""
         zero = np.float32(q.zero_point)
         values /= np.float32(q.scale)
         np.rint(values, out=values)
@@ -106,7 +106,7 @@ class Simulator:
 
 
 def _same(node: Node, plan: Plan, start: Run, values: Mapping[str, FloatArray]) -> bool:
-    """Whether `node` makes of these values what it made in `start`."""
+    """Whether the output of `node` is the same as in `start`."""
     before, name = start.plan, node.name
     if (name in plan.weights) != (name in before.weights) or plan.outputs.get(name) != before.outputs.get(name):
         return False
@@ -114,7 +114,7 @@ def _same(node: Node, plan: Plan, start: Run, values: Mapping[str, FloatArray]) 
 
 
 def full_plan(graph: Graph, quantized: QuantizedGraph) -> Plan:
-    """Everything in integers: every convolution, and every tensor at the node that computes it, not where it is only moved."""
+    """Everything in integers: every convolution, and every tensor at the node that computes it, not at those that only move it."""
     made = [node.name for node in graph.nodes if not isinstance(node, MaxPool | Concat)]
     return Plan(frozenset(conv.name for conv in graph.convs), {n: quantized.tensors[n] for n in made if n in quantized.tensors})
 
@@ -126,7 +126,7 @@ def effects(
 
     Args:
         simulator: of the network.
-        full: everything in integers; each plan starts from it or from the float run, from which it differs in less.
+        full: everything in integers; each plan starts from its run or from the float run, whichever is closer.
         plans: what to run.
         pixels: (N, H, W, 3) uint8, N at least 1.
         threads: images in flight.
@@ -134,7 +134,7 @@ def effects(
         progress: told of the images.
 
     Returns:
-        one effect a plan, in their order.
+        An effect for each plan, in order.
     """
     near_full = [2 * _size(plan) > _size(full) for plan in plans]
 

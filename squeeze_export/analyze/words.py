@@ -1,4 +1,4 @@
-"""An analysis in words: the tables and lines that the terminal and the page share."""
+"""An analysis in words: the tables and lines of the terminal and the page."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def summary_lines(analysis: Analysis) -> list[str]:
 
 
 def layer_table(analysis: Analysis) -> Table:
-    """One row a layer: what it has to do with the error, and how its output fills its range."""
+    """A row for each layer: what it adds to the error, and how its output fills its range."""
     total = sum(layer.share for layer in analysis.layers)
     uses = {use.name: use for use in analysis.tensors}
     figures = ("weights", "output", "without", "clipped", "on images", "largest", "mean", "99.9%", "unused", "dead")
@@ -96,7 +96,7 @@ def advice_line(advice: Advice) -> str:
 
 
 def change_table(analysis: Analysis) -> Table | None:
-    """The first `CHANGES_SHOWN` images that change their class; None where there are none."""
+    """The first `CHANGES_SHOWN` images that change their class; None if there are none."""
     if not analysis.flips:
         return None
     more = f"; {len(analysis.flips) - CHANGES_SHOWN:,} more in the JSON" if len(analysis.flips) > CHANGES_SHOWN else ""
@@ -127,7 +127,7 @@ def _change_row(flip: ClassChange, analysis: Analysis) -> tuple[str, ...]:
 
 
 def _class_name(index: int, analysis: Analysis) -> str:
-    """The class's name; its index where it has none."""
+    """The name of a class; its index if it has none."""
     return one_line(analysis.labels[index]) if analysis.labels else str(index)
 
 
@@ -144,7 +144,7 @@ def small_share(share: float) -> str:
 
 
 def db(value_db: float) -> str:
-    """`+1.42 dB`; `exact` where nothing is left of the error."""
+    """`+1.42 dB`; `exact` if no error is left."""
     return "exact" if value_db == math.inf else f"{signed(value_db, 2)} dB"
 
 
@@ -180,7 +180,7 @@ def _layers(count: int) -> str:
 
 
 def mixed_table(kept: MixedPrecision) -> Table:
-    """One row a network: all in integers, with layers in float, fp32."""
+    """A row for each network: all in integers, with layers in float, fp32."""
     files = {file.network: file for file in kept.cost.files} if kept.cost is not None else {}
     rows = [_row("integers", 0, kept.before, files)]
     if kept.layers:

@@ -1,4 +1,4 @@
-"""The command line. Each command lives in its own file and is imported only when it runs, so that `--help` is instant."""
+"""The command line. Each command has a file of its own, imported only when it runs, so `--help` is fast."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they run; their one-line helps are in `commands`.
+    """A group whose commands are imported when they run; their one-line help texts are in `commands`.
 
-    A module's `command` is its command; that of the exports is a function that makes one, since each target's differs.
+    The `command` of a module is a click command, or a function that makes one for a target or compiler.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -64,7 +64,7 @@ class LazyGroup(click.Group):
 
 
 def commands() -> dict[str, tuple[str, str]]:
-    """Command -> its file in this folder and its one-line help: ours, and those of the registries' other targets and compilers."""
+    """Command -> its file in this folder and its one-line help: ours, and one for each registered target and compiler of others."""
     targets = {name: ("export", f"Export to {name}; validate and time it.") for name in registered(TARGETS, "target")}
     compilers = {name: ("compile", f"Compile for {name}.") for name in registered(COMPILERS, "compiler")}
     return COMMANDS | {name: found for name, found in (targets | compilers).items() if name not in COMMANDS}
@@ -86,13 +86,13 @@ def cli(ctx: click.Context) -> None:
 
 
 def known_options() -> dict[str, dict[str, str]]:
-    """Command -> its options, as they are written without their dashes -> what the command's function calls them."""
+    """Command -> its options, without their dashes -> the parameter names of these."""
     root = click.Context(cli)
     found: dict[str, dict[str, str]] = {}
     for name in commands():
         try:
             command = cli.get_command(root, name)
-        except SqueezeExportError:  # another distribution's, and broken: it says so when it is asked for
+        except SqueezeExportError:  # another distribution's broken one: running it gives the error
             if name in COMMANDS:
                 raise
             continue
@@ -107,7 +107,7 @@ def long_name(option: click.Option) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """The console script: runs a command and turns every failure into one line, a hint and an exit code. SIGTERM is as ^C."""
+    """The console script: runs a command and turns every failure into a line, a hint and an exit code. SIGTERM acts like ^C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
@@ -119,9 +119,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 class _Output(io.FileIO):
-    """stdout, whose reader may leave, as `| head` does: the rest goes nowhere, and the exit code is what it would have been.
+    """stdout whose reader may leave early, as `| head` does: the rest is dropped, and the exit code stays the same.
 
-    Any other failure is raised once: Python would come to it again at exit.
+    Any other failure is raised only once, since Python flushes again at exit.
     """
 
     _failed = False
@@ -143,7 +143,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # third parties' deprecations are ours to read, not the user's; see --verbose
+            warnings.simplefilter("ignore")  # deprecations in third-party libraries do not help a user; see --verbose
             result: Any = cli.main(arguments, prog_name="squeeze-export", standalone_mode=False)
         return result if isinstance(result, int) else EXIT_DONE
     except SqueezeExportError as err:
@@ -153,7 +153,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         click.echo(err.format_message(), err=True)
         return BadInput.exit_code
     except click.UsageError as err:
-        # click knows no context where an option lacks its argument.
+        # click gives no context if an option lacks its argument.
         named = [name for name in arguments[:1] if name in commands()]
         complain(err.format_message(), " ".join(["squeeze-export", *named, "--help"]))
         return BadInput.exit_code
@@ -166,7 +166,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except OSError as err:
         if err.errno != errno.ENOSPC:
             raise
-        # The output folder has its own message; what is left is the temporary folder and stdout.
+        # A full output folder has a message of its own, so this is the temporary folder or stdout.
         complain(
             "no space left on the disk of the temporary folder, or where stdout goes", "set TMPDIR to a folder on another disk"
         )
@@ -174,7 +174,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def complain(message: str, hint: str | None) -> None:
-    """One `error:` line and one `hint:` line on stderr. Control characters of a hostile file are shown, never sent."""
+    """An `error:` line and a `hint:` line on stderr."""
     click.secho("error: ", err=True, nl=False, fg="red", bold=True)
     click.echo(visible(message), err=True)
     if hint:
@@ -183,5 +183,5 @@ def complain(message: str, hint: str | None) -> None:
 
 
 def visible(text: str) -> str:
-    """One line without control characters."""
+    """A text in one line; control characters, which a hostile file may hold, are shown as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

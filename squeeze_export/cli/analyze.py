@@ -76,7 +76,7 @@ def command(**values: Any) -> int:
 
 
 def _tell_export(table: Path, scheme: str, values: dict[str, Any]) -> None:
-    """What to type next: the network as it was named here."""
+    """Shows the command that exports the new table, with the same network."""
     how = ["--int8"] if scheme == "int8" else ["--scheme", scheme]
     for param in NETWORK:
         value = values[param.name or ""]
@@ -87,7 +87,7 @@ def _tell_export(table: Path, scheme: str, values: dict[str, Any]) -> None:
 
 
 def _exit_code(kept: MixedPrecision) -> int:
-    """5 where the drop is shown to be above its bound with every choice of layers, 6 where the images do not tell."""
+    """5 if the drop is shown to be above the limit whatever layers are in float, 6 if the images do not tell."""
     if kept.max_drop_pp is None or kept.reached:
         return EXIT_DONE
     from squeeze_export.analyze.words import mixed_lines

@@ -1,4 +1,4 @@
-"""`squeeze-export calibrate`: images in, table out; with `--curve`, whether there are enough of them."""
+"""`squeeze-export calibrate`: makes a table from images; with `--curve`, shows whether they are enough."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def command(**values: Any) -> None:
 
 
 def _write_curve(curve: Curve, stem: Path, name: str) -> dict[Path, bytes]:
-    """Writes the figures and the drawing beside the table; gives what was written."""
+    """Writes the figures and the drawing next to the table; returns the files."""
     from squeeze_export.report.curve import curve_note, curve_svg
 
     drawing = curve_svg(curve, name, visible(curve_note(curve)))
@@ -96,7 +96,7 @@ def _write_curve(curve: Curve, stem: Path, name: str) -> dict[Path, bytes]:
 
 
 def _print_training(told: Mapping[str, Any]) -> None:
-    """What training did to the images that it held out."""
+    """The effect of the training on the images that it held out."""
     from squeeze_export.report.wording import percent
 
     first, best = told["held_out"][0], told["held_out"][told["best_epoch"]]

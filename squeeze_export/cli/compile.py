@@ -1,4 +1,4 @@
-"""`squeeze-export NAME` for a compiler that brings no command of its own: one of another distribution."""
+"""`squeeze-export NAME` for the compilers of other distributions."""
 
 from __future__ import annotations
 

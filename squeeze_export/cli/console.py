@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def stdout_console() -> Console:
-    """A rich console on stdout that reads nothing into square brackets, and cuts nothing off where there is no terminal."""
+    """A rich console on stdout, without markup in square brackets; if stdout is no terminal, it cuts nothing off."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
@@ -33,7 +33,7 @@ _PIPE_WIDTH = 1000
 
 @contextmanager
 def shown_progress() -> Iterator[Progress]:
-    """A progress bar on stderr where that is a terminal, nothing where it is not."""
+    """A progress bar on stderr, if that is a terminal."""
     if not sys.stderr.isatty():
         yield silent
         return
@@ -54,7 +54,7 @@ def shown_progress() -> Iterator[Progress]:
 
 
 def say(text: str) -> None:
-    """A line on stdout; control characters of a stranger's file are shown, never sent."""
+    """A line on stdout."""
     click.echo(visible(text))
 
 
@@ -90,5 +90,5 @@ def print_report(report: Report, *, as_json: bool, below: str = "") -> None:
 
 
 def print_json(value: Any) -> None:
-    """Strict JSON on stdout, in ASCII: whatever a file name holds, no control character is sent to a terminal."""
+    """Strict JSON on stdout, in ASCII, so that no control character in a file name reaches a terminal."""
     click.echo(json.dumps(value, indent=1, allow_nan=False))

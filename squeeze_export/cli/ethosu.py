@@ -1,4 +1,4 @@
-"""`squeeze-export ethosu`: an int8 TFLite file, compiled by Vela for Arm's microcontroller NPUs."""
+"""`squeeze-export ethosu`: compiles an int8 TFLite file with Vela for Arm's microcontroller NPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`squeeze-export executorch`: an int8 ONNX file, lowered to a `.pte` by a toolchain that has an environment of its own."""
+"""`squeeze-export executorch`: lowers an int8 ONNX file to a `.pte`, with a toolchain in an environment of its own."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def command(name: str) -> click.Command:
 
 
 def _options(targets: tuple[str, ...]) -> list[click.Parameter]:
-    """The help of a command names what its targets take: their schemes, their pixels, their own form."""
+    """The options of a command; its help shows only the schemes, pixel types and form options of its targets."""
     modules = [target_named(name) for name in targets]
     schemes = [name for name in SCHEMES if any(name in module.SCHEMES for module in modules)]
     inputs = [name for name in INPUTS if any(name in module.INPUTS for module in modules)]

@@ -1,4 +1,4 @@
-"""What the exports and the chips' compilers share: how options become a job, and what is shown of its report."""
+"""What the exports and the compilers share: how options become a job, and how its report is shown."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ COMPILING = (
     *(*NETWORK, *CALIBRATION, EVALUATION, TABLE, *recipe_options(recipe_names("ours"))),
     *(FULL_PLACEMENT, NO_VALIDATE, OUT, *OUTPUT),
 )
-"""The options of every compiler's command, beside its own."""
+"""The options of every compiler's command, besides its own."""
 
 
 def chip_option(flag: str, chips: Sequence[str], what: str) -> Option:
-    """What a compiler compiles for. `chosen_chips` reads the value."""
+    """The option for the chips to compile for. `chosen_chips` reads its value."""
     kinds: dict[str, Any] = {"type": click.Choice([*chips, _ALL]), "cls": Repeatable, "multiple": True}
     return option(flag, **kinds, default=chips[:1], help=f"{what} to compile for. Repeat it for more.")
 
 
 def chosen_chips(asked: Sequence[str], chips: Sequence[str]) -> Sequence[str]:
-    """The chips asked for; all of them for `all`."""
+    """The requested chips; all of them for `all`."""
     return chips if _ALL in asked else asked
 
 
@@ -55,7 +55,7 @@ def job_from(values: Mapping[str, Any], **given: Any) -> Job:
 
     Args:
         values: of the command's options.
-        given: what the command knows or has read by itself, by the names of `Job`.
+        given: fields of `Job` that the command sets itself.
     """
     read = {
         "eval": values["evaluation"],
@@ -69,7 +69,7 @@ def job_from(values: Mapping[str, Any], **given: Any) -> Job:
 
 
 def run_shown(job: Job, run: Callable[[Job, Progress], Report]) -> Report:
-    """Runs a job behind a progress bar; stderr says so where it is on the demo network."""
+    """Runs a job with a progress bar; a note on stderr if it is on the demo network."""
     if job.weights is None and job.table is None:
         note(DEMO_NOTE)
     with shown_progress() as progress:
@@ -82,11 +82,11 @@ def compile_and_show(
     """Compiles for chips; writes and prints the report.
 
     Args:
-        values: of `COMPILING`.
+        values: of the options in `COMPILING`.
         compiler: a key of `registry.COMPILERS`.
-        chips: what to compile for; empty takes the compiler's first.
-        settings: the compiler's own.
-        given: the rest of the job, by the names of `Job`.
+        chips: to compile for; empty takes the compiler's first.
+        settings: of the compiler.
+        given: fields of `Job` that the command sets itself.
 
     Returns:
         The exit code.
@@ -100,7 +100,7 @@ def finish(report: Report, job: Job, values: Mapping[str, Any], rows: Sequence[M
     """Writes the report's files, prints the result, and gives the exit code.
 
     Raises:
-        GateFailed: `--require-full-placement` was asked, and an operator of one of the rows fell back.
+        GateFailed: `--require-full-placement` was given, and an operator of one of the rows fell back.
     """
     from squeeze_export.report.html import write_html
     from squeeze_export.results import write_json

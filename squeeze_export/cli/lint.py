@@ -1,4 +1,4 @@
-"""`squeeze-export lint FILE... --for CHIP`: will the chip take it, and what to change."""
+"""`squeeze-export lint FILE... --for CHIP`: will the chip run a file, and what to change."""
 
 from __future__ import annotations
 

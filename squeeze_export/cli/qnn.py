@@ -1,4 +1,4 @@
-"""`squeeze-export qnn`: an int8 ONNX file, compiled by Qualcomm's library for the Hexagon tensor processor of its SoCs."""
+"""`squeeze-export qnn`: compiles an int8 ONNX file with Qualcomm's library for the Hexagon tensor processor of its SoCs."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def command(file: Path, form: str, **values: Any) -> None:
     if values["as_json"]:
         print_json(to_json(report))
         return
-    report = from_json(_visible(to_json(report)))  # the file may be a stranger's, and every other form shows its text as it is
+    report = from_json(_visible(to_json(report)))  # it may come from elsewhere, and the other formats show its text unescaped
     if form == "markdown":
         from squeeze_export.report.markdown import to_markdown
 

@@ -1,4 +1,4 @@
-"""`squeeze-export.toml`: option defaults of a project, beaten by the environment and by the command line."""
+"""`squeeze-export.toml`: option defaults of a project, overridden by the environment and the command line."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ FILE = Path("squeeze-export.toml")
 MAX_BYTES = 1_000_000
 
 Options = Mapping[str, Mapping[str, str]]
-"""Command -> option as it is written without its dashes -> name of the parameter."""
+"""Command -> option without its dashes -> name of the parameter."""
 
 
 def default_map(known: Callable[[], Options], path: Path = FILE) -> dict[str, dict[str, Any]]:
     """Reads the settings file of the current folder.
 
-    Top-level keys are options of every command that has them, a table named after a command is for that command alone.
+    Top-level keys are options of every command that has them; a table named after a command is for that command alone.
 
     Args:
-        known: gives the options of all commands; called only where there is a file.
+        known: gives the options of all commands; called only if there is a file.
         path: the file.
 
     Returns:
-        command -> parameter -> default; empty where there is no file.
+        command -> parameter -> default; empty without a file.
 
     Raises:
-        BadInput: not TOML, too large, a table that is no command, or a key that is no option: a misspelt one must not be
-            ignored in silence.
+        BadInput: not TOML, too large, a table that is no command, or a key that is no option.
     """
     if not path.is_file():
         return {}

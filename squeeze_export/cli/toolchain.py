@@ -64,7 +64,7 @@ def command(action: str, name: str | None, accept_licence: bool, **values: Any) 
 
 
 def _accepts(toolchain: Toolchain) -> bool:
-    """Shows what is to be accepted, and asks where there is somebody to ask."""
+    """Shows the licence, and asks if a user can answer."""
     if not toolchain.NOTICE:
         return True
     note(f"licence: {toolchain.LICENCE}")

@@ -48,7 +48,7 @@ def command(files: tuple[Path, ...], **values: Any) -> None:
 
 
 def _saturation_line(report: Report) -> str:
-    """How far the emulated CPU is from the exact integers, and where its products saturated."""
+    """How much the emulated CPU differs from the exact integers, and where its products saturated."""
     from squeeze_export.report.wording import decibel, percent
 
     facts = report.evaluation[FACTS]

@@ -1,4 +1,4 @@
-"""An artifact's logits against the reference's, batch by batch: agreement, SQNR, KL, and with labels what was lost and won."""
+"""Compares an artifact's logits with the reference's, batch by batch: agreement, SQNR, KL, and top-1 if there are labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Classes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tally:
-    """The sums that an `Accuracy` is made of; `tally` adds a batch to them.
+    """The sums behind an `Accuracy`; `tally` adds a batch to them.
 
     Attributes:
         count: images so far.
@@ -36,7 +36,7 @@ class Tally:
         top5: labelled images with the label among its best five.
         reference_top1: as `top1`, of the reference.
         reference_top5: as `top5`, of the reference.
-        lost: labelled images right in the reference and wrong here.
+        lost: labelled images that the reference has right and the artifact has wrong.
         won: the other way round.
     """
 
@@ -61,15 +61,14 @@ def tally(
 ) -> Tally:
     """Adds a batch.
 
-    The top class is the highest, and of equal ones the lowest index, on both sides (int8 logits do tie).
+    The top class is the one with the highest logit, the first one of equal ones (int8 logits do tie), on both sides.
 
     Args:
-        sums: of the batches before; `Tally()` to begin.
+        sums: of the batches before; `Tally()` at first.
         reference_logits: (N, C) float32, of the fp32 reference.
-        logits: (N, C) float32, of the artifact; probabilities where `probabilities` is set.
-        labels: (N,) int64 class indices, `UNLABELLED` (-1) where there is none; or None.
-        probabilities: the artifact ends in a softmax. SQNR then compares the reference's softmax with it, and is no longer
-            the SQNR of logits.
+        logits: (N, C) float32, of the artifact; probabilities if `probabilities` is set.
+        labels: (N,) int64 class indices, `UNLABELLED` (-1) for an image without one; or None.
+        probabilities: the artifact ends in a softmax. The SQNR is then of the two softmaxes, not of the logits.
 
     Raises:
         BadInput: the shapes differ, a label names no class, or the reference is not finite.
@@ -79,10 +78,10 @@ def tally(
     reference = reference_logits.astype(np.float64)
     output = logits.astype(np.float64)
     reference_log = _log_softmax(reference)
-    # A softmax in few bits has exact zeros, for which KL would be infinite whatever the rest is like.
+    # A softmax in few bits has exact zeros, which alone would make KL infinite.
     output_log = np.log(np.maximum(output, _SMALLEST_PROBABILITY)) if probabilities else _log_softmax(output)
     signal = np.exp(reference_log) if probabilities else reference
-    # The top is read before any softmax: rounding in exp could make two different logits tie.
+    # The best classes come from the logits: rounding in a softmax could make two of them tie.
     reference_best, best = _best(reference_logits), _best(logits)
     overlap = (reference_best[:, :, None] == best[:, None, :]).sum() / best.shape[1]
     known = np.zeros(len(logits), dtype=bool) if labels is None else labels != UNLABELLED
@@ -108,7 +107,7 @@ def tally(
 
 
 def accuracy_of(sums: Tally) -> Accuracy:
-    """What the sums say, with intervals.
+    """The figures and intervals that follow from the sums.
 
     Raises:
         BadInput: no image was compared.
@@ -120,7 +119,7 @@ def accuracy_of(sums: Tally) -> Accuracy:
         top1_agreement=wilson(sums.same_top1, sums.count),
         top5_agreement=sums.top5_overlap / sums.count,
         sqnr_db=sqnr_db(sums.signal, sums.noise),
-        # Rounding can leave a sum of exact zeros a hair below 0, which no divergence is.
+        # Rounding can leave a sum of zeros just below 0, but no divergence is negative.
         kl=max(0.0, sums.divergence / sums.count),
     )
     labelled = sums.labelled_count
@@ -148,11 +147,11 @@ def compare(
 
 
 def near_chance(accuracy: float, class_count: int, count: int) -> bool:
-    """Whether the reference's own accuracy is so low that the preprocessing (or the label order) plainly does not fit.
+    """Whether the reference's own accuracy is so low that the preprocessing or the label order must be wrong.
 
-    True where the images cannot tell the network from guessing and could have told it from a working one: with shares counted
-    from chance (0) to perfect (1), the one-sided 95% Wilson bounds lie below 0.01 (lower) and below 0.25 (upper). Too few
-    images show nothing: of 1,000 classes, none right of 8 could still be an unlucky network, none right of 9 is told.
+    On a scale from chance (0) to perfect (1), the one-sided 95% Wilson bounds must lie below 0.01 (lower) and below 0.25 (upper):
+    the accuracy cannot be told from guessing, but can be told from that of a working network. This takes a few images: with 1,000
+    classes, none right of 8 does not suffice, none right of 9 does.
 
     Args:
         accuracy: top-1 of the reference, 0 to 1.
@@ -189,12 +188,12 @@ def _check(sums: Tally, reference_logits: FloatArray, logits: FloatArray, labels
 
 
 def _best(outputs: FloatArray) -> Classes:
-    """(N, min(5, C)) the best classes, best first, of equal ones the lowest index first."""
+    """(N, min(5, C)) the best classes, best first; of equal ones the lowest index first."""
     return np.argsort(-outputs, axis=1, kind="stable")[:, :5].astype(np.int64)
 
 
 def _log_softmax(logits: Doubles) -> Doubles:
-    """(N, C) natural logarithm of the softmax; the row's maximum is taken off first so that exp cannot overflow."""
+    """(N, C) natural logarithm of the softmax; the row's maximum is subtracted first so that exp cannot overflow."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     result: Doubles = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result

@@ -1,4 +1,4 @@
-"""How far two runs of the same integers are apart, and where they part."""
+"""How much two runs of the same integers differ, and from which layer on."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from squeeze_export.graph.nodes import GlobalAveragePool
 from squeeze_export.graph.quantized import Quantization, Scheme
 
 ROUNDING_STEPS = 1
-"""Two runtimes that round a half, or a product in another order, differently are one step apart; two steps are an error."""
+"""Runtimes that round halves differently, or multiply in another order, differ by one step; two steps are an error."""
 FLOAT_TOLERANCE = 5e-3
-"""Of a layer kept in float, as a share of its largest value: a runtime may compute it in bfloat16, whose values are 2^-8 apart."""
+"""For a layer kept in float, as a share of its largest value: a runtime may compute it in bfloat16, whose values are 2^-8 apart."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Gap:
 
     Attributes:
         count: images so far.
-        same_top1: images with the same top-1 class, of equal logits the lowest index.
+        same_top1: images with the same top-1 class; of equal logits the lowest index counts.
         largest: largest difference of a logit.
     """
 
@@ -49,17 +49,17 @@ def widened(gap: Gap, first: FloatArray, second: FloatArray) -> Gap:
 
 
 def first_layer_apart(runner: IntegerRunner, pixels: ByteArray, values: Mapping[str, FloatArray]) -> str:
-    """The first layer that makes, of a file's own inputs to it, something else than the integer run would.
+    """The first layer of a file whose output differs from the integer run's.
 
-    Each layer is judged by what it was given, so what an earlier layer did is not held against it.
+    The integer run of each layer starts from the file's own inputs of that layer, so errors of earlier layers do not count.
 
     Args:
         runner: the integer run of the table that the file was written from.
         pixels: (1, H, W, 3) uint8: the image.
-        values: node name -> (1, H, W, C) float32 real values: what the file's own operators made of that image.
+        values: node name -> (1, H, W, C) float32 real values: the outputs of the file's operators for that image.
 
     Returns:
-        A node's name; empty where every layer is within `ROUNDING_STEPS` of the integer run, or in float within `FLOAT_TOLERANCE`.
+        A node's name; empty if every layer is within `ROUNDING_STEPS` of the integer run, or in float within `FLOAT_TOLERANCE`.
 
     Raises:
         KeyError: a node's values are missing.

@@ -1,4 +1,4 @@
-"""What this machine has and lacks, for `doctor`: packages, devices, tools. Looks at metadata and files only."""
+"""The packages, devices and tools that this machine has or lacks, for `doctor`. Reads only metadata and files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Item:
 
     Attributes:
         kind: `package`, `device` or `tool`.
-        name: the package's name on PyPI, or what the device is called.
-        present: whether it is here.
+        name: the package's name on PyPI, or the device's.
+        present: whether it was found.
         detail: version, or what was found.
-        extra: the extra of this package that brings it; empty where none does.
+        extra: the extra of this package that installs it; empty if none does.
         serves: what it is needed for.
-        hint: what to type where it is missing; empty where there is nothing to type.
+        hint: what to type if it is missing; empty if there is nothing to type.
     """
 
     kind: Kind
@@ -44,7 +44,7 @@ class NeededPackage:
 
     Attributes:
         name: on PyPI.
-        extra: of this package; empty where it must be installed by name.
+        extra: of this package; empty if it must be installed by name.
         serves: what it is needed for.
     """
 
@@ -82,22 +82,22 @@ PROVIDERS = {
     "WebGpuExecutionProvider": "webgpu",
     "XnnpackExecutionProvider": "xnnpack",
 }
-"""ONNX Runtime's name -> the device's name here."""
+"""ONNX Runtime's name of a provider -> our name of the device."""
 
 _VULKAN_DRIVERS = ("/usr/share/vulkan/icd.d/*.json", "/etc/vulkan/icd.d/*.json", "/usr/local/share/vulkan/icd.d/*.json")
 
 
 @dataclass(frozen=True)
 class Probes:
-    """How to look at the machine; tests pass their own.
+    """Functions that look at the machine; tests pass their own.
 
     Attributes:
         version: package name -> version or None.
         which: program name -> its path or None.
         found: glob pattern -> paths.
         facts: as `host_facts`.
-        providers: ONNX Runtime's execution providers in this environment; None where it is not installed. A function of the
-            caller, since asking costs the import.
+        providers: ONNX Runtime's execution providers; None if it is not installed. The caller passes it, as it imports
+            ONNX Runtime.
         system: `Linux`, `Darwin`, `Windows`.
     """
 
@@ -117,7 +117,7 @@ def environment(probes: Probes) -> tuple[Item, ...]:
 def _package(package: NeededPackage, probes: Probes) -> Item:
     version = probes.version(package.name)
     if package.name == "onnxruntime" and version is None:
-        # The builds for GPUs bring the same module under another package name.
+        # The builds for GPUs install the same module under another package name.
         other = next((name for name in ("onnxruntime-gpu", "onnxruntime-directml") if probes.version(name)), None)
         version = f"{probes.version(other)} ({other})" if other else None
     wanted = f"'squeeze-export[{package.extra}]'" if package.extra else package.name

@@ -1,6 +1,6 @@
-"""Facts about the machine that a figure needs beside it. A fact that cannot be read is absent, never guessed.
+"""Facts about the machine, for the report. A fact that cannot be read is absent, never guessed.
 
-Nothing here names the machine, its user or a path: reports are made to be published.
+No fact names the machine, its user or a path, since reports are made to be published.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def ask_sysctl(name: str) -> str | None:
 
 
 def host_facts(*, system: str | None = None, read: Read = read_text, ask: Ask = ask_sysctl) -> dict[str, Any]:
-    """What is known of this machine.
+    """The facts about this machine.
 
     Args:
-        system: `Linux`, `Darwin`, `Windows`; None asks Python. It and the next two are parameters for the tests.
+        system: `Linux`, `Darwin`, `Windows`; None asks Python. This and the next two are parameters for the tests.
         read: reads a file of /proc or /sys.
         ask: asks macOS's sysctl.
 
@@ -100,13 +100,13 @@ def _linux(read: Read) -> dict[str, Any]:
 
 
 def _physical_cores(read: Read) -> int | None:
-    """Groups of hyper-threads; None where the kernel does not tell."""
+    """Counts groups of hyper-threads; None if the kernel does not tell."""
     groups = {read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in range(os.cpu_count() or 0)}
     return len(groups - {None}) or None
 
 
 def _cpu_quota(cpu_max: str | None) -> float | None:
-    """Cores' worth of time that a container may use, from cgroup v2's `quota period`; None where there is no bound."""
+    """Cores that a container may keep busy, from cgroup v2's `quota period`; None if there is no limit."""
     match = re.fullmatch(r"(\d+) (\d+)", (cpu_max or "").strip())
     return int(match[1]) / int(match[2]) if match and int(match[2]) else None
 
@@ -140,7 +140,7 @@ def tool_versions(names: Iterable[str]) -> Mapping[str, str]:
 
 
 def package_version(name: str) -> str | None:
-    """The version of an installed package, None where it is not installed."""
+    """The version of a package, None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Times sessions against one another, interleaved, on kept samples. The clock is a parameter."""
+"""Times sessions in interleaved rounds, and keeps every sample. The clock is a parameter."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def measure_latency(
     clock: Callable[[], int] = time.perf_counter_ns,
     progress: Progress = silent,
 ) -> dict[str, tuple[int, ...]]:
-    """Runs every session once a round, in an order that changes from round to round, and keeps every sample.
+    """Runs every session once per round, in an order that changes from round to round, and keeps every sample.
 
-    Whatever disturbs the machine then disturbs all alike, and sample i of every session comes from the same round. All sessions
-    warm up before the first sample. The garbage collector waits meanwhile: its pauses belong to no session. Each session meets
-    caches that the others have used, as in an application that does other work between two inferences, so figures are a little
-    above those of a loop over one session.
+    So whatever slows the machine slows all sessions alike, and sample i of every session comes from the same round. All sessions
+    warm up before the first sample. The garbage collector is off meanwhile, since its pauses belong to no session. Each session
+    finds caches that the others have used, as in an application that does other work between two inferences, so the times are a
+    little longer than in a loop over one session.
 
     Args:
         sessions: name -> one inference.
         warmup: inferences of each session before the first sample.
         rounds: samples of each session, at least 1.
-        clock: nanoseconds, never going back.
+        clock: nanoseconds, monotonic.
         progress: told after each round.
 
     Returns:
-        name -> samples in ns, in the order of the rounds; all of one length.
+        name -> samples in ns, in the order of the rounds; all of the same length.
 
     Raises:
         BadInput: `warmup` or `rounds` is out of range.
@@ -72,10 +72,10 @@ def measure_latency(
 
 
 def balanced_orders(count: int) -> list[tuple[int, ...]]:
-    """Orders of `count` sessions in which each follows every other one equally often, and stands at each place equally often.
+    """Orders in which each of `count` sessions follows every other one equally often, and takes each place equally often.
 
     Source: E. J. Williams, "Experimental designs balanced for the estimation of residual effects of treatments", Australian
-    Journal of Scientific Research A 2 (1949), 149-168: one Latin square where `count` is even, it and its mirror where odd.
+    Journal of Scientific Research A 2 (1949), 149-168: one Latin square if `count` is even, this and its mirror if it is odd.
 
     Returns:
         `count` or 2 * `count` permutations of 0 .. count - 1.
@@ -88,7 +88,7 @@ def balanced_orders(count: int) -> list[tuple[int, ...]]:
 def latency_of(
     samples_ns: Sequence[int], *, warmup_count: int, batch: int, threads: int, baseline_ns: Sequence[int] | None = None
 ) -> Latency:
-    """What follows from one session's samples.
+    """The latency of one session, from its samples.
 
     Source of the percentiles: type 7 of R. J. Hyndman, Y. Fan, "Sample quantiles in statistical packages", The American
     Statistician 50 (1996), 361-365.
@@ -98,7 +98,7 @@ def latency_of(
         warmup_count: inferences before the first sample.
         batch: images per inference.
         threads: intra-op threads.
-        baseline_ns: samples of fp32 on the same runtime and device, from the same rounds; None where there are none.
+        baseline_ns: samples of fp32 on the same runtime and device, from the same rounds; None if there are none.
 
     Raises:
         ValueError: a baseline of other rounds.
@@ -118,9 +118,9 @@ def latency_of(
 
 @contextmanager
 def pinned(cpus: tuple[int, ...] | None) -> Iterator[None]:
-    """Keeps this thread, and every thread that it starts meanwhile, on the CPUs named; restores the old choice afterwards.
+    """Pins this thread, and every thread that it starts meanwhile, to the given CPUs; restores the old affinity afterwards.
 
-    A runtime's worker threads take the affinity of the thread that starts them, so sessions must be *opened* inside.
+    A runtime's worker threads inherit the affinity of the thread that starts them, so sessions must be *opened* inside.
 
     Args:
         cpus: logical CPU numbers; None pins nothing.

@@ -1,4 +1,4 @@
-"""The intervals that every figure of the report carries. numpy and the standard library only: importing scipy is slow."""
+"""The confidence intervals of the report's figures. Without scipy, whose import is slow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK_VALUES = 1 << 22
 
 
 def wilson(successes: int, count: int, confidence: float = 0.95) -> Interval:
-    """A proportion with its Wilson score interval, which stays inside 0 to 1 and does not collapse at 0 or `count`.
+    """A proportion with its Wilson score interval, which stays within 0 to 1 and has a width even at 0 and `count`.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927), 209-212;
     recommended for all sizes by L. D. Brown, T. T. Cai, A. DasGupta, Statistical Science 16 (2001), 101-133, equation 4.
@@ -45,14 +45,14 @@ def paired_difference(lost: int, won: int, count: int) -> Interval:
     """The difference of two proportions on the same images, (won - lost) / count, with Tango's 95% score interval.
 
     The score interval was chosen because it needs only the discordant counts, never leaves -1 to 1, and does not collapse to a
-    point when nothing was lost or won (with 0 and 0 of n it is +-z^2/(n + z^2)), as the Wald interval does.
+    point if nothing was lost or won (with 0 and 0 of n it is +-z^2/(n + z^2)), as the Wald interval does.
 
     Source: T. Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design",
     Statistics in Medicine 17 (1998), 891-908; recommended by M. W. Fagerland, S. Lydersen, P. Laake, Statistics in Medicine 33
     (2014), 2850-2875. The limits are the two roots of |score(delta)| = z, found by bisection.
 
     Args:
-        lost: images that the first had right and the second has wrong.
+        lost: images that the first network has right and the second has wrong.
         won: the other way round.
         count: images, at least 1.
 
@@ -72,15 +72,15 @@ def paired_difference(lost: int, won: int, count: int) -> Interval:
 
 
 def least_drop_pp(count: int) -> float:
-    """The upper 95% bound of a drop where not one of so many images changes its class, percentage points.
+    """The upper 95% bound of a drop if none of `count` images changes its class, percentage points.
 
-    With no discordant pair Tango's interval of a paired difference ends where Wilson's of an agreement does, at z^2 / (n + z^2).
+    Without discordant pairs, Tango's interval of a paired difference ends where Wilson's of an agreement does, at z^2 / (n + z^2).
     """
     return 100 * (1 - wilson(count, count).low)
 
 
 def images_needed(max_drop_pp: float) -> int:
-    """How many images have a `least_drop_pp` of at most this."""
+    """The smallest number of images whose `least_drop_pp` is at most this."""
     share = least_drop_pp(1) / 100
     count = math.ceil(share / (1 - share) * (100 / max_drop_pp - 1))
     return count if least_drop_pp(count) <= max_drop_pp else count + 1
@@ -116,9 +116,9 @@ def bootstrap_ratio(
     seed: int = 0,
     resamples: int = 2000,
 ) -> Interval:
-    """The ratio of two medians with a 95% percentile bootstrap interval; sample i of both came from the same round.
+    """The ratio of two medians with a 95% percentile bootstrap interval; sample i of both comes from the same round.
 
-    Whole rounds are drawn again, so what slowed both in a round (a neighbour on the machine, a lower clock) stays in both.
+    Whole rounds are resampled, so whatever slowed both in a round (another process, a lower clock) stays in both.
 
     Source: B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13 (percentile interval).
 

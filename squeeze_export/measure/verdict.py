@@ -1,4 +1,4 @@
-"""Whether int8 is worth it: int8 rows beside the others of their runtime and device, on latency, accuracy and size."""
+"""Whether int8 is worth it: compares int8 rows with the others of their runtime and device in latency, accuracy and size."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from squeeze_export.measure.statistics import bootstrap_ratio
 from squeeze_export.results import Interval, Latency, Measurement, Outcome, Pace, Rival, Verdict
 
 LEAST_GAIN = 1.05
-"""A speed-up that is not shown to be above 1, and shown to be at most this, counts as none. A choice, not a measurement."""
+"""A speed-up whose interval contains 1 and nothing above this counts as no gain. A choice, not a measurement."""
 LEAST_ROUNDS = 20
-"""Fewer samples give a bootstrap interval that is too narrow: of two sessions that are equally fast, 2 rounds call one the faster
-in almost every second run (a test simulates it)."""
+"""With fewer samples the bootstrap interval is too narrow: with 2 rounds, one of two equally fast sessions is called faster in
+almost every second run (a test simulates it)."""
 MOST_ROUNDS = 10_000
-"""More are never asked for."""
+"""The most that is ever recommended."""
 
 
 def verdicts_of(rows: Sequence[Measurement], main: Mapping[str, str] | None = None) -> tuple[Verdict, ...]:
-    """A verdict for each integer row that was timed in the same rounds as rows that are none.
+    """A verdict for each integer row that was timed in the same rounds as other rows.
 
-    Rows are compared where they are of one checkpoint, target, runtime, device, batch, number of threads and number of rounds.
-    Only measured latencies count: what an emulator or an estimate says of time is left out.
+    Rows are compared if they have the same checkpoint, target, runtime, device, batch, threads and number of rounds. Only measured
+    latencies count, not those of an emulator or an estimate.
 
     Args:
-        rows: of one report; sample i of every row is of the same round.
-        main: runtime -> the one that it counts as; others count as themselves.
+        rows: of one report; sample i of every row comes from the same round.
+        main: runtime -> the runtime that it is compared as; others are compared as themselves.
 
     Raises:
         BadInput: a row's scheme is not known.
@@ -46,11 +46,11 @@ def verdicts_of(rows: Sequence[Measurement], main: Mapping[str, str] | None = No
 
 
 def pace_of(speedup: Interval) -> Pace:
-    """What an interval of int8's speed-up says, by its bounds as a report prints them: rounded to hundredths.
+    """What the interval of int8's speed-up shows, from its bounds rounded to hundredths, as a report prints them.
 
     Returns:
-        `faster` or `slower` where the whole interval is above or below 1; `no gain` where it holds 1 but nothing above
-        `LEAST_GAIN`; else `open`.
+        `faster` or `slower` if the whole interval is above or below 1; `no gain` if it contains 1 but nothing above `LEAST_GAIN`;
+        else `open`.
     """
     low, high = round(speedup.low, 2), round(speedup.high, 2)
     if low > 1:
@@ -61,10 +61,10 @@ def pace_of(speedup: Interval) -> Pace:
 
 
 def rounds_needed(speedup: Interval, round_count: int) -> int | None:
-    """About how many rounds settle an `open` interval: 1, 2 or 5 times a power of ten; None where that is above `MOST_ROUNDS`.
+    """About how many rounds decide an `open` interval: 1, 2 or 5 times a power of ten; None if this is above `MOST_ROUNDS`.
 
-    An interval narrows with the square root of the rounds. It is settled where it no longer reaches from its value to 1 or to
-    `LEAST_GAIN`, whichever is farther; half as many again for luck.
+    An interval narrows with the square root of the rounds. It is decided once it no longer reaches from its value to 1 or to
+    `LEAST_GAIN`, whichever is farther; half as many rounds again are added as a margin.
     """
     half = (speedup.high - speedup.low) / 2
     enough = max(speedup.value - 1, LEAST_GAIN - speedup.value)
@@ -76,7 +76,7 @@ def rounds_needed(speedup: Interval, round_count: int) -> int | None:
 
 
 def loses(row: Measurement) -> bool:
-    """Whether a loss of top-1 against the reference is shown: the interval, rounded to tenths of a point, is below zero."""
+    """Whether a loss of top-1 against the reference is shown: the interval, rounded to tenths of a point, lies below zero."""
     delta = row.accuracy.top1_delta_pp if row.accuracy is not None else None
     return delta is not None and round(delta.high, 1) < 0
 
@@ -111,7 +111,7 @@ def _verdict(int8: Measurement, latency: Latency, others: Sequence[Timed]) -> Ve
 
 
 def _outcome(rivals: Sequence[Rival], round_count: int) -> tuple[Outcome, int | None]:
-    """The outcome, and the rounds that would tell where it is `unknown`."""
+    """The outcome, and if it is `unknown` the rounds that would decide it."""
     if round_count < LEAST_ROUNDS:
         return "unknown", LEAST_ROUNDS
     if any(rival.pace in ("slower", "no gain") for rival in rivals):
@@ -124,7 +124,7 @@ def _outcome(rivals: Sequence[Rival], round_count: int) -> tuple[Outcome, int | 
 
 
 def _best(timed: Sequence[Timed]) -> Measurement | None:
-    """Of the rows that show no loss the smallest that is not slower than the fastest by more than `LEAST_GAIN`, by the interval."""
+    """The smallest row that shows no loss and whose interval excludes that it is `LEAST_GAIN` times slower than the fastest."""
     sound = [(row, latency) for row, latency in timed if not loses(row)]
     if not sound:
         return None

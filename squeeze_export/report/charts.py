@@ -1,7 +1,7 @@
-"""A page's drawings, as inline SVG: estimates with their intervals, latency samples as strips with boxes.
+"""The drawings of a page, as inline SVG: estimates with their intervals, latency samples as strips with boxes.
 
-Positions are computed here, `templates/charts.html` draws. Colours are classes of the style sheet, so a drawing follows the page
-into the dark.
+Positions are computed here; `templates/charts.html` draws. Colours are classes of the style sheet, so a drawing has the page's dark
+mode too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from squeeze_export.report.pages import draw
 from squeeze_export.results import Interval
 
 _MOST_SAMPLES = 200
-"""Dots drawn a row: more are one blot, and a heavy file."""
+"""Dots drawn in a row; more would only blur, and make the file large."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class IntervalRow:
 
     Attributes:
         label: what was measured.
-        tag: `` or how the figure came about, such as `emulated`; the dot is then hollow.
-        interval: in the axis' unit.
-        value: the estimate in words, to the right.
+        tag: empty, or how the figure was obtained, such as `emulated`; the dot is then hollow.
+        interval: in the unit of the axis.
+        value: the text to the right.
     """
 
     label: str
@@ -48,7 +48,7 @@ class StripRow:
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps a value between `start` and `end` to a place in the drawing between `first_px` and `last_px`."""
+    """Maps values from `start` to `end` to positions from `first_px` to `last_px`."""
 
     start: float
     end: float
@@ -60,13 +60,13 @@ class Axis:
 
 
 def interval_chart(rows: Sequence[IntervalRow], *, title: str, unit: str, marked: float) -> str:
-    """A dot and a line per row, over an axis in `unit` that reaches from the lowest bound to the highest and takes in `marked`.
+    """A dot with a line for each row; the axis spans all bounds and `marked`.
 
     Args:
         rows: at least one.
-        title: for readers that do not see the drawing.
-        unit: at the axis.
-        marked: the value of the dashed line, such as no change.
+        title: for screen readers.
+        unit: of the axis.
+        marked: where the dashed line is, such as no change.
     """
     ticks = ticks_over(min(marked, *(row.interval.low for row in rows)), max(marked, *(row.interval.high for row in rows)))
     return draw("intervals", rows, Axis(ticks[0], ticks[-1]), ticks, title, unit, marked)
@@ -75,7 +75,7 @@ def interval_chart(rows: Sequence[IntervalRow], *, title: str, unit: str, marked
 def strip_chart(rows: Sequence[StripRow], *, title: str) -> str:
     """Every sample as a dot, over a box from the 25th to the 75th percentile with the median; the axis starts at 0 ms.
 
-    The axis ends a little above the largest 95th percentile. Samples beyond it are counted in the row: one hiccup must not
+    The axis ends a little above the largest 95th percentile, and the row says how many samples are beyond it: an outlier must not
     squeeze everything else into a corner, nor be hidden.
     """
     axis = Axis(0.0, 1.1 * max(float(np.percentile(row.samples_ms, 95)) for row in rows))
@@ -84,14 +84,14 @@ def strip_chart(rows: Sequence[StripRow], *, title: str) -> str:
         beyond = sum(sample > axis.end for sample in row.samples_ms)
         value = f"{row.value}, {beyond} beyond" if beyond else row.value
         box = [axis.px(float(edge)) for edge in np.percentile(row.samples_ms, [25, 50, 75])]
-        # Steps of the golden ratio spread the dots evenly in height, and the same for every reader.
+        # Steps of the golden ratio spread the dots evenly in height, and always in the same way.
         dots = [(axis.px(ms), place * 0.618034 % 1 * 12 - 6) for place, ms in enumerate(_spread(row.samples_ms)) if ms <= axis.end]
         strips.append((row, value, box, dots))
     return draw("strips", strips, axis, [tick for tick in ticks_over(axis.start, axis.end) if tick <= axis.end], title, "ms")
 
 
 def _spread(samples: Sequence[float]) -> Sequence[float]:
-    """All samples, or as many as are drawn, taken evenly over the run."""
+    """The samples to draw: all, or `_MOST_SAMPLES` taken evenly over the run."""
     if len(samples) <= _MOST_SAMPLES:
         return samples
     return [samples[index * len(samples) // _MOST_SAMPLES] for index in range(_MOST_SAMPLES)]
@@ -106,6 +106,6 @@ def ticks_over(low: float, high: float) -> list[float]:
         for step in (10.0**exponent, 2 * 10.0**exponent, 5 * 10.0**exponent)
         if span / step <= 6
     )
-    # The small allowance keeps a bound that is a tick itself, but for rounding, from adding another.
+    # The small tolerance keeps a bound that is a tick except for rounding from adding another.
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, max(last, first + 1) + 1)]

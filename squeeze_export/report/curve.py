@@ -1,4 +1,4 @@
-"""The calibration curve: as a table, in words, and as a drawing, which is a file of its own."""
+"""The calibration curve: as a table, in words, and as an SVG file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from squeeze_export.results import Curve
 
 
 def curve_table(curve: Curve) -> Table:
-    """One row a part of the calibration images."""
+    """A row for each part of the calibration images."""
     rows = []
     for point in curve.points:
         agreement, delta = point.agreement, point.to_largest_pp
@@ -23,7 +23,7 @@ def curve_table(curve: Curve) -> Table:
 
 
 def curve_line(curve: Curve) -> str:
-    """From how many images on more of them change nothing that can be told."""
+    """How many images are enough, as far as the intervals tell."""
     largest = curve.points[-1]
     enough = next(point for point in curve.points if point.image_count == curve.enough_count)
     reached = f"from {enough.image_count} images on" if enough is not largest else f"only with all {largest.image_count} images"
@@ -32,7 +32,7 @@ def curve_line(curve: Curve) -> str:
 
 
 def curve_note(curve: Curve) -> str:
-    """What the figures rest on."""
+    """What was compared, on which images."""
     about = curve.evaluation
     images = f"{about['image_count']} images of {about['source']}" + (f" ({about['note']})" if about.get("note") else "")
     return (
@@ -44,8 +44,8 @@ def curve_svg(curve: Curve, name: str, note: str) -> str:
     """An SVG file: agreement with its intervals above, SQNR below, against the number of calibration images (logarithmic).
 
     Args:
-        curve: of at least two points; an infinite SQNR has no place in the drawing.
-        name: the network's, above the drawing.
+        curve: of at least two points; an infinite SQNR is left out.
+        name: of the network, above the drawing.
         note: below it: what was compared.
     """
     counts = [point.image_count for point in curve.points]
@@ -62,7 +62,7 @@ def curve_svg(curve: Curve, name: str, note: str) -> str:
 
 
 def _panel(name: str, top_px: float, bottom_px: float, points: Sequence[tuple[float, ...]]) -> dict[str, object]:
-    """One panel's ticks and points with their places; a point is x, value, low, high."""
+    """The ticks and points of one panel with their positions; a point is x, value, low, high."""
     ticks = ticks_over(min(low for _, _, low, _ in points), max(high for _, _, _, high in points))
     up = Axis(ticks[0], ticks[-1], bottom_px, top_px)
     places = [(x, up.px(value), up.px(low), up.px(high)) for x, value, low, high in points]

@@ -14,11 +14,11 @@ from squeeze_export.report.wording import accuracy_heading, evidence, millisecon
 from squeeze_export.results import Interval, Measurement, Report
 
 _MOST_NAMES = 12
-"""Names listed in one place; the rest are counted and stand in report.json."""
+"""Names listed in one place; the others are counted, and listed in report.json."""
 
 
 def to_html(report: Report) -> str:
-    """The page: table, accuracy and latency drawn, then each artifact, then the machine and where the images came from."""
+    """The page: the table, drawings of accuracy and latency, each artifact, the machine, and the source of the images."""
     return render(
         "report/templates/report.html",
         report.network,
@@ -49,7 +49,7 @@ def _label(measurement: Measurement, among: Sequence[Measurement]) -> str:
 
 
 def _accuracy_drawing(report: Report) -> list[dict[str, str]]:
-    """Top-1 change where every compared row has labels, else agreement."""
+    """The change of top-1 if every compared row has labels, else the agreement."""
     rows = []
     heading = accuracy_heading(report.measurements)
     for measurement in report.measurements:
@@ -94,7 +94,7 @@ def _latency_drawing(measurements: Sequence[Measurement]) -> list[dict[str, str]
 
 
 def _by_artifact(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
-    """The rows of each file, in the order in which the files first appear."""
+    """The rows of each file; the files in order of their first row."""
     groups: dict[tuple[str, str], list[Measurement]] = {}
     for measurement in measurements:
         groups.setdefault((measurement.artifact, measurement.sha256), []).append(measurement)

@@ -1,4 +1,4 @@
-"""The report as GitHub Markdown: the table and, under it, what its figures rest on."""
+"""The report as GitHub Markdown: the tables, and below them what the figures are based on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from squeeze_export.report.wording import (
 from squeeze_export.results import Report
 
 _SPECIAL = re.compile(r"([\\*{}\[\]|~$]|(?<!\w)_|_(?!\w))")
-"""What GitHub reads as markup inside a line; an underscore inside a word is none."""
+"""What GitHub reads as markup within a line; an underscore within a word is plain text."""
 
 
 def to_markdown(report: Report) -> str:
@@ -56,7 +56,7 @@ def to_markdown(report: Report) -> str:
 
 
 def _section(table: Table | None, lines: Sequence[str] = ()) -> list[str]:
-    """A table with its title and note, and lines under it; nothing where there is no table."""
+    """A table with its title and note, and lines below it; nothing without a table."""
     if table is None:
         return []
     rows = _table(table.columns, (map(_text, row) for row in table.rows))
@@ -74,7 +74,7 @@ def _bullets(lines: Sequence[str]) -> list[str]:
 
 
 def _cells(row: SummaryRow) -> list[str]:
-    """The reason of a row without figures stands where the accuracy would."""
+    """The cells of a row; if it has no figures, the reason takes the place of the accuracy."""
     target, scheme, device = map(_text, row.names)
     names = [target, scheme, device + (f" *({row.evidence})*" if row.evidence else "")]
     figures = [joined(parts) for parts in row.figures]
@@ -82,11 +82,11 @@ def _cells(row: SummaryRow) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """Text from elsewhere as plain words: no HTML, no link, no new cell; only balanced backticks still make code."""
+    """Escapes text from elsewhere: no HTML, no link, no new cell. Only backticks in pairs still make code."""
     pieces = one_line(text).split("`")
     if len(pieces) % 2 == 0:
         return _plain(one_line(text).replace("`", "'"))
-    # GitHub splits cells before it looks for code, hence the backslash inside code as well.
+    # GitHub splits cells before it looks for code, so code needs the backslash too.
     return "".join(f"`{piece.replace('|', chr(92) + '|')}`" if index % 2 else _plain(piece) for index, piece in enumerate(pieces))
 
 

@@ -1,4 +1,4 @@
-"""Templates filled in: pages and drawings that escape everything from elsewhere."""
+"""Fills in the templates of pages and drawings; text from elsewhere is escaped."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def render(template: str, network: Mapping[str, Any], warnings: Sequence[str], *
 
     Args:
         template: its path in the package; it extends `report/templates/page.html`.
-        network: facts; the name is the title.
+        network: its facts; its name is the title.
         warnings: shown at the top.
-        values: what else the template names.
+        values: the template's other variables.
     """
     title = str(network.get("name", "squeeze-export"))
     subtitle = wording.facts_line({key: value for key, value in network.items() if key != "name"})
@@ -36,12 +36,12 @@ def render(template: str, network: Mapping[str, Any], warnings: Sequence[str], *
 
 
 def fill(template: str, **values: Any) -> str:
-    """A template filled in; `template` is its path in the package."""
+    """Fills in a template; `template` is its path in the package."""
     return _environment().get_template(template).render(**values)
 
 
 def draw(macro: str, *values: Any) -> str:
-    """What a macro of `templates/charts.html` draws."""
+    """Calls a macro of `templates/charts.html`."""
     return str(getattr(_environment().get_template("report/templates/charts.html").module, macro)(*values))
 
 
@@ -63,7 +63,7 @@ def _environment() -> Environment:
 
 
 def text(words: str) -> Markup:
-    """Escaped text in one line; a pair of backticks makes code."""
+    """Escapes a text, in one line; a pair of backticks makes code."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(one_line(words)))))

@@ -1,4 +1,4 @@
-"""What a report's tables hold, described once: the terminal, Markdown and the page lay out these columns and rows."""
+"""The columns and rows of a report's tables, which the terminal, Markdown and the page lay out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Column:
 
     Attributes:
         name: its heading.
-        kind: a `figure` is set to the right; a `name` is not broken into lines; a `text` may be.
+        kind: a `figure` is right-aligned; a `name` stays on one line; a `text` may be wrapped.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Table:
         columns: in order.
         rows: a cell for each column.
         title: above it.
-        note: what the figures are, one sentence without its full stop.
+        note: what the figures are, a sentence without its full stop.
     """
 
     columns: tuple[Column, ...]
@@ -59,11 +59,10 @@ class SummaryRow:
     """One measurement.
 
     Attributes:
-        status: its status.
-        outcome: `failed: ...` or `skipped: ...`, which stands in place of the figures; empty where there are figures.
+        status: of the measurement.
+        outcome: `failed: ...` or `skipped: ...`, shown instead of the figures; empty if there are figures.
         names: target, scheme, device.
-        evidence: empty where it was measured, else `emulated` ...; it belongs to the device.
-        size: of the file.
+        evidence: empty if measured, else `emulated` ...; shown with the device.
         figures: size, accuracy, SQNR, p50, speed-up, each with its interval or an empty string.
     """
 
@@ -103,14 +102,14 @@ def _summary_row(row: Measurement, heading: str, among: Sequence[Measurement]) -
 
 
 def _p50(row: Measurement) -> str:
-    """The median latency; of an estimated row the estimate, which its device cell calls one."""
+    """The median latency; for an estimated row the estimate, as its device cell says."""
     if row.latency is not None:
         return milliseconds(row.latency.p50_ms)
     return milliseconds(row.estimate.inference_ms) if row.estimate is not None else NOTHING
 
 
 def difference_table(differences: Sequence[Difference]) -> Table | None:
-    """The same integers in several files, one row a pair; None where nothing was compared."""
+    """The same integers in several files, a row for each pair; None if nothing was compared."""
     if not differences:
         return None
     counts = " or ".join(f"{count:,}" for count in sorted({d.count for d in differences}))
@@ -131,7 +130,7 @@ def difference_table(differences: Sequence[Difference]) -> Table | None:
 
 
 def _steps(value: float) -> str:
-    """`0`, `0.01 steps`, `1.3 steps`, `12 steps`; what float32 sums leave, below a thousandth, is 0."""
+    """`0`, `0.01 steps`, `1.3 steps`, `12 steps`; below a thousandth it is rounding of float32 sums, so 0."""
     if value < 0.001:
         return "0"
     return f"{value:.2f} steps" if value < 9.995 else f"{value:.0f} steps"
@@ -146,7 +145,7 @@ _SYSTEM = ("system_config", "memory_mode", "optimise")
 
 
 def estimate_table(measurements: Sequence[Measurement]) -> Table | None:
-    """What compilers expect of chips that are not here, kept apart from everything that was measured; None where there is none."""
+    """Compilers' estimates for chips that are not here, apart from everything measured; None if there are none."""
     found = [(row, row.estimate) for row in measurements if row.estimate is not None]
     if not found:
         return None
@@ -180,7 +179,7 @@ def _estimate_row(row: Measurement, estimate: Estimate) -> tuple[str, ...]:
 
 
 def left_lines(measurements: Sequence[Measurement]) -> list[str]:
-    """`ethos-u55-128: MEAN logits on the CPU: Unsupported opType`: what the accelerators leave to something else, and why."""
+    """`ethos-u55-128: MEAN logits on the CPU: Unsupported opType`: operators that an accelerator does not run, and why."""
     left: dict[tuple[str, ...], list[str]] = {}
     for row in measurements:
         if row.estimate is not None and row.placement is not None and row.placement.fallbacks:
@@ -189,7 +188,7 @@ def left_lines(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
-    """Name and words of each line on one estimate: what the chip is taken to be, its memory, and the traffic."""
+    """Lines on one estimate, as name and text: the assumed chip, its memory, and the memory traffic."""
     settings = {name.replace("_", " "): value for name, value in estimate.settings.items() if name != "accelerator"}
     moved = {name: f" ({estimate.moved_gb_s[name]:.2f} GB/s)" for name in estimate.moved_bytes if name in estimate.moved_gb_s}
     lines = {
@@ -201,7 +200,7 @@ def estimate_lines(estimate: Estimate) -> list[tuple[str, str]]:
 
 
 def operator_table(estimate: Estimate) -> Table:
-    """Each operator's part of an estimate: its cycles, their share of the whole, and the share of the multipliers in use."""
+    """The estimate of each operator: its cycles, their share of all, and the share of busy multipliers."""
     whole = estimate.cycles
     return Table(
         (*(Column(name, "text") for name in ("makes", "operator", "on")), *map(Column, ("cycles", "share", "busy"))),

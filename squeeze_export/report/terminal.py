@@ -1,6 +1,6 @@
 """A report on a rich console: aligned text that reads the same without colour.
 
-rich's own Table cannot let one cell run across the rest of a row, which a reason for failure needs, so rows are laid out here.
+A reason for failure takes the rest of its row, which a cell of rich's own Table cannot, so rows are laid out here.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def print_table(report: Report, console: Console) -> None:
     """Prints one row per measurement: target, scheme, device, size, accuracy or agreement, SQNR, p50, speed-up; then the verdicts,
     the estimates, and the same integers file by file.
 
-    Where a terminal is too narrow for one line a row, intervals go below their figures; where that is too wide still, schemes
-    go below targets. Where the output is no terminal, each row is one line of whatever width, for grep and diff.
+    If a terminal is too narrow for one line per row, intervals go below their figures; if that is still too wide, schemes go below
+    targets. If the output is no terminal, each row is one line of any width, for grep and diff.
     """
     _print_summary(summary(report.measurements), console)
     board, verdicts = board_line(report.measurements), verdict_lines(report)
@@ -52,7 +52,7 @@ def print_table(report: Report, console: Console) -> None:
 
 
 def print_line(line: str, console: Console, style: str = "", indent: str = "") -> None:
-    """Prints a sentence, folded where there is a terminal to fold it for."""
+    """Prints a line, wrapped if the output is a terminal."""
     width = console.width if console.is_terminal else len(line) + len(indent) + 1
     folded = textwrap.wrap(line, width, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False)
     _print_lines(folded or [""], console, style)
@@ -64,8 +64,8 @@ def print_rows(table: Table, console: Console, *, bold: Collection[str] = (), be
     Args:
         table: what to print.
         console: where.
-        bold: first cells of the rows that stand out.
-        below: columns that go below the others where a terminal is too narrow.
+        bold: first cells of the rows to print in bold.
+        below: columns that go below the others if a terminal is too narrow.
     """
     header = tuple(column.name for column in table.columns)
     lines = [tuple((cell,) for cell in row) for row in (header, *table.rows)]
@@ -99,7 +99,7 @@ def _print_summary(found: Summary, console: Console) -> None:
             continue
         room = console.width - sum(widths[:names]) - names * len(gap)
         reason = textwrap.wrap(row.outcome, max(room, _LEAST_REASON_WIDTH), break_on_hyphens=False)
-        # The reason takes the room of all the figures.
+        # The reason takes the space of all figures.
         cells = (*cells[:names], tuple(reason) if console.is_terminal else (" ".join(reason),))
         _print_lines(_lines(cells, widths, [*columns[:names], Column("", "text")], gap), console, _STYLES[row.status])
 
@@ -131,7 +131,7 @@ def _total_width(rows: Sequence[Row], level: int, gap: str) -> int:
 
 
 def _lines(cells: Sequence[Cell], widths: Sequence[int], columns: Sequence[Column], gap: str) -> list[str]:
-    """A row's lines: figures are set to the right."""
+    """The lines of a row; figures are right-aligned."""
     lines = []
     for index in range(max(len(cell) for cell in cells)):
         pieces = [cell[index] if index < len(cell) else "" for cell in cells]

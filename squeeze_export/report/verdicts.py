@@ -24,7 +24,7 @@ def verdict_lines(report: Report) -> list[str]:
 
 
 def verdict_note() -> str:
-    """What the lines rest on, in one sentence."""
+    """What the lines are based on, in one sentence."""
     return (
         "From the rows that were timed in the same rounds, never from emulated ones: the other row's median over int8's, 95% "
         "bootstrap interval; a loss of top-1 is shown where its interval is below zero"
@@ -87,7 +87,7 @@ def _more(verdict: Verdict) -> str:
 
 
 def _accuracy(row: Measurement | None) -> str:
-    """What is known of a row's accuracy; never more than its intervals say."""
+    """What is known of a row's accuracy, as far as its intervals tell."""
     accuracy = row.accuracy if row is not None else None
     if accuracy is None:
         return "accuracy not measured here"
@@ -109,12 +109,12 @@ def _brackets(*parts: str) -> str:
 
 
 def _row(name: RowName, report: Report) -> Measurement | None:
-    """The row of that name; None where the report has none, as a stranger's may."""
+    """The row of that name; None if the report has none, which a report from elsewhere may."""
     return next((row for row in report.measurements if row.name == name), None)
 
 
 def _name(name: RowName, verdict: Verdict, report: Report) -> str:
-    """`int8`, `fp32 on openvino-bf16`; with its file where another row of the report would be called the same."""
+    """`int8`, `fp32 on openvino-bf16`; with its file if another row of the report would have the same name."""
     row = _row(name, report)
     word = scheme(row) if row is not None else name.scheme
     alike = {other.artifact for other in report.measurements if scheme(other) == word and other.runtime == name.runtime}

@@ -1,4 +1,4 @@
-"""How figures are spelt, once, for the table, the Markdown and the page."""
+"""How figures are written, in the table, the Markdown and the page alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOTHING = "-"
 
 
 def percent(share: float) -> str:
-    """0.973 -> `97.3%`. Only a whole is `100%`, only nothing is `0%`: 0.9998 stays below."""
+    """0.973 -> `97.3%`. Only 1 is `100%` and only 0 is `0%`: 0.9998 is `99.9%`."""
     if share in (0.0, 1.0):
         return f"{share:.0%}"
     return f"{min(max(100 * share, 0.1), 99.9):.1f}%"
@@ -67,20 +67,20 @@ def speedup_range(interval: Interval) -> str:
 
 
 def _ratio_digits(interval: Interval) -> int:
-    """A second digit where one would print a 1.0, and so hide on which side of 1 a bound lies."""
+    """Two digits if one would print a 1.0, which hides on which side of 1 a value lies."""
     return 2 if "1.0" in {f"{value:.1f}" for value in (interval.value, interval.low, interval.high)} else 1
 
 
 def decibel(value_db: float) -> str:
-    """`38.9 dB`, from 100 on `121 dB`; `exact` where not a bit differs."""
+    """`38.9 dB`, from 100 on `121 dB`; `exact` if nothing differs."""
     if value_db == math.inf:
         return "exact"
     return f"{value_db:.1f} dB" if value_db < 99.95 else f"{value_db:.0f} dB"
 
 
 def device(measurement: Measurement, among: Sequence[Measurement] = ()) -> str:
-    """The device that ran, or the one asked for where nothing ran; its runtime too, where `among` has the same file on another, and
-    the chip that a file was compiled for, where `among` has one for another.
+    """The device that was used, or the requested one if nothing ran. The chip is added if `among` has files for several chips, else
+    the runtime if `among` has the same file on another one.
     """
     name = measurement.device or measurement.device_asked
     chips = {row.facts.get("compiled_for") for row in among if row.target == measurement.target}
@@ -92,19 +92,19 @@ def device(measurement: Measurement, among: Sequence[Measurement] = ()) -> str:
 
 
 def scheme(measurement: Measurement) -> str:
-    """`int8`; of a vendor's own quantization `int8 vendor`; with layers kept in float `int8 with 3 float`."""
+    """`int8`; `int8 vendor` for a vendor's own quantization; `int8 with 3 float` with layers kept in float."""
     recipe, kept = measurement.recipe, measurement.audit.kept_float if measurement.audit is not None else ()
     name = f"{measurement.scheme} {recipe}" if recipe.startswith("vendor") else measurement.scheme
     return f"{name} with {len(kept)} float" if kept else name
 
 
 def evidence(measurement: Measurement) -> str:
-    """`` for measured figures, else `emulated`, `simulated`, `estimated`: it stands wherever such a figure does."""
+    """Empty for measured figures, else `emulated`, `simulated`, `estimated`: shown wherever such a figure is."""
     return "" if measurement.evidence == "measured" else measurement.evidence
 
 
 def accuracy_heading(measurements: Sequence[Measurement]) -> str:
-    """What the accuracy column holds."""
+    """The heading of the accuracy column."""
     accuracies = [measurement.accuracy for measurement in measurements if measurement.accuracy is not None]
     labelled = [accuracy for accuracy in accuracies if accuracy.top1 is not None]
     if not labelled:
@@ -130,7 +130,7 @@ def speedup_parts(latency: Latency | None) -> tuple[str, str]:
 
 
 def joined(parts: tuple[str, str]) -> str:
-    """Both parts in one line."""
+    """A figure and its interval in one line."""
     return " ".join(part for part in parts if part)
 
 
@@ -145,7 +145,7 @@ def sentence(note: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text from elsewhere (a tool's message, a tensor's name) without line breaks and without a terminal's control codes."""
+    """Text from elsewhere (a tool's message, a tensor's name) without line breaks and terminal control codes."""
     return "".join(character for character in " ".join(text.split()) if character.isprintable())
 
 
@@ -162,7 +162,7 @@ _UNITS = {"_bytes": "", "_px": " px", "_ms": " ms", "_mhz": " MHz", "_pp": " pp"
 
 
 def spelt_facts(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, name in words, value in words of each fact that has one; units move from the name to the value."""
+    """Name, name in words and value in words of each fact that has a value; units move from the name to the value."""
     spelt = []
     for name, value in facts.items():
         if value is None or value == "":
@@ -174,7 +174,7 @@ def spelt_facts(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def fact(value: Any, name: str = "") -> str:
-    """One value as a reader wants it: yes and no, sizes in MB or GB, thousands apart, lists with spaces."""
+    """A value as text: yes and no, sizes in MB or GB, thousands separated, lists with spaces."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -191,7 +191,7 @@ def fact(value: Any, name: str = "") -> str:
 
 
 def host_line(report: Report) -> str:
-    """The machine in one line, for under a table."""
+    """The machine in one line."""
     host = report.host
     parts = [str(host[name]) for name in ("cpu", "os", "python") if host.get(name)]
     if host.get("usable_cores"):
@@ -204,7 +204,7 @@ def host_line(report: Report) -> str:
 
 
 def board_line(measurements: Sequence[Measurement]) -> str:
-    """The board or phone whose devices the rows name; empty where they are this machine's."""
+    """The board or phone that the rows ran on; empty if they ran on this machine."""
     facts = next((row.facts for row in measurements if row.facts.get("on") in ("ssh", "adb")), {})
     told = [str(facts[name]) for name in ("board", "soc", "cpu", "architecture") if facts.get(name)]
     what = {"ssh": "a board over ssh", "adb": "an Android device over adb"}.get(str(facts.get("on")))
@@ -212,7 +212,7 @@ def board_line(measurements: Sequence[Measurement]) -> str:
 
 
 def accuracy_note(measurements: Sequence[Measurement]) -> str:
-    """What the accuracy column means, in one sentence; empty where nothing was compared."""
+    """What the accuracy column means, in one sentence; empty if nothing was compared."""
     accuracies = [measurement.accuracy for measurement in measurements if measurement.accuracy is not None]
     if not accuracies:
         return ""
@@ -224,7 +224,7 @@ def accuracy_note(measurements: Sequence[Measurement]) -> str:
 
 
 def emulated_note(measurements: Sequence[Measurement]) -> str:
-    """On how many images the emulated rows rest, where others rest on more; empty where none does."""
+    """How many images the emulated rows ran on, if other rows ran on more; else empty."""
     counts = [m.accuracy.count for m in measurements if m.accuracy is not None and m.evidence != "measured"]
     most = max((m.accuracy.count for m in measurements if m.accuracy is not None), default=0)
     fewer = [count for count in counts if count < most]
@@ -232,7 +232,7 @@ def emulated_note(measurements: Sequence[Measurement]) -> str:
 
 
 def timing_note(measurements: Sequence[Measurement]) -> str:
-    """What the speed-up column means, in one sentence; empty where nothing was timed."""
+    """What the speed-up column means, in one sentence; empty if nothing was timed."""
     latencies = [measurement.latency for measurement in measurements if measurement.latency is not None]
     if not latencies:
         return ""

@@ -1,4 +1,4 @@
-"""The options that commands share. One file here is one group of the help; an option is a value, and a command is given a list."""
+"""The options that commands share, a file for each topic. An option is a value, and a command gets a list of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 T = TypeVar("T")
 
 GROUPS = ("Options", "Most used", "Input", "Calibration", "Quantization", "File", "Running", "Output")
-"""Headings of the help, in their order. A command's own options stand under the first."""
+"""Headings of the help, in order. A command's own options are under the first."""
 
 FILE = click.Path(path_type=Path)
 FILE.name = "file"  # what the help calls it
@@ -22,7 +22,7 @@ FILES = click.Argument(["files"], nargs=-1, required=True, type=FILE, metavar="F
 
 
 class Option(click.Option):
-    """An option that stands in a group of the help."""
+    """An option in a group of the help."""
 
     def __init__(self, *names: Any, group: str, **settings: Any) -> None:
         super().__init__(*names, **settings)
@@ -30,7 +30,7 @@ class Option(click.Option):
 
 
 class Repeatable(Option):
-    """An option that may be given again; in the settings file a single value needs no list."""
+    """An option that may be repeated; in the settings file a single value needs no list."""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         """Reads the values."""
@@ -50,7 +50,7 @@ def source_of(name: str) -> ParameterSource:
 
 
 def call_with(function: Callable[..., T], values: Mapping[str, Any]) -> T:
-    """Calls a function with those of a command's values that have the name of a parameter; the others keep their defaults."""
+    """Calls a function with those of a command's values that are named like its parameters; the others keep their defaults."""
     return function(**{name: values[name] for name in inspect.signature(function).parameters if name in values})
 
 
@@ -79,7 +79,7 @@ class Numbers(click.ParamType[tuple[Any, ...]]):
 
 
 class Choice(click.Choice[str]):
-    """Names, of which help and completion show a part. The others are accepted, so that a refusal can say why they do not fit."""
+    """Names; help and completion show only some. The others are accepted too, so that an error can say why they do not fit."""
 
     def __init__(self, choices: Sequence[str], shown: Sequence[str]) -> None:
         super().__init__(choices)
@@ -98,7 +98,7 @@ class Command(click.Command):
     """A command whose help shows the options in groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes them. `--help` itself is the last of the output."""
+        """Writes them; `--help` comes last in the last group."""
         for group in GROUPS:
             params = [param for param in self.get_params(ctx) if getattr(param, "group", GROUPS[-1]) == group]
             records = [record for param in params if (record := param.get_help_record(ctx)) is not None]

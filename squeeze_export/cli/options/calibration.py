@@ -1,4 +1,4 @@
-"""The images that set the integers' ranges, and those that files are compared on."""
+"""Images for calibration and for comparison."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from squeeze_export.images.calibration import MAX_WEIGHT, CalibrationFolder, Cal
 
 
 class Folders(click.Path):
-    """Folders. In the environment several are apart as in PATH, unless the whole text is one that exists."""
+    """Folders. In the environment they are separated as in PATH, unless the whole text is an existing folder."""
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
-        """Takes the text of the environment apart."""
+        """Splits the text of the environment."""
         return [rv] if os.path.exists(rv) else rv.split(os.pathsep)
 
 
@@ -28,7 +28,7 @@ def _keep_weights(ctx: click.Context, param: click.Parameter, value: tuple[int, 
 def _calibration_source(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) -> CalibrationSource | None:
     """One folder as a path, several as folders with their weights.
 
-    Weights belong to the folders that they were given with: folders of the command line leave those of the settings file behind.
+    Weights belong to the folders that they were given with: folders on the command line drop weights from the settings file.
     """
     weights: tuple[int, ...] = ctx.meta.get(_WEIGHTS, ())
     if source_of("calib") < source_of("calib_weight"):
@@ -77,7 +77,7 @@ CALIBRATION = (
         type=click.IntRange(1, MAX_WEIGHT),
         cls=Repeatable,
         multiple=True,
-        is_eager=True,  # read before --calib, which takes it up
+        is_eager=True,  # read before --calib, which uses it
         expose_value=False,
         callback=_keep_weights,
         metavar="N",

@@ -1,4 +1,4 @@
-"""A file's outer form: batch, pixels, output, and what Core ML alone asks. Options are named after the fields of `EmitOptions`."""
+"""The form of a file: batch, pixels, output, and two options of Core ML. Options are named after the fields of `EmitOptions`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BatchSize(click.ParamType[int | Literal["dynamic"]]):
 
 
 def form_options(inputs: Sequence[str]) -> tuple[Option, ...]:
-    """What every format asks. The help shows the pixel types of `inputs`."""
+    """The options of every format. The help shows the pixel types of `inputs`."""
     pixels = "Type of the raw pixels, 0 to 255."
     text = f"{pixels} As int8 they are 128 lower; TFLite only." if "int8" in inputs else pixels
     return (

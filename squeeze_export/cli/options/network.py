@@ -1,4 +1,4 @@
-"""Which network, and what is set of its preprocessing."""
+"""The network and its preprocessing."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ NETWORK = (
         help="Filter used for resizing.",
     ),
 )
-"""Those of the group Input, but `--bypass`, are named after the fields of `PreprocessChoice`."""
+"""The preprocessing options are named after the fields of `PreprocessChoice`."""
 
 
 def chosen_network(values: dict[str, Any], progress: Progress = silent) -> Network:
-    """Opens the network that a command's values name; stderr says so where none is named."""
+    """Opens the network that a command's values name; a note on stderr if it is the demo network."""
     if values["weights"] is None:
         note(DEMO_NOTE)
     return call_with(open_network, {**values, "preprocess": call_with(PreprocessChoice, values), "progress": progress})

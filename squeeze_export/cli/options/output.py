@@ -1,4 +1,4 @@
-"""What is written and printed."""
+"""What to write and print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How numbers are carried, and how the integers come about."""
+"""How numbers are stored and computed, and how the integers are chosen."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TRAINING = (
 
 
 def recipe_options(recipes: Sequence[str]) -> tuple[Option, ...]:
-    """How the integers come about; `recipes` are those that the command can follow."""
+    """How the integers are chosen; `recipes` are those that the command supports."""
     return (
         _option("--recipe", type=click.Choice(recipes), default="fast", help="Method that chooses the integers."),
         _option("--seed", default=0, help="The same seed and images give the same integers."),
@@ -43,7 +43,7 @@ def recipe_options(recipes: Sequence[str]) -> tuple[Option, ...]:
 
 
 def scheme_options(shown: Sequence[str]) -> tuple[Option, ...]:
-    """How numbers are carried: three spellings of one option. The help shows the schemes of `shown`."""
+    """How numbers are stored and computed: three spellings of one option. The help shows the schemes of `shown`."""
     return (
         option(
             "--int8",
@@ -57,9 +57,9 @@ def scheme_options(shown: Sequence[str]) -> tuple[Option, ...]:
 
 
 def scheme_choice(values: dict[str, Any]) -> str:
-    """The one scheme that --int8, --fp16 and --scheme together name; fp32 where none does.
+    """The scheme that --int8, --fp16 or --scheme names; fp32 if none is given.
 
-    On the command line any of them beats any in the environment, and so on.
+    Any of them on the command line overrides all in the environment, and these override the settings file.
 
     Raises:
         BadInput: they contradict each other.
@@ -73,14 +73,14 @@ def scheme_choice(values: dict[str, Any]) -> str:
 
 
 def keep_float_option(text: str = "Keep this layer in float. Repeat it for more; `analyze` tells which to choose.") -> Option:
-    """`--keep-float LAYER`, which may be given again."""
+    """`--keep-float LAYER`, which may be repeated."""
     return _option("--keep-float", cls=Repeatable, multiple=True, metavar="LAYER", help=text)
 
 
 def keep_float_choice(values: dict[str, Any]) -> tuple[tuple[str, ...] | int, float | None]:
-    """The layers by name or number, and the bound: what `--keep-float` and `--max-drop` of `analyze` say.
+    """The values of `--keep-float`, names or a number, and of `--max-drop`.
 
-    The one from the command line leaves the other one of the environment or the settings file behind, and so on.
+    If one of them is on the command line, the other one is ignored in the environment and the settings file, and so on.
 
     Raises:
         BadInput: a number beside names, or several numbers.
@@ -99,10 +99,10 @@ def keep_float_choice(values: dict[str, Any]) -> tuple[tuple[str, ...] | int, fl
 
 
 def training_choice(values: dict[str, Any]) -> Training | None:
-    """Takes the training options out of a command's values; those of the settings file and the environment are of `qat` alone.
+    """The training that a command's values name. In the environment and the settings file it counts only for the recipe `qat`.
 
     Raises:
-        BadInput: how to train was typed, and not on what.
+        BadInput: another training option was typed without `--train`.
     """
     names = ("train", "train_epochs", "train_reach", "train_flip")
     typed = [name for name in names if source_of(name) is ParameterSource.COMMANDLINE]

@@ -1,4 +1,4 @@
-"""How files are run: runtime, device, threads, boards."""
+"""How to run files: runtime, device, threads, boards."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ RUNNING = (
     _option("--board-python", default=RunOptions.board_python, metavar="NAME", help="The Python to start on the board."),
     FULL_PLACEMENT,
 )
-"""Those that say how to run are named after the fields of `RunOptions`."""
+"""All but the last are named after the fields of `RunOptions`."""
