@@ -1,4 +1,4 @@
-"""What would mend the worst layers: each remedy is tried on the images, and reported with its gain there."""
+"""What would help the worst layers: each remedy is tried on the images, and reported with its gain there."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
 
 
 def print_analysis(analysis: Analysis, console: Console) -> None:
-    """Prints the summary, a row for each layer (the worst in bold), what would mend these, the images that change their class, and
+    """Prints the summary, a row for each layer (the worst in bold), what would help these, the images that change their class, and
     what layers in float gain and cost."""
     for line in summary_lines(analysis):
         print_line(line, console)
@@ -69,7 +69,7 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
 
 
 def analysis_html(analysis: Analysis) -> str:
-    """The page: the summary, each layer's share of the error as a drawing and in figures, what would mend it, the images that
+    """The page: the summary, each layer's share of the error as a drawing and in figures, what would help, the images that
     change their class, and what layers in float gain and cost."""
     return render(
         "analyze/templates/analysis.html",

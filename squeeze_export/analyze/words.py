@@ -20,7 +20,7 @@ from squeeze_export.analyze.results import (
 from squeeze_export.report.tables import Column, Table
 from squeeze_export.report.wording import NOTHING, decibel, milliseconds, one_line, percent, signed, size
 
-ADVICE = "What would mend it"
+ADVICE = "What would help"
 CHANGES_SHOWN = 10
 
 
@@ -73,7 +73,7 @@ def _use_cells(use: RangeUse | None) -> tuple[str, ...]:
 
 
 def worst_lines(analysis: Analysis) -> list[tuple[str, list[str]]]:
-    """Each of the worst layers with what would mend it, then the whole network with what would help everywhere."""
+    """Each of the worst layers with what would help it, then the whole network with what would help everywhere."""
     layers = {layer.name: layer for layer in analysis.layers}
     found = []
     for name in analysis.worst:
