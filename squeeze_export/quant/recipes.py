@@ -14,14 +14,13 @@ from squeeze_export.core import ByteArray, FloatArray, Progress, silent
 from squeeze_export.graph.nodes import Conv, Graph, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph, Scheme
 from squeeze_export.graph.run import one_blas_thread
-from squeeze_export.quant.correction import corrected_bias
 from squeeze_export.quant.distill import distill
 from squeeze_export.quant.equalize import channel_factors, equalize
 from squeeze_export.quant.material import Material
 from squeeze_export.quant.observations import Observation, TappedRun, observe
 from squeeze_export.quant.ranges import fake_quantize, search_ranges
 from squeeze_export.quant.refit import refit
-from squeeze_export.quant.rounding import Inputs, compensated, weight_rows, weight_scales
+from squeeze_export.quant.rounding import Inputs, compensated, corrected_bias, weight_rows, weight_scales
 
 FAST, BEST = "fast", "best"
 WEIGHT_LIMIT = 127

@@ -1,4 +1,4 @@
-"""Weights to int8: one symmetric scale per output channel, then rounding that makes up for its own error.
+"""Weights to int8: one symmetric scale per output channel, then rounding that makes up for its own error, also in the bias.
 
 Column by column, the error made by rounding one weight is spread over the weights not yet rounded so that the layer's output on the
 calibration images moves least (Frantar et al., "GPTQ", ICLR 2023, equations 2 and 3, after Hassibi's Optimal Brain Surgeon).
@@ -141,6 +141,32 @@ def compensated(weight: FloatArray, scale: FloatArray, limit: int, moment: NDArr
     result = np.empty_like(weight)
     result[:, order] = rounded.T
     return result
+
+
+def corrected_bias(
+    bias: FloatArray,
+    weight: FloatArray,
+    quantized_weight: FloatArray,
+    mean: NDArray[np.float64],
+    quantized_mean: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """bias + W E[x] - W_q E[x_q]: the mean error that quantization adds to each output channel is taken off its bias.
+
+    Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2, with the means
+    measured on the calibration images instead of derived from batch norm.
+
+    Args:
+        bias: (O,).
+        weight: (O, K) float weights.
+        quantized_weight: (O, K) the real values of the integer weights.
+        mean: (K,) mean of the float input as each weight sees it.
+        quantized_mean: (K,) likewise of the quantized input.
+
+    Returns:
+        (O,) the corrected bias.
+    """
+    corrected: NDArray[np.float64] = bias.astype(np.float64) + weight.astype(np.float64) @ mean - quantized_weight @ quantized_mean
+    return corrected
 
 
 def _inverse_factor(moment: NDArray[np.float64]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Weights to integers: limits, dead filters, and rounding that makes up for its own error."""
+"""Weights to integers: limits, dead filters, rounding that makes up for its own error, and bias correction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from squeeze_export.quant.rounding import MAX_BIAS, compensated, nearest, weight_scales
+from squeeze_export.quant.rounding import MAX_BIAS, compensated, corrected_bias, nearest, weight_scales
 
 
 def correlated_inputs(rng: Any, count: int, size: int, rank: int) -> Any:
@@ -158,3 +158,30 @@ def test_the_bias_fits_int32(bias: float, input_scale: float, size: float) -> No
 def test_nearest_by_hand() -> None:
     weight = np.array([[0.5, 1.5, -2.5, 9, -9]], np.float32)
     assert nearest(weight, np.ones(1, np.float32), 7).tolist() == [[0, 2, -2, 7, -7]]
+
+
+def test_bias_correction_by_hand() -> None:
+    # Wanted: 1 * 2 + 3 * 4 = 14. Given: 2 * 2.5 + 2 * 4 = 13. The bias makes up for the 1 that is missing.
+    weight, rounded = np.array([[1.0, 3.0]], np.float32), np.array([[2.0, 2.0]], np.float32)
+    found = corrected_bias(np.array([10], np.float32), weight, rounded, np.array([2.0, 4.0]), np.array([2.5, 4.0]))
+    assert found.tolist() == [11.0]
+
+
+def test_without_an_error_the_bias_stays() -> None:
+    weight, mean = np.ones((3, 4), np.float32), np.arange(4.0)
+    bias = np.array([0.1, -2, 7], np.float32)
+    np.testing.assert_array_equal(corrected_bias(bias, weight, weight, mean, mean), bias.astype(np.float64))
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1))
+def test_a_corrected_bias_gives_the_wanted_mean_output(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    inputs = rng.uniform(0, 3, (50, 8))
+    given_inputs = np.rint(inputs * 4) / 4
+    weight, bias = rng.normal(size=(5, 8)).astype(np.float32), rng.normal(size=5).astype(np.float32)
+    rounded = np.rint(weight * 8) / np.float32(8)
+    corrected = corrected_bias(bias, weight, rounded, inputs.mean(axis=0), given_inputs.mean(axis=0))
+    wanted = (inputs @ weight.T + bias).mean(axis=0)
+    np.testing.assert_allclose((given_inputs @ rounded.T + corrected).mean(axis=0), wanted, atol=1e-5)
+    assert np.abs((given_inputs @ rounded.T + bias).mean(axis=0) - wanted).max() > 1e-4  # without it, they differ
