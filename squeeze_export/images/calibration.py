@@ -42,7 +42,7 @@ class CalibrationImages:
         batch: all of them, N.
         weights: N, how often each counts.
         folders: of each folder its name, `image_count` and `weight`.
-        source: the folders' names, or what they are called in their place.
+        source: what a report calls them: the folders' names, or a name given in their place.
         warnings: what the user should know.
         distribution: of their statistics.
     """
@@ -75,7 +75,7 @@ def calibration_folders(calib: Path | Sequence[CalibrationFolder]) -> tuple[Cali
 
 
 def only_folder(calib: CalibrationSource | None, who: str) -> None:
-    """Refuses several folders for those who know no weights.
+    """Refuses several folders, for a caller that cannot weight them.
 
     Raises:
         BadInput: there are several.
@@ -98,7 +98,7 @@ def read_calibration_images(
     Args:
         folders: where they are.
         preprocess: how files become pixels.
-        source: what to call them where it is not by the folders' names.
+        source: what to call them; empty for the folders' names.
         threads: that decode; None takes every usable core.
         skip_broken: leaves unreadable images out.
         progress: told of reading.

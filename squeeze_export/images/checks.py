@@ -1,4 +1,4 @@
-"""Whether calibration images can calibrate, and whether evaluation images are others."""
+"""Checks of calibration images, and that none of them is an evaluation image too."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _is_constant(image: ByteArray) -> bool:
 
 
 def neighbour_correlation(image: ByteArray) -> float:
-    """How much a pixel says of the next one: the largest of four correlations of luma, along rows and columns, of single pixels and
+    """How much a pixel tells about the next: the largest of four correlations of luma, along rows and columns, of single pixels and
     of means of 2 x 2 of them. Fine texture in one direction or at one scale does not make an image noise.
 
     Args:

@@ -72,7 +72,7 @@ def check_label_count(labels: Sequence[str], class_count: int) -> None:
 
 
 class LabelIndex:
-    """Looks class names up, to their index."""
+    """Finds the index of a class by its name."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._indices: dict[str, list[int]] = {}
@@ -112,7 +112,7 @@ def match_folders(with_images: Sequence[str], every: Sequence[str], class_count:
     if not labels:
         if len(every) != class_count:
             folders = "folder" if len(every) == 1 else "folders"
-            raise BadInput(f"`{len(every)}` {folders} cannot be told apart as `{class_count}` classes", hint=_LABELS_HINT)
+            raise BadInput(f"`{len(every)}` {folders} cannot be matched to `{class_count}` classes", hint=_LABELS_HINT)
         return {name: index for index, name in enumerate(every)}
     check_label_count(labels, class_count)
     index = LabelIndex(labels)

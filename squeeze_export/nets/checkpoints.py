@@ -66,7 +66,7 @@ def read_checkpoint(path: Path, *, bypass: Bypass | None = None) -> Checkpoint:
     """
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
-        raise BadInput(f"`{path}` is no kind of checkpoint that is read", hint=f"endings that are: {', '.join(KINDS)}")
+        raise BadInput(f"`{path}` is not a checkpoint of a supported format", hint=f"supported endings: {', '.join(KINDS)}")
     data = _read(path, MAX_BYTES[kind])
     arch: Architecture | None = None
     preprocess: Preprocess | None = None

@@ -1,4 +1,4 @@
-"""An ONNX graph, checked as far as matching it against a SqueezeNet needs, past what changes nothing."""
+"""An ONNX graph, checked as far as matching it against a SqueezeNet needs. Operators that change nothing are skipped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FloatGraph:
         names = [tensor.name for tensor in graph.initializer]
         names += [text for node in graph.node for text in (node.name, node.op_type, node.domain, *node.input, *node.output)]
         if not all(isinstance(text, str) for text in names):  # protobuf hands out as bytes what is no UTF-8
-            raise BadInput(f"`{name}` is damaged: a name in it is no text")
+            raise BadInput(f"`{name}` is damaged: a name in it is not UTF-8 text")
         initial = {tensor.name for tensor in graph.initializer}
         inputs = [entry for entry in graph.input if entry.name not in initial]
         if len(inputs) != 1 or len(graph.output) != 1:
@@ -56,11 +56,11 @@ class FloatGraph:
         self._refuse_foreign(graph.node)
 
     def find(self, tensor: str) -> Any | None:
-        """The node that makes a tensor, past those that change nothing; None for the input and for stored tensors."""
+        """The node that makes a tensor, those that change nothing skipped; None for the input and for stored tensors."""
         return self._file.makers.get(self.past_unchanged(tensor))
 
     def maker(self, tensor: str, *types: str) -> Any:
-        """The node that makes a tensor, past those that change nothing; it must be one of `types`."""
+        """As `find`, but refuses the file unless the node is one of `types`."""
         node = self.find(tensor)
         if node is None or node.op_type not in types:
             found = _text(node) if node is not None else f"`{self.past_unchanged(tensor)}`, which no operator makes,"
@@ -112,8 +112,8 @@ class FloatGraph:
                     foreign = node
                 needed.update(node.input[:1] if node.op_type in AFTER_POOL else node.input)
         if foreign is not None:
-            hint = "give the float model; an int8 file is a product" if "uantizeLinear" in foreign.op_type else None
-            raise BadInput(f"`{self._name}` is no SqueezeNet: {_text(foreign)} is an operator that none has", hint=hint)
+            hint = "give the float model that the int8 file was made from" if "uantizeLinear" in foreign.op_type else None
+            raise BadInput(f"`{self._name}` is no SqueezeNet: {_text(foreign)} is an operator that SqueezeNet lacks", hint=hint)
 
     def _side(self, value: Any) -> int | None:
         dims = value.type.tensor_type.shape.dim

@@ -1,6 +1,6 @@
 """ONNX files back to architecture and tensors: the graph is matched against SqueezeNet's structure, from output to input.
 
-Read are float files (fp32, fp16, bf16, fp64) of opset 7 and later. What differs from a SqueezeNet is refused under its name.
+Read are float files (fp32, fp16, bf16, fp64) of opset 7 and later. The error for any other file names the operator that differs.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _match(net: FloatGraph) -> _Net:
             tensor = blocks[-1].squeeze.input
     conv1 = _activated(net, tensor, kernels=range(1, MAX_CONV1_KERNEL + 1), stride=2)
     if net.past_unchanged(conv1.input) != net.input:
-        net.refuse(conv1.node, "takes something else than the graph's input")
+        net.refuse(conv1.node, "does not take the graph's input")
     return _Net(conv1, tuple(reversed(blocks)), conv10, final_pool)
 
 
@@ -175,7 +175,7 @@ def _window(net: FloatGraph, node: Any, kernel: int, stride: int) -> list[int]:
             net.refuse(node, f"has {key} {net.attribute(node, key, default)}; {value} is needed")
     automatic = net.attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID", b"")
     if automatic or not isinstance(pads, list) or len(pads) != 4 or not all(type(pad) is int and pad >= 0 for pad in pads):
-        net.refuse(node, "pads in a way that is not read; four explicit `pads` are")
+        net.refuse(node, "has unsupported padding: four explicit `pads` are needed")
     return pads
 
 
@@ -194,9 +194,7 @@ def _check_sizes(net: FloatGraph, found: _Net) -> None:
         # Torch's ceil((side - 3) / 2) + 1 is side // 2.
         fits = ceil and not bottom if side is None else (side + bottom - 3 + ceil) // 2 + 1 == side // 2
         if top or left or bottom != right or not fits:
-            net.refuse(
-                node, f"pools otherwise than in ceil mode (pads {[top, left, bottom, right]}, map of {side or 'unknown'} px)"
-            )
+            net.refuse(node, f"does not pool in ceil mode (pads {[top, left, bottom, right]}, map of {side or 'unknown'} px)")
         side = None if side is None else side // 2
     side = None if side is None else side + 2 * found.conv10.pad
     pool = found.final_pool

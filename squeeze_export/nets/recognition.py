@@ -76,8 +76,8 @@ _PARTS = ("squeeze", "expand1x1", "expand3x3")
 def named(arch: Architecture) -> Architecture:
     """The same architecture under the name of the family member that it equals, class count and conv10_pad aside.
 
-    Where it equals none, its own name stays if that is fit for a file name and not one of the family's; otherwise it becomes
-    `squeezenet_custom`.
+    An architecture that equals none keeps its own name if that can be a file name and is not one of the family's; otherwise its
+    name becomes `squeezenet_custom`.
     """
     for name, member in FAMILY.items():
         if replace(member, name=arch.name, class_count=arch.class_count, conv10_pad=arch.conv10_pad) == arch:

@@ -71,7 +71,7 @@ def read_torch(data: bytes, name: str) -> dict[str, NDArray[np.float32]]:
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
             raise BadInput(f"`{name}` has `{key}`, a {type(tensor).__name__}, among its tensors", hint=_SAVE_HINT)
         if not tensor.dtype.is_floating_point or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise BadInput(f"tensor `{key}` is `{tensor.dtype}`, {tensor.layout}, on `{tensor.device}`; plain floats are read")
+            raise BadInput(f"tensor `{key}` is `{tensor.dtype}`, {tensor.layout}, on `{tensor.device}`; plain floats are needed")
         # A view can repeat one stored number any number of times.
         stored_bytes += math.prod(tensor.shape) * tensor.element_size()
         if stored_bytes > len(data):

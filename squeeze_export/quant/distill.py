@@ -3,7 +3,7 @@
 No label is needed: the float network says what every image's logits should be, also of one that is mirrored and moved. Calibration
 chose each range for its own tensor's error, and each bias for its own layer's mean; here the error of the logits decides, with all
 the other layers' rounding present (Esser et al., "Learned Step Size Quantization", ICLR 2020, for the ranges' gradient). The
-weights' integers stay: there are enough of them to learn the calibration images by heart. docs/quantization.md has figures, and
+weights' integers stay: there are enough of them to memorize the calibration images. docs/quantization.md has figures, and
 docs/decisions/quantization.md what else was tried.
 """
 

@@ -4,8 +4,8 @@ Conv, ReLU, Concat, MaxPool and Add all commute with a positive per-channel fact
 multiplying the weights that read them by s changes nothing in float (Nagel et al., "Data-Free Quantization Through Weight
 Equalization and Bias Correction", ICCV 2019, section 4.1; here carried through Concat and MaxPool). In integers it decides
 where the error falls: s equal to a channel's range gives every channel all 256 levels but widens the weights' ranges; s = 1
-leaves the weights alone. The square root of the range is the point between. A range that calibration saw once is not one to
-build on, so it is estimated from all images: mean + 6 standard deviations of the channel's largest value per image
+leaves the weights alone. The square root of the range is the point between. A range seen in one image alone is not
+reliable, so it is estimated from all images: mean + 6 standard deviations of the channel's largest value per image
 (docs/quantization.md has the figures).
 """
 
@@ -112,10 +112,10 @@ def twin(graph: Graph, quantized: QuantizedGraph) -> Graph:
         quantized: the table.
 
     Raises:
-        BadInput: the table does not tell its factors, they contradict each other, or it is of another network.
+        BadInput: the table does not store its factors, they contradict each other, or it is of another network.
     """
     if quantized.kept_float:
-        raise BadInput("the table keeps layers in float already", hint="the table of integers alone that it was made from")
+        raise BadInput("the table already keeps layers in float", hint="use the all-integer table that it was made from")
     if [(type(node).__name__.removeprefix("Quantized"), node.name, node.inputs) for node in quantized.nodes] != [
         (type(node).__name__, node.name, node.inputs) for node in graph.nodes
     ]:
@@ -124,7 +124,7 @@ def twin(graph: Graph, quantized: QuantizedGraph) -> Graph:
     for node in quantized.nodes:
         if isinstance(node, QuantizedConv):
             if node.factor is None:
-                raise BadInput("the table does not tell by what its channels were equalized", hint="calibrate again")
+                raise BadInput("the table does not store its equalization factors", hint="calibrate again")
             factors[node.name] = node.factor
         elif isinstance(node, Concat):
             factors[node.name] = np.concatenate([factors[name] for name in node.inputs])

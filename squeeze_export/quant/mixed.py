@@ -1,9 +1,9 @@
 """Layers put back to float in a table: what then computes in float with them, and the table that says so.
 
 A layer in float has its float weights, and its output is not rounded. An output that is not rounded has no integers, so whatever
-reads it, and whatever else is joined with it (the other half of a Concat), computes in float too. Of those only the named layers'
-outputs are floats; the last layer on the way back to integers rounds its output as before. A tensor between float layers alone is
-never rounded.
+reads it, and whatever else is joined with it (the other half of a Concat), computes in float too. Of these, only the named layers'
+outputs are floats; the last layer on the way back to integers rounds its output as before. A tensor that only float layers touch
+is never rounded.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def keep_float(graph: Graph, quantized: QuantizedGraph, layers: Collection[str])
     Args:
         graph: the float graph that the table was made from.
         quantized: the table, all in integers.
-        layers: names of convolutions, or of additions, whose output alone it is then.
+        layers: names of convolutions, or of additions; of an addition only the output is kept in float.
 
     Returns:
         The table with a `Conv` for every convolution that computes in float (`QuantizedGraph.kept_float`), and no quantization for
         the tensors between them; the table itself where no layer is named.
 
     Raises:
-        BadInput: no such layer, a scheme without floats, another network, or a table that does not tell its factors.
+        BadInput: no such layer, a scheme without floats, another network, or a table that does not store its factors.
     """
     if not layers:
         return quantized
@@ -69,9 +69,9 @@ def check_mixed_scheme(scheme: Scheme) -> None:
         BadInput: it is one of floats, or for hardware that has none.
     """
     if not scheme.integer:
-        raise BadInput(f"layers are kept in float among integers, which the scheme `{scheme.name}` has not", hint="--int8")
+        raise BadInput(f"in the scheme `{scheme.name}` every layer is float already", hint="--int8")
     if scheme.name not in MIXED_SCHEMES:
-        raise BadInput(f"in the scheme `{scheme.name}` no layer is kept in float", hint=f"--scheme {MIXED_SCHEMES[0]}")
+        raise BadInput(f"the scheme `{scheme.name}` cannot keep layers in float", hint=f"--scheme {MIXED_SCHEMES[0]}")
 
 
 def float_parts(graph: Graph, layers: Collection[str]) -> tuple[frozenset[str], frozenset[str]]:

@@ -110,7 +110,7 @@ def cut(tiny):
         ("empty.pth", b"", "is no torch checkpoint, or is cut short"),
         ("cut.onnx", b"\x08\x07\x12\xff\xff", "`cut.onnx`"),
         ("cut.net", b"\x01\x02\x03", "`cut.net`"),
-        ("photo.jpg", b"", "`photo.jpg` is no kind of checkpoint that is read"),
+        ("photo.jpg", b"", "`photo.jpg` is not a checkpoint of a supported format"),
     ],
 )
 def test_damaged_checkpoints(name, content, message, refused, tmp_path, tiny):
@@ -413,7 +413,7 @@ def test_folders_that_are_no_class(refused, net, tiny):
 
 def test_folders_that_cannot_be_told_apart(refused, net, tiny):
     copy_images(tiny / "eval", Path("val/zebra"))
-    assert refused("tflite", *net, "--eval", "val")[0] == "`1` folder cannot be told apart as `5` classes"
+    assert refused("tflite", *net, "--eval", "val")[0] == "`1` folder cannot be matched to `5` classes"
 
 
 # --- preprocessing

@@ -141,9 +141,9 @@ def test_an_export_and_its_audit(net, squeeze):
 
 def test_an_export_refuses(net, tiny, squeeze):
     message, hint = squeeze("onnx", *net, "--keep-float", "conv1").refusal()
-    assert (message, hint) == ("layers are kept in float among integers, which the scheme `fp32` has not", "--int8")
+    assert (message, hint) == ("in the scheme `fp32` every layer is float already", "--int8")
     message, hint = squeeze("onnx", "--scheme", "int8-npu", *net, "--keep-float", "conv1").refusal()
-    assert (message, hint) == ("in the scheme `int8-npu` no layer is kept in float", "--scheme int8")
+    assert (message, hint) == ("the scheme `int8-npu` cannot keep layers in float", "--scheme int8")
     message, hint = squeeze("onnx", "--int8", "--recipe", "vendor", *net, "--keep-float", "conv1").refusal()
     assert hint == "--recipe fast"
     message, hint = squeeze("onnx", "--int8", *net, "--keep-float", "fire2/expand1").refusal()

@@ -71,7 +71,7 @@ def test_the_alphabetical_rule_needs_a_folder_per_class(tmp_path: Path):
     found = open_images(tmp_path, class_count=3)
     assert found.labels == (0, 2)
     assert "alphabetical" in found.class_source
-    with pytest.raises(BadInput, match="`3` folders cannot be told apart as `1000` classes"):
+    with pytest.raises(BadInput, match="`3` folders cannot be matched to `1000` classes"):
         open_images(tmp_path, class_count=1000)
 
 
@@ -379,7 +379,7 @@ def test_imagenet_folders_by_wnid(assets: Path):
     assert {f"eval/{name}": label for name, label in zip(names(found), found.labels, strict=True)}.items() <= expected.items()
     listed = open_images(folder / "labels.csv", class_count=1000, labels=wnids)
     assert len(listed.files) == 600
-    with pytest.raises(BadInput, match="`285` folders cannot be told apart as `1000` classes"):
+    with pytest.raises(BadInput, match="`285` folders cannot be matched to `1000` classes"):
         open_images(folder / "eval", class_count=1000)
     with pytest.raises(BadInput, match="`285` of `285` folders are not among the labels"):
         open_images(folder / "eval", class_count=1000, labels=read_labels(folder / "imagenet_classes.txt"))

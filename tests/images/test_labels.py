@@ -82,7 +82,7 @@ def test_folders_by_name_in_any_order():
 
 def test_folders_in_alphabetical_order_only_where_every_class_has_one():
     assert match_folders(["a", "c"], ["a", "b", "c"], 3, ()) == {"a": 0, "b": 1, "c": 2}
-    with pytest.raises(BadInput, match="`1` folder cannot be told apart as `3` classes"):
+    with pytest.raises(BadInput, match="`1` folder cannot be matched to `3` classes"):
         match_folders(["a"], ["a"], 3, ())
     with pytest.raises(BadInput, match="`4` folders") as caught:
         match_folders(["a", "b", "c"], ["a", "b", "c", "notes"], 3, ())

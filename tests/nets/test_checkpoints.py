@@ -355,7 +355,7 @@ def test_a_foreign_network_is_refused_by_its_first_key(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match="no kind of checkpoint") as caught:
+    with pytest.raises(BadInput, match="not a checkpoint of a supported format") as caught:
         read_checkpoint(tmp_path / "net.h5")
     assert caught.value.hint is not None
     assert ".safetensors" in caught.value.hint

@@ -331,7 +331,7 @@ def second_pool(model: onnx.ModelProto) -> None:
 
 # What is done to a good file, and what the refusal must say.
 BROKEN: dict[str, tuple[Drawing, Callable[[onnx.ModelProto], None], str]] = {
-    "foreign operator": (Drawing(), rename("Relu", "Sigmoid"), "Sigmoid `n1` is an operator that none has"),
+    "foreign operator": (Drawing(), rename("Relu", "Sigmoid"), "Sigmoid `n1` is an operator that SqueezeNet lacks"),
     "the first of two": (
         Drawing(),
         lambda m: (rename("Relu", "Tanh", 3)(m), rename("Relu", "Elu", 1)(m))[0],
@@ -346,9 +346,9 @@ BROKEN: dict[str, tuple[Drawing, Callable[[onnx.ModelProto], None], str]] = {
     "padded conv1": (Drawing(), on("Conv", 0, pads=[1, 1, 1, 1]), r"Conv `n0` has pads \[1, 1, 1, 1\]; 0 on all sides"),
     "lopsided pads": (Drawing(), on("Conv", 3, pads=[0, 0, 1, 1]), "Conv `n7` has pads"),
     "unpadded expand3x3": (Drawing(), on("Conv", 3, pads=[0, 0, 0, 0]), "Concat `n9` does not join a 1x1"),
-    "automatic pads": (Drawing(), on("Conv", 3, auto_pad="SAME_UPPER", pads=[0] * 4), "pads in a way that is not read"),
-    "pads that are no integers": (Drawing(), on("Conv", 3, pads=[0.5, 0.5, 0.5, 0.5]), "pads in a way that is not read"),
-    "negative pads": (Drawing(), on("MaxPool", 1, pads=[0, 0, -1, -1]), "pads in a way that is not read"),
+    "automatic pads": (Drawing(), on("Conv", 3, auto_pad="SAME_UPPER", pads=[0] * 4), "has unsupported padding"),
+    "pads that are no integers": (Drawing(), on("Conv", 3, pads=[0.5, 0.5, 0.5, 0.5]), "has unsupported padding"),
+    "negative pads": (Drawing(), on("MaxPool", 1, pads=[0, 0, -1, -1]), "has unsupported padding"),
     "kernel_shape lies": (Drawing(), on("Conv", 1, kernel_shape=[3, 3]), "Conv `n3` has kernel_shape"),
     "squeeze of 3x3": (
         Drawing(),
@@ -375,14 +375,14 @@ BROKEN: dict[str, tuple[Drawing, Callable[[onnx.ModelProto], None], str]] = {
     "Concat of one kind": (Drawing(), rewire("Concat", 0, 1, "t6"), "Concat `n9` does not join a 1x1"),
     "Concat along the rows": (Drawing(), on("Concat", 0, axis=2), "Concat `n9` does not join two tensors along"),
     "expands of two inputs": (Drawing(), rewire("Conv", 3, 0, "t2"), "joins convolutions of different inputs"),
-    "floor pools": (Drawing(pools="floor"), lambda m: None, r"MaxPool `n\d+` pools otherwise.*map of 10 px"),
+    "floor pools": (Drawing(pools="floor"), lambda m: None, r"MaxPool `n\d+` does not pool in ceil mode.*map of 10 px"),
     "floor pools, symbolic size": (Drawing(pools="floor", side="S"), lambda m: None, "map of unknown px"),
     "padded pools, symbolic size": (
         Drawing(pools="ceil", side="S"),
         on("MaxPool", 0, pads=[0, 0, 1, 1]),
-        "pools otherwise",
+        "does not pool in ceil mode",
     ),
-    "pool padded at the top": (Drawing(), on("MaxPool", 0, pads=[1, 1, 1, 1]), "MaxPool `n2` pools otherwise"),
+    "pool padded at the top": (Drawing(), on("MaxPool", 0, pads=[1, 1, 1, 1]), "MaxPool `n2` does not pool in ceil mode"),
     "pool of 2": (Drawing(), on("MaxPool", 0, kernel_shape=[2, 2]), r"MaxPool `n2` has kernel_shape \[2, 2\]"),
     "no first pool": (Drawing(), drop("MaxPool"), "Conv `n0` is not followed by a MaxPool"),
     "two pools": (Drawing(), second_pool, "MaxPool `again` follows another pool"),
@@ -400,7 +400,7 @@ BROKEN: dict[str, tuple[Drawing, Callable[[onnx.ModelProto], None], str]] = {
     "a name that is no text": (
         Drawing(),
         lambda m: m.ParseFromString(m.SerializeToString().replace(b"n12", b"n\xff2")),
-        "no text",
+        "not UTF-8 text",
     ),
     "short data": (Drawing(), short_data, "`features.0.weight` in `drawn.onnx` is damaged"),
     "huge dimensions": (Drawing(), huge_dims, "is damaged"),

@@ -147,9 +147,9 @@ def test_by_name_with_the_cost(network, tiny, tiny_table, tmp_path):
     read = read_calibration(tmp_path / kept.table)
     assert read.quantized.kept_float == kept.convs
     assert read.facts()["kept_float"] == list(kept.convs)
-    with pytest.raises(BadInput, match="keeps layers in float already") as refused:
+    with pytest.raises(BadInput, match="already keeps layers in float") as refused:
         analyze(network, eval_path=tiny / "eval", table=tmp_path / kept.table, **FAST)
-    assert refused.value.hint == "the table of integers alone that it was made from"
+    assert refused.value.hint == "use the all-integer table that it was made from"
 
 
 def test_by_number(network, tiny, tiny_table):
@@ -213,7 +213,7 @@ def test_too_few_images_are_refused_before_calibrating(network, tiny, monkeypatc
 
 def test_other_schemes_are_refused(network, tiny, tmp_path):
     write_table(calibrate(network, tiny / "calib", scheme=INT8_NPU), tmp_path / "npu.table")
-    with pytest.raises(BadInput, match="in the scheme `int8-npu` no layer is kept in float"):
+    with pytest.raises(BadInput, match="the scheme `int8-npu` cannot keep layers in float"):
         analyze(network, eval_path=tiny / "eval", table=tmp_path / "npu.table", keep_float=["conv1"], **FAST)
 
 
@@ -325,7 +325,7 @@ def test_a_table_that_keeps_layers_already_is_exported_but_takes_no_more(job, ne
     path = tmp_path / "mixed.table"
     write_table(calibrate(network, tiny / "calib", keep_float=["conv1"]), path)
     assert run(job(table=path, keep_float=(), bench=False)).calibration["kept_float"] == ["conv1", "fire2/squeeze1x1"]
-    with pytest.raises(BadInput, match="keeps layers in float already"):
+    with pytest.raises(BadInput, match="already keeps layers in float"):
         run(job(table=path))
 
 

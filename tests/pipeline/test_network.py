@@ -93,7 +93,7 @@ def test_named_weights_are_fetched(tiny, monkeypatch):
 def test_a_file_beats_named_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "squeezenet1_1").write_bytes(b"")
-    with pytest.raises(BadInput, match="`squeezenet1_1` is no kind of checkpoint"):
+    with pytest.raises(BadInput, match="`squeezenet1_1` is not a checkpoint of a supported format"):
         open_network("squeezenet1_1")
 
 

@@ -223,7 +223,7 @@ def test_classes_that_are_not_the_networks(tiny, lessons):
     other = lessons / "four"
     for name in CLASSES[:4]:
         shutil.copytree(lessons / "train" / name, other / name, dirs_exist_ok=True)
-    with pytest.raises(BadInput, match="`4` folders cannot be told apart as `5` classes"):
+    with pytest.raises(BadInput, match="`4` folders cannot be matched to `5` classes"):
         calibrate(unnamed, tiny / "calib", recipe="qat", training=Training(other))
 
 

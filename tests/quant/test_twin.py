@@ -55,7 +55,7 @@ def test_a_table_without_factors_reads_but_has_no_twin(tmp_path: Path) -> None:
     (tmp_path / "old.table").write_bytes(table_bytes(quantized))
     old = read_table(tmp_path / "old.table")
     assert [conv.factor for conv in old.convs] == [None] * len(old.convs)
-    with pytest.raises(BadInput, match="by what its channels") as refused:
+    with pytest.raises(BadInput, match="does not store its equalization factors") as refused:
         twin(graph, old)
     assert refused.value.hint == "calibrate again"
 
