@@ -47,12 +47,7 @@ def evaluation_folder(folder: Path = _FOLDER) -> Path:
     return folder / "eval"
 
 
-def measured_path(folder: Path = _FOLDER) -> Path:
-    """What the training run measured, and on what."""
-    return folder / "measured.json"
-
-
 def measured(folder: Path = _FOLDER) -> dict[str, Any]:
-    """The content of `measured_path`: accuracy with its interval, counts, seeds, host, versions, command."""
-    values: dict[str, Any] = json.loads(measured_path(folder).read_text(encoding="utf-8"))
+    """What the training run measured: accuracy with its interval, counts, seeds, host, versions, command."""
+    values: dict[str, Any] = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     return values

@@ -99,15 +99,6 @@ def read_image_bytes(path: Path) -> bytes:
     return data
 
 
-def read_upright(path: Path) -> Image.Image:
-    """An image file as RGB, turned the way its EXIF orientation says; see `decode`.
-
-    Raises:
-        BrokenImage: the file is no usable image.
-    """
-    return decode(io.BytesIO(read_image_bytes(path)), path)
-
-
 def decode(file: IO[bytes], name: object) -> Image.Image:
     """Decodes an image: upright, RGB, 8 bits a channel.
 
@@ -196,6 +187,6 @@ def load_pixels(path_or_file: Path | IO[bytes], preprocess: Preprocess) -> ByteA
     """
     check_preprocess(preprocess)
     if isinstance(path_or_file, Path):
-        return fit(read_upright(path_or_file), preprocess, path_or_file)
+        return fit(decode(io.BytesIO(read_image_bytes(path_or_file)), path_or_file), preprocess, path_or_file)
     name = getattr(path_or_file, "name", "image")
     return fit(decode(path_or_file, name), preprocess, name)

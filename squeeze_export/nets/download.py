@@ -25,6 +25,8 @@ MAX_DOWNLOAD_BYTES = 64 << 20
 """Ten times what the files have."""
 TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 16
+_AGAIN = "run the command again: it goes on where it stopped"
+_BY_HAND = "download it elsewhere and give the file with --weights FILE"
 
 
 def cache_folder() -> Path:
@@ -113,10 +115,6 @@ def _open(url: str, have: int) -> http.client.HTTPResponse | None:
     except (OSError, http.client.HTTPException) as err:
         raise Unavailable(f"`{url}` cannot be reached: {_reason(err)}", hint=_BY_HAND) from err
     return response
-
-
-_AGAIN = "run the command again: it goes on where it stopped"
-_BY_HAND = "download it elsewhere and give the file with --weights FILE"
 
 
 def _copy(response: http.client.HTTPResponse, file: BinaryIO, url: str, start: int, total: int | None, progress: Progress) -> int:

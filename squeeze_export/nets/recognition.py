@@ -15,6 +15,7 @@ CUSTOM_NAME = "squeezenet_custom"
 MAX_CONV1_KERNEL = 15
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KEY = re.compile(r"(features\.0|features\.(\d{1,4})\.(squeeze|expand1x1|expand3x3|bypass)|classifier\.1)\.(weight|bias)")
+_PARTS = ("squeeze", "expand1x1", "expand3x3")
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
 _HINT = "the names are torchvision's: `features.0.weight`, `features.3.squeeze.weight` ... `classifier.1.bias`"
 
@@ -68,9 +69,6 @@ def recognize(shapes: Mapping[str, Shape], *, bypass: Bypass | None = None) -> A
     arch = Architecture(CUSTOM_NAME, conv1[0], conv1[2], fires, pools_after, class_count)
     check_shapes(arch, shapes)
     return named(arch)
-
-
-_PARTS = ("squeeze", "expand1x1", "expand3x3")
 
 
 def named(arch: Architecture) -> Architecture:

@@ -102,8 +102,8 @@ def fast(material: Material) -> QuantizedGraph:
 
     with one_blas_thread(), ThreadPoolExecutor(material.threads) as pool:
         largest_first = sorted(ranged.graph.convs, key=lambda conv: -conv.weight.size)  # so that no core waits for conv10
-        convs = dict(zip(largest_first, pool.map(quantized, largest_first), strict=True))
-    return _table({conv.name: made for conv, made in convs.items()}, ranged, material)
+        convs = {made.name: made for made in pool.map(quantized, largest_first)}
+    return _table(convs, ranged, material)
 
 
 def best(material: Material) -> QuantizedGraph:

@@ -19,14 +19,18 @@ from squeeze_export.images import preprocess as preprocess_module
 from squeeze_export.images.preprocess import (
     BrokenImage,
     crop_offset,
+    decode,
     load_pixels,
     read_image_bytes,
-    read_upright,
     resized_size,
 )
 
 FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")
 SMALL = Preprocess(8, 6, "bilinear", "rgb", (0, 0, 0), (1, 1, 1))
+
+
+def read_upright(path: Path) -> Image.Image:
+    return decode(io.BytesIO(path.read_bytes()), path)
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

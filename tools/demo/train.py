@@ -117,7 +117,7 @@ def remake(folder: Path, plan: Plan = Plan(), progress: Progress = silent) -> di
     _write_weights(demo.weights_path(folder), halves, measured)
     weights = demo.weights_path(folder).read_bytes()
     measured["weights"] = {"sha256": hashlib.sha256(weights).hexdigest(), "size_bytes": len(weights)}
-    _write(demo.measured_path(folder), f"{json.dumps(measured, indent=2)}\n".encode())
+    _write(folder / "measured.json", f"{json.dumps(measured, indent=2)}\n".encode())
     return measured
 
 
