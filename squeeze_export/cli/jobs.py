@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -58,6 +59,7 @@ def job_from(values: Mapping[str, Any], **given: Any) -> Job:
         given: fields of `Job` that the command sets itself.
     """
     read = {
+        "targets": (),
         "eval": values["evaluation"],
         "preprocess": call_with(PreprocessChoice, values),
         "options": call_with(EmitOptions, values),
@@ -65,7 +67,7 @@ def job_from(values: Mapping[str, Any], **given: Any) -> Job:
         "validate": not values["no_validate"],
         "bench": not values.get("no_bench"),
     }
-    return call_with(Job, {**values, **read, **given})
+    return replace(call_with(Job, {**values, **read}), **given)
 
 
 def run_shown(job: Job, run: Callable[[Job, Progress], Report]) -> Report:
@@ -91,7 +93,7 @@ def compile_and_show(
     Returns:
         The exit code.
     """
-    job = job_from(values, targets=(), **given)
+    job = job_from(values, **given)
     report = run_shown(job, lambda job, progress: run_compiled(job, compiler, chips, settings, progress))
     return finish(report, job, values, [row for row in report.measurements if row.target == compiler])
 

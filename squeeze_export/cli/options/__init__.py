@@ -45,7 +45,7 @@ def option(*names: str, group: str = GROUPS[0], cls: type[Option] = Option, **se
 
 
 def source_of(name: str) -> ParameterSource:
-    """Where an option of this command was set. The lower one of two sources beats the other."""
+    """Where an option of the running command was set. The lower of two sources overrides the other."""
     return click.get_current_context().get_parameter_source(name) or ParameterSource.DEFAULT
 
 
@@ -72,8 +72,8 @@ class Numbers(click.ParamType[tuple[Any, ...]]):
         try:
             numbers = tuple(self._kind(part) for part in (value.split(",") if isinstance(value, str) else value))
         except (TypeError, ValueError):
-            self.fail(f"`{value}` is not {self._wanted}", param, ctx)
-        if self._count not in (None, len(numbers)):
+            numbers = ()
+        if not numbers or self._count not in (None, len(numbers)):
             self.fail(f"`{value}` is not {self._wanted}", param, ctx)
         return numbers
 
