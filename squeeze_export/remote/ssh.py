@@ -1,8 +1,8 @@
-"""A board reached by OpenSSH's own client, with the user's own configuration, keys, agent and known hosts.
+"""Reaches a board with OpenSSH's own client and the user's configuration, keys, agent and known hosts.
 
-Nothing is loosened: an unknown host key is refused, and a password is neither asked for nor stored. The board needs sshd, a POSIX
-shell, `mktemp` and Python; the runner and the artifacts go through ssh's stdin, and are kept in memory. What the runtimes write for
-themselves goes to a temporary folder, which the shell and the runner both remove.
+No check is loosened: an unknown host key is refused, and a password is neither asked for nor stored. The board needs sshd, a POSIX
+shell, `mktemp` and Python. The runner and the artifacts travel through ssh's stdin and stay in memory. What the runtimes themselves
+write goes to a temporary folder, which both the shell and the runner remove.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from squeeze_export.remote.link import Link
 
 CONNECT_S = 10
 GREETING_S = 90
-"""For the connection, and the start of Python and numpy on a slow board."""
+"""Enough to connect, and to start Python and numpy on a slow board."""
 SOURCES = ("board_facts", "board_engines", "runner")
 """Modules of this package that are sent to the board, as text."""
 OPTIONS = (
-    *("-T", "-x", "-a"),  # no terminal, no X11, no agent over there
+    *("-T", "-x", "-a"),  # no terminal, no X11, no agent forwarding
     *("-o", "BatchMode=yes"),
     *("-o", "ClearAllForwardings=yes"),
     *("-o", f"ConnectTimeout={CONNECT_S}"),
@@ -39,7 +39,7 @@ _SCRIPT = (
     "trap 'cd /; rm -rf \"$d\"' EXIT; trap 'exit 129' HUP INT TERM PIPE; "
     f'cd "$d" || exit {_NO_FOLDER}; TMPDIR=$d TF_CPP_MIN_LOG_LEVEL=3 "$p" -c "$2" "$d" "$3"'
 )
-"""Runs Python in a fresh folder. `sh -c` of: Python, its program, the CPUs to stay on."""
+"""For `sh -c`: runs Python in a new folder. Its arguments: Python, the program for it, the CPUs to stay on."""
 START = (
     f"import sys; sys.version_info >= (3, 7) or sys.exit({_OLD_PYTHON}); "
     "import json, os, types; source = sys.stdin.buffer; "
@@ -50,7 +50,7 @@ START = (
     "modules['runner'].serve(source, sink, modules['board_facts'], modules['board_engines'].ENGINES, json.loads(sys.argv[2]), "
     "sys.argv[1])"
 )
-"""Python's program there: it reads the runner's text from stdin and starts it. It writes no file."""
+"""The program for the board's Python: it reads the sources from stdin and starts the runner. It writes no file."""
 _UNREACHABLE = (
     "Could not resolve",
     "Connection refused",
@@ -66,15 +66,15 @@ def connect(address: SshAddress, *, config: Path | None, python: str, cpus: tupl
     """Starts the runner on a board.
 
     Args:
-        address: of the board.
-        config: an ssh configuration file instead of the user's own.
-        python: its name or path over there, from the home folder where it does not begin with a slash.
-        cpus: logical CPUs to stay on; None leaves that to the board.
+        address: where the board is.
+        config: an ssh configuration file to use instead of the user's own.
+        python: name or path of the board's Python; a relative path starts at the home folder.
+        cpus: logical CPUs to stay on; None allows all.
 
     Raises:
-        BadInput: `config` is no file, `python` begins with a dash, or the board has no such CPUs.
-        Unavailable: the board cannot be reached, does not let us in, is not the one that is known by this name, or lacks Python,
-            numpy or a temporary folder.
+        BadInput: `config` is no file, `python` cannot name a program, or the board has no such CPUs.
+        Unavailable: the board cannot be reached, refuses our keys, has another host key than the known one, or lacks Python, numpy
+            or a temporary folder.
     """
     if config is not None and not config.is_file():
         raise BadInput(f"`{config}` is no ssh configuration file", hint="leave out --ssh-config to use your own")
@@ -104,19 +104,19 @@ def ssh_command(address: SshAddress, *, config: Path | None, remote: str) -> lis
 
 
 def remote_command(python: str, cpus: tuple[int, ...] | None) -> str:
-    """What the board's login shell is given."""
+    """The command for the board's login shell."""
     arguments = (_SCRIPT, "sh", python, START, json.dumps(None if cpus is None else list(cpus)))
     return "exec sh -c " + " ".join(shlex.quote(argument) for argument in arguments)
 
 
 def explained(address: SshAddress, python: str, code: int, printed: str) -> SqueezeExportError:
-    """Why ssh has ended.
+    """The error that says why ssh ended.
 
     Args:
         address: of the board.
-        python: that was asked for.
-        code: of ssh: the runner's own, that of the shell around it, or 255 for ssh itself.
-        printed: the end of its stderr.
+        python: the Python that was to run there.
+        code: the exit code: 255 is ssh's own; any other comes from the runner or from the shell around it.
+        printed: the end of stderr.
     """
     where = f"the board `{address.text}`"
     lines = [line.strip() for line in printed.splitlines() if line.strip() and not line.startswith("Warning: Permanently added")]
@@ -133,28 +133,19 @@ def explained(address: SshAddress, python: str, code: int, printed: str) -> Sque
             return Unavailable(f"the connection to {where} broke: ssh was ended by {names.get(-code, -code)}")
         if code - 128 in names:
             ended = names[code - 128]
-            return Refused(
-                f"the runner on {where} was ended by {ended}", hint="out of memory there?" if ended == "SIGKILL" else None
-            )
+            hint = "out of memory there?" if ended == "SIGKILL" else None
+            return Refused(f"the runner on {where} was ended by {ended}", hint=hint)
         return Refused(f"the runner on {where} ended with exit code `{code}`: {last}")
-    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in printed:
-        return Unavailable(
-            f"the host key of {where} is not the one that is known", hint="somebody may be in between; if not: ssh-keygen -R HOST"
-        )
-    if "Host key verification failed" in printed:
-        return Unavailable(f"the host key of {where} is not known", hint=f"compare it once: ssh {_typed(address)}")
-    if "Permission denied" in printed:
-        return Unavailable(
-            f"{where} accepts none of your keys", hint=f"ssh-copy-id {_typed(address)}, or add the key to your agent"
-        )
-    if any(text in printed for text in _UNREACHABLE):
-        return Unavailable(f"{where} cannot be reached: {last}", hint=f"does `ssh {_typed(address)}` work?")
-    if any(text in printed for text in _BROKEN) or not last:
-        return Unavailable(
-            f"the connection to {where} broke{': ' if last else ''}{last}", hint=f"does `ssh {_typed(address)}` work?"
-        )
-    return Unavailable(f"ssh failed for {where}: {last}", hint=f"does `ssh {_typed(address)}` work?")
-
-
-def _typed(address: SshAddress) -> str:
-    return f"-p {address.port} {address.text}" if address.port is not None else address.text
+    typed = address.text if address.port is None else f"-p {address.port} {address.text}"
+    retry = f"does `ssh {typed}` work?"
+    changed = "somebody may be in between; if not: ssh-keygen -R HOST"
+    for texts, message, hint in (
+        (("REMOTE HOST IDENTIFICATION HAS CHANGED",), f"the host key of {where} is not the one that is known", changed),
+        (("Host key verification failed",), f"the host key of {where} is not known", f"compare it once: ssh {typed}"),
+        (("Permission denied",), f"{where} accepts none of your keys", f"ssh-copy-id {typed}, or add the key to your agent"),
+        (_UNREACHABLE, f"{where} cannot be reached: {last}", retry),
+        (_BROKEN, f"the connection to {where} broke: {last}", retry),
+    ):
+        if any(text in printed for text in texts):
+            return Unavailable(message, hint=hint)
+    return Unavailable(f"ssh failed for {where}: {last}" if last else f"the connection to {where} broke", hint=retry)
