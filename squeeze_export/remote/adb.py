@@ -1,8 +1,8 @@
-"""An Android device reached by `adb`, with LiteRT's own `benchmark_model`. It gives latency alone: that program shows no logits.
+"""An Android device reached by `adb`, with LiteRT's own `benchmark_model`. It gives latency only: the program prints no logits.
 
-`benchmark_model` prints statistics of its inferences, not the inferences; but of a run of one inference it prints that one
-(`count=1 curr=<microseconds>`). So every sample is a process of its own: it opens the file, warms up, and times one inference; the
-files take turns as anywhere else. Flags and lines: tensorflow/lite/tools/benchmark/README.md and benchmark_model.cc.
+For several inferences `benchmark_model` prints only statistics, but for a run of one inference it prints the time of that one
+(`count=1 curr=<microseconds>`). So each sample comes from its own process, which opens the file, warms up, and times one inference.
+The files take turns, as everywhere else. Flags and output: tensorflow/lite/tools/benchmark/README.md and benchmark_model.cc.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from squeeze_export.runtimes.session import BatchSession
 
 RUNTIME = "benchmark_model"
 ORDINARY_S, PUSH_S, RUN_S = 30, 120, 300
-"""Limits: of a short command, of a file on its way, and of one process with its warm-up."""
+"""Limits: for a short command, to copy a file, and for one process with its warm-up."""
 MAX_OUTPUT_BYTES = 1 << 20
 FOLDER = "/data/local/tmp"
 _PROPERTIES: Mapping[str, str] = {
@@ -57,11 +57,11 @@ class AdbBoard:
         binary: `benchmark_model`, built for the device's processor.
 
     Attributes:
-        facts: what the device tells of itself.
+        facts: what the device reports about itself.
 
     Raises:
-        BadInput: no binary.
-        Unavailable: there is no adb, or no such device, or it is an emulator: of which latency says nothing.
+        BadInput: there is no binary.
+        Unavailable: adb or the device is missing, or the device is an emulator, whose latency means nothing.
     """
 
     def __init__(self, address: AdbAddress, binary: Path | None) -> None:
@@ -71,7 +71,7 @@ class AdbBoard:
         self._serial, self._folder, self._count = address.serial, f"{FOLDER}/squeeze-export-{secrets.token_hex(8)}", 0
         self.facts: dict[str, Any] = {"on": "adb", "logits": "not given by benchmark_model", **self._properties()}
         if self.facts.pop("kernel_qemu", "") == "1" or self.facts.pop("boot_qemu", "") == "1":
-            raise Unavailable(f"`{self._serial}` is an emulator, of which latency says nothing", hint="take a real device")
+            raise Unavailable(f"`{self._serial}` is an emulator, whose latency means nothing", hint="take a real device")
         self.facts |= self._state("")
         self._made = True
         try:
@@ -83,12 +83,12 @@ class AdbBoard:
             raise
 
     def open_session(self, artifact: Artifact, *, runtime: str | None, device: str, threads: int) -> AdbSession:
-        """Opens a TFLite file: one run tells which delegate takes it.
+        """Copies a TFLite file to the device, and runs it once to see which delegate takes it.
 
         Raises:
             BadInput: a runtime was asked for.
             Inapplicable: another target.
-            Unavailable: another device.
+            Unavailable: another device than `cpu`.
             Refused: `benchmark_model` does not run the file.
         """
         if artifact.target != "tflite":
@@ -103,7 +103,7 @@ class AdbBoard:
         return AdbSession(self, path, threads, self.run(path, threads, warmup=1))
 
     def run(self, path: str, threads: int, *, warmup: int) -> str:
-        """What `benchmark_model` prints of one timed inference after a warm-up.
+        """The output of `benchmark_model` for one timed inference after a warm-up.
 
         Raises:
             Refused: it failed.
@@ -117,16 +117,16 @@ class AdbBoard:
     def time(
         self, sessions: Sequence[tuple[AdbSession, ByteArray]], *, warmup: int, rounds: int, progress: Progress = silent
     ) -> list[tuple[int, ...]]:
-        """Times sessions in turns, one process a sample.
+        """Times sessions in turns, with one process per sample.
 
         Args:
             sessions: each with a batch, which is not sent: benchmark_model makes its own.
             warmup: inferences of each process before the timed one.
-            rounds: samples of each.
-            progress: told after each round.
+            rounds: samples of each session.
+            progress: called after each round.
 
         Returns:
-            Samples in ns, of the microseconds that are printed.
+            For each session, its samples in ns, converted from the printed microseconds.
         """
         samples: list[list[int]] = [[] for _ in sessions]
         orders = balanced_orders(len(sessions))
@@ -151,7 +151,7 @@ class AdbBoard:
         return {fact: value for fact, value in zip(_PROPERTIES, values, strict=False) if value}
 
     def _state(self, suffix: str) -> dict[str, Any]:
-        """Governor, the fastest core's frequency and what it can do, thermal status; what is not told is left out."""
+        """Governor, current and highest frequency of the fastest core, thermal status: those that the device reports."""
         parts = [part.strip() for part in self._shell(_STATE).split("==")]
         governor, current, most, thermal = (parts + [""] * 4)[:4]
         found: dict[str, Any] = {}
@@ -199,13 +199,13 @@ def _start_of(file: IO[bytes]) -> str:
 
 
 class AdbSession(BatchSession):
-    """A TFLite file on an Android device: it can be timed, but benchmark_model gives no logits. Satisfies `core.Session`.
+    """A TFLite file on an Android device. It can be timed, but benchmark_model gives no logits. Satisfies `core.Session`.
 
     Attributes:
-        path: over there.
-        kernels: the delegate, and whether it takes the whole graph.
+        path: on the device.
+        kernels: the delegate, and `builtin` if it does not take the whole graph.
         facts: the device's, and how many of the file's nodes the delegate took.
-        placement: None: benchmark_model tells how many operators the delegate took, not which.
+        placement: None: benchmark_model prints how many operators the delegate took, not which.
     """
 
     runtime = RUNTIME
@@ -213,7 +213,7 @@ class AdbSession(BatchSession):
 
     def __init__(self, board: AdbBoard, path: str, threads: int, printed: str) -> None:
         super().__init__(())
-        sample_ns(printed)  # it did run
+        sample_ns(printed)  # checks that it ran
         self.clock, self.path, self.threads = board, path, threads
         applied, replaced = _APPLIED.search(printed), _REPLACED.findall(printed)
         self.kernels = "not told"
@@ -225,22 +225,18 @@ class AdbSession(BatchSession):
         self.facts: Mapping[str, Any] = ChainMap(own, board.facts)
 
     def infer(self, batch: ByteArray) -> FloatArray:
-        """Always raises.
-
-        Raises:
-            Unavailable: benchmark_model gives no logits.
-        """
+        """Always raises `Unavailable`: benchmark_model gives no logits."""
         raise Unavailable("benchmark_model gives no logits, so files are not validated by adb", hint="squeeze-export bench FILE")
 
 
 def sample_ns(printed: str) -> int:
-    """The one timed inference of what `benchmark_model` printed.
+    """The time of the one timed inference in the output of `benchmark_model`.
 
     Raises:
-        Refused: it is not there.
+        Refused: the output does not hold it.
     """
     runs = _RUN.split(printed)
-    found = _SAMPLE.search(runs[2]) if len(runs) == 3 else None  # before, the warm-up, the timed run
+    found = _SAMPLE.search(runs[2]) if len(runs) == 3 else None  # the start, the warm-up, the timed run
     if found is None:
         lines = [line.strip() for line in printed.splitlines() if line.strip()]
         raise Refused(f"benchmark_model timed nothing: {lines[-1][:300] if lines else 'it printed nothing'}")

@@ -1,4 +1,4 @@
-"""Where a board is: `ssh://user@host[:port]` or `adb://SERIAL`, read strictly, since it ends up on a command line."""
+"""The address of a board: `ssh://user@host[:port]` or `adb://SERIAL`. It is read strictly, because it becomes part of a command."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class SshAddress:
     """A board that OpenSSH reaches.
 
     Attributes:
-        host: a name, one of the user's own ssh configuration too, or an address.
-        user: None leaves it to the user's ssh configuration.
+        host: an IP address, or a name from DNS or from the user's ssh configuration.
+        user: None takes the one in the user's ssh configuration.
         port: likewise.
     """
 
@@ -31,7 +31,7 @@ class SshAddress:
 
     @property
     def text(self) -> str:
-        """As messages show it."""
+        """The address as messages show it."""
         return f"{self.user}@{self.host}" if self.user else self.host
 
 
@@ -50,7 +50,7 @@ def read_address(url: str) -> SshAddress | AdbAddress:
     """Reads a URL.
 
     Raises:
-        BadInput: it is none of the two forms, has a password, or a name that a program would take for an option.
+        BadInput: it has neither of the two forms, holds a password, or a name that a program would take for an option.
     """
     found = _ADB.fullmatch(url)
     if found:
@@ -59,14 +59,14 @@ def read_address(url: str) -> SshAddress | AdbAddress:
         raise BadInput("a password has no place in --on", hint="let ssh use a key: ssh-copy-id user@host")
     found = _SSH.fullmatch(url)
     if not found:
-        raise BadInput(f"`{url}` is no address of a board", hint=_FORMS)
+        raise BadInput(f"`{url}` is not the address of a board", hint=_FORMS)
     user, host, port = found[1], found[2], found[3]
     if host.startswith("["):
         host = host[1:-1]
         try:
             ipaddress.IPv6Address(host)
         except ValueError as err:
-            raise BadInput(f"`{host}` is no IPv6 address: {err}", hint=_FORMS) from err
+            raise BadInput(f"`{host}` is not an IPv6 address: {err}", hint=_FORMS) from err
     if port is not None and not (len(port) <= 5 and 1 <= int(port) <= MAX_PORT):
         raise BadInput(f"the port `{port[:9]}` is outside 1 to {MAX_PORT}", hint=_FORMS)
     return SshAddress(host, user, None if port is None else int(port))

@@ -1,9 +1,9 @@
-"""The runtimes on the board: a part of what is sent there, so Python 3.7, numpy and the runtimes are all that it may use.
+"""The runtimes on the board. This file is sent there, so it may use only Python 3.7, numpy and the runtimes.
 
-Each opens a file as this package's own runtime of that name does, with the same settings, takes pixels (N, H, W, 3) uint8, gives
-logits (N, classes) float32, and shows the runtime's own records of what runs in which numbers, as plain JSON. What one raises is
-told as it is: the file was refused. `files` is name -> content, `module` what holds the runtime, `builtin` its kernels without
-delegates.
+Each class opens a file with the same settings as this package's own runtime of that name. It takes pixels (N, H, W, 3) uint8, gives
+logits (N, classes) float32, and gives the runtime's own records of what runs in which precision, as plain JSON. Whatever it raises
+means that the runtime refused the file. `files` is name -> content, `module` the package of the runtime, and `builtin` asks for its
+kernels without delegates.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import warnings
 from typing import Any
 
 MAX_DYNAMIC_BATCH = 32
-"""Images at once where the file leaves the batch free."""
+"""Images at once if the file takes any batch."""
 
 
 def _in_pieces(run: Any, batch: Any, size: int) -> Any:
-    """Runs a batch in pieces of a size; the last one is filled up with zeros and cut."""
+    """Runs a batch in pieces of `size`. The last piece is padded with zeros, and its answer cut."""
     import numpy
 
     found = []
@@ -52,9 +52,9 @@ class Tflite:
         self._interpreter.allocate_tensors()
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4 or len(outputs[0]["shape"]) != 2:
-            raise ValueError("the file is no classifier of one image tensor with one row of numbers")
+            raise ValueError("the file is not a classifier: one tensor of images in, one row of numbers out")
         if inputs[0]["dtype"] == numpy.int8 and tuple(inputs[0]["quantization"]) != (1, -128):
-            raise ValueError("its int8 input is not of pixels 128 lower")
+            raise ValueError("its int8 input does not take pixels minus 128")
         self.threads, self._input, self._output = threads, inputs[0], outputs[0]
         self._batch = int(self._input["shape"][0])
         signature = self._input.get("shape_signature", ())
@@ -79,7 +79,7 @@ class Tflite:
         return (result.astype(self._float32) - self._float32(zero_point)) * self._float32(scale)
 
     def _as_given(self, images: Any) -> Any:
-        """Pixels in the dtype of the file's input: the same values, those of int8 128 lower."""
+        """Pixels in the dtype of the file's input; as int8, minus 128."""
         if self._input["dtype"] == self._int8:
             return (images ^ self._uint8(128)).view(self._int8)
         return images.astype(self._input["dtype"], copy=False)
@@ -113,7 +113,7 @@ class Onnx:
     """ONNX Runtime on the CPU."""
 
     def __init__(self, files: dict[str, bytes], module: str, builtin: bool, threads: int) -> None:
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its import writes a session's number already
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, which already writes a session's number
         self._model, self.threads = next(iter(files.values())), threads
         self._session = self._opened(self._options())
         source = self._session.get_inputs()[0]
@@ -143,7 +143,7 @@ class Onnx:
         return self._session.run(None, {self._name: images.astype(self._dtype, copy=False)})[0]
 
     def records(self) -> dict[str, Any]:
-        """The profiler's events of one inference, and of another one without ONNX Runtime's optimizations."""
+        """The profiler's events of one inference, and of another without ONNX Runtime's optimizations."""
         return {"events": self._profiled(True), "events_as_in_the_file": self._profiled(False)}
 
     def _profiled(self, optimized: bool) -> list[Any]:
@@ -151,12 +151,12 @@ class Onnx:
         import onnxruntime
 
         shape = [side if isinstance(side, int) else 1 for side in self._shape]
-        # Without `dir` it would turn to another folder where this one cannot be written.
+        # Without `dir`, Python takes another folder if this one cannot be written.
         with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
             options = self._options()
             options.enable_profiling = True
             options.profile_file_prefix = os.path.join(folder, "profile")
-            options.add_session_config_entry("session.disable_prepacking", "1")  # prepacked weights vanish from the record
+            options.add_session_config_entry("session.disable_prepacking", "1")  # prepacked weights are missing in the records
             if not optimized:
                 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             session = self._opened(options)
@@ -164,7 +164,7 @@ class Onnx:
             session.end_profiling()
             with open(os.path.join(folder, os.listdir(folder)[0]), encoding="utf-8") as file:
                 text = file.read()
-            if not text.rstrip().endswith("]"):  # ONNX Runtime does not say so
+            if not text.rstrip().endswith("]"):  # ONNX Runtime reports no error
                 raise OSError(errno.ENOSPC, "ONNX Runtime's profile is cut short")
             return [event for event in json.loads(text) if event.get("cat") == "Node"]
 
@@ -209,7 +209,7 @@ class Openvino:
         return self._request.get_output_tensor().data.copy()
 
     def records(self) -> dict[str, Any]:
-        """Every operator that is executed, with its primitive and precision."""
+        """Every executed operator, with its primitive and precision."""
         constant, found = set(), []
         for node in self._compiled.get_runtime_model().get_ordered_ops():
             told = {key: value.astype(str) for key, value in node.get_rt_info().items()}
@@ -236,4 +236,4 @@ class Openvino:
 
 
 ENGINES = {"tflite": Tflite, "onnx": Onnx, "openvino": Openvino}
-"""Target -> what opens it."""
+"""Target -> the class that opens its files."""

@@ -1,6 +1,6 @@
-"""What a board tells of itself: a part of what is sent there, so Python 3.7 and the standard library are all that it may use.
+"""What a board reports about itself. This file is sent there, so it may use only Python 3.7 and the standard library.
 
-A fact that cannot be read is left out, never guessed. Nothing here names the board on its network, its user or a path.
+A fact that cannot be read is left out, never guessed. No fact holds the board's name on the network, its user, or a path.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 
 CPU = "/sys/devices/system/cpu"
 ISA = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve", "sve2", "neon")
-"""As Linux spells them: the instruction sets that decide how fast INT8 runs."""
+"""The instruction sets that decide how fast INT8 runs, as Linux spells them."""
 CPUINFO = {"model name": "cpu", "Hardware": "soc", "Model": "board", "CPU implementer": "cpu_implementer", "CPU part": "cpu_part"}
-"""Field of /proc/cpuinfo -> fact. Arm kernels give the maker's and the core's number in place of a name."""
+"""Field of /proc/cpuinfo -> fact. Arm kernels give numbers of the maker and the core instead of a name."""
 MAX_TEXT_BYTES = 1 << 16
 FAMILIES = {"x86": r"(x86_64|amd64|i[3-6]86)$", "arm": r"(aarch64|arm)", "riscv": r"riscv", "mips": r"mips"}
-"""Processors that run each other's programs."""
+"""Families of processors that run each other's programs."""
 
 
 def read_text(path: str) -> str:
-    """A small file's text, stripped; empty where it cannot be read."""
+    """The text of a small file, stripped; empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(MAX_TEXT_BYTES).decode("utf-8", "replace").replace("\0", "").strip()
@@ -33,12 +33,12 @@ def read_text(path: str) -> str:
 
 
 def emulated_by(machine: str, kernel: str, cpuinfo: str) -> str:
-    """Why this process cannot be running on the processor that it is made for; empty where nothing says so.
+    """Why this process must run on an emulated processor; empty if nothing shows that.
 
     Args:
-        machine: that Python is made for, as `uname -m` spells it.
-        kernel: that the kernel is made for (/proc/sys/kernel/arch, Linux 6.1); qemu's user mode passes the host's on.
-        cpuinfo: of /proc, for kernels too old to tell. x86 alone writes `vendor_id`.
+        machine: the processor that Python is built for, as `uname -m` spells it.
+        kernel: the one that the kernel is built for (/proc/sys/kernel/arch, since Linux 6.1); qemu's user mode shows the host's.
+        cpuinfo: the text of /proc/cpuinfo, for older kernels; only x86 writes `vendor_id` there.
     """
     if kernel and _family(kernel) != _family(machine):
         return f"a program for {machine} on a kernel for {kernel}"
@@ -48,7 +48,7 @@ def emulated_by(machine: str, kernel: str, cpuinfo: str) -> str:
 
 
 def emulated() -> str:
-    """`emulated_by` of this process."""
+    """`emulated_by` for this process."""
     return emulated_by(platform.machine(), read_text("/proc/sys/kernel/arch"), read_text("/proc/cpuinfo"))
 
 
@@ -57,7 +57,7 @@ def _family(machine: str) -> str:
 
 
 def facts() -> dict[str, Any]:
-    """What is known of the board: board, cpu, isa, cores, governor, frequencies, temperatures, memory, system."""
+    """All known facts: board, cpu, isa, cores, governor, frequencies, temperatures, memory, system."""
     fields = dict(re.findall(r"^([^\t:\n]+?)[ \t]*:[ \t]*(.*)$", read_text("/proc/cpuinfo"), re.MULTILINE))
     found: dict[str, Any] = {fact: fields[field] for field, fact in CPUINFO.items() if fields.get(field)}
     told = set((fields.get("flags") or fields.get("Features") or "").split())
@@ -81,7 +81,7 @@ def facts() -> dict[str, Any]:
 
 
 def state() -> dict[str, Any]:
-    """What changes while something runs: temperatures_c (sensor -> degrees), frequency_mhz of the fastest core, throttle_count (the
+    """Facts that change during a run: temperatures_c (sensor -> degrees), frequency_mhz of the fastest core, throttle_count (the
     x86 kernel's, of all cores) and raspberry_pi_throttled (the firmware's bits in hexadecimal, as `vcgencmd` shows them).
     """
     zones = {}
@@ -100,7 +100,7 @@ def state() -> dict[str, Any]:
 
 
 def _raspberry_pi_throttled() -> str:
-    """From the kernel where it shows them, else from the firmware's own program; empty on any other board."""
+    """The bits from the kernel if it shows them, else from the firmware's own program; empty on other boards."""
     if not read_text("/proc/device-tree/model").startswith("Raspberry Pi"):
         return ""
     files = glob.glob("/sys/devices/platform/soc*/*firmware/get_throttled")
@@ -115,20 +115,16 @@ def _raspberry_pi_throttled() -> str:
 
 
 def fastest_mhz(name: str) -> float | None:
-    """The highest of a file of cpufreq over all cores; None where there is none."""
+    """The highest value of a cpufreq file over all cores; None if there is no such file."""
     found = [text for text in map(read_text, glob.glob(CPU + "/cpu[0-9]*/cpufreq/" + name)) if text.isdigit()]
     return max(int(text) / 1000 for text in found) if found else None
 
 
 def installed(modules: list[str]) -> dict[str, str]:
-    """Of these modules those that are here: module -> version, `unknown` where neither its metadata nor it itself tell."""
+    """The installed ones of these modules: module -> version, or `unknown`."""
     import importlib.util
 
-    found = {}
-    for module in modules:
-        if importlib.util.find_spec(module) is not None:
-            found[module] = _version(module)
-    return found
+    return {module: _version(module) for module in modules if importlib.util.find_spec(module) is not None}
 
 
 def _version(module: str) -> str:

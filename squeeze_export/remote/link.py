@@ -1,4 +1,4 @@
-"""A program that is talked to over its stdin and stdout, in the frames of `runner`, with a time limit on everything."""
+"""A link to a board's runner: a program that exchanges frames (see `runner`) over its stdin and stdout, with time limits."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from squeeze_export.errors import BadInput, Refused, SqueezeExportError, Unavail
 from squeeze_export.remote.runner import MARK, frame
 
 MAX_NOISE_BYTES = 1 << 16
-"""What a login script may print before the first frame."""
+"""The most that a login script may print before the first frame."""
 MAX_JSON_BYTES = 1 << 23
 KEPT_BYTES = 4096
-"""Of what the program prints on stderr: its end."""
+"""How much of the end of stderr is kept."""
 PATIENCE_S = 10
-"""For the program to clean up after itself."""
+"""How long the program may take to clean up."""
 MAX_PROGRESS_FRAMES = 1 << 20
-"""Between a request and its answer."""
+"""The most between a request and its answer."""
 KINDS: Mapping[str, type[SqueezeExportError]] = {"unavailable": Unavailable, "refused": Refused, "bad": BadInput}
 
 Explain = Callable[[int, str], SqueezeExportError]
-"""Exit code, and what was printed -> why the program ended."""
+"""Exit code, end of stderr -> why the program ended."""
 
 
 class Link:
-    """A running program. One request at a time; several threads may ask.
+    """A running program. It does one request at a time; several threads may ask.
 
     Args:
         command: the program and its arguments.
-        first: what it is sent before the first frame.
-        explain: why it has ended.
-        name: of what is at its other end, for messages.
+        first: bytes to send before the first frame.
+        explain: tells why the program ended.
+        name: of the other end, for messages.
         limit_s: for the greeting.
 
     Attributes:
-        process: that runs it.
-        greeting: its first frame.
+        process: the running program.
+        greeting: the first frame that it sent.
 
     Raises:
-        Unavailable: the program is not installed, or did not greet in time.
-        SqueezeExportError: of `explain`.
+        Unavailable: the program is not installed, or sent no greeting in time.
+        SqueezeExportError: from `explain`, or reported by the other side.
     """
 
     def __init__(self, command: Sequence[str], first: bytes, *, explain: Explain, name: str, limit_s: float) -> None:
@@ -58,7 +58,7 @@ class Link:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # ^C reaches this process alone, which then ends that one in good order
+                start_new_session=True,  # ^C reaches only this process, which then closes the link properly
             )
         except OSError as err:
             raise Unavailable(f"`{command[0]}` cannot be started: {err.strerror}", hint=f"install {command[0]}") from err
@@ -82,15 +82,18 @@ class Link:
 
         Args:
             request: what to do.
-            blob: bytes behind it.
+            blob: bytes that follow it.
             limit_s: for each frame that comes back.
-            answer_bytes: the most that may be behind the answer.
-            progress: told of what `progress` frames say.
+            answer_bytes: the most bytes that may follow the answer.
+            progress: called for each `progress` frame.
+
+        Returns:
+            The answer, and the bytes that follow it.
 
         Raises:
-            Unavailable: the connection broke, or nothing came back in time.
-            Refused: the runner ended, or its answer makes no sense.
-            SqueezeExportError: what the other side raises.
+            Unavailable: the connection broke, or no answer came in time.
+            Refused: the runner ended, or its answer cannot be read.
+            SqueezeExportError: reported by the other side.
         """
         with self._lock:
             if self._gone is not None:
@@ -98,7 +101,7 @@ class Link:
             try:
                 answer, found = self._answered(request, blob, limit_s, answer_bytes, progress)
             except SqueezeExportError as err:
-                self._gone = err  # why there is no link any more, for whoever asks next
+                self._gone = err  # the link cannot be used any more; later requests get the same error
                 raise
         _raise_error(answer)
         return answer, found
@@ -118,15 +121,15 @@ class Link:
             with suppress(KeyError, TypeError, ValueError, OverflowError):
                 progress("timing on the board", int(answer["progress"]), int(answer["total"]))
         self.process.kill()
-        raise Refused("the board tells of its progress, and of nothing else")
+        raise Refused("the board reports progress without end")
 
     def close(self) -> None:
-        """Lets the program end: the end of its stdin tells it, and it has `PATIENCE_S` to clean up. A second call does nothing."""
+        """Closes the program's stdin, which tells it to end, and waits up to `PATIENCE_S`. A second call does nothing."""
         timer = threading.Timer(PATIENCE_S, self.process.kill)
         timer.start()
         try:
             with suppress(OSError):
-                self._sink.close()  # waits for what is still to be written
+                self._sink.close()  # may wait until the rest is written
             self.process.wait()
         finally:
             timer.cancel()
@@ -135,7 +138,7 @@ class Link:
 
     @contextmanager
     def _limited(self, limit_s: float) -> Iterator[None]:
-        """Ends the program where the block takes longer, so that whatever waits for it goes on."""
+        """Ends the program if the block takes longer, so that nothing waits for it forever."""
 
         def end() -> None:
             self._late = True

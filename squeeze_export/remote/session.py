@@ -1,4 +1,4 @@
-"""Artifacts that are open on a board. They are timed there, by its own clock: what a network adds is no part of an inference."""
+"""Artifacts that are open on a board. They are timed by the board's own clock, so that the network connection does not count."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from squeeze_export.remote.runner import RUNTIMES
 from squeeze_export.runtimes.session import BatchSession, are_samples
 
 OPEN_S, INFER_S, SILENCE_S = 300, 900, 600
-"""Limits: to open a file, to run a batch, and between two rounds."""
+"""Limits: to open a file, to run a batch, and between two progress reports."""
 MAX_TEXT = 200
+MAX_NUMBER = 1e15
+"""A larger number from a board is not a frequency, a temperature or a count."""
 _FACTS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(
         ("board", "soc", "cpu", "cpu_implementer", "cpu_part", "architecture", "governor", "os", "kernel", "python"), str
@@ -34,20 +36,20 @@ _FACTS: Mapping[str, type | tuple[type, ...]] = {
 _OF_AN_EMULATED_BOARD = ("on", "cpu_implementer", "cpu_part", "architecture", "os", "python")
 
 ReadRecords = Callable[[str, Mapping[str, Any], str], tuple[str, Placement]]
-"""Target, a runtime's records as the runner gives them, scheme -> kernels and placement."""
+"""Target, a runtime's records in the runner's form, scheme -> kernels and placement."""
 
 
 class Board:
     """A board with a runner on it.
 
     Args:
-        link: to the runner.
-        read_records: makes kernels and placement of what a runtime tells.
+        link: the connection to the runner.
+        read_records: reads kernels and placement from a runtime's records.
 
     Attributes:
-        link: as given.
-        facts: what the board tells of itself, and of its state while something was timed.
-        evidence: `emulated` where the board's processor is not the one that its programs are made for.
+        link: the connection.
+        facts: what the board reports about itself, and about its state while files were timed.
+        evidence: `emulated` if the board's processor is not the one that its programs are built for.
     """
 
     def __init__(self, link: Link, read_records: ReadRecords) -> None:
@@ -55,7 +57,7 @@ class Board:
         emulated = link.greeting.get("emulated")
         self.evidence: Evidence = "emulated" if emulated else "measured"
         self.facts: dict[str, Any] = {"on": "ssh", **plain_facts(link.greeting.get("facts"))}
-        if emulated:  # what is left tells of the emulated processor; the rest would tell of the machine that emulates it
+        if emulated:  # the other facts would describe the machine that emulates the board
             self.facts = {name: value for name, value in self.facts.items() if name in _OF_AN_EMULATED_BOARD}
             self.facts["emulated"] = str(emulated)[:MAX_TEXT]
 
@@ -64,7 +66,7 @@ class Board:
 
         Args:
             artifact: TFLite, ONNX or OpenVINO.
-            runtime: None takes the first that is installed there.
+            runtime: its name; None takes the first that is installed on the board.
             device: `cpu`.
             threads: intra-op threads.
 
@@ -72,7 +74,7 @@ class Board:
             BadInput: the file cannot be read.
             Inapplicable: another target.
             Unavailable: another device, or the board lacks the runtime.
-            Refused: the board's runtime cannot open the file, or tells nothing that can be read.
+            Refused: the board's runtime cannot open the file, or its records cannot be read.
         """
         if device != "cpu":
             raise Unavailable(f"boards run files on their `cpu`, not on `{device}`", hint="leave out --device")
@@ -99,21 +101,26 @@ class Board:
             kernels, placement = self._read_records(artifact.target, answer["records"], artifact.scheme)
             return RemoteSession(self, number, artifact, answer, kernels, placement)
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as err:
-            raise Refused(f"what the board tells of `{artifact.path.name}` cannot be read: {type(err).__name__} {err}") from err
+            raise Refused(
+                f"what the board reports about `{artifact.path.name}` cannot be read: {type(err).__name__} {err}"
+            ) from err
 
     def time(
         self, sessions: Sequence[tuple[RemoteSession, ByteArray]], *, warmup: int, rounds: int, progress: Progress = silent
     ) -> list[tuple[int, ...]]:
-        """Times sessions of this board in one interleaved run, by the board's clock; its state goes to `facts`.
+        """Times sessions on this board in one interleaved run, by the board's clock, and adds the board's state to `facts`.
 
         Args:
             sessions: each with its batch.
-            warmup: inferences of each before the first sample.
-            rounds: samples of each.
-            progress: told after each round.
+            warmup: inferences of each session before the first sample.
+            rounds: samples of each session.
+            progress: called every few seconds.
+
+        Returns:
+            For each session, its samples in ns.
 
         Raises:
-            Refused: the board's answer is not as many samples as were asked for.
+            Refused: the board did not give this number of samples.
         """
         if not sessions:
             return []
@@ -131,7 +138,7 @@ class Board:
         return [tuple(row) for row in samples]
 
     def close(self) -> None:
-        """Ends the runner, which leaves nothing behind. A second call does nothing."""
+        """Ends the runner, which removes its files. A second call does nothing."""
         self.link.close()
 
 
@@ -139,15 +146,15 @@ class RemoteSession(BatchSession):
     """An artifact on a board; satisfies `core.Session`.
 
     Attributes:
-        number: that the board knows it by.
-        runtime: that opened it.
+        number: the session's number in requests to the board.
+        runtime: the runtime that opened it.
         device: `cpu`.
-        threads: that it says it uses.
-        kernels: from the runtime's records.
+        threads: the number that the runtime reports.
+        kernels: read from the runtime's records.
         placement: likewise.
-        evidence: of the board.
+        evidence: the board's.
         facts: the board's, which grow when it is timed, and the version of the runtime.
-        clock: the board that it is on.
+        clock: the board.
     """
 
     def __init__(
@@ -162,11 +169,11 @@ class RemoteSession(BatchSession):
         self.facts: Mapping[str, Any] = ChainMap({"runtime_version": str(answer["version"])[:MAX_TEXT]}, board.facts)
 
     def run_piece(self, images: ByteArray) -> FloatArray:
-        """See `BatchSession.run_piece`; the board's runner splits as the file needs it.
+        """See `BatchSession.run_piece`. The runner splits a batch into the sizes that the file takes.
 
         Raises:
             Unavailable: the connection broke.
-            Refused: the runtime failed, the runner ended, or it gave something else than logits.
+            Refused: the runtime failed, the runner ended, or the answer is not the logits.
         """
         shape, size = [len(images), self._classes], 4 * len(images) * self._classes
         answer, data = self.clock.link.ask(
@@ -178,35 +185,38 @@ class RemoteSession(BatchSession):
 
 
 def plain_facts(told: Any) -> dict[str, Any]:
-    """What is understood of a board's facts: known names, values of their kind, texts of one bounded line."""
+    """The board's facts that have a known name and a value of the right type. Texts are cut to one bounded line."""
     found: dict[str, Any] = {}
     for name, kind in _FACTS.items():
         value = told.get(name) if isinstance(told, dict) else None
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind):
             continue
         if isinstance(value, list):
             found[name] = [_line(entry) for entry in value[:32]]
         elif isinstance(value, dict):
-            found[name] = {_line(key): degrees for key, degrees in list(value.items())[:32] if _finite(degrees)}
-        elif isinstance(value, str | bool) or _finite(value):
-            found[name] = _line(value) if isinstance(value, str) else value
+            found[name] = {_line(key): degrees for key, degrees in list(value.items())[:32] if _is_number(degrees)}
+        elif isinstance(value, str):
+            found[name] = _line(value)
+        elif _is_number(value):
+            found[name] = value
     return found
 
 
 def state_facts(answer: Mapping[str, Any], most_mhz: float | None) -> dict[str, Any]:
-    """What a board's state says of a timed run.
+    """Facts about the board's state during a timed run.
 
     Args:
-        answer: `before` and `after` (see `board_facts.state`), `frequencies_mhz`: of the fastest core after each round.
-        most_mhz: that its fastest core can do; None where that is not known.
+        answer: `before` and `after` (see `board_facts.state`), and `frequencies_mhz` of the fastest core after each round.
+        most_mhz: the highest frequency of the fastest core; None if it is not known.
 
     Returns:
-        Some of: temperatures_c_after, frequency_mhz_low and _high, below_max_frequency (share of rounds in which the fastest core
-        was more than 2% below its most), throttled (whether a counter of throttling went up, or the firmware says so).
+        Some of: temperatures_c, temperatures_c_after, frequency_mhz_low and _high, below_max_frequency (share of rounds in which
+        the fastest core ran more than 2% below `most_mhz`), raspberry_pi_throttled (the firmware's bits in hexadecimal), throttled
+        (whether a counter of throttling rose, or the firmware reports throttling).
     """
     before, after = plain_facts(answer.get("before")), plain_facts(answer.get("after"))
     seen = answer.get("frequencies_mhz")
-    frequencies = [float(value) for value in seen if _finite(value)] if isinstance(seen, list) else []
+    frequencies = [float(value) for value in seen if _is_number(value)] if isinstance(seen, list) else []
     found: dict[str, Any] = {}
     if "temperatures_c" in before:
         found["temperatures_c"] = before["temperatures_c"]
@@ -230,9 +240,5 @@ def _line(value: Any) -> str:
     return " ".join(str(value).split())[:MAX_TEXT]
 
 
-MOST_NUMBER = 1e15
-"""Of what a board tells: beyond that it is no frequency, temperature or count."""
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST_NUMBER
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER

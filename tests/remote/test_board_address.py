@@ -48,7 +48,7 @@ def test_addresses(url, address):
     ],
 )
 def test_what_is_no_address_is_refused(url):
-    with pytest.raises(BadInput, match=r"is no address of a board|is no IPv6 address|is outside 1 to 65535"):
+    with pytest.raises(BadInput, match=r"is not the address of a board|is not an IPv6 address|is outside 1 to 65535"):
         read_address(url)
 
 

@@ -358,7 +358,7 @@ def test_a_runner_whose_stdin_makes_no_sense_ends_and_removes_its_folder(sent, t
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ("{'runtime': 'litert'}", "what the board tells of `net.int8.tflite` cannot be read: KeyError"),
+        ("{'runtime': 'litert'}", "what the board reports about `net.int8.tflite` cannot be read: KeyError"),
         ("{'runtime': 'litert', 'records': {'nodes': 3, 'tensors': [], 'inputs': []}}", "cannot be read"),
     ],
 )
