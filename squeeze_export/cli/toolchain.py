@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -77,10 +78,7 @@ def _accepts(toolchain: Toolchain) -> bool:
 def _list(*, as_json: bool) -> None:
     found = installed()
     if as_json:
-        listed = [
-            {"name": one.name, "version": one.version, "size_bytes": one.size_bytes, "licence": one.licence, "path": str(one.path)}
-            for one in found
-        ]
+        listed = [{**asdict(one), "path": str(one.path)} for one in found]
         print_json({"folder": str(data_folder()), "installed": listed, "known": list(TOOLCHAINS)})
         return
     for one in found:

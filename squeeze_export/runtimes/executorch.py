@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, Progress, silent
-from squeeze_export.errors import Refused, Unavailable
+from squeeze_export.errors import Refused
 from squeeze_export.runtimes.session import BatchSession, are_samples, check_present, check_threads, read_file
 from squeeze_export.workers import executorch
-from squeeze_export.workers.environments import is_installed, start
+from squeeze_export.workers.environments import check_installed, start
 from squeeze_export.workers.executorch.placement import IMAGE_LIMIT_S, OPEN_LIMIT_S, PRODUCT, placement_of
 from squeeze_export.workers.worker import Worker
 
@@ -30,8 +30,7 @@ def devices() -> tuple[str, ...]:
     Raises:
         Unavailable: the toolchain is not installed.
     """
-    if not is_installed(executorch):
-        raise Unavailable("the toolchain `executorch` is not installed", hint="squeeze-export toolchain install executorch")
+    check_installed(executorch)
     return DEVICES
 
 

@@ -1,1 +1,1 @@
-"""Every process that this package starts on this machine: started, spoken with, held to a time limit, and ended, in one place."""
+"""Every process that this package starts on this machine: how it is started, called, limited in time, and ended."""

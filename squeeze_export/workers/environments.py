@@ -1,6 +1,6 @@
-"""Toolchains that cannot share our environment: each has one of its own, and is talked to through a worker in it.
+"""Environments for toolchains whose dependencies conflict with ours. Each toolchain runs in its own, behind a worker.
 
-An environment is a folder in the user's data folder, whole or not there at all, known by a marker. A toolchain is one module that
+An environment is a folder in the user's data folder, marked by a file. It is complete or absent. A toolchain is one module that
 satisfies `Toolchain`, and one line in `registry.TOOLCHAINS`.
 """
 
@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import shutil
-import stat
 import sys
 import sysconfig
 import tempfile
@@ -37,20 +36,19 @@ _PIP_PLACES = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIREM
 
 
 class Toolchain(Protocol):
-    """What a toolchain's module offers: data alone.
+    """What a toolchain's module offers: only data.
 
     Attributes:
-        NAME: the registry's key, and the command's word.
-        VERSION: of `PACKAGE`; the environment's folder is called after both, so that another version is another environment.
-        PACKAGE: name of the distribution that it is.
+        NAME: the registry's key, and the name on the command line.
+        VERSION: of `PACKAGE`; part of the folder's name, so that each version has its own environment.
+        PACKAGE: name of the distribution.
         LICENCE: of the toolchain, in a few words.
-        NOTICE: what a user accepts before anything is downloaded; empty where there is nothing to accept.
-        WHEELS: Python's `major.minor` -> SHA-256 of the package's wheel. Another Python has none.
-        SYSTEM: what those wheels are for, as `sysconfig.get_platform()` says it.
-        WHOLE: requirements that are installed with what they need themselves, within the pins of `PINS`: torch needs more or less,
-            by the index that it comes from.
-        PINS: everything else, to the letter; nothing is installed that is not named here.
-        WORKER: its side of the talk: a file that `serve` runs in the other environment, so it imports nothing of this project.
+        NOTICE: what the user must accept before anything is downloaded; empty if there is nothing to accept.
+        WHEELS: Python's `major.minor` -> SHA-256 of the package's wheel. Other Pythons are not supported.
+        SYSTEM: the platform of these wheels, as `sysconfig.get_platform()` gives it.
+        WHOLE: requirements installed with their dependencies, within `PINS`; those of torch differ between package indexes.
+        PINS: all other requirements, each with its exact version.
+        WORKER: the file with the worker's functions. It runs in the other environment, so it imports nothing of this project.
     """
 
     NAME: str
@@ -76,26 +74,26 @@ def toolchain_named(name: str) -> Toolchain:
 
 @dataclass(frozen=True)
 class Installed:
-    """An environment that is there.
+    """An installed environment.
 
     Attributes:
         name: of the toolchain.
         version: likewise.
-        path: the folder.
         size_bytes: of all its files.
         licence: of the toolchain.
+        path: the folder.
     """
 
     name: str
     version: str
-    path: Path
     size_bytes: int
     licence: str
+    path: Path
 
 
 def data_folder() -> Path:
-    """Where environments lie: in `$SQUEEZE_EXPORT_DATA`, else `squeeze-export` in $XDG_DATA_HOME, ~/.local/share,
-    ~/Library/Application Support or %LOCALAPPDATA%; there in `toolchains`.
+    """The folder of all environments: `toolchains` in $SQUEEZE_EXPORT_DATA, or else in `squeeze-export` in $XDG_DATA_HOME,
+    ~/.local/share, ~/Library/Application Support or %LOCALAPPDATA%.
     """
     home = Path.home()
     if os.environ.get(DATA_VARIABLE):
@@ -110,13 +108,24 @@ def data_folder() -> Path:
 
 
 def folder_of(toolchain: Toolchain) -> Path:
-    """`<name>-<version>` in the data folder, whether it is there or not."""
+    """The toolchain's folder, `<name>-<version>` in the data folder, whether it exists or not."""
     return data_folder() / f"{toolchain.NAME}-{toolchain.VERSION}"
 
 
 def is_installed(toolchain: Toolchain) -> bool:
-    """Whether its environment, in this version, is there."""
+    """Whether its environment, in this version, exists."""
     return _is_ours(folder_of(toolchain), toolchain.NAME)
+
+
+def check_installed(toolchain: Toolchain) -> None:
+    """Refuses a toolchain that is not installed.
+
+    Raises:
+        Unavailable: it is not.
+    """
+    if not is_installed(toolchain):
+        hint = f"squeeze-export toolchain install {toolchain.NAME}"
+        raise Unavailable(f"the toolchain `{toolchain.NAME}` {toolchain.VERSION} is not installed", hint=hint)
 
 
 def start(toolchain: Toolchain) -> Worker:
@@ -125,30 +134,31 @@ def start(toolchain: Toolchain) -> Worker:
     Raises:
         Unavailable: it is not installed.
     """
-    if not is_installed(toolchain):
-        hint = f"squeeze-export toolchain install {toolchain.NAME}"
-        raise Unavailable(f"the toolchain `{toolchain.NAME}` {toolchain.VERSION} is not installed", hint=hint)
+    check_installed(toolchain)
     return _start(toolchain, folder_of(toolchain))
 
 
 def install(toolchain: Toolchain, *, accepted: bool, progress: Progress = silent) -> Path:
-    """Makes a toolchain's environment, under a temporary name until its worker has answered. One that is there already stays.
+    """Makes a toolchain's environment. It gets its name only when its worker has answered; an existing one is kept.
 
     Args:
         toolchain: what to install.
         accepted: whether the user accepted its notice.
-        progress: told of the steps.
+        progress: called for each step.
+
+    Returns:
+        The folder.
 
     Raises:
         BadInput: the notice is not accepted, or the data folder cannot be written.
-        Unavailable: it is for other systems or another Python, or pip cannot get it.
-        Refused: a download is not the pinned one, or what was installed does not work.
+        Unavailable: it is for other systems or another Python, or pip cannot download it.
+        Refused: a download does not match its hash, or the installed toolchain does not work.
     """
     final = folder_of(toolchain)
     if is_installed(toolchain):
         return final
     if final.exists() or final.is_symlink():
-        raise BadInput(f"`{final}` is there, and was not made by this command", hint="move it away")
+        raise BadInput(f"`{final}` exists, and was not made by this command", hint="move it away")
     if toolchain.NOTICE and not accepted:
         raise BadInput(
             f"the licence of `{toolchain.NAME}` is not accepted ({toolchain.LICENCE})",
@@ -165,7 +175,7 @@ def install(toolchain: Toolchain, *, accepted: bool, progress: Progress = silent
         (draft / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
         os.replace(draft, final)
     except OSError as err:
-        if is_installed(toolchain):  # by another run, meanwhile
+        if is_installed(toolchain):  # by another run in the meantime
             return final
         raise BadInput(f"`{final}` cannot be made: {err.strerror or err}", hint=f"set {DATA_VARIABLE} to another folder") from err
     finally:
@@ -175,21 +185,24 @@ def install(toolchain: Toolchain, *, accepted: bool, progress: Progress = silent
 
 
 def installed() -> list[Installed]:
-    """Every environment that this command made and that is there, older versions among them."""
+    """Every environment that this command made, including older versions."""
     found = []
     for name in TOOLCHAINS:
         toolchain = toolchain_named(name)
         for path in _environments(name):
             version = path.name.removeprefix(f"{name}-")
-            found.append(Installed(name, version, path, _size_bytes(path), toolchain.LICENCE))
+            found.append(Installed(name, version, _size_bytes(path), toolchain.LICENCE, path))
     return found
 
 
 def remove(name: str) -> list[Path]:
-    """Removes a toolchain's environments, in all versions; what was not made by this command stays, and no link is followed.
+    """Removes all versions of a toolchain's environment. Folders that this command did not make stay, and no link is followed.
+
+    Returns:
+        The removed folders.
 
     Raises:
-        BadInput: there is no such toolchain, none of its environments is there, or one cannot be removed.
+        BadInput: there is no such toolchain, it is not installed, or a folder cannot be removed.
     """
     toolchain_named(name)
     paths = list(_environments(name))
@@ -198,7 +211,7 @@ def remove(name: str) -> list[Path]:
     for path in paths:
         doomed = path.with_name(f"{_DRAFT}{path.name}-{secrets.token_hex(4)}")
         try:
-            os.replace(path, doomed)  # half of an environment would look like a whole one
+            os.replace(path, doomed)  # a half-removed environment must not keep its name
             shutil.rmtree(doomed)
         except OSError as err:
             raise BadInput(f"`{path}` cannot be removed: {err.strerror or err}") from err
@@ -206,7 +219,7 @@ def remove(name: str) -> list[Path]:
 
 
 def fill(toolchain: Toolchain, draft: Path, progress: Progress) -> None:
-    """Installs into an empty folder, and asks what was installed for its version; see `install`."""
+    """Installs into an empty folder, and checks the version that the worker reports; see `install`."""
     what = f"installing {toolchain.NAME}"
     requirement = f"{toolchain.PACKAGE}=={toolchain.VERSION}"
     lists = draft / "requirements"
@@ -219,7 +232,7 @@ def fill(toolchain: Toolchain, draft: Path, progress: Progress) -> None:
     if code:
         hint = "Python's venv module is needed; Debian and Ubuntu have it in python3-venv"
         raise Unavailable(f"no environment could be made: {_last(lines)}", hint=hint)
-    # The package first: nothing else is downloaded where it is not the pinned one.
+    # The package first, so that nothing else is downloaded if its hash differs.
     steps = [["--no-deps", "--require-hashes", "-r", str(lists / "package.txt")]]
     steps += [["--no-deps", "-r", str(lists / "pins.txt")]] if toolchain.PINS else []
     steps += [["-c", str(lists / "pins.txt"), *toolchain.WHOLE]] if toolchain.WHOLE else []
@@ -235,7 +248,7 @@ def fill(toolchain: Toolchain, draft: Path, progress: Progress) -> None:
 
 
 def _pip(toolchain: Toolchain, draft: Path, arguments: list[str]) -> None:
-    """pip as the user configured it: which index, which proxy, which cache."""
+    """Runs pip with the user's own configuration: index, proxy, cache."""
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     command = [str(_python(draft)), "-I", "-m", "pip", "install", *quiet, "--only-binary", ":all:", *arguments]
     code, lines = run_step(command, draft, PIP_LIMIT_S)
@@ -250,7 +263,7 @@ def _pip(toolchain: Toolchain, draft: Path, arguments: list[str]) -> None:
 
 
 def run_step(command: list[str], folder: Path, limit_s: float) -> tuple[int, list[str]]:
-    """Runs a command of an installation to its end: its exit code, and the last lines that it printed.
+    """Runs one command of an installation. Gives its exit code, and the last lines of its output.
 
     Raises:
         Unavailable: it took too long.
@@ -268,10 +281,10 @@ def run_step(command: list[str], folder: Path, limit_s: float) -> tuple[int, lis
 
 
 def check_machine(toolchain: Toolchain) -> None:
-    """Refuses a toolchain that is for other systems, or for another Python.
+    """Refuses a toolchain for another system or another Python.
 
     Raises:
-        Unavailable: with what it is for.
+        Unavailable: it is; the error names what it is for.
     """
     system, python = sysconfig.get_platform(), f"{sys.version_info.major}.{sys.version_info.minor}"
     if system != toolchain.SYSTEM:
@@ -302,12 +315,10 @@ def _environments(name: str) -> Iterator[Path]:
 
 
 def _is_ours(path: Path, name: str) -> bool:
-    """Whether a folder (no link) holds the marker (no link either) of the toolchain and version that the folder is called after."""
+    """Whether a folder holds the marker of this toolchain, and of the version in the folder's name. Links do not count."""
     marker = path / MARKER
     try:
-        if not stat.S_ISDIR(path.lstat().st_mode) or not stat.S_ISREG(marker.lstat().st_mode):
-            return False
-        if marker.lstat().st_size > MAX_MARKER_BYTES:
+        if path.is_symlink() or marker.is_symlink() or not marker.is_file() or marker.stat().st_size > MAX_MARKER_BYTES:
             return False
         values = json.loads(marker.read_text(encoding="utf-8"))
         return values["made_by"] == "squeeze-export" and values["name"] == name and f"{name}-{values['version']}" == path.name
@@ -316,7 +327,7 @@ def _is_ours(path: Path, name: str) -> bool:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """What a killed process left, long ago: a younger one may be at work."""
+    """Removes what a killed process left long ago. A younger folder may belong to a running one."""
     for path in folder.glob(f"{_DRAFT}*"):
         if not path.is_symlink() and path.is_dir() and time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
             shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A child process: how it is started, how long it may take, what it said last, and how it is ended with all that it started."""
+"""A child process: started, limited in time, asked for its last output, and ended together with all that it started."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from pathlib import Path
 MAX_PRINTED_BYTES = 64_000
 MAX_REASON_CHARACTERS = 400
 PATIENCE_S = 5.0
-"""How long a process may take to end by itself."""
+"""How long a process may take to end after ^C."""
 _STEP_S = 0.01
 _NOWHERE = "http://127.0.0.1:9"
-"""A proxy that is none, for what looks for a network by itself."""
+"""A proxy that does not exist, which stops tools that look for a network."""
 _PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
 
 
 def our_python(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module as `python -m` does: with this interpreter and with this process's search path, so that the
-    child finds the packages where this process does, and not in whatever folder the user stands in."""
+    """The command that runs a module as `python -m` does, with this interpreter and this process's search path: the child finds
+    the same packages, and none in the current folder.
+    """
     path = [entry or os.getcwd() for entry in sys.path]
     code = f"import sys; sys.path[:] = {path!r}; import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     return [sys.executable, "-W", "ignore", "-c", code, *arguments]
 
 
 def private(home: Path) -> dict[str, str]:
-    """Variables that keep a vendor's tool quiet, repeatable, and away from the user's files."""
+    """Environment variables that keep a vendor's tool quiet, repeatable, and away from the user's files."""
     return {
         **dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR"), str(home)),
-        "PYTHONUSERBASE": site.getuserbase(),  # packages of the user's own stay where they are when HOME moves
-        "PYTHONHASHSEED": "0",  # ONNX Runtime walks through sets of names
+        "PYTHONUSERBASE": site.getuserbase(),  # the user's own packages are still found when HOME moves
+        "PYTHONHASHSEED": "0",  # ONNX Runtime iterates over sets of names
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "DO_NOT_TRACK": "1",
@@ -44,21 +45,21 @@ def private(home: Path) -> dict[str, str]:
 
 
 def isolated(home: Path) -> dict[str, str]:
-    """The whole environment of another Python: without what would lead it to the caller's packages or files, or to a network."""
+    """All environment variables for another Python: none that leads to the caller's packages or files, or to a network."""
     own = {**os.environ, **private(home)}
     kept = {name: value for name, value in own.items() if not name.startswith("PYTHON") and name != "VIRTUAL_ENV"}
     return {**kept, **dict.fromkeys(_PROXIES, _NOWHERE), "NO_PROXY": "", "no_proxy": "", "HF_HUB_OFFLINE": "1"}
 
 
 class Process:
-    """A child in a session of its own: a terminal's ^C is ours, and `end` passes on one, not a second. Also a context manager.
+    """A child in its own session, so that ^C in a terminal reaches only us; `end` passes on one. Also a context manager.
 
     Args:
         command: program and arguments.
-        cwd: where it runs.
-        environment: all of its variables; None for this process's own.
-        log: a file that takes what it prints.
-        pipes: whether its stdin and stdout are ours to talk through.
+        cwd: the folder that it runs in.
+        environment: all of its environment variables; None copies this process's.
+        log: the file that receives its output.
+        pipes: whether stdin and stdout are pipes to us.
 
     Raises:
         OSError: it cannot be started.
@@ -87,16 +88,16 @@ class Process:
         self.end()
 
     def has_ended(self) -> bool:
-        """Whether it has; it is not waited for, so that `end` still reaches what it started."""
+        """Whether it has ended. It is not reaped, so that `end` still reaches what it started."""
         if self._child.returncode is not None or not hasattr(os, "waitid"):  # Windows has none, nor macOS before Python 3.13
             return self._child.poll() is not None
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def wait(self, limit_s: float) -> int:
-        """Until it has ended by itself; gives its exit code, below 0 for a signal.
+        """Waits until it ends; gives its exit code, or minus the signal's number.
 
         Raises:
-            TimeoutError: it takes longer than that. It is not ended.
+            TimeoutError: it takes longer; it goes on.
         """
         until = time.monotonic() + limit_s
         while not self.has_ended():
@@ -107,8 +108,8 @@ class Process:
         return self._child.returncode
 
     def end(self, patience_s: float = PATIENCE_S) -> None:
-        """Ends it as ^C would, so that it removes what it has begun; then, by force, it and what it started. Waits for it."""
-        if self._child.returncode is None:  # nobody waited for it, so its number is nobody else's
+        """Ends it as ^C would, so that it can clean up; after `patience_s`, kills it and all that it started."""
+        if self._child.returncode is None:  # not reaped, so its number still belongs to it
             if patience_s and not self.has_ended():
                 with suppress(OSError):
                     os.kill(self.pid, signal.SIGINT if os.name == "posix" else signal.SIGTERM)
@@ -126,13 +127,13 @@ class Process:
                 self.stdin.close()
 
     def printed(self, max_bytes: int = MAX_PRINTED_BYTES) -> str:
-        """The end of what it printed."""
+        """The end of its output."""
         with self._log.open("rb") as file:
             file.seek(max(0, self._log.stat().st_size - max_bytes))
             return file.read(max_bytes).decode("utf-8", "replace")
 
     def last_words(self) -> str:
-        """How it ended, and the last line that it printed, in one line; to be asked once it has ended."""
+        """How it ended and the last line of its output, as one line. Only for a process that has ended."""
         code = self._child.returncode
         names = {-number.value: number.name for number in signal.Signals}
         ended = f"ended by {names.get(code, f'signal {-code}')}" if code < 0 else f"exit code {code}"
@@ -141,6 +142,6 @@ class Process:
 
 
 def one_line(text: str) -> str:
-    """What a tool says, as a part of a message: shortened, and without the marks that stand around values."""
+    """A tool's output as part of a message: one line, shortened, without backticks."""
     joined = " ".join(text.split()).replace("`", "'")
     return joined if len(joined) <= MAX_REASON_CHARACTERS else f"{joined[:MAX_REASON_CHARACTERS]} ..."

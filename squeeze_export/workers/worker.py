@@ -1,7 +1,7 @@
-"""Calls into a child process: JSON and plain arrays in, JSON and plain arrays out; nothing is pickled.
+"""Calls into a child process: JSON and plain arrays in, JSON and plain arrays out. Nothing is pickled.
 
-Vendors' tools bring heavy imports with global state, print much, write beside themselves and may crash. In a process of their own
-none of that reaches the caller: waiting has its limit, what is printed is kept out of sight and bounded, and nothing is left.
+Vendors' tools have heavy imports with global state, print a lot, write files beside themselves, and may crash. In their own process
+none of that reaches the caller: each call has a time limit, the output is kept out of sight and bounded, and no file remains.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ Answer: TypeAlias = tuple[Mapping[str, Any], dict[str, NDArray[Any]]]
 MAX_ANSWER_BYTES = 16_000_000
 MAX_FILE_BYTES = 500_000_000
 _PIPE_CHARACTERS = 4096
-"""What a pipe takes though nobody reads it yet, anywhere."""
+"""What a pipe holds on every system before anybody reads it."""
 _STEP_S = 0.2
 _OUTPUT, _REQUEST = "output.txt", "request.json"
 _KINDS: Mapping[str, type[SqueezeExportError]] = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, SqueezeExportError)
 }
-"""Name -> error: how an error of ours crosses over, as its name, message and hint."""
+"""Name -> error. An error of ours is sent as its name, message and hint."""
 
 
 class Failed(Refused):
-    """A child that raised what is no error of ours, or ended without an answer.
+    """The child raised an error that is not ours, or ended without an answer.
 
     Attributes:
-        reason: one line: what it raised, or how it ended and what it printed last.
+        reason: one line: the error, or how the child ended and the last line of its output.
     """
 
     def __init__(self, tool: str, reason: str, *, hint: str | None = None) -> None:
@@ -53,23 +53,23 @@ class Failed(Refused):
 
 
 class Late(Refused):
-    """A child that did not finish within its limit, and was ended."""
+    """The child did not finish within its limit, and was ended."""
 
 
 class Worker:
-    """A child that waits for calls. To be closed; also a context manager.
+    """A child that waits for calls. Close it, or use it as a context manager.
 
     Args:
-        code: what is called: a module's name, or a file, which `python` runs as it stands.
-        tool: what error messages call it.
-        hint: what to type where it fails.
-        python: another Python, that of a toolchain's environment; it gets nothing of this process's own, and no network.
-        keep_private: whether its home is the temporary folder too, as `process.private` says.
-        variables: of its environment, beside this process's own.
-        cwd: where it runs; its folder by default.
+        code: the functions to call: a module's name, or a file.
+        tool: its name in error messages.
+        hint: of the error where it fails.
+        python: the Python of a toolchain's environment; it gets none of our environment variables and no network. None is ours.
+        keep_private: whether to keep the tool away from the user's files; see `process.private`.
+        variables: more environment variables.
+        cwd: the folder that it runs in; `folder` by default.
 
     Attributes:
-        folder: a temporary one. Its own files lie there.
+        folder: a temporary folder for its files.
 
     Raises:
         OSError: it cannot be started.
@@ -109,7 +109,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The child's number."""
+        """The child's process number."""
         return self._process.pid
 
     def ask(
@@ -120,30 +120,33 @@ class Worker:
         *,
         limit_s: float | None = None,
     ) -> Answer:
-        """One call, and its answer.
+        """Makes one call and waits for its answer.
 
         Args:
-            verb: name of a function of the code.
-            values: anything that JSON holds.
-            arrays: by names that are identifiers.
-            limit_s: after that long the process is ended; None waits for as long as it takes.
+            verb: name of the function.
+            values: anything that JSON can hold.
+            arrays: name -> array; the names are identifiers.
+            limit_s: the process is ended after this time; None waits without a limit.
+
+        Returns:
+            The function's values and arrays.
 
         Raises:
-            SqueezeExportError: what the function raised, if it is one of ours.
+            SqueezeExportError: the function raised it.
             BadInput: the temporary folder has no space left.
-            Failed: it raised anything else, ended, or answered what cannot be read.
+            Failed: the function raised any other error, the process ended, or its answer cannot be read.
             Late: it took too long.
         """
         self.send(verb, values, arrays)
         return self.receive(limit_s=limit_s)
 
     def send(self, verb: str, values: Mapping[str, Any] | None = None, arrays: Arrays | None = None) -> None:
-        """The first half of `ask`: does not wait."""
+        """The first half of `ask`. Does not wait."""
         request = json.dumps({"verb": verb, "values": dict(values or {}), "arrays": sorted(arrays or {})})
         try:
             for name, array in (arrays or {}).items():
                 file = self.folder / f"in-{name}.npy"
-                file.unlink(missing_ok=True)  # where the former one is still mapped, it stays as it was
+                file.unlink(missing_ok=True)  # the child may still have the last one mapped
                 np.save(file, array, allow_pickle=False)
             if len(request) > _PIPE_CHARACTERS:
                 (self.folder / _REQUEST).write_text(request, encoding="utf-8")
@@ -152,7 +155,7 @@ class Worker:
             raise self._full() from err
         self._busy = True
         assert self._process.stdin is not None
-        with suppress(OSError, ValueError):  # it has ended; `receive` says how
+        with suppress(OSError, ValueError):  # it has ended; `receive` reports that
             self._process.stdin.write(f"{request}\n".encode())
             self._process.stdin.flush()
 
@@ -163,22 +166,22 @@ class Worker:
         except TimeoutError:
             self._process.end()
             raise Late(f"{self._tool} did not finish within {limit_s:g} s", hint=self._hint) from None
-        except BaseException:  # ^C: the call is not over, so the next answer would be this one's
+        except BaseException:  # ^C: the next answer would still be this call's
             self._process.end()
             raise
         if not line.endswith(b"\n"):
             with suppress(TimeoutError):
-                self._process.wait(PATIENCE_S)  # its own exit code, where it comes to one
+                self._process.wait(PATIENCE_S)  # so that its own exit code is known
             self._process.end(patience_s=0)
             raise Failed(self._tool, self._process.last_words(), hint=self._hint)
         self._busy = False
         return self._answer(line)
 
     def read(self, name: str) -> bytes:
-        """A file that the worker wrote into its folder.
+        """The content of a file that the worker wrote into its folder.
 
         Raises:
-            Refused: there is none, or no plain one, or a very large one.
+            Refused: there is no such plain file, or it is very large.
         """
         path = self.folder / name
         if path.parent != self.folder or path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
@@ -186,12 +189,12 @@ class Worker:
         return path.read_bytes()
 
     def printed(self) -> str:
-        """The end of what the worker printed since it was asked last."""
+        """The end of the worker's output since the last call began."""
         return self._process.printed()
 
     def close(self) -> None:
         """Ends the process and removes its folder. A second call does nothing."""
-        self._process.end(patience_s=PATIENCE_S if self._busy else 0)  # one that waits has nothing to clean up
+        self._process.end(patience_s=PATIENCE_S if self._busy else 0)  # an idle one has nothing to clean up
         self._reader.join(PATIENCE_S)
         if self._process.stdout is not None and not self._reader.is_alive():
             self._process.stdout.close()
@@ -204,7 +207,7 @@ class Worker:
         self.close()
 
     def _read_lines(self) -> None:
-        """Until the stream ends, which is told as an empty line."""
+        """Puts every line into the queue, and an empty one when the stream ends."""
         assert self._process.stdout is not None
         line = b"\n"
         while line:
@@ -212,14 +215,14 @@ class Worker:
             self._lines.put(line)
 
     def _line(self, limit_s: float) -> bytes:
-        """What it says next; an empty line where it has ended, even if what it started holds its stdout open.
+        """The next line; an empty one if the child has ended, even if a process that it started holds its stdout open.
 
         Raises:
-            TimeoutError: it said nothing for that long.
+            TimeoutError: no line came in time.
         """
         until = time.monotonic() + limit_s
         while True:
-            gone = self._process.has_ended()  # asked first: what it said before it ended is still read
+            gone = self._process.has_ended()  # before the queue is read, so that its last line is not lost
             with suppress(queue.Empty):
                 return self._lines.get(timeout=max(0.0, min(_STEP_S, until - time.monotonic())))
             if gone:
@@ -247,8 +250,8 @@ class Worker:
     def _array(self, name: str) -> NDArray[Any]:
         if not name.isidentifier():
             raise ValueError(f"an array called {name!r}")
-        self.read(f"out-{name}.npy")  # a plain file of a bounded size
-        # Mapped first: a header that claims more than the file holds is refused before anything is allocated.
+        self.read(f"out-{name}.npy")  # checks that it is a plain file of bounded size
+        # Mapped first: a header that claims more than the file holds is refused before memory is allocated.
         array = np.load(self.folder / f"out-{name}.npy", mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise TypeError("an archive")
@@ -266,13 +269,13 @@ def call(
     limit_s: float | None = None,
     **options: Any,
 ) -> Answer:
-    """One call of a module's function, in a process of its own that ends with it.
+    """Calls one function of a module in its own process; see `Worker.ask`.
 
     Args:
         function: (values, arrays) -> (values, arrays).
-        values: see `Worker.ask`, also for what is raised.
+        values: for the function.
         arrays: likewise.
-        limit_s: likewise.
+        limit_s: time limit.
         options: of the `Worker`.
     """
     with Worker(function.__module__, **options) as worker:

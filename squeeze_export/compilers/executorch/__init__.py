@@ -1,7 +1,7 @@
-"""ExecuTorch: a `.pte` for XNNPACK, out of an int8 ONNX file and with its integers.
+"""ExecuTorch: lowers an int8 ONNX file to a `.pte` for XNNPACK, with the same integers.
 
-The usual way is PyTorch's own quantizer, which measures ranges anew. Here the program is written with the integers, scales and zero
-points of the file in it, so that nothing is left to quantize; ExecuTorch's partitioner gives it to XNNPACK as it stands.
+PyTorch's own quantizer would measure the ranges again. Here the program holds the integers, scales and zero points of the file, so
+nothing is left to quantize, and ExecuTorch's partitioner hands it to XNNPACK unchanged.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from squeeze_export.compilers import Compiled
 from squeeze_export.compilers.executorch.network import read_network
-from squeeze_export.core import Artifact, Placement
-from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.core import Artifact
+from squeeze_export.errors import BadInput, Refused
 from squeeze_export.workers import executorch
-from squeeze_export.workers.environments import is_installed, start
+from squeeze_export.workers.environments import check_installed, start
 from squeeze_export.workers.executorch.placement import COMPILE_LIMIT_S, PRODUCT, placement_of
 
 NAME = "executorch"
@@ -24,38 +24,32 @@ SUFFIX = ".pte"
 RUNTIMES = ("executorch",)
 PACKAGES = ("executorch",)
 CHIPS = ("xnnpack",)
-KEPT_FLOAT = "kept_float"
 
 
 def check(chip: str, settings: Mapping[str, str]) -> None:
-    """Refuses another back end than XNNPACK, any setting, and work without the toolchain."""
+    """Refuses other back ends than XNNPACK, any setting, and a missing toolchain; see `Compiler.check`."""
     if chip not in CHIPS:
         raise BadInput(f"executorch does not lower to `{chip}` here", hint=f"one of: {', '.join(CHIPS)}")
     if settings:
         raise BadInput(f"executorch has no setting `{next(iter(settings))}`")
-    if not is_installed(executorch):
-        raise Unavailable("the toolchain `executorch` is not installed", hint="squeeze-export toolchain install executorch")
+    check_installed(executorch)
 
 
 def compile_for(artifact: Artifact, chip: str, settings: Mapping[str, str], folder: Path) -> Compiled:
     """Lowers an artifact; see `Compiler.compile_for`.
 
     Raises:
-        Refused: also where layers are kept in float, or a convolution would not run in integers.
+        Refused: also if layers are kept in float, or a convolution would not run in integers.
     """
     check(chip, settings)
-    if artifact.provenance.get(KEPT_FLOAT):
+    if artifact.provenance.get("kept_float"):
         raise Refused("executorch files carry no layers kept in float", hint="a table without --keep-float")
     values, arrays = read_network(artifact.path)
     with start(executorch) as worker:
         answer, _ = worker.ask("compile_network", values, arrays, limit_s=COMPILE_LIMIT_S)
         placement = placement_of(answer)
-        _check_integers(placement)
+        if placement.fallbacks or placement.integer_mac_share < 1:
+            named = ", ".join(placement.fallbacks[:3]) or "a convolution"
+            raise Refused(f"executorch left XNNPACK's integers: {named}")
         content = worker.read(PRODUCT)
     return Compiled(content, {"executorch": executorch.VERSION}, placement)
-
-
-def _check_integers(placement: Placement) -> None:
-    if placement.fallbacks or placement.integer_mac_share < 1:
-        named = ", ".join(placement.fallbacks[:3]) or "a convolution"
-        raise Refused(f"executorch left XNNPACK's integers: {named}")

@@ -1,4 +1,4 @@
-"""An ONNX file in integers as plain values and arrays, for a worker that knows no ONNX."""
+"""An ONNX file in integers as plain values and arrays, for a worker without ONNX."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ def read_network(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Reads operators and constants.
 
     Args:
-        path: an ONNX file, as the target `onnx` writes it for one image.
+        path: an ONNX file from the target `onnx`, for one image.
 
     Returns:
-        `input`, its `shape`, `output`, `nodes` (operator, name, inputs, output, attributes) in the order in which they run, and
-        `constants`: tensor -> name of its array; and those arrays.
+        Values: `input`, its `shape`, `output`, `nodes` in execution order (operator, name, inputs, output, attributes), and
+        `constants`: tensor -> name of its array. And those arrays.
 
     Raises:
-        BadInput: it is no sound ONNX file.
-        Refused: it is none for one image of bytes.
+        BadInput: it is not a valid ONNX file.
+        Refused: it does not take one image of uint8 pixels.
         Unavailable: `onnx` is not installed.
     """
     file = opened(path)
     graph = file.graph
     try:
-        arrays = {f"c{index}": file.array(tensor.name) for index, tensor in enumerate(graph.initializer)}
+        constants = {tensor.name: f"c{index}" for index, tensor in enumerate(graph.initializer)}
+        arrays = {key: file.array(name) for name, key in constants.items()}
         (source,), (result,) = graph.input, graph.output
         shape = [int(side.dim_value) for side in source.type.tensor_type.shape.dim]
         if len(shape) != 4 or shape[0] != 1 or file.tensor(source.name).dtype != "uint8":
@@ -46,5 +47,4 @@ def read_network(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         ]
     except (ValueError, IndexError) as err:
         raise Refused(f"`{path}` cannot be lowered: {err}", hint="leave out --batch and --input") from err
-    constants = {tensor.name: f"c{index}" for index, tensor in enumerate(graph.initializer)}
     return {"input": source.name, "shape": shape, "output": result.name, "nodes": nodes, "constants": constants}, arrays

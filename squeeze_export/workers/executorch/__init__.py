@@ -1,4 +1,4 @@
-"""ExecuTorch, PyTorch's runtime for phones and microcontrollers. Its dependencies need a numpy and a torch of their own."""
+"""ExecuTorch, PyTorch's runtime for phones and microcontrollers. It needs its own versions of numpy and torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WHEELS: Mapping[str, str] = {
 SYSTEM = "linux-x86_64"
 WHOLE: tuple[str, ...] = ("torch==2.13.0",)
 PINS: tuple[str, ...] = (
-    # What lowering to XNNPACK and running the result load. The package names three times as many for its other back ends.
+    # What lowering to XNNPACK and running the result imports. The package requires three times as many, for its other back ends.
     "flatbuffers==25.12.19",
     "filelock==4.2.11",
     "fsspec==2026.9.0",

@@ -1,4 +1,4 @@
-"""What ExecuTorch's worker tells of a `.pte`, as a placement. The worker is not believed to the letter: what it says is checked."""
+"""The placement of a `.pte`, from what ExecuTorch's worker reports. The report is checked, not trusted."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MAX_OPERATORS = 10_000
 
 
 def placement_of(answer: Mapping[str, Any]) -> Placement:
-    """Where the operators of an `int8` file run: all on the CPU. XNNPACK runs its own in integers where their tensors are integers;
-    ExecuTorch's portable kernels run the others.
+    """Where the operators of an `int8` file run: all on the CPU. XNNPACK's operators run in integers if their tensors are integers;
+    ExecuTorch's portable kernels run the rest.
 
     Args:
-        answer: of `compile_network` and `open_program`.
+        answer: of `compile_network` or `open_program`.
 
     Raises:
         Refused: it cannot be read.
@@ -33,5 +33,5 @@ def placement_of(answer: Mapping[str, Any]) -> Placement:
             for kind, where, integer, macs in listed
         ]
     except (KeyError, TypeError, ValueError) as err:
-        raise Refused(f"what executorch tells of its file cannot be read: {type(err).__name__} {err}") from err
+        raise Refused(f"what executorch reports about its file cannot be read: {type(err).__name__} {err}") from err
     return place(operators, floats="around the convolutions", source=SOURCE)
