@@ -1,5 +1,5 @@
-"""What turns an artifact into one for a chip. One compiler is one module that satisfies `Compiler`, and one line in
-`registry.COMPILERS`. Another distribution adds its own by an entry point of the group `squeeze_export.compilers`.
+"""Compilers turn an artifact into a file for a chip. One compiler is one module that satisfies `Compiler`, and one line in
+`registry.COMPILERS`. Other distributions add theirs by an entry point of the group `squeeze_export.compilers`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from squeeze_export.results import Estimate
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a compiler made of an artifact for one chip.
+    """An artifact compiled for one chip.
 
     Attributes:
         content: the file's bytes.
-        settings: what was chosen for it, defaults included; goes into the file's provenance.
-        placement: where its operators will run, where the compiler tells; None where a session of a runtime will.
-        estimate: what the compiler expects of the chip; None where it expects nothing.
+        settings: all settings, including defaults; part of the file's provenance.
+        placement: where its operators will run, if the compiler tells; None if a runtime's session will.
+        estimate: the compiler's estimate for the chip; None if it makes none.
     """
 
     content: bytes
@@ -37,13 +37,13 @@ class Compiler(Protocol):
     """What a compiler's module offers. Toolchains are imported, or run, inside the functions.
 
     Attributes:
-        NAME: the registry's key, the command's name, and the `target` of what it makes.
+        NAME: the registry's key, the command's name, and the `target` of its products.
         TARGET: the format that it takes.
         SCHEMES: names of the schemes that it takes, the default first; others are refused.
-        SUFFIX: of its file's name, behind `<network>.<scheme>.<chip>`.
-        CHIPS: names of what it compiles for, the default first.
-        RUNTIMES: names of the runtimes that open its product, the default first; empty where nothing here does.
-        PACKAGES: names of the distributions that make it up; their versions go into a file's provenance.
+        SUFFIX: the end of its file's name, after `<network>.<scheme>.<chip>`.
+        CHIPS: names of the chips, the default first.
+        RUNTIMES: names of the runtimes that open its product, the default first; empty if none does.
+        PACKAGES: names of its distributions; their versions go into a file's provenance.
     """
 
     NAME: str
@@ -55,7 +55,7 @@ class Compiler(Protocol):
     PACKAGES: tuple[str, ...] = ()
 
     def check(self, chip: str, settings: Mapping[str, str]) -> None:
-        """Refuses what can be known to fail before any work is done. By default, a chip not among `CHIPS`, and any setting.
+        """Refuses what is certain to fail, before any work is done. By default, a chip that is not in `CHIPS`, and any setting.
 
         Raises:
             BadInput: no such chip, or a setting that it does not have.
@@ -73,13 +73,13 @@ class Compiler(Protocol):
         Args:
             artifact: of `TARGET`, in one of `SCHEMES`.
             chip: one of `CHIPS`.
-            settings: name -> value of what the user chose; what is not there has its default.
-            folder: empty, for the toolchain's own files; removed afterwards.
+            settings: name -> value of the user's choices; the others have their defaults.
+            folder: an empty folder for the toolchain's own files; removed afterwards.
 
         Raises:
             BadInput: as `check`.
             Unavailable: as `check`.
-            Refused: the toolchain failed, or made something else than was asked for.
+            Refused: the toolchain failed, or made something else than it was asked for.
         """
 
 
@@ -88,6 +88,6 @@ def compiler_named(name: str) -> Compiler:
 
     Raises:
         BadInput: there is no such compiler.
-        Refused: another distribution's module is none.
+        Refused: another distribution's module does not satisfy `Compiler`.
     """
     return cast(Compiler, entry_named(name, COMPILERS, "compiler", Compiler))

@@ -1,7 +1,7 @@
-"""The vendors' own post-training quantizers, to compare with: the same graph and images in, a file of the same target out.
+"""The vendors' own post-training quantizers, for comparison: the same graph and images in, a file of the same target out.
 
-Nothing of ours goes into their integers. Each runs in a process of its own (see `process`). One peer is one module that
-satisfies `Peer`, and one line in `registry.PEERS`.
+None of our code touches their integers. Each runs in its own process (see `process`). One peer is one module that satisfies `Peer`,
+and one line in `registry.PEERS`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from squeeze_export.registry import PEERS, entry_named
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a peer quantizes. It takes the graph or the file, whichever its tool reads.
+    """What a peer quantizes: the graph or the file, whichever its tool reads.
 
     Attributes:
-        graph: the float graph; mean, std and channel order are inside conv1, so that it takes raw RGB pixels.
+        graph: the float graph; mean, std and channel order are folded into conv1, so it takes raw RGB pixels.
         fp32: our own file or folder of the peer's target, in fp32, batch 1.
         pixels: (N, H, W, 3) uint8 calibration images.
         validation: (M, H, W, 3) uint8 labelled images, for the recipes in `Peer.LABELLED`; M at least 1.
-        labels: (M,) their class indices, all known.
+        labels: (M,) class indices of these, at least 0.
 
     Raises:
-        ValueError: images without labels or labels without images, or an unknown one among them.
+        ValueError: there are not as many labels as labelled images, or a label is unknown.
     """
 
     graph: Graph
@@ -56,11 +56,11 @@ class Peer(Protocol):
 
     Attributes:
         NAME: of the vendor's package.
-        TARGET: what it writes.
-        TOOL: what error messages call it.
-        PACKAGES: distributions whose versions a product is to be known by; those that are installed are named.
-        METHODS: name for `--recipe` -> what is done, in the vendor's own words; the first is the vendor's default.
-        LABELLED: those of them that need `Source.validation` and `Source.labels`.
+        TARGET: the format that it writes.
+        TOOL: its name in error messages.
+        PACKAGES: distributions whose versions go into the provenance, if they are installed.
+        METHODS: name for `--recipe` -> the method, by the vendor's own names; the first is the vendor's default.
+        LABELLED: the recipes that need `Source.validation` and `Source.labels`.
     """
 
     NAME: str
@@ -72,10 +72,10 @@ class Peer(Protocol):
 
     @abstractmethod
     def work(self, source: Source, recipe: str, folder: Path) -> Content:
-        """Quantizes, in the peer's own process; see `quantize`. `folder` is empty, for the tool's own files."""
+        """Quantizes, in the peer's own process; see `quantize`. `folder` is an empty folder for the tool's own files."""
 
     def method(self, recipe: str) -> str:
-        """What is done, in the vendor's own words; for provenance and reports.
+        """The method of a recipe, by the vendor's own names; for provenance and reports.
 
         Raises:
             BadInput: no such recipe.
@@ -85,17 +85,17 @@ class Peer(Protocol):
         return self.METHODS[recipe]
 
     def quantize(self, source: Source, recipe: str) -> Content:
-        """Lets the vendor's tool quantize; it works on every image, at a batch of 1 unless `method` says otherwise.
+        """Quantizes with the vendor's tool. It sees every image, in batches of 1 unless `method` says otherwise.
 
         Returns:
-            The file or folder as the vendor's tool wrote it: (1, H, W, 3) pixels in, (1, classes) float32 `logits` out.
+            The file or folder that the vendor's tool wrote: (1, H, W, 3) pixels in, (1, classes) float32 `logits` out.
 
         Raises:
             BadInput: no such recipe, or one in `LABELLED` without labelled images.
             Unavailable: the tool is not installed.
-            Refused: the tool failed; the message is its own last word.
+            Refused: the tool failed; the message ends with the tool's own.
         """
-        from squeeze_export.peers.process import run_apart  # which knows `Source`
+        from squeeze_export.peers.process import run_apart  # which imports `Source`
 
         self.method(recipe)
         if recipe in self.LABELLED and source.validation is None:
@@ -104,20 +104,9 @@ class Peer(Protocol):
 
 
 def peer_of(target: str) -> Peer:
-    """Looks up who quantizes for a target.
+    """Looks up the peer of a target.
 
     Raises:
         BadInput: the target has no peer.
     """
     return cast(Peer, entry_named(target, PEERS, "peer", Peer))
-
-
-def peer_for(target: str, recipe: str) -> Peer:
-    """Looks up who quantizes for a target in a certain way.
-
-    Raises:
-        BadInput: the target has no peer, or its peer no such recipe.
-    """
-    peer = peer_of(target)
-    peer.method(recipe)
-    return peer

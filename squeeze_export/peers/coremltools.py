@@ -1,8 +1,8 @@
 """coremltools' own post-training quantization of weights and activations, by its `LinearQuantizer` for torch models.
 
-Its other way, `coremltools.optimize.coreml.linear_quantize_activations`, runs the model in Core ML and so on Apple's systems alone.
-This one, the calibration that Apple's guide describes for torch models, runs anywhere: observers collect the ranges, nothing is
-trained. The integers are repeatable; the package is not quite: coremltools writes the date and random identifiers into it.
+Its other way, `coremltools.optimize.coreml.linear_quantize_activations`, runs the model in Core ML, and so only on Apple's systems.
+This one, which Apple's guide describes as calibration for torch models, runs anywhere: observers collect the ranges, and nothing is
+trained. The integers are repeatable; the package is not quite, because coremltools writes the date and random identifiers into it.
 Source: "Calibration data based quantization", docs-guides/source/opt-quantization-api.md of github.com/apple/coremltools.
 """
 
@@ -26,8 +26,9 @@ TARGET = "coreml"
 PACKAGES = ("coremltools", "torch")
 TOOL = "coremltools' quantizer"
 BATCH = 32
-"""Images at once: the quantizer's observers average the extremes of batches (0.01 of each new one), so the batch has a say in
-the ranges. Image by image they are much too narrow (v1.1: 21 dB instead of 28)."""
+"""Images at once. The observers average the extremes of batches (0.01 of each new one), so the batch size changes the ranges: with
+one image at a time they are much too narrow (v1.1: 21 dB instead of 28).
+"""
 METHODS: Mapping[str, str] = {
     "vendor": (
         "coremltools.optimize.torch.quantization.LinearQuantizer, symmetric, moving_average_min_max, "
@@ -37,7 +38,7 @@ METHODS: Mapping[str, str] = {
 
 
 def work(source: Source, recipe: str, folder: Path) -> Content:
-    """The work of the other process; see `run_apart`."""
+    """See `Peer.work`."""
     torch: Any = require("torch", EXTRA)
     # Its TensorFlow converter is not needed and costs seconds.
     ct: Any = require("coremltools", EXTRA, without=("tensorflow", "sklearn"))
@@ -47,7 +48,7 @@ def work(source: Source, recipe: str, folder: Path) -> Content:
     def centred(pixels: ByteArray) -> Any:
         return torch.from_numpy(pixels.transpose(0, 3, 1, 2) - mean[:, None, None])
 
-    # The first milestone starts the observers, the last freezes batch norms; in between nothing is ever reached.
+    # The first milestone starts the observers, the last freezes batch norms; those in between are never reached.
     settings = tool.ModuleLinearQuantizerConfig(quantization_scheme="symmetric", milestones=[0, 1000, 1000, 0])
     quantizer = tool.LinearQuantizer(torch_network(graph), tool.LinearQuantizerConfig(global_config=settings))
     example = centred(source.pixels[:1])

@@ -1,8 +1,8 @@
-"""The network as the vendors' users have it: the mean is taken off the pixels, not folded into the first convolution.
+"""The network as the vendors' users have it: the mean is subtracted from the pixels, not folded into the first convolution.
 
-With the mean in its bias, the first convolution's inputs lie around 110, not around 0, and rounding its weights shifts every
-output. Our own quantizer corrects for that; the vendors' tools do not know of it, so they get the network that they expect.
-Exact in float, because the first convolution has no padding: sum(w x) + b = sum(w (x - m)) + (b + sum(w m)).
+With the mean in its bias, the first convolution's inputs lie around 110 instead of 0, and rounding its weights shifts every output.
+Our own quantizer corrects for that; the vendors' tools do not, so they get the network that they expect. In float this is exact,
+because the first convolution has no padding: sum(w x) + b = sum(w (x - m)) + (b + sum(w m)).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def with_mean_outside(source: Source) -> tuple[Graph, FloatArray]:
     """Takes the mean out of the convolutions that read the pixels.
 
     Returns:
-        The graph, which now takes centred pixels, and the mean to take off them: (3,) float32, RGB, in pixel units.
+        The graph, which now takes centred pixels, and the mean to subtract from the pixels: (3,) float32, RGB, in pixel units.
     """
     graph = source.graph
     preprocess = graph.preprocess

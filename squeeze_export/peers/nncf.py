@@ -1,7 +1,7 @@
-"""Intel's NNCF: on the torch network as OpenVINO converts it, on our fp32 OpenVINO model, and its accuracy-aware quantization.
+"""Intel's NNCF: on the torch network converted by OpenVINO, on our fp32 OpenVINO model, and its accuracy-aware quantization.
 
-NNCF and OpenVINO report their use to Google Analytics unless they are stopped; here they are, before they are imported (see
-`_silenced`). All is repeatable: the same model and images give the same bytes on one machine.
+NNCF and OpenVINO report their use to Google Analytics; this stops them before they are imported. The results are repeatable: the
+same model and images give the same bytes on one machine.
 Source: "Quantizing Models Post-training", https://docs.openvino.ai: models in OpenVINO's own format are supported best, so a torch
 network is converted first.
 """
@@ -28,7 +28,7 @@ PACKAGES = ("nncf", "openvino", "torch")
 TOOL = "NNCF"
 _MODEL_FILE = "model.xml"
 MAX_DROP = 0.01
-"""Of top-1 accuracy, as a share of the images; NNCF's own default."""
+"""The allowed drop of top-1 accuracy, as a share of the images; NNCF's own default."""
 _CONVERTED = "openvino.convert_model of the torch network, PrePostProcessor for uint8 pixels and the mean"
 _DEFAULTS = "nncf.quantize, preset and fast bias correction as they come"
 METHODS: Mapping[str, str] = {
@@ -40,12 +40,12 @@ METHODS: Mapping[str, str] = {
     ),
 }
 LABELLED: tuple[str, ...] = ("vendor-accuracy",)
-"""Takes minutes where layers have to go back to float."""
+"""Takes minutes if layers must go back to float."""
 
 
 def work(source: Source, recipe: str, folder: Path) -> Content:
-    """The work of the other process; see `run_apart`."""
-    _silenced()
+    """See `Peer.work`."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # cannot be imported, so both use stubs of their own
     openvino: Any = require("openvino", EXTRA)
     nncf: Any = require("nncf", EXTRA)
     count, images = len(source.pixels), nncf.Dataset(source.pixels, lambda image: image[None])
@@ -61,30 +61,25 @@ def work(source: Source, recipe: str, folder: Path) -> Content:
     return read_content(product)
 
 
-def _silenced() -> None:
-    """Makes `openvino_telemetry` impossible to import: NNCF and OpenVINO then use stubs of their own."""
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # how Python spells "not to be imported"
-
-
 def accuracy(model: Any, answered: Iterable[tuple[ByteArray, int]]) -> tuple[float, list[float]]:
-    """How NNCF validates a model: top-1 accuracy.
+    """Top-1 accuracy, for NNCF to validate a model.
 
     Args:
-        model: compiled, of batch 1.
+        model: compiled, with batch 1.
         answered: (H, W, 3) uint8 images with their class indices.
 
     Returns:
-        The share of images whose class is the model's best, 0 to 1, and 0 or 1 for each image.
+        The share of images that the model classifies correctly, 0 to 1; and 0 or 1 for each image.
     """
     hits = [float(np.argmax(next(iter(model(image[None]).values()))) == label) for image, label in answered]
     return float(np.mean(hits)), hits
 
 
 def _converted(openvino: Any, source: Source) -> Any:
-    """The torch network as OpenVINO converts it, taking (1, H, W, 3) uint8 pixels.
+    """The torch network converted by OpenVINO, for (1, H, W, 3) uint8 pixels.
 
-    The pixels' part is put in before NNCF sees the model. Put in behind it, it gave the same accuracy at
-    the same speed (472 photographs, v1.0 and v1.1); only the order of a FakeQuantize and a Transpose differs.
+    The steps for pixels are added before NNCF sees the model. Added afterwards, they gave the same accuracy at the same speed (472
+    photographs, v1.0 and v1.1); only the order of a FakeQuantize and a Transpose differs.
     """
     torch: Any = require("torch", EXTRA)
     graph, mean = with_mean_outside(source)
@@ -102,7 +97,7 @@ def _converted(openvino: Any, source: Source) -> Any:
 
 
 def _read(openvino: Any, source: Source) -> Any:
-    """Our model with `pixels - mean` before the first convolution, and behind it the bias that goes with that; see `network`."""
+    """Our model with `pixels - mean` before the first convolution, and the bias that matches; see `network`."""
     model = openvino.Core().read_model(str(source.fp32 / _MODEL_FILE))
     graph, mean = with_mean_outside(source)
     op, convs = openvino.opset8, [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]

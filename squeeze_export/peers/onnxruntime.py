@@ -1,6 +1,6 @@
-"""ONNX Runtime's static quantization of our fp32 file, with the pre-processing that its documentation asks for.
+"""ONNX Runtime's static quantization of our fp32 file, with the pre-processing that its documentation recommends.
 
-The settings are the ones it documents for x86 with VNNI: QDQ, uint8 activations, int8 weights, per channel. The result is
+The settings are those that it documents for x86 with VNNI: QDQ, uint8 activations, int8 weights, per channel. The result is
 repeatable: the same file and images give the same bytes on one machine.
 """
 
@@ -26,11 +26,11 @@ _CALIBRATION: Mapping[str, str] = {"vendor": "MinMax", "vendor-percentile": "Per
 METHODS: Mapping[str, str] = {recipe: f"{_CALL}, {calibration}" for recipe, calibration in _CALIBRATION.items()}
 
 HISTOGRAM_BYTES = 500_000_000
-"""The histogram calibrators keep every map of every image they are given at once; they are given as many as fit in this."""
+"""Memory for the histogram calibrators, which keep all tensors of all images that they get at once."""
 
 
 class Images:
-    """What ONNX Runtime calls a CalibrationDataReader: hands over one image at a time.
+    """A `CalibrationDataReader` of ONNX Runtime: gives one image at a time.
 
     Args:
         name: of the file's input.
@@ -43,11 +43,11 @@ class Images:
         self.set_range(0, len(self))
 
     def __len__(self) -> int:
-        """The images, rounded up: it takes nothing but multiples of the stride. The last range is shorter."""
+        """The number of images, rounded up to a multiple of the stride, as ONNX Runtime requires."""
         return -(-len(self._pixels) // self._stride) * self._stride
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Starts again at an image."""
+        """Restricts the images to a range; the last range may be shorter."""
         self._left = iter(self._pixels[start_index:end_index])
 
     def get_next(self) -> dict[str, ByteArray] | None:
@@ -57,13 +57,13 @@ class Images:
 
 
 def histogram_stride(graph: Graph) -> int:
-    """How many images' maps fit in `HISTOGRAM_BYTES`. A convolution is kept twice, before and after its ReLU."""
+    """How many images fit in `HISTOGRAM_BYTES`. Each convolution's output is kept twice, before and after its ReLU."""
     values = sum(height * width * channels for height, width, channels in graph.sizes.values())
     return max(1, HISTOGRAM_BYTES // (2 * 4 * values))
 
 
 def work(source: Source, recipe: str, folder: Path) -> bytes:
-    """The work of the other process; see `run_apart`."""
+    """See `Peer.work`."""
     quantization: Any = require("onnxruntime.quantization", EXTRA)
     shapes: Any = require("onnxruntime.quantization.shape_inference", EXTRA)
     require("onnxruntime", EXTRA).disable_telemetry_events()
@@ -73,7 +73,7 @@ def work(source: Source, recipe: str, folder: Path) -> bytes:
     stride, options = len(source.pixels), {}
     if _CALIBRATION[recipe] != "MinMax":
         stride = min(stride, histogram_stride(source.graph))
-        options["CalibStridedMinMax"] = stride  # its name is misleading: it holds for every calibrator
+        options["CalibStridedMinMax"] = stride  # despite its name, for every calibrator
     quantization.quantize_static(
         str(prepared),
         str(product),
@@ -89,7 +89,7 @@ def work(source: Source, recipe: str, folder: Path) -> bytes:
 
 
 def _take_mean_out(onnx: Any, source: Source, path: Path) -> None:
-    """Writes the fp32 file with `pixels - mean` before the first convolution, and the bias that goes with that; see `network`."""
+    """Writes the fp32 file with `pixels - mean` before the first convolution, and the bias that matches; see `network`."""
     graph, mean = with_mean_outside(source)
     model = opened(source.fp32).model
     nodes, constants = model.graph.node, {"mean": mean[None, :, None, None], "centred/bias": graph.convs[0].bias}

@@ -1,4 +1,4 @@
-"""A peer's own process. What is handed over lies in its folder: the graph as a file, the images as plain arrays."""
+"""A peer's own process. It gets the graph as a file and the images as plain arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from squeeze_export.workers.process import one_line
 from squeeze_export.workers.worker import Worker
 
 EXTRA = "peers"
-"""The extra of this package that brings the vendors' tools."""
+"""The extra of this package that installs the vendors' tools."""
 _GRAPH, _PRODUCT, _OWN = "graph.safetensors", "product", "own"
 _ARRAYS = ("pixels", "validation", "labels")
 _HINT = "leave out --recipe to quantize with this tool's own recipe"
@@ -25,17 +25,16 @@ def run_apart(module: str, source: Source, recipe: str, *, tool: str) -> Content
     """Runs a peer in its own process and waits for it.
 
     Args:
-        module: of the peer. Its function `work` takes the source, the recipe and an empty folder for its own files, and gives the
-            product.
-        source: what it quantizes.
-        recipe: one that it knows.
-        tool: what error messages call it.
+        module: the peer's, whose function `work` is called; see `Peer.work`.
+        source: what to quantize.
+        recipe: one of the peer's.
+        tool: its name in error messages.
 
     Returns:
-        What it made. Nothing else is left of the process.
+        The product. The process leaves nothing else.
 
     Raises:
-        BadInput, Unavailable, Refused: what the process raised; Refused too if anything else ended it.
+        BadInput, Unavailable, Refused: the process raised it; Refused also if anything else ended the process.
     """
     arrays = {name: getattr(source, name) for name in _ARRAYS if getattr(source, name) is not None}
     asked = {"module": module, "fp32": str(source.fp32.absolute()), "recipe": recipe, "tool": tool}
@@ -46,7 +45,7 @@ def run_apart(module: str, source: Source, recipe: str, *, tool: str) -> Content
 
 
 def quantize_here(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The other side of `run_apart`: does the work that lies in the folder where this process is."""
+    """The other side of `run_apart`: does the work in its process, in the worker's folder."""
     own = Path(_OWN).absolute()
     own.mkdir()
     try:

@@ -1,6 +1,6 @@
 """TensorFlow's own converter: full-integer post-training quantization.
 
-The network is built from the graph in plain TensorFlow operators. The converter's defaults stay: float32 logits, after a
+The network is built from the graph with plain TensorFlow operators. The converter keeps its defaults: float32 logits after a
 DEQUANTIZE. The result is repeatable: the same graph and images give the same bytes on one machine.
 """
 
@@ -29,7 +29,7 @@ METHODS: Mapping[str, str] = {
 
 
 def work(source: Source, recipe: str, folder: Path) -> bytes:
-    """The work of the other process; see `run_apart`."""
+    """See `Peer.work`."""
     tf: Any = require("tensorflow", EXTRA)
     graph, mean = with_mean_outside(source)
     signature = tf.TensorSpec((1, *graph.input.shape[1:]), tf.float32, name=graph.input.name)
@@ -76,7 +76,7 @@ def _network(tf: Any, graph: Graph, mean: FloatArray) -> Callable[[Any], Mapping
 
 
 def _padding(tf: Any, node: Conv | MaxPool, source: Any, graph: Graph) -> tuple[Any, str]:
-    """A tensor and TensorFlow's word for how it is padded: zeros around a convolution's input are written out where it has none."""
+    """A tensor and TensorFlow's name for its padding. For padding without a name, zeros are added around a convolution's input."""
     if not any(node.pads):
         return source, "VALID"
     size = graph.sizes[node.inputs[0]]

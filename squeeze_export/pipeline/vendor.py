@@ -18,7 +18,7 @@ from squeeze_export.graph.quantized import FP32, INT8, QuantizedGraph
 from squeeze_export.images.calibration import CalibrationImages
 from squeeze_export.images.stream import MAX_LOADED_BYTES
 from squeeze_export.measure.host import tool_versions
-from squeeze_export.peers import Source, peer_for
+from squeeze_export.peers import Source, peer_of
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.export import keep, metadata_of, provenance_of
 from squeeze_export.targets import target_named
@@ -63,7 +63,7 @@ def check_vendor(targets: Sequence[str], recipe: str, scheme: str, options: Emit
         hint = "leave out --batch, --input, --softmax, --ios and --coreml-compute"
         raise BadInput(f"the recipe `{recipe}` takes one uint8 image and gives logits", hint=hint)
     for target in targets:
-        peer_for(target, recipe)
+        peer_of(target).method(recipe)
 
 
 def vendor_images(images: CalibrationImages, recipe: str, labelled: Evaluation | None) -> Vendor:
@@ -102,7 +102,7 @@ def export_vendor(vendor: Vendor, graph: Graph | QuantizedGraph, target: str, ou
         Unavailable: the vendor's tool is not installed.
         Refused: it failed.
     """
-    peer = peer_for(target, vendor.recipe)
+    peer = peer_of(target)
     module = target_named(target)
     assert isinstance(graph, Graph)  # its integers are the vendor's to make
     provenance = provenance_of(graph, INT8, target) | {

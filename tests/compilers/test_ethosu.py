@@ -256,11 +256,11 @@ def test_a_configuration_of_ones_own(own_ini, tiny_files, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[System_Config.Board\ncore_clock", "`.*` is no Vela configuration"),
+        ("[System_Config.Board\ncore_clock", "`.*` is not a Vela configuration"),
         (OWN_INI.replace("core_clock=250e6", ""), "gives `Board` no `core_clock`"),
         (OWN_INI.replace("[Memory_Mode.Mine]", "[Memory_Mode.Other]"), "defines no memory mode `Mine`"),
         ("[a]\n" * 300_000, "is larger than"),
-        ("\0\1", "is no Vela configuration"),
+        ("\0\1", "is not a Vela configuration"),
     ],
 )
 def test_a_broken_configuration(text, message, own_ini):

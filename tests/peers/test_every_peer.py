@@ -9,7 +9,7 @@ import pytest
 
 import squeeze_export.peers
 from squeeze_export.errors import BadInput
-from squeeze_export.peers import Source, peer_for, peer_of
+from squeeze_export.peers import Source, peer_of
 from squeeze_export.registry import PEERS
 from tests.contract.conftest import net
 
@@ -45,7 +45,7 @@ def test_images_come_with_their_classes(validation: str | None, labels: list[int
 
 
 def test_a_recipe_finds_its_peer() -> None:
-    peer = peer_for("onnx", "vendor-percentile")
+    peer = peer_of("onnx")
     assert peer.NAME == "onnxruntime"
     assert "Percentile" in peer.method("vendor-percentile")
 
@@ -54,7 +54,7 @@ def test_a_recipe_finds_its_peer() -> None:
 def test_an_unknown_recipe_is_refused_and_the_known_ones_are_named(target: str) -> None:
     peer = peer_of(target)
     nothing = Source(net().graph, Path("nothing"), net().pixels)
-    for ask in (lambda: peer_for(target, "vendr"), lambda: peer.quantize(nothing, "vendr")):
+    for ask in (lambda: peer.method("vendr"), lambda: peer.quantize(nothing, "vendr")):
         with pytest.raises(BadInput, match="`vendr`") as caught:
             ask()
         assert all(recipe in str(caught.value.hint) for recipe in peer.METHODS)
@@ -62,10 +62,10 @@ def test_an_unknown_recipe_is_refused_and_the_known_ones_are_named(target: str) 
 
 def test_a_recipe_of_another_target_is_refused() -> None:
     with pytest.raises(BadInput, match="`vendor-percentile`"):
-        peer_for("tflite", "vendor-percentile")
+        peer_of("tflite").method("vendor-percentile")
 
 
 def test_a_target_without_a_peer_is_refused() -> None:
     with pytest.raises(BadInput, match="`ethosu`") as caught:
-        peer_for("ethosu", "vendor")
+        peer_of("ethosu")
     assert "onnx, tflite, openvino, coreml" in str(caught.value.hint)

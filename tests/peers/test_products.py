@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from squeeze_export.peers import peer_for
+from squeeze_export.peers import peer_of
 from squeeze_export.registry import PEERS
 from tests.peers.conftest import source
 
@@ -18,7 +18,7 @@ Make = Callable[[str, str, str], Any]
 
 # "complex" has both kinds of bypass; the last convolution of "conv10_pad" has a padding of its own.
 CASES = [
-    *((target, recipe, "complex") for target in PEERS for recipe in peer_for(target, "vendor").METHODS),
+    *((target, recipe, "complex") for target in PEERS for recipe in peer_of(target).METHODS),
     *((target, "vendor", "conv10_pad") for target in ("tflite", "coreml")),
 ]
 

@@ -1,4 +1,4 @@
-"""Vela's two CSV files as an `Estimate`. Units as in its `stats_writer.py`: Hz, s, KiB of memory used, bytes moved, cycles."""
+"""Reads Vela's two CSV files as an `Estimate`. Their units (see its `stats_writer.py`): Hz, s, KiB used, bytes moved, cycles."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ def estimate_of(summary: str, layers: str, choice: VelaSettings, *, version: str
     """Reads both files.
 
     Args:
-        summary: one line of names, one of values.
-        layers: one line of names, one for each operator as Vela runs it.
-        choice: what was asked for; the summary must be of that.
+        summary: a line of names and a line of values.
+        layers: a line of names, and one line per operator.
+        choice: what Vela was asked for.
         version: Vela's.
 
     Raises:
-        Refused: a column is missing or holds no number, or the summary is of another accelerator or system.
+        Refused: a column is missing or holds no number, or the summary is for another accelerator or system than `choice`.
     """
     try:
         (row,) = csv.DictReader(summary.splitlines())
-        used_for = (_dashed(row["accelerator_configuration"]), row["system_config"], row["memory_mode"])
+        accelerator = row["accelerator_configuration"].lower().replace("_", "-")  # from `Ethos_U55_128`
+        used_for, inference_s = (accelerator, row["system_config"], row["memory_mode"]), float(row["inference_time"])
         found = Estimate(
             tool=f"Vela {version}",
             settings=choice.facts(),
             clock_mhz=float(row["core_clock"]) / 1e6,
             cycles=_whole(row["cycles_total"]),
-            inference_ms=float(row["inference_time"]) * 1e3,
+            inference_ms=inference_s * 1e3,
             used_bytes=_by_memory({name: round(float(row[f"{name}_memory_used"]) * 1024) for name in _MEMORIES}),
             moved_bytes=_by_memory({name: _whole(row[f"{name}_total_bytes"]) for name in _MEMORIES}),
-            moved_gb_s=_by_memory({name: _moved_gb_s(row, name) for name in _MEMORIES}),
+            moved_gb_s=_by_memory({name: float(row[f"{name}_total_bytes"]) / inference_s / 1e9 for name in _MEMORIES}),
             layers=_layers(layers),
         )
     except (KeyError, ValueError, TypeError, ZeroDivisionError, OverflowError) as err:
@@ -53,14 +54,13 @@ def estimate_of(summary: str, layers: str, choice: VelaSettings, *, version: str
 
 
 def _layers(text: str) -> tuple[LayerCycles, ...]:
-    """Operators that Vela fuses into the one before them have no cycles and are left out, so that the others add up to all."""
+    """The operators, except those that Vela fuses into the one before: they have no cycles of their own."""
     header, *lines = text.splitlines()
     names = header.split(",")
     found = []
     for line in lines:
-        row = dict(
-            zip(names, line.split(",", len(names) - 1), strict=True)
-        )  # unquoted: a name, in the last column, may hold commas
+        # Nothing is quoted, and the name in the last column may hold commas.
+        row = dict(zip(names, line.split(",", len(names) - 1), strict=True))
         kind, device, cycles, macs, use, name = (row[column] for column in _LAYER_COLUMNS)
         if device == "NPU" and not _whole(cycles) and not _whole(macs):
             continue
@@ -69,19 +69,10 @@ def _layers(text: str) -> tuple[LayerCycles, ...]:
     return tuple(found)
 
 
-def _moved_gb_s(row: Mapping[str, str], memory: str) -> float:
-    return float(row[f"{memory}_total_bytes"]) / float(row["inference_time"]) / 1e9
-
-
 def _by_memory(values: Mapping[str, T]) -> dict[str, T]:
-    """Those that are used, by their names in words."""
+    """The memories that are used, with spaces in their names."""
     return {name.replace("_", " "): value for name, value in values.items() if value}
 
 
 def _whole(text: str) -> int:
     return round(float(text))
-
-
-def _dashed(name: str) -> str:
-    """`Ethos_U55_128` -> `ethos-u55-128`."""
-    return name.lower().replace("_", "-")

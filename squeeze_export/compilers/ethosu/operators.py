@@ -1,9 +1,8 @@
-"""Which of a TFLite file's operators became part of the NPU's, and why the others did not."""
+"""Which operators of a TFLite file run on the NPU, and why the others do not."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from squeeze_export.core import PlacedOperator, Placement, place
 from squeeze_export.errors import BadInput, Refused
@@ -11,7 +10,7 @@ from squeeze_export.formats.contents import Contents, FileOperator
 from squeeze_export.formats.tflite import CUSTOM, macs_of, read_bytes
 
 NPU_OPERATOR = "ethos-u"
-"""Custom code of the operator that stands for all that runs on the NPU."""
+"""Custom code of the operator that replaces those that run on the NPU."""
 MAX_REASON_CHARACTERS = 200
 _WARNING = re.compile(r"^Warning \(supported operators\) operator: \S+, ofm: '(?P<name>.*)'\n(?P<reason>Reason: .*(?:\n.+)*)", re.M)
 
@@ -21,12 +20,12 @@ def placement_of(network: bytes, compiled: bytes, printed: str) -> Placement:
 
     Args:
         network: the TFLite file that was compiled.
-        compiled: what Vela made of it.
-        printed: what Vela printed: its warnings say why an operator was left.
+        compiled: the file that Vela wrote.
+        printed: Vela's output; its warnings say why an operator stays on the CPU.
 
     Raises:
-        Refused: what Vela made is no TFLite file, takes or gives something else than the network, or holds operators that the
-            network does not have.
+        Refused: Vela's file is not a TFLite file, has other inputs or outputs than the network, or holds operators that the network
+            does not have.
     """
     before, after = _read(network), _read(compiled)
     if _borders(before) != _borders(after):
@@ -43,7 +42,7 @@ def placement_of(network: bytes, compiled: bytes, printed: str) -> Placement:
             str(operator),
             not any(tensor.floating for tensor in (*operator.inputs, *operator.outputs)),
             macs_of(operator),
-            _where(operator, reasons) if _made(operator) in left else "",
+            next((reasons[name] for name in _made(operator)[1] if name in reasons), "the CPU") if _made(operator) in left else "",
         )
         for operator in before.operators
     ]
@@ -55,27 +54,22 @@ def placement_of(network: bytes, compiled: bytes, printed: str) -> Placement:
 
 
 def _made(operator: FileOperator) -> tuple[str, tuple[str, ...]]:
-    """What an operator is known by in both files: its kind, and the names of what it makes."""
+    """What identifies an operator in both files: its kind, and the names of its outputs."""
     return operator.kind, tuple(tensor.name for tensor in operator.outputs)
 
 
 def _borders(file: Contents) -> tuple[str, ...]:
-    """`name dtype[shape]` of the network's inputs and outputs."""
+    """`name dtype[shape]` of all inputs and outputs."""
     return tuple(f"{tensor.name} {tensor}" for tensor in (*file.inputs, *file.outputs))
 
 
-def _where(operator: FileOperator, reasons: Mapping[str, str]) -> str:
-    found = [reasons[tensor.name] for tensor in operator.outputs if tensor.name in reasons]
-    return f"the CPU: {found[0]}" if found else "the CPU"
-
-
 def _reasons(printed: str) -> dict[str, str]:
-    """Name of an operator's output -> why the operator is not on the NPU, in Vela's words."""
+    """Name of an operator's output -> where it runs and why not on the NPU, in Vela's words."""
     found: dict[str, str] = {}
     for match in _WARNING.finditer(printed):
         words = "; ".join(match["reason"].removeprefix("Reason: ").splitlines()).replace("`", "'")
         short = words if len(words) <= MAX_REASON_CHARACTERS else f"{words[:MAX_REASON_CHARACTERS]} ..."
-        found.setdefault(match["name"], short)
+        found.setdefault(match["name"], f"the CPU: {short}")
     return found
 
 

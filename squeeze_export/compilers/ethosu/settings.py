@@ -1,4 +1,4 @@
-"""What an Ethos-U is taken to be: accelerator, system configuration and memory mode, and the file that defines the latter two."""
+"""The settings of one compilation: accelerator, system configuration, memory mode, and the file that defines the last two."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from squeeze_export.errors import BadInput, Unavailable
 PACKAGE = "ethos-u-vela"
 STRATEGIES = ("Performance", "Size")
 AUTO = "auto"
-"""Both strategies, and of what they give the one with fewer cycles."""
+"""Both strategies; the result with fewer cycles is kept."""
 NAMES = ("system_config", "memory_mode", "config", "optimise")
-"""What a user may set, in Vela's own words."""
+"""The settings that a user may choose, by Vela's own names."""
 MAX_INI_BYTES = 1_000_000
 _SYSTEM, _MEMORY = "System_Config.", "Memory_Mode."
 
@@ -35,8 +35,9 @@ DEFAULTS: Mapping[str, tuple[str, str]] = {
     "ethos-u85-1024": ("Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram_512KB"),
     "ethos-u85-2048": ("Ethos_U85_SYS_DRAM_High", "Dedicated_Sram_512KB"),
 }
-"""Accelerator, in Vela's own words, the default first -> system configuration and memory mode of Vela's `Arm/vela.ini` where the
-user names none. They are generic reference systems: a small accelerator beside flash, a large one beside DRAM."""
+"""Accelerator, by Vela's own name -> default system configuration and memory mode of Vela's `Arm/vela.ini`. The first accelerator
+is the default. These are generic reference systems: small accelerators with flash, large ones with DRAM.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ class VelaSettings:
 
     Attributes:
         accelerator: a key of `DEFAULTS`.
-        system_config: a section of the file, without its prefix.
+        system_config: name of a section in `config`, without its prefix.
         memory_mode: likewise.
         optimise: one of `STRATEGIES`.
-        config: the file.
-        own_config: whether the file is the user's own.
+        config: the file that defines both.
+        own_config: whether this file is the user's own.
     """
 
     accelerator: str
@@ -60,7 +61,7 @@ class VelaSettings:
     own_config: bool
 
     def facts(self) -> dict[str, str]:
-        """For the report and the provenance. A file of the user's own is known by its hash."""
+        """Name -> value for the report and the provenance. The user's own file is identified by its hash."""
         found = {
             "accelerator": self.accelerator,
             "system_config": self.system_config,
@@ -84,14 +85,14 @@ def installed_version() -> str:
 
 
 def choices_of(accelerator: str, settings: Mapping[str, str]) -> tuple[VelaSettings, ...]:
-    """What the user chose, and the defaults of the rest: one choice for each strategy that is to be tried.
+    """Completes the user's settings with the defaults: one `VelaSettings` for each strategy to try.
 
     Args:
-        accelerator: as Vela calls it.
-        settings: some of `NAMES`; `config` is the path of an own `vela.ini`, `optimise` one of `STRATEGIES` or `AUTO`, the default.
+        accelerator: a key of `DEFAULTS`.
+        settings: some of `NAMES`; `config` is the path of the user's own `vela.ini`, `optimise` one of `STRATEGIES` or `AUTO`.
 
     Raises:
-        BadInput: no such accelerator, setting, strategy, configuration or memory mode; a file that is none.
+        BadInput: no such accelerator, setting, strategy, configuration or memory mode, or `config` cannot be read.
         Unavailable: Vela is not installed.
     """
     if accelerator not in DEFAULTS:
@@ -116,7 +117,7 @@ def choices_of(accelerator: str, settings: Mapping[str, str]) -> tuple[VelaSetti
             )
     section = sections[f"{_SYSTEM}{system_config}"]
     if "core_clock" not in section and "inherit" not in section:
-        # Vela would count with 1 Hz.
+        # Vela would assume 1 Hz.
         raise BadInput(f"`{config.name}` gives `{system_config}` no `core_clock`", hint="core_clock=500e6")
     strategies = STRATEGIES if optimise == AUTO else (optimise,)
     return tuple(
@@ -135,7 +136,7 @@ def _shipped_ini() -> Path:
 def _read(path: Path) -> configparser.ConfigParser:
     parser = configparser.ConfigParser()
     if path.suffix != ".ini":
-        raise BadInput(f"`{path}` does not end in `.ini`, which Vela asks for")
+        raise BadInput(f"`{path}` does not end in `.ini`, as Vela requires")
     try:
         if path.stat().st_size > MAX_INI_BYTES:
             raise BadInput(f"`{path}` is larger than {MAX_INI_BYTES} bytes")
@@ -143,5 +144,5 @@ def _read(path: Path) -> configparser.ConfigParser:
     except OSError as err:
         raise BadInput(f"`{path}` cannot be read: {err.strerror}", hint="--vela-config FILE, such as a copy of vela.ini") from err
     except (UnicodeDecodeError, configparser.Error) as err:
-        raise BadInput(f"`{path}` is no Vela configuration: {' '.join(str(err).split())}") from err
+        raise BadInput(f"`{path}` is not a Vela configuration: {' '.join(str(err).split())}") from err
     return parser

@@ -1,11 +1,11 @@
 """Qualcomm Hexagon: ONNX Runtime's plug-in `onnxruntime-qnn` compiles a QDQ file for the tensor processor (HTP) of one SoC.
 
-The product is an ONNX file of one node that holds QNN's context binary. It is loaded again and must answer as the session that it
-came from, bit for bit, before it gets its name; and the binary's own record must name the SoC that was asked for. The library takes
-a number that it does not know without a word, and compiles for something else.
+The product is an ONNX file with one node that holds QNN's context binary. Before it gets its name, it is loaded again, and must
+give the same answers as the session that made it, bit for bit. The binary must also name the SoC that was asked for: given an
+unknown number, the library compiles for something else without an error.
 
-The HTP of v68 and v69 rounds every sum down. For those a file whose biases make up for it (`rounding`) is compiled as well,
-unless that is switched off, and kept where it answers nearer to the exact integers.
+The HTP of v68 and v69 rounds every sum down. For these, a file with biases that compensate (see `rounding`) is compiled too, unless
+that is switched off, and kept if its answers are nearer to the exact integers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from squeeze_export.workers.worker import call
 NAME = "qnn"
 TARGET = "onnx"
 SCHEMES = ("int8", "int8-npu")
-"""`int8` has its average pool in fp16, which the HTP of some smaller SoCs does not have; `int8-npu` runs on all."""
+"""`int8` has its average pool in fp16, which the HTP of some smaller SoCs lacks; `int8-npu` runs on all."""
 SUFFIX = "_qnn.onnx"
 RUNTIMES = ("qnn",)
 PACKAGES = ("onnxruntime-qnn",)
@@ -58,22 +58,22 @@ SOC_MODELS: Mapping[str, int] = {
     "SA8295": 39,
     "SA8255": 52,
 }
-"""Name -> `soc_model`. The numbers are those of Qualcomm's QnnTypes.h, as ExecuTorch repeats some of them
-(backends/qualcomm/serialization/qc_schema.py); of each, the library itself tells the name in what it compiles, and that is checked.
+"""Name -> `soc_model`. The numbers are from Qualcomm's QnnTypes.h; ExecuTorch repeats some of them
+(backends/qualcomm/serialization/qc_schema.py). Each compiled file names its SoC, and that is checked.
 """
 CHIPS = tuple(SOC_MODELS)
 
 OPTIMISE = ("0", "1", "2", "3")
-"""`htp_graph_finalization_optimization_mode`: the provider's documentation calls 3 the longest preparation, for the best graph."""
+"""`htp_graph_finalization_optimization_mode`; by the provider's documentation, 3 takes the longest and gives the best graph."""
 SETTINGS: Mapping[str, tuple[str, ...]] = {"optimise": OPTIMISE, "bias_correction": ("off", "on")}
-"""What a user may set; the last value of each is its default."""
+"""Setting -> its values; the last one is the default."""
 TIMEOUT_S = 300.0
 """A SqueezeNet takes one or two seconds."""
 _NO_FLOATS = "was not selected by that EP"
 
 
 def check(chip: str, settings: Mapping[str, str]) -> None:
-    """Refuses what can be known to fail; see `Compiler.check`."""
+    """Refuses what is certain to fail; see `Compiler.check`."""
     if chip not in SOC_MODELS:
         raise BadInput(f"no SoC is called `{chip}`", hint=f"one of: {', '.join(CHIPS)}")
     for name, value in settings.items():
@@ -106,7 +106,7 @@ def compile_for(artifact: Artifact, chip: str, settings: Mapping[str, str], fold
 
 
 def _compiled(content: bytes, artifact: Artifact, chip: str, optimise: str, folder: Path) -> tuple[Any, Compiled]:
-    """Compiles one form of the artifact's file and loads it again; where the HTP rounds down, with the mean square error."""
+    """Compiles one form of the artifact's file, and loads it again. Also gives the mean square error, if the HTP rounds down."""
     options = {"soc_model": str(SOC_MODELS[chip]), "htp_graph_finalization_optimization_mode": optimise}
     folder.mkdir()
     (folder / "source.onnx").write_bytes(content)
@@ -126,10 +126,10 @@ def _compiled(content: bytes, artifact: Artifact, chip: str, optimise: str, fold
 
 
 def _product(folder: Path, chip: str, optimise: str) -> Compiled:
-    """What was made, with the operators of QNN's graph in its metadata.
+    """The compiled file, with the operators of QNN's graph in its metadata.
 
     Raises:
-        Refused: it is for another SoC, or not the file that it should be.
+        Refused: it is for another SoC, or holds only a part of the network.
     """
     content = (folder / "product.onnx").read_bytes()
     facts = binary_facts(content)

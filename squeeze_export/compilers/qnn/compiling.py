@@ -1,6 +1,4 @@
-"""Qualcomm's compiler, for a process of its own: the SoC that it compiles for is the whole process's, and two in one process break
-each other.
-"""
+"""Qualcomm's compiler, for a process of its own: the SoC is a setting of the whole process, and two of them break each other."""
 
 from __future__ import annotations
 
@@ -14,23 +12,23 @@ from squeeze_export.compilers.qnn.rounding import ROUNDS_DOWN
 from squeeze_export.formats.qnn import binary_facts
 
 SEED, IMAGES, SQUARES = 0, 8, 8
-"""Of the images on which the product is compared with the exact integers: 8 by 8 squares of noise."""
+"""The images on which the product is compared with the exact integers: each is 8 by 8 squares of noise."""
 SAME = 2
-"""How many of them it is compared on with the session that it came from."""
+"""How many of them are compared with the session that made the product."""
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
 def compile_apart(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Compiles, loads the product again without a word about the SoC, and compares.
+    """Compiles, loads the product again without naming the SoC, and compares.
 
     Args:
-        values: `folder`: holds `source.onnx`, which is compiled, and `exact.onnx`, whose integers it should give; the graph as JSON
-            and `product.onnx` are left there. `options`: of the provider.
+        values: `folder`: holds `source.onnx`, the file to compile, and `exact.onnx`, the reference; `product.onnx` and QNN's graph
+            as JSON are written there. `options`: of the provider.
         arrays: none.
 
     Returns:
-        `difference`: the largest one of the two sessions' logits; `error`: where the HTP rounds down, the mean square of what the
-        product's logits differ by from the exact ones; `failure`: ONNX Runtime's words where it refused, else empty.
+        `difference`: the largest difference between the logits of the two sessions; `error`: the mean square error of the product's
+        logits against the exact ones, if the HTP rounds down; `failure`: ONNX Runtime's message if it refused, else empty.
     """
     import onnxruntime
     import onnxruntime_qnn
@@ -57,7 +55,7 @@ def compile_apart(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple
         return np.stack([opened.run(None, {source.name: batch})[0] for batch in noise])
 
     def exact() -> Any:
-        """The file's integers in float32, operator by operator: a CPU's own 8-bit kernels may saturate."""
+        """The reference, computed in float32 operator by operator: a CPU's 8-bit kernels may saturate."""
         chosen = onnxruntime.SessionOptions()
         chosen.log_severity_level = 4
         chosen.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -81,14 +79,14 @@ def compile_apart(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple
 
 
 def _squares(draw: np.random.Generator, shape: Any) -> Any:
-    """(batch, height, width, 3) uint8."""
+    """Noise images, (batch, height, width, 3) uint8."""
     batch, height, width, channels = shape
     coarse = draw.integers(0, 256, (batch, SQUARES, SQUARES, channels), np.uint8)
     return coarse[:, np.arange(height) * SQUARES // height][:, :, np.arange(width) * SQUARES // width]
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises; these have no public names."""
+    """The exceptions that ONNX Runtime raises; they have no public names."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return RuntimeError, *(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))

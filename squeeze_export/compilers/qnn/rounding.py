@@ -1,14 +1,13 @@
-"""What the HTP of v68 and v69 takes off every sum, given back through the biases.
+"""Corrects biases for the HTP of v68 and v69, which rounds every sum down.
 
 A convolution's int32 sum is multiplied by the ratio m 2^e (1 <= m < 2) of its channel, input scale times weight scale over output
-scale, to become a step of the output. Before that the HTP keeps the sum to a unit of 2^-(4 + e), which is m / 16 steps: v73 and
-later round to it, v68 and v69 drop what is below. That is half a unit for every output on average, m / 32 steps, always downwards,
-and adds up over the layers. Half a unit in each bias makes the rounding of the former out of the dropping of the latter. Such a
-shift of the mean, and its cure in the bias, are those of Nagel et al. 2019, "Data-free quantization through weight equalization
-and bias correction", whatever takes the mean away.
+scale, to become a step of the output. Before that, the HTP keeps the sum to a unit of 2^-(4 + e), which is m / 16 steps: v73 and
+later round to it, v68 and v69 drop the rest. On average that takes half a unit from every output, m / 32 steps, always downwards,
+and it adds up over the layers. Half a unit added to each bias turns the dropping into rounding. Nagel et al. 2019, "Data-free
+quantization through weight equalization and bias correction", describe such a shift of the mean, and its correction in the bias.
 
-Seen on Qualcomm's emulator, in single convolutions of SqueezeNet beside their exact integers; Qualcomm documents none of it, and no
-chip was at hand.
+This was seen on Qualcomm's emulator, in single convolutions of SqueezeNet compared with their exact integers. Qualcomm documents
+none of it, and no chip was available.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from squeeze_export.core import require
 from squeeze_export.formats.onnx import OnnxFile, parsed
 
 ROUNDS_DOWN = frozenset({"v68", "v69"})
-"""Architectures of the HTP."""
+"""Versions of the HTP."""
 UNIT = 1 / 16
-"""Of the ratio's mantissa, in steps of the output."""
+"""The unit over the ratio's mantissa, in steps of the output."""
 
 
 def correct_biases(content: bytes) -> tuple[bytes, int]:
@@ -33,7 +32,7 @@ def correct_biases(content: bytes) -> tuple[bytes, int]:
         content: an ONNX file in QDQ form.
 
     Returns:
-        The file with other biases, and of how many convolutions; those that compute in float keep theirs.
+        The file with the new biases, and the number of changed convolutions; those in float keep their biases.
     """
     onnx = require("onnx", "qnn")
     file = parsed(content, "the model")
@@ -46,7 +45,7 @@ def correct_biases(content: bytes) -> tuple[bytes, int]:
         if output is None or any(scale is None for scale in scales):
             continue
         source, weight, bias = scales
-        mantissa, _ = np.frexp(source * weight / output)  # m / 2, so that this is half a unit
+        mantissa, _ = np.frexp(source * weight / output)  # m / 2, which gives half a unit
         half = mantissa * UNIT * output / bias
         held = file.stored[file.makers[node.input[2]].input[0]]
         values = file.array(held.name) + np.rint(half).astype(np.int64)
@@ -56,13 +55,13 @@ def correct_biases(content: bytes) -> tuple[bytes, int]:
 
 
 def _scale_before(file: OnnxFile, name: str) -> Any:
-    """() or (channels,) float64: of the integers that a tensor is the real values of; None where it is of no integers."""
+    """The scale of the integers that a tensor is dequantized from, () or (channels,) float64; None if there are none."""
     node = file.makers.get(name)
     return _scale(file, node) if node is not None and node.op_type == "DequantizeLinear" else None
 
 
 def _scale_after(file: OnnxFile, name: str) -> Any:
-    """Likewise, of the integers that a tensor is rounded to, after a ReLU or none."""
+    """The scale of the integers that a tensor is quantized to, directly or after a ReLU; None if there are none."""
     readers = file.readers.get(name, [])
     if len(readers) == 1 and readers[0].op_type == "Relu":
         readers = file.readers.get(readers[0].output[0], [])
