@@ -1,4 +1,4 @@
-"""An operation's arguments, asked for by name and checked: what an operator does not know is refused, not skipped."""
+"""An operation's arguments, asked for by name and checked: an argument that the operator does not know is refused, not skipped."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from squeeze_export.formats.coreml.values import Array, Constant
 Values: TypeAlias = Mapping[str, Array]
 """The tensors that are alive while a program runs."""
 Kernel: TypeAlias = Callable[[Values], Array]
-"""Computes an operation's result, or fetches an operand, out of the tensors that are alive."""
-
+"""Computes an operation's result, or fetches an operand, from the tensors that are alive."""
 
 HINT = "the evaluator handles what this tool writes"
 MAX_WORKING_ELEMENTS = 2**28
 """Of what an operation needs beside its operands: 2 GB in float64. SqueezeNet 1.0 at 2048 px needs 1.2 GB."""
 MAX_RESULT_ELEMENTS = 2**30
-"""Of one tensor while a program runs: eight times what may be written down, as the evaluator runs 8 images at once."""
+"""Of one tensor while a program runs: eight times what may be declared, as the evaluator runs 8 images at once."""
 
 
 class Arguments:
-    """What one operation is given.
+    """The arguments of one operation.
 
     Attributes:
-        operation: the operation.
-        sources: names of the tensors that it reads when it runs, in the order in which they were asked for.
+        sources: names of the tensors that the operation reads when it runs, in the order in which they were asked for.
 
     Args:
         operation: the operation.
@@ -60,12 +58,7 @@ class Arguments:
         return found
 
     def integers(self, key: str, count: int | None = None) -> tuple[int, ...]:
-        """A constant vector of int32.
-
-        Args:
-            key: of the argument.
-            count: of the numbers that are needed; None for any.
-        """
+        """A constant vector of int32, of `count` numbers unless that is None."""
         array = self.constant(key, "int32").array
         if array.ndim != 1 or (count is not None and array.size != count):
             self.refuse(f"has `{key}` of the shape `{list(array.shape)}`")
@@ -91,7 +84,7 @@ class Arguments:
         return key in self.operation.arguments
 
     def refuse(self, why: str) -> NoReturn:
-        """Raises: `conv` `fire2` ..."""
+        """Raises Refused: the operation, and why."""
         raise Refused(f"{self.operation} {why}", hint=HINT)
 
     def expect(self, shape: Sequence[int]) -> None:
@@ -103,18 +96,12 @@ class Arguments:
         self.afford("a result", shape, MAX_RESULT_ELEMENTS)
 
     def afford(self, what: str, shape: Sequence[int], most: int = MAX_WORKING_ELEMENTS) -> None:
-        """Refuses what would fill the memory, before it is allocated.
-
-        Args:
-            what: is about to be allocated.
-            shape: of it.
-            most: elements that are possible.
-        """
+        """Refuses to allocate `what`, of `shape`, if it has more than `most` elements."""
         if math.prod(shape) > most:
             self.refuse(f"needs {what} of `{list(shape)}`, which is more than `{most}` elements")
 
     def close(self) -> None:
-        """Refuses an argument that nobody asked for."""
+        """Refuses an argument that was not asked for."""
         unknown = [key for key in self.operation.arguments if key not in self._asked]
         if unknown:
             self.refuse(f"has the argument `{unknown[0]}`, which the evaluator does not know")
@@ -138,11 +125,8 @@ class Arguments:
         return entries[0]
 
     def _fetch(self, entry: str | Constant) -> Kernel:
-        found = self._constants.get(entry) if isinstance(entry, str) else entry
-        if found is not None:
-            array = found.array
-            return lambda values: array
-        assert isinstance(entry, str)
-        name = entry
-        self.sources.append(name)
-        return lambda values: values[name]
+        if isinstance(entry, str) and entry not in self._constants:
+            self.sources.append(entry)
+            return lambda values: values[entry]
+        array = (entry if isinstance(entry, Constant) else self._constants[entry]).array
+        return lambda values: array

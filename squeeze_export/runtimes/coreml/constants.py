@@ -1,4 +1,4 @@
-"""Operators that only unpack constants: `const` and `constexpr_*`, of iOS 16 and of iOS 18, computed once when a package is opened.
+"""Operators that only unpack constants: `const` and `constexpr_*` of iOS 16 and iOS 18, computed once when a package is opened.
 
 Source: the operator definitions in coremltools/converters/mil/mil/ops/defs/iOS16/constexpr_ops.py and iOS18/compression.py of
 github.com/apple/coremltools, written anew from their documentation.
@@ -18,16 +18,13 @@ _FLOATS = ("float32", "float16")
 
 
 def along_axis(given: Arguments, array: Array, shape: tuple[int, ...], axis: int | None) -> Array:
-    """A scale or zero point, ready to be combined with a tensor without making it larger.
+    """A scale or zero point, reshaped so that it broadcasts over a tensor of `shape`.
 
     Args:
-        given: the arguments that it is one of.
+        given: the operation's arguments, for a refusal.
         array: a scalar, or a vector along `axis`.
         shape: of the tensor.
-        axis: which dimension a vector runs along; may be negative.
-
-    Returns:
-        `array` with as many dimensions as broadcasting needs.
+        axis: the dimension that a vector runs along; may be negative.
     """
     if not array.ndim:
         return array
@@ -51,7 +48,7 @@ def _affine(given: Arguments) -> Constant:
 
 
 def _blockwise(given: Arguments) -> Constant:
-    """iOS 18: scale * (data - offset), one scale for each block; the ratio of the two shapes is the block."""
+    """iOS 18: scale * (data - offset), one scale for each block; a block's size is the ratio of the two shapes."""
     data, scale = given.constant("data"), given.constant("scale", *_FLOATS)
     if not data.dtype.startswith(("int", "uint")):
         given.refuse(f"has `data` of `{data.dtype}`")
@@ -91,7 +88,7 @@ def _typed_palette(given: Arguments) -> Constant:
     if indices.dtype != f"uint{_bits(given, colours[-2])}":
         given.refuse(f"has indices of `{indices.dtype}` into `{colours[-2]}` colours")
     given.expect(shape)
-    # One palette for each block: the number of the block that an index is in says which.
+    # Each block has its own palette: the number of an index's block says which.
     blocks = np.arange(math.prod(colours[:-2])).reshape(colours[:-2])
     tables = lut.array.reshape(-1, colours[-2])
     return constant(tables[_stretched(blocks, shape), indices.array], lut.dtype)
@@ -111,7 +108,7 @@ UNPACKERS: Mapping[str, Callable[[Arguments], Constant]] = {
     "constexpr_cast": _cast,
     "constexpr_lut_to_dense": _palette,
 }
-"""Operator -> what unpacks it."""
+"""Operator -> the function that unpacks it."""
 
 
 def _stretched(array: Array, shape: tuple[int, ...]) -> Array:

@@ -1,13 +1,14 @@
-"""The operators of an ML program that compute something, in numpy. Operator -> the kernel that computes it.
+"""The operators of an ML program that compute something, in numpy.
 
 Sources: the operators' documentation in coremltools/converters/mil/mil/ops/defs of github.com/apple/coremltools, and for padding
 `aggregated_pad` and `spatial_dimensions_out_shape` in `_utils.py` there, written anew. float32 is computed in float32. A float16
-result is computed in float32 from its float16 operands and rounded once, to the nearest and ties to even: our reading of what the
-hardware does, which Apple does not document.
+result is computed in float32 from its float16 operands and rounded once, half to even: our reading of what the hardware does, which
+Apple does not document.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
@@ -22,7 +23,7 @@ from squeeze_export.runtimes.coreml.constants import along_axis
 _Float = TypeVar("_Float", np.float32, np.float64)
 
 _MAX_WINDOW = 64
-"""Largest kernel, stride or padding. What they make of an image is bounded by `Arguments.afford`."""
+"""Largest kernel, stride or padding; `Arguments.afford` bounds the sizes that follow."""
 _Wide: TypeAlias = NDArray[np.float32]
 
 
@@ -42,8 +43,8 @@ def _floats(given: Arguments, array: Array) -> Array:
 def _conv(given: Arguments) -> Kernel:
     """`conv`: groups 1, dilations 1, constant weights.
 
-    Products and sums are float64, so they do not depend on their order, and the sum with its bias is rounded to the tensor's type
-    once. In which type and order a Neural Engine, GPU or CPU adds, Apple does not document.
+    Products and sums are float64, so that their order does not matter; the sum with its bias is rounded once to the tensor's type.
+    Apple does not document in which type and order a Neural Engine, GPU or CPU adds.
     """
     x = given.operand("x")
     weight = given.constant("weight", "float32", "float16").array
@@ -73,7 +74,7 @@ def _conv(given: Arguments) -> Kernel:
         given.afford("a matrix", (channels * height * width, *sizes))
         result = np.empty(shape, source.dtype)
         for index, image in enumerate(source):  # one at a time: the columns are nine times as large as the image
-            columns = _columns(image.astype(np.float64, copy=False), window, pads, sizes)
+            columns = window.over(_padded(image.astype(np.float64), pads, 0)).reshape(matrix.shape[1], -1)
             result[index] = (matrix @ columns + bias[:, None]).reshape(shape[1:])
         return result
 
@@ -89,19 +90,12 @@ def _max_pool(given: Arguments) -> Kernel:
         source = x(values)
         if source.ndim != 4 or source.dtype.kind != "f":
             given.refuse(f"takes a {source.dtype}{list(source.shape)}")
-        pads, (height, width) = window.fit(source.shape[2:])
-        given.expect((*source.shape[:2], height, width))
+        pads, sizes = window.fit(source.shape[2:])
+        given.expect((*source.shape[:2], *sizes))
         given.afford("a padded image", _padded_shape(source.shape, pads), MAX_RESULT_ELEMENTS)
-        padded = _padded(source.astype(np.float32, copy=False), pads, -np.inf)
-        (rows, columns), (down, right) = window.kernel, window.strides
-        # The maximum over a rectangle is that over its rows of those over its columns.
-        tall = padded[:, :, : (height - 1) * down + 1 : down]
-        for row in range(1, rows):
-            tall = np.maximum(tall, padded[:, :, row : row + (height - 1) * down + 1 : down])
-        result = tall[..., : (width - 1) * right + 1 : right]
-        for column in range(1, columns):
-            result = np.maximum(result, tall[..., column : column + (width - 1) * right + 1 : right])
-        return result.astype(source.dtype)
+        covered = window.over(_padded(_wide(source), pads, -np.inf))
+        parts = (covered[:, :, row, column] for row, column in np.ndindex(*window.kernel))
+        return functools.reduce(np.maximum, parts).astype(source.dtype)
 
     return run
 
@@ -137,11 +131,17 @@ class _Window:
             shape: the image's height and width.
 
         Returns:
-            Pads (top, bottom, left, right) with what rounding up adds, and the result's height and width.
+            Pads (top, bottom, left, right), including what rounding up adds; and the result's height and width.
         """
         top, bottom, height = self._along(0, shape[0])
         left, right, width = self._along(1, shape[1])
         return (top, bottom, left, right), (height, width)
+
+    def over(self, padded: NDArray[_Float]) -> NDArray[_Float]:
+        """What the window covers of a padded image: (..., H, W) -> (..., kernel H, kernel W, result H, result W)."""
+        down, right = self.strides
+        covered = np.lib.stride_tricks.sliding_window_view(padded, self.kernel, axis=(-2, -1))[..., ::down, ::right, :, :]
+        return np.moveaxis(covered, (-2, -1), (-4, -3))
 
     def _along(self, axis: int, size: int) -> tuple[int, int, int]:
         kernel, stride = self.kernel[axis], self.strides[axis]
@@ -158,21 +158,6 @@ class _Window:
         if room < 0 or (self._pool and max(before, after) >= kernel):  # the maximum over nothing
             self._given.refuse(f"has a window of `{kernel}` and pads of `{before}` and `{after}` over `{size}` pixels")
         return before, after, count
-
-
-def _columns(image: NDArray[np.float64], window: _Window, pads: tuple[int, ...], sizes: tuple[int, int]) -> NDArray[np.float64]:
-    """(C, H, W) -> (C * kernel height * kernel width, places of the window): what each place covers, as a column."""
-    (rows, columns), (down, right), (height, width) = window.kernel, window.strides, sizes
-    padded = _padded(image, pads, 0)
-    if (rows, columns, down, right) == (1, 1, 1, 1):
-        return padded.reshape(len(image), -1)
-    covered = np.empty((len(image), rows, columns, height, width))
-    for row in range(rows):
-        for column in range(columns):
-            covered[:, row, column] = padded[
-                :, row : row + (height - 1) * down + 1 : down, column : column + (width - 1) * right + 1 : right
-            ]
-    return covered.reshape(-1, height * width)
 
 
 def _padded(array: NDArray[_Float], pads: tuple[int, ...], value: float) -> NDArray[_Float]:
@@ -349,7 +334,7 @@ def _expand_dims(given: Arguments) -> Kernel:
 
 
 def _classify(given: Arguments) -> Kernel:
-    """The row that the classes are taken from; Core ML makes a dictionary of it, with the classes as keys."""
+    """The row of numbers, one for each class; Core ML makes a dictionary of it, with the classes as keys."""
     x, classes = given.operand("probabilities"), given.constant("classes", "string", "int64").array
 
     def run(values: Values) -> Array:
@@ -380,4 +365,4 @@ OPERATORS: Mapping[str, Callable[[Arguments], Kernel]] = {
     "squeeze": _squeeze,
     "transpose": _transpose,
 }
-"""Operator -> what reads its arguments and gives its kernel."""
+"""Operator -> the function that reads its arguments and returns its kernel."""
