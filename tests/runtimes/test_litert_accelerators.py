@@ -189,7 +189,7 @@ def test_absent_accelerators_are_unavailable(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ({"reason": "no driver"}, "no driver"),
+        (Refused("no driver"), "no driver"),
         ({"accelerator": "GPU WebGPU", "drivers": [["llvmpipe", "software"]]}, ("llvmpipe", "software", True)),
         ({"accelerator": "GPU WebGPU", "drivers": [["llvmpipe", "software"], ["B580", "discrete"]]}, ("B580", "discrete", False)),
         ({"accelerator": "GPU Metal", "drivers": []}, ("", "", False)),
@@ -197,8 +197,13 @@ def test_absent_accelerators_are_unavailable(tmp_path: Path, monkeypatch: pytest
     ids=["none", "software", "both", "not asked"],
 )
 def test_the_driver_decides_what_is_emulated(answer: Any, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answered(*_: Any, **__: Any) -> Any:
+        if isinstance(answer, Refused):
+            raise answer
+        return answer, {}
+
     monkeypatch.setattr(accelerators, "why_none", lambda device: "")
-    monkeypatch.setattr(accelerators, "probe", lambda device: answer)
+    monkeypatch.setattr(accelerators, "call", answered)
     monkeypatch.setenv("HOME", f"/of/{id(answer)}")  # an environment of its own, so that nothing is remembered
     if isinstance(expected, str):
         with pytest.raises(Unavailable, match=expected):
@@ -237,9 +242,9 @@ def broken_driver(values: Any, arrays: Any) -> None:
 def test_a_probe_that_does_not_survive_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerators, "ask_driver", broken_driver)
     told = "the process that asked its driver did not survive it: ended by SIGKILL"
-    assert accelerators.probe("gpu")["reason"] == told
+    assert accelerators.probe("gpu") == told
     monkeypatch.setattr(accelerators, "PROBE_S", 0.01)
-    assert accelerators.probe("gpu")["reason"] == "its driver did not finish within 0.01 s"
+    assert accelerators.probe("gpu") == "its driver did not finish within 0.01 s"
 
 
 LOG = (

@@ -1,4 +1,4 @@
-"""Asks the drivers, and LiteRT, for an accelerator: the work of a process of its own, since a broken driver may end it."""
+"""Asks the drivers and LiteRT for an accelerator; runs in a process of its own, since a broken driver may end it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from squeeze_export.runtimes.tflite.compiled_model import compile_alone
 
 VULKAN = "libvulkan.so.1"
 KINDS = ("other", "integrated", "discrete", "virtual", "software")
-"""By `VkPhysicalDeviceType`; the last one computes on the CPU."""
+"""The kinds of devices, indexed by `VkPhysicalDeviceType`; the last one computes on the CPU."""
 _API_1_1 = (1 << 22) | (1 << 12)
-_SIDE = 4
 
 
 class _Application(ctypes.Structure):
@@ -38,7 +37,7 @@ class _Creation(ctypes.Structure):
 
 
 def vulkan_devices() -> list[tuple[str, str]]:
-    """Name and kind of every device that a Vulkan driver offers here.
+    """Name and kind of every device that Vulkan drivers offer here.
 
     Raises:
         Unavailable: the loader is not installed, or no driver answers it.
@@ -77,7 +76,7 @@ def smallest_file() -> bytes:
 
     def tensor(name: str) -> Any:
         made = schema.TensorT()
-        made.name, made.type, made.buffer, made.shape = name, schema.TensorType.FLOAT32, 0, [1, _SIDE, _SIDE, _SIDE]
+        made.name, made.type, made.buffer, made.shape = name, schema.TensorType.FLOAT32, 0, [1, 4, 4, 4]
         return made
 
     def mapped(name: str, index: int) -> Any:
@@ -101,7 +100,7 @@ def smallest_file() -> bytes:
 
 
 def ask_driver(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Looks for the driver, and lets LiteRT open a file on it.
+    """Looks for Vulkan's devices, and lets LiteRT open a file on its accelerator.
 
     Args:
         values: `device`: `gpu` or `npu`.

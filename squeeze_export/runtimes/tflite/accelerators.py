@@ -1,4 +1,4 @@
-"""Which of LiteRT's accelerators this machine has: asked of the drivers, in a process of its own."""
+"""Which of LiteRT's accelerators this machine has; the drivers are asked in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,34 +9,33 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from squeeze_export.errors import SqueezeExportError, Unavailable
-from squeeze_export.runtimes.tflite.accelerator_probe import ask_driver
+from squeeze_export.runtimes.tflite.accelerator_probe import VULKAN, ask_driver
 from squeeze_export.workers.worker import Failed, call
 
 DEVICES = ("gpu", "npu")
 PROBE_S = 60
-VULKAN = "libvulkan.so.1"
 NPU_NODES = ("/dev/accel/accel*", "/dev/fastrpc-*", "/dev/adsprpc-*", "/dev/apusys*", "/dev/edgetpu*")
-"""Linux's device files of NPUs: of Intel's and AMD's drivers, Qualcomm's, MediaTek's and Google's."""
+"""Linux's device files for NPUs: of the drivers of Intel and AMD, Qualcomm, MediaTek and Google."""
 _HINTS: Mapping[str, str] = {
     "gpu": "apt-get install libvulkan1 and the GPU's Vulkan driver; `mesa-vulkan-drivers` has those of AMD and Intel",
     "npu": "pip install 'ai-edge-litert[npu-sdk]' on a machine with an NPU of Intel, Qualcomm or MediaTek, and its driver",
 }
 _RANKS: Mapping[str, int] = {"discrete": 0, "integrated": 1, "software": 2}
+"""Which of several devices LiteRT's WebGPU takes: Dawn's order for high performance, `SortAdapters` in its Adapter.cpp."""
 _ENVIRONMENT = ("VK_ICD_FILENAMES", "VK_DRIVER_FILES", "VK_ADD_DRIVER_FILES", "LD_LIBRARY_PATH", "PATH", "HOME")
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One that LiteRT opened a file on.
+    """An accelerator that LiteRT opened a file on.
 
     Attributes:
         device: `gpu` or `npu`.
         name: under which LiteRT registered it, such as `GPU WebGPU`.
-        driver: what the Vulkan driver calls its device; empty where no driver was asked.
-        kind: `discrete`, `integrated`, `software` ... likewise.
+        driver: what the Vulkan driver calls its device; empty if no driver was asked.
+        kind: `discrete`, `integrated`, `software` ...; empty likewise.
     """
 
     device: str
@@ -46,7 +45,7 @@ class Accelerator:
 
     @property
     def software(self) -> bool:
-        """Whether it is computed on the CPU after all."""
+        """Whether the driver computes on the CPU."""
         return self.kind == "software"
 
 
@@ -59,22 +58,12 @@ def accelerator_for(device: str) -> Accelerator:
     """An accelerator of this machine.
 
     Raises:
-        Unavailable: it has none, or its driver does not answer; the hint tells what to install.
+        Unavailable: there is none, or its driver does not answer; the hint says what to install.
     """
     found = _asked(device, _settings())
     if isinstance(found, str):
         raise Unavailable(f"LiteRT has no device `{device}` here: {found}", hint=_HINTS[device])
     return found
-
-
-def chosen(drivers: list[tuple[str, str]]) -> tuple[str, str]:
-    """The device that LiteRT's WebGPU takes of several: Dawn's order for high performance (`SortAdapters` in its Adapter.cpp) is
-    discrete, integrated, software, others.
-
-    Args:
-        drivers: name and kind of each.
-    """
-    return min(drivers, key=lambda driver: _RANKS.get(driver[1], len(_RANKS)), default=("", ""))
 
 
 def _settings() -> tuple[str | None, ...]:
@@ -83,19 +72,12 @@ def _settings() -> tuple[str | None, ...]:
 
 @functools.cache
 def _asked(device: str, settings: tuple[str | None, ...]) -> Accelerator | str:
-    """The accelerator, or why there is none. `settings`: of the environment that the answer depends on."""
-    reason = why_none(device)
-    if reason:
-        return reason
-    answer = probe(device)
-    if "reason" in answer:
-        return str(answer["reason"])
-    driver, kind = chosen([(name, kind) for name, kind in answer["drivers"]])
-    return Accelerator(device, str(answer["accelerator"]), driver, kind)
+    """The accelerator, or why there is none. The answer is kept for as long as `settings`, of the environment, stay the same."""
+    return why_none(device) or probe(device)
 
 
 def why_none(device: str) -> str:
-    """What can be told without LiteRT and without a process of its own; empty where it has to be tried."""
+    """Why there is no such accelerator, if LiteRT and another process are not needed to tell; else empty."""
     if sys.platform not in ("linux", "darwin"):
         return f"its driver cannot be asked on `{sys.platform}`"
     if device == "npu":
@@ -109,12 +91,13 @@ def why_none(device: str) -> str:
     return ""
 
 
-def probe(device: str) -> Mapping[str, Any]:
-    """Asks for an accelerator in a process of its own, since a broken driver may end it; `reason` where there is none."""
+def probe(device: str) -> Accelerator | str:
+    """The accelerator, or why there is none; asked in a process of its own, since a broken driver may end it."""
     try:
         answer, _ = call(ask_driver, {"device": device}, tool="its driver", limit_s=PROBE_S)
     except Failed as err:
-        return {"reason": f"the process that asked its driver did not survive it: {err.reason}"}
+        return f"the process that asked its driver did not survive it: {err.reason}"
     except SqueezeExportError as err:
-        return {"reason": err.message}
-    return answer
+        return err.message
+    driver, kind = min(answer["drivers"], key=lambda found: _RANKS.get(found[1], len(_RANKS)), default=("", ""))
+    return Accelerator(device, answer["accelerator"], driver, kind)
