@@ -22,7 +22,7 @@ class Runtime(Protocol):
 
     Attributes:
         NAME: the registry's key.
-        TARGETS: targets whose files it opens, of a runtime of another distribution. Those of ours are named by the targets.
+        TARGETS: the targets whose files it opens. Only a runtime of another distribution sets it; our targets name ours.
     """
 
     NAME: str
@@ -30,11 +30,11 @@ class Runtime(Protocol):
 
     @abstractmethod
     def open_session(self, artifact: Artifact, *, device: str, threads: int) -> Session:
-        """Opens an artifact on a device: that one, never another.
+        """Opens an artifact on the device asked for, never on another.
 
         Args:
-            artifact: one of a target that names this runtime.
-            device: `cpu` ...
+            artifact: of a target that names this runtime.
+            device: one of `devices()`.
             threads: intra-op threads, at least 1.
 
         Raises:
@@ -52,21 +52,21 @@ class Runtime(Protocol):
         """
 
     def check_device(self, device: str) -> None:
-        """Refuses a device that a session could not be opened on, before any work is done for it. By default, one that is not
-        among `devices()`.
+        """Refuses, before any work is done, a device that no session could be opened on. By default, one that is not among
+        `devices()`.
 
         Raises:
-            Unavailable: it is not on this machine, or the runtime is not; with what to install.
+            Unavailable: the device or the runtime is not on this machine; the hint says what to install.
         """
-        session.check_present(device, self.devices(), self.NAME)
+        session.check_present(device, self.devices(), f"`{self.NAME}`")
 
     def inner_values(self, artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-        """What the operators of an integer file make of one image, with the kernels that a session uses. By default, it cannot be
+        """An integer file's inner tensors for one image, computed by the kernels that a session uses. By default, they cannot be
         shown.
 
         Args:
             artifact: of an integer scheme.
-            names: of nodes of the quantized graph that it was written from, not the logits'.
+            names: of nodes of the quantized graph that it was written from, except the logits'.
             pixels: (1, H, W, 3) uint8.
 
         Returns:
@@ -79,17 +79,17 @@ class Runtime(Protocol):
         raise Unavailable(f"`{self.NAME}` does not show what lies inside a network", hint=f"leave out --runtime {self.NAME}")
 
     def read_records(self, records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
-        """Reads what this runtime told of an open file on a board, as `remote.board_engines` collects it. By default, it cannot.
+        """Reads what this runtime reported of a file that is open on a board. By default, it cannot.
 
         Args:
-            records: of one of the engines there.
+            records: as one of the engines in `remote.board_engines` collects them.
             scheme: of the file.
 
         Returns:
             Kernels and placement, as a session has them.
 
         Raises:
-            Unavailable: it is not run on boards.
+            Unavailable: the runtime is not run on boards.
             KeyError, TypeError, ValueError, IndexError, AttributeError: the records are not as the engine writes them.
         """
         raise Unavailable(f"`{self.NAME}` is not run on boards")
@@ -100,7 +100,7 @@ def runtime_named(name: str) -> Runtime:
 
     Raises:
         BadInput: there is no such runtime.
-        Refused: another distribution's module is none.
+        Refused: another distribution's module is broken, or is no runtime.
     """
     return cast(Runtime, entry_named(name, RUNTIMES, "runtime", Runtime))
 

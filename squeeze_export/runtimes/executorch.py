@@ -1,7 +1,7 @@
-"""ExecuTorch's own runtime, in its own environment, on this CPU: XNNPACK's kernels, portable ones for the rest.
+"""ExecuTorch's own runtime, in its own environment, on this CPU: XNNPACK's kernels, and portable ones for the rest.
 
-A session is a process that waits for images. Handing them over takes longer than a small network does, so a session is timed over
-there, by `time`.
+A session is a process that waits for images. Handing them over takes longer than running a small network, so the process itself
+times a session.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TIME_LIMIT_S = 600.0
 
 
 def devices() -> tuple[str, ...]:
-    """Where it runs.
+    """The CPU.
 
     Raises:
         Unavailable: the toolchain is not installed.
@@ -36,7 +36,7 @@ def devices() -> tuple[str, ...]:
 
 def open_session(artifact: Artifact, *, device: str, threads: int) -> ExecutorchSession:
     """Opens a `.pte`; see `Runtime.open_session`."""
-    check_present(device, devices(), NAME)
+    check_present(device, devices(), f"`{NAME}`")
     check_threads(threads)
     content = read_file(artifact.path)
     worker = start(executorch)
@@ -50,14 +50,11 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> Executorch
 
 
 class ExecutorchSession(BatchSession):
-    """A `.pte` that is open in ExecuTorch's process; satisfies `core.Session`, and is its own clock.
+    """A `.pte` that is open in ExecuTorch's process. It is its own clock.
 
     Attributes:
-        runtime: `executorch`.
-        threads: of its thread pool, as it says.
-        kernels: `XNNPACK`.
+        threads: of its thread pool, as ExecuTorch says.
         placement: the operators in the file.
-        clock: itself.
     """
 
     runtime = NAME
@@ -70,7 +67,7 @@ class ExecutorchSession(BatchSession):
         self.clock = self
 
     def run_piece(self, images: ByteArray) -> FloatArray:
-        """See `BatchSession.run_piece`; the process takes image by image."""
+        """See `BatchSession.run_piece`; the process runs image by image."""
         _, arrays = self._worker.ask("infer", {}, {"pixels": images}, limit_s=IMAGE_LIMIT_S * len(images))
         logits = arrays.get("logits")
         if logits is None or logits.dtype != np.float32 or logits.shape != (len(images), self._classes):
@@ -80,7 +77,7 @@ class ExecutorchSession(BatchSession):
     def time(
         self, sessions: Sequence[tuple[ExecutorchSession, ByteArray]], *, warmup: int, rounds: int, progress: Progress = silent
     ) -> list[tuple[int, ...]]:
-        """Times sessions in their own processes, one after the other: bytes in memory to logits in memory, of one image. See
+        """Times sessions in their own processes, one after the other, from one image's bytes in memory to its logits; see
         `core.Clock.time`.
         """
         found = []

@@ -1,40 +1,32 @@
-"""Keeps what C++ libraries print from reaching the user's stderr, and keeps it for the error message."""
+"""Keeps what C++ libraries print away from the user, and keeps it for the error message."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import IO
 
 MAX_KEPT_CHARACTERS = 400
 
 _LOG_LEVELS = {"TF_CPP_MIN_LOG_LEVEL": "3", "GLOG_minloglevel": "3", "ABSL_MIN_LOG_LEVEL": "3"}
 _lock = threading.RLock()
-_STDERR = 2
+_STDOUT, _STDERR = 1, 2
 
 
-@dataclass
-class Captured:
-    """What was printed; complete once the `with` block is left.
+def one_line(err: object) -> str:
+    """What a library raised, or its text, in one line."""
+    return " ".join(str(err).split()) or type(err).__name__
 
-    Attributes:
-        lines: without blank ones.
-    """
 
-    lines: list[str] = field(default_factory=list)
-
-    def reason(self, err: BaseException) -> str:
-        """One line that says why: the exception, then what the library printed, shortened.
-
-        Args:
-            err: what the library raised.
-        """
-        parts = " ".join(" ".join([str(err) or type(err).__name__, *self.lines]).split())
-        return parts if len(parts) <= MAX_KEPT_CHARACTERS else f"{parts[:MAX_KEPT_CHARACTERS]} ..."
+def reason(err: BaseException, printed: Iterable[str] = ()) -> str:
+    """One line that says why: what a library raised, then what it printed, shortened."""
+    text = " ".join(map(one_line, (err, *printed)))
+    return text if len(text) <= MAX_KEPT_CHARACTERS else f"{text[:MAX_KEPT_CHARACTERS]} ..."
 
 
 def lower_log_levels() -> None:
@@ -44,32 +36,46 @@ def lower_log_levels() -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[Captured]:
-    """Redirects file descriptor 2 into a file while the block runs.
+def quiet(*, stdout: bool = False) -> Iterator[list[str]]:
+    """Redirects stderr's file descriptor into a file while the block runs, on request stdout's as well.
 
     C++ writes to the descriptor itself, so replacing `sys.stderr` would not do. The descriptor belongs to the whole process:
     what other threads print meanwhile is kept out too, so the block must be short. One thread at a time is inside; it may nest.
+
+    Yields:
+        The lines that were printed, without blank ones; filled when the block is left.
     """
-    captured = Captured()
+    printed: list[str] = []
     with _lock, tempfile.TemporaryFile() as file:
         try:
-            saved = os.dup(_STDERR)
-        except OSError:  # a process without stderr: nothing to keep clean
-            yield captured
-            return
-        _flush()
-        os.dup2(file.fileno(), _STDERR)
-        try:
-            yield captured
+            with _redirected(_STDERR, file), _redirected(_STDOUT, file) if stdout else nullcontext():
+                yield printed
         finally:
-            _flush()
-            os.dup2(saved, _STDERR)
-            os.close(saved)
             file.seek(0)
             text = file.read().decode("utf-8", "replace")
-            captured.lines.extend(line.strip() for line in text.splitlines() if line.strip())
+            printed.extend(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _flush() -> None:
-    if sys.stderr is not None:
-        sys.stderr.flush()
+@contextmanager
+def _redirected(descriptor: int, file: IO[bytes]) -> Iterator[None]:
+    try:
+        saved = os.dup(descriptor)
+    except OSError:  # a process without it: nothing to keep clean
+        yield
+        return
+    _flush(descriptor)
+    os.dup2(file.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        _flush(descriptor)
+        os.dup2(saved, descriptor)
+        os.close(saved)
+
+
+def _flush(descriptor: int) -> None:
+    stream = sys.stdout if descriptor == _STDOUT else sys.stderr
+    if stream is not None:
+        stream.flush()
+    if descriptor == _STDOUT:
+        ctypes.CDLL(None).fflush(None)  # what C still holds would come out later

@@ -1,8 +1,8 @@
-"""What the sessions of all runtimes do alike: they check a batch, split it, fill up its last piece, and cut what was filled up."""
+"""What the sessions of all runtimes share: they check a batch, split it, pad its last piece, and cut off the padding."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -15,21 +15,21 @@ from squeeze_export.errors import BadInput, Unavailable
 from squeeze_export.files import reading
 
 MAX_FREE_BATCH = 32
-"""Images at once where a file leaves the batch free and memory grows with it: the speed no longer does."""
+"""Images at once where a file leaves the batch free: more take more memory and are no faster."""
 MAX_SAMPLE_NS = 3_600_000_000_000
-"""Of what a clock elsewhere tells: no inference takes an hour."""
+"""No inference takes an hour: a longer sample of a remote clock is refused."""
 
 
 class BatchSession:
-    """A session but for how its runtime runs one piece of a batch; see `core.Session` for the attributes.
+    """A `core.Session`, except for how the runtime runs one piece of a batch.
 
-    A runtime's own session sets `runtime`, `threads` and `kernels`, calls `__init__`, and gives `run_piece`. Where something is to
-    be freed it gives `free` as well, and where the runtime tells where operators run, `placement`.
+    A runtime's own session sets `runtime`, `threads` and `kernels`, calls `__init__`, and implements `run_piece`. It also
+    implements `free` if it holds memory, and `placement` if the runtime tells where operators run.
 
     Args:
         sides: (H, W, 3) of an image.
-        least: images of the smallest inference: a smaller piece is filled up with black images.
-        most: images of the largest inference; None takes a whole batch at once. Of a file of a fixed batch both are that.
+        least: images of the smallest inference: a smaller piece is padded with black images.
+        most: images of the largest inference; None takes a whole batch at once. For a file with a fixed batch, both are that batch.
     """
 
     runtime: str
@@ -56,7 +56,7 @@ class BatchSession:
             images: (N, H, W, 3) uint8, RGB pixels, N from `least` to `most`.
 
         Returns:
-            (N, classes) of a float dtype; it may be the runtime's own memory.
+            (N, classes) of any float dtype; it may be the runtime's own memory.
 
         Raises:
             Refused: the runtime failed.
@@ -82,6 +82,10 @@ class BatchSession:
             pieces.append(self.run_piece(piece)[:count].astype(np.float32))  # a copy, whatever its dtype
         return np.concatenate(pieces)
 
+    def black_images(self) -> ByteArray:
+        """The smallest batch that the file takes, all black: (least, H, W, 3) uint8."""
+        return np.zeros((self.least, *map(int, self.sides)), np.uint8)
+
     def close(self) -> None:
         """Frees what the runtime holds. Calling it twice is allowed."""
         if not self.closed:
@@ -99,23 +103,25 @@ def check_threads(threads: int) -> None:
         raise BadInput(f"`{threads}` threads", hint="--threads N with N at least 1")
 
 
-def check_present(device: str, present: Sequence[str], runtime: str) -> None:
-    """Refuses a device that is not there.
+def check_present(device: str, present: Collection[str], runtime: str, needed: str = "") -> None:
+    """Refuses a device that this machine does not have.
 
     Args:
-        device: that was asked for.
+        device: the one asked for.
         present: those of this machine.
-        runtime: the registry's name, for the message.
+        runtime: what the message calls the runtime.
+        needed: what the device needs, if that is known.
 
     Raises:
-        Unavailable: it is none of them.
+        Unavailable: this machine does not have it.
     """
     if device not in present:
-        raise Unavailable(f"`{runtime}` has no device `{device}`", hint=f"it runs on: {', '.join(present)}")
+        has = f"it has: {', '.join(present)}" if present else ""
+        raise Unavailable(f"{runtime} has no device `{device}` here", hint="; ".join(filter(None, (needed, has))))
 
 
 def read_file(path: Path) -> bytes:
-    """A file that a session is to open.
+    """The bytes of a file.
 
     Raises:
         BadInput: it cannot be read.
@@ -125,5 +131,5 @@ def read_file(path: Path) -> bytes:
 
 
 def are_samples(told: Any, count: int) -> TypeGuard[list[int]]:
-    """Whether what a clock elsewhere told is so many samples, in ns, that can be ones."""
+    """Whether a remote clock gave `count` plausible samples in ns."""
     return isinstance(told, list) and len(told) == count and all(type(value) is int and 0 < value < MAX_SAMPLE_NS for value in told)

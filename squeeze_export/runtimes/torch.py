@@ -1,7 +1,7 @@
 """torch on the CPU or an NVIDIA GPU: the float baseline that GPU runtimes are compared with.
 
-The file itself is run, operator by operator, in channels-last memory. On a GPU the whole network is captured once for each batch
-size as a CUDA graph, so that an inference costs one launch, and float32 means float32: TF32 is off.
+It runs the file itself, operator by operator, in channels-last memory. On a GPU the whole network is captured as a CUDA graph once
+for each batch size, so that an inference costs one launch; TF32 is off, so that float32 means float32.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, PlacedOperator, place, require
-from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import read_bounded
 from squeeze_export.formats.contents import FREE
 from squeeze_export.formats.onnx import MAX_BYTES, OnnxFile, checked, node_name
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.graph.torch_network import convolve, padded
-from squeeze_export.runtimes.session import BatchSession, check_threads
+from squeeze_export.runtimes.session import BatchSession, check_present, check_threads
 
 NAME = "torch"
 MAX_GRAPHS = 4
-"""CUDA graphs kept at once: one for each batch size, and each holds the memory of all its tensors."""
+"""CUDA graphs kept at once: one for each batch size; each holds the memory of all its tensors."""
 WARMUP_COUNT = 3
-"""Runs before a capture: cuDNN picks its algorithms in them."""
+"""Runs before a capture, in which cuDNN picks its algorithms."""
 _HINT = "torch runs float files: `--scheme fp32` or `fp16`"
 _INSTALL = "a build of torch with CUDA: https://pytorch.org/get-started/locally/"
 
@@ -42,17 +42,8 @@ def devices() -> tuple[str, ...]:
 
 
 def open_session(artifact: Artifact, *, device: str, threads: int) -> TorchSession:
-    """Opens a float ONNX file on a device.
-
-    Args:
-        artifact: of the target `onnx`, fp32 or fp16.
-        device: one of `devices()`.
-        threads: on the CPU; torch has one number for the whole process, so of sessions of different numbers the last one's counts.
-
-    Raises:
-        BadInput: `threads` is below 1, or the file cannot be read.
-        Unavailable: no such device, or `torch` is not installed.
-        Refused: it is no float file of an image classifier.
+    """Opens a float ONNX file on a device; see `Runtime.open_session`. torch has one number of threads for the whole process: the
+    last session's counts.
     """
     check_threads(threads)
     check_device(device)
@@ -61,15 +52,12 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> TorchSessi
 
 def check_device(device: str) -> None:
     """Refuses a device that is not here; see `Runtime.check_device`."""
-    present = devices()
-    if device not in present:
-        hint = _INSTALL if device == "cuda" else f"it has: {', '.join(present)}"
-        raise Unavailable(f"torch has no device `{device}` here", hint=hint)
+    check_present(device, devices(), "torch", _INSTALL if device == "cuda" else "")
 
 
 @dataclass(frozen=True)
 class _Step:
-    """An operator of the file, the names of what flows into it and of what it makes, and the function that makes it."""
+    """An operator of the file, the names of the tensors that it takes and makes, and the function that computes it."""
 
     operator: PlacedOperator
     inputs: tuple[str, ...]
@@ -85,7 +73,7 @@ class _Network:
         steps: in order.
         input: name of the input.
         output: name of the logits.
-        batch: images an inference; None where it is free.
+        batch: images of an inference; None if it is free.
         sides: (H, W, 3).
         dtype: of the input, as torch calls it.
     """
@@ -106,15 +94,14 @@ class _Network:
 
 
 class TorchSession(BatchSession):
-    """A float ONNX file opened in torch; satisfies `core.Session`. Not to be used by two threads at once.
+    """A float ONNX file opened in torch. Not to be used by two threads at once.
 
     Attributes:
-        runtime: `torch`.
         device: where the weights are, as torch says.
         threads: on the CPU, as torch says; 1 on a GPU.
         kernels: `ATen`, on a GPU with the versions of CUDA and cuDNN.
         placement: the file's operators, all of them in floating point.
-        facts: on a GPU its name.
+        facts: `gpu`: the GPU's name.
     """
 
     runtime = NAME
@@ -154,7 +141,7 @@ class TorchSession(BatchSession):
         self._graphs.clear()
 
     def graph_of(self, size: int) -> tuple[Any, Any, Any]:
-        """The CUDA graph of a batch size: its input tensor, the graph, its output tensor. Captured when first asked for."""
+        """The CUDA graph of a batch size, captured when first asked for: its input tensor, the graph, its output tensor."""
         if size not in self._graphs:
             torch, network = _torch(), self._network
             if len(self._graphs) >= MAX_GRAPHS:
@@ -178,7 +165,7 @@ def _read_network(path: Path, device: str) -> _Network:
 
     Raises:
         BadInput: it cannot be read, or is too large.
-        Refused: it is no sound ONNX file, has an operator that float files of ours do not have, or is no image classifier.
+        Refused: it is not a sound ONNX file, has an operator that our float files do not have, or is not an image classifier.
         Unavailable: `onnx` or `torch` is not installed.
     """
     torch, content = _torch(), read_bounded(path, MAX_BYTES, "an ONNX file")
@@ -208,7 +195,7 @@ def _step(file: OnnxFile, node: Any, constants: Mapping[str, Any], path: Path) -
 
 
 def _function(file: OnnxFile, kind: str, attributes: Mapping[str, Any], fixed: list[Any]) -> Callable[..., Any] | None:
-    """What an operator does to the tensors that flow into it, in channels-last memory; None of one that float files do not have."""
+    """What an operator does to its operands, in channels-last memory; None for an operator that our float files do not have."""
     torch = _torch()
     stride, pads = tuple(attributes.get("strides", (1, 1))), tuple(attributes.get("pads", (0, 0, 0, 0)))
     match kind:

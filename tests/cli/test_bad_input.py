@@ -596,7 +596,7 @@ def test_a_real_interrupt(number, net, tmp_path):
     ("target", "message", "hint"),
     [
         ("onnx", "ONNX Runtime has no device `abacus` here", "it has: cpu"),
-        ("tflite", "`litert` has no device `abacus`", "it runs on: cpu"),
+        ("tflite", "`litert` has no device `abacus` here", "it has: cpu"),
         ("openvino", "`openvino` has no device `abacus` here", "it has: cpu"),
     ],
 )

@@ -70,7 +70,7 @@ def test_what_it_leaves_out_has_defaults(made) -> None:
     runtime_named("example").check_device("abacus")
     with pytest.raises(Unavailable, match="`example` has no device `npu9`") as caught:
         runtime_named("example").check_device("npu9")
-    assert caught.value.hint == "it runs on: cpu, abacus"
+    assert caught.value.hint == "it has: cpu, abacus"
     with pytest.raises(Unavailable, match="does not show what lies inside"):
         runtime_named("example").inner_values(made["onnx", "int8"], [], None)
     with pytest.raises(Unavailable, match="is not run on boards"):

@@ -140,7 +140,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     good = emitted(tmp_path)
     with pytest.raises(Unavailable, match="`litert` has no device `tpu`") as caught:
         opened(good, device="tpu")
-    assert caught.value.hint == "it runs on: cpu"
+    assert caught.value.hint == "it has: cpu"
     with pytest.raises(BadInput, match="`0` threads"):
         opened(good, threads=0)
     content = good.path.read_bytes()

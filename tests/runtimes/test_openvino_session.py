@@ -26,7 +26,7 @@ from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import openvino as runtime
 from squeeze_export.runtimes import runtime_named
 from squeeze_export.runtimes.openvino import bf16 as openvino_bf16
-from squeeze_export.runtimes.openvino import records
+from squeeze_export.runtimes.openvino import plugins, records
 from squeeze_export.runtimes.openvino import session as shared
 from squeeze_export.targets import openvino as target
 
@@ -328,7 +328,7 @@ def test_another_precision_than_asked_for_is_refused(graph: Graph, tmp_path: Pat
 
     monkeypatch.setattr(openvino.Core, "compile_model", careless)
     asked, given = (runtime, "bf16") if native_bf16() else (openvino_bf16, "f32")
-    monkeypatch.setattr(shared, "installed_devices", lambda *_: ("cpu",))
+    monkeypatch.setattr(plugins, "installed_devices", lambda *_: ("cpu",))
     with pytest.raises(Refused, match=f"computes in `{given}`, though `{asked.PRECISION}` was asked for"):
         asked.open_session(saved(tmp_path, graph), device="cpu", threads=1)
 

@@ -156,7 +156,7 @@ def test_what_is_refused(int8: Artifact, graph: Graph, integers: QuantizedGraph,
     for device in ("cpu", "htp"):
         with pytest.raises(Unavailable, match=f"no device `{device}`") as unavailable:
             qnn.open_session(int8, device=device, threads=1)
-        assert unavailable.value.hint == f"there is: {DEVICE}"
+        assert str(unavailable.value.hint).endswith(f"it has: {DEVICE}")
 
 
 def context_file(folder: Path, *, embed_mode: int = 1, metadata: bool = True) -> Artifact:

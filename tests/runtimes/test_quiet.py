@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from squeeze_export.runtimes.quiet import MAX_KEPT_CHARACTERS, Captured, lower_log_levels, quiet
+from squeeze_export.runtimes.quiet import MAX_KEPT_CHARACTERS, lower_log_levels, quiet, reason
 
 
 def test_quiet_keeps_what_was_printed(capfd: pytest.CaptureFixture[str]) -> None:
@@ -16,11 +16,11 @@ def test_quiet_keeps_what_was_printed(capfd: pytest.CaptureFixture[str]) -> None
         with quiet() as inner:
             os.write(2, b"ERROR: deep\n")
     os.write(2, b"after\n")
-    assert (outer.lines, inner.lines) == (["INFO: hello"], ["ERROR: deep"])
+    assert (outer, inner) == (["INFO: hello"], ["ERROR: deep"])
     assert capfd.readouterr().err == "after\n"
-    assert inner.reason(ValueError("bad\nfile")) == "bad file ERROR: deep"
-    assert inner.reason(ValueError()) == "ValueError ERROR: deep"
-    assert len(Captured(["x" * 1000]).reason(ValueError("bad"))) == MAX_KEPT_CHARACTERS + 4
+    assert reason(ValueError("bad\nfile"), inner) == "bad file ERROR: deep"
+    assert reason(ValueError(), inner) == "ValueError ERROR: deep"
+    assert len(reason(ValueError("bad"), ["x" * 1000])) == MAX_KEPT_CHARACTERS + 4
 
 
 def test_quiet_restores_stderr_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:
@@ -37,12 +37,12 @@ def test_quiet_lives_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "dup", closed)
     with quiet() as captured:
         pass
-    assert captured.lines == []
+    assert captured == []
     monkeypatch.undo()
     monkeypatch.setattr(sys, "stderr", None)
     with quiet() as captured:
         os.write(2, b"hello\n")
-    assert captured.lines == ["hello"]
+    assert captured == ["hello"]
 
 
 def test_the_users_log_level_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +50,12 @@ def test_the_users_log_level_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOG_minloglevel", raising=False)
     lower_log_levels()
     assert [os.environ[name] for name in ("TF_CPP_MIN_LOG_LEVEL", "GLOG_minloglevel")] == ["0", "3"]
+
+
+def test_stdout_is_kept_too_where_that_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    with quiet(stdout=True) as printed:
+        os.write(1, b"result?\n")
+        os.write(2, b"INFO: hello\n")
+    os.write(1, b"result\n")
+    assert printed == ["result?", "INFO: hello"]
+    assert capfd.readouterr() == ("result\n", "")

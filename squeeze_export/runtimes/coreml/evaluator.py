@@ -1,8 +1,8 @@
 """The Core ML evaluator: runs an `.mlpackage` in numpy, on any machine. Its figures are *emulated*, never a device's.
 
-Core ML itself runs on Apple's systems only. This reads nothing but the saved package (manifest, model file, `weight.bin`), shares
-no code with what wrote it, and computes what the operators' documentation says: it proves what is in the file. How fast a device
-is, and how it rounds in between, it cannot know.
+Core ML itself runs only on Apple's systems. The evaluator reads nothing but the saved package (manifest, model file, `weight.bin`),
+shares no code with what wrote it, and computes what the operators' documentation says: it proves what is in the file. It cannot
+know how fast a device is, nor how it rounds intermediate values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement
-from squeeze_export.errors import Refused, Unavailable
+from squeeze_export.errors import Refused
 from squeeze_export.formats.coreml import identifier
 from squeeze_export.formats.coreml.classifier import Classifier
 from squeeze_export.formats.coreml.program import Operation, Program
@@ -29,66 +29,45 @@ from squeeze_export.runtimes.coreml.arguments import HINT, MAX_RESULT_ELEMENTS, 
 from squeeze_export.runtimes.coreml.constants import UNPACKERS
 from squeeze_export.runtimes.coreml.operators import OPERATORS
 from squeeze_export.runtimes.coreml.placement import read_placement
-from squeeze_export.runtimes.session import BatchSession, check_threads
+from squeeze_export.runtimes.quiet import one_line
+from squeeze_export.runtimes.session import BatchSession, check_present, check_threads
 
 NAME = "coreml-evaluator"
 DEVICES = ("cpu",)
 MAX_OPEN_BATCH = 8
-"""Images at once where the package leaves their number open: more would not be faster."""
+"""Images at once if the package leaves their number free: more would not be faster."""
 OPSETS: Mapping[str, str] = {"CoreML7": "iOS 17", "CoreML8": "iOS 18"}
 """Operator sets that are known, and the systems that they came with."""
 MAX_ELEMENTS = 2**27
-"""Of one tensor as it is declared; 500 MB in float32, far above any SqueezeNet's."""
+"""Of one tensor as declared; 500 MB in float32, far above any SqueezeNet's."""
 MAX_RANK = 6
 MAX_ALIVE_ELEMENTS = 2 * MAX_RESULT_ELEMENTS
-"""Of all tensors that are kept at once: what an operation takes and gives."""
+"""Of all tensors that are kept at once: an operation's operands and results."""
 
 
 def devices() -> tuple[str, ...]:
-    """Where the evaluator runs: it needs numpy and nothing else."""
+    """The CPU: the evaluator needs only numpy."""
     return DEVICES
 
 
 def open_session(artifact: Artifact, *, device: str, threads: int) -> EvaluatorSession:
-    """Opens a package, and runs it once on black images: what cannot be computed is refused now, not in the middle of a job.
+    """Opens a package, and runs it once on black images, so that what cannot be computed is refused now and not in the middle of a
+    job; see `Runtime.open_session`.
 
     Args:
         artifact: of the target `coreml`.
         device: must be `cpu`.
-        threads: of numpy's matrix products, at least 1.
-
-    Raises:
-        BadInput: `threads` is below 1, or the package cannot be read.
-        Unavailable: another device.
-        Refused: it is no package of one image classifier, it is damaged, or has an operator that the evaluator does not know.
+        threads: of numpy's matrix products.
     """
-    check_device(device)
+    check_present(device, DEVICES, f"`{NAME}`")
     check_threads(threads)
     return EvaluatorSession(open_package(artifact.path), artifact, threads)
 
 
-def check_device(device: str) -> None:
-    """Refuses a device that is not here; see `Runtime.check_device`."""
-    if device not in DEVICES:
-        raise Unavailable(f"the Core ML evaluator has no device `{device}`", hint=f"it runs on: {', '.join(DEVICES)}")
-
-
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-    """What the named nodes of a package make of one image, computed as a session does.
-
-    Args:
-        artifact: of the target `coreml`.
-        names: of nodes of the graph that was written; in the package, `a/b` is called `a_b`.
-        pixels: (1, H, W, 3) uint8.
-
-    Returns:
-        Name -> (1, H, W, C) float32, real values.
-
-    Raises:
-        Refused: the package has no such tensor of floats, or cannot be opened.
-    """
+    """A package's inner tensors for one image, computed as a session does; see `Runtime.inner_values`."""
     session = open_session(artifact, device=DEVICES[0], threads=1)
-    inner = {name: identifier(name) for name in names}
+    inner = {name: identifier(name) for name in names}  # a package calls `a/b` `a_b`
     missing = [name for name, tensor in inner.items() if tensor not in session.program]
     if missing:
         raise Refused(f"`{artifact.path}` has no tensor for `{missing[0]}`", hint="export the file again")
@@ -101,14 +80,14 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) ->
 
 
 class EvaluatorSession(BatchSession):
-    """A package opened in the evaluator: images one by one, arrays in pieces. May be used by several threads at once.
+    """A package opened in the evaluator: images one by one, arrays in pieces. Several threads may use it at once.
 
     Attributes:
         threads: of numpy's matrix products.
         program: what is run.
 
     Raises:
-        Refused: the program cannot be run, or does not give one row of numbers an image.
+        Refused: the program cannot be run, or does not give one row of numbers for each image.
     """
 
     runtime = NAME
@@ -121,7 +100,7 @@ class EvaluatorSession(BatchSession):
         super().__init__((pixels.height, pixels.width, 3), least=pixels.least, most=most)
         self._package, self._artifact, self.threads = package, artifact, threads
         self.program = Executable(package.program, package.result)
-        self.evaluate(np.zeros((pixels.least, pixels.height, pixels.width, 3), np.uint8))
+        self.evaluate(self.black_images())
 
     @cached_property
     def placement(self) -> Placement:
@@ -140,13 +119,13 @@ class EvaluatorSession(BatchSession):
 
         Args:
             images: (N, H, W, 3) uint8, as many images as the package takes at once.
-            keep: names of inner tensors to give as well, as the package calls them.
+            keep: the package's names of inner tensors to return as well.
 
         Returns:
             Name -> tensor, of the result and of `keep`.
 
         Raises:
-            Refused: the program does not fit its own types, or gives no row of numbers an image.
+            Refused: the program contradicts its own types, or does not give one row of numbers for each image.
         """
         taken, path = self._package.pixels, self._artifact.path
         source: Array = images
@@ -187,11 +166,11 @@ class _Step:
 
 
 class Executable:
-    """A program made ready: constants unpacked, operators bound to their kernels. It can be run any number of times, and by several
-    threads at once: nothing changes while it runs.
+    """A program made ready: constants unpacked, operators bound to their kernels. Several threads may run it at once: running it
+    changes nothing.
 
     Attributes:
-        operations: those that run; what only works on constants has been computed already.
+        operations: those that run; what depends only on constants has been computed already.
 
     Args:
         program: what to run.
@@ -237,13 +216,13 @@ class Executable:
 
         Args:
             source: the input, of its declared type.
-            keep: names of inner tensors to give as well.
+            keep: names of inner tensors to return as well.
 
         Returns:
             Name -> tensor, of the result and of `keep`.
 
         Raises:
-            Refused: an operation does not fit its operands, or what it gives does not fit its declared type.
+            Refused: an operation does not fit its operands, or its result does not fit its declared type.
         """
         if not self._type.fits(source):
             raise Refused(f"an input of {source.dtype}{list(source.shape)}, the program takes `{self._type}`", hint=HINT)
@@ -253,17 +232,17 @@ class Executable:
             alive[step.name] = _run(step, alive)
             _afford(alive.values())
             for name in {*step.sources, step.name}:
-                # Each tensor goes as soon as nothing needs it: all at once would be tens of megabytes.
+                # Each tensor is dropped as soon as nothing needs it: all together would be tens of megabytes.
                 if name not in wanted and self._last_use.get(name, -1) <= index:
                     del alive[name]
         return {name: alive[name] for name in wanted}
 
 
 def _checked(program: Program) -> TensorType:
-    """The type of the input of a program that has nothing in it that the evaluator does not know.
+    """The type of a program's input.
 
     Raises:
-        Refused: it has.
+        Refused: the program has something that the evaluator does not know.
     """
     if program.opset not in OPSETS:
         raise Refused(f"a program of the operator set `{program.opset}`; the evaluator reads {', '.join(OPSETS)}", hint=HINT)
@@ -302,17 +281,17 @@ def _single(operation: Operation) -> TensorType:
 def _step(operation: Operation, kernel: Kernel, given: Arguments) -> _Step:
     if operation.operator != "classify":
         return _Step(operation, operation.name, _single(operation), kernel, tuple(given.sources))
-    # A label and a dictionary: the row behind both stands for the dictionary, which is last.
+    # It gives a label and, last, a dictionary: here, the row that both are made of stands for the dictionary.
     return _Step(operation, operation.outputs[-1].name, None, kernel, tuple(given.sources))
 
 
 def _run(step: _Step, alive: Mapping[str, Array]) -> Array:
     try:
-        # What overflows float16 is infinite there too; the result is looked at in the end.
+        # What overflows float16 is infinite on a device too; `run_piece` checks the logits.
         with np.errstate(all="ignore"):
             result = step.kernel(alive)
     except (ValueError, IndexError, TypeError, MemoryError) as err:
-        raise Refused(f"{step.operation} cannot be computed: {' '.join(str(err).split())}", hint=HINT) from err
+        raise Refused(f"{step.operation} cannot be computed: {one_line(err)}", hint=HINT) from err
     if step.type is not None:
         _check(step.operation, step.type, result)
     return result
@@ -334,9 +313,9 @@ _running: list[Any] = []
 
 @contextmanager
 def _blas(threads: int) -> Iterator[None]:
-    """While open, numpy's matrix products use so many threads.
+    """Inside, numpy's matrix products use this many threads.
 
-    The number belongs to the whole process, so of sessions that run side by side the first one's counts, and the last one to end
+    The number holds for the whole process: of sessions that run side by side, the first one's counts, and the last one to end
     restores what was before.
     """
     from threadpoolctl import ThreadpoolController

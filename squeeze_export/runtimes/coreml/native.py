@@ -1,8 +1,8 @@
-"""Core ML itself, on macOS: `predict` with the compute units of one device. What it says is *measured*.
+"""Core ML itself, on macOS: `predict` with the compute units of one device. Its figures are *measured*.
 
-Written on Linux and never run on a Mac: its tests put a stand-in in coremltools' place. It needs macOS 14.4, from which on Core ML
-tells what devices there are and which one it prefers for each operator; without that, a Neural Engine that was asked for and a CPU
-that answers could not be told apart.
+Written on Linux and never run on a Mac: its tests replace coremltools by a stand-in. It needs macOS 14.4, the first in which Core
+ML tells what devices there are and which one it prefers for each operator. Without that, nobody could tell whether the Neural
+Engine or the CPU answered.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from squeeze_export.formats.coreml.classifier import Classifier
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.coreml import open_package
 from squeeze_export.runtimes.coreml.placement import read_placement
-from squeeze_export.runtimes.quiet import quiet
-from squeeze_export.runtimes.session import BatchSession, check_threads
+from squeeze_export.runtimes.quiet import one_line, quiet
+from squeeze_export.runtimes.session import BatchSession, check_present, check_threads
 
 NAME = "coreml"
 COMPUTE_UNITS: Mapping[str, str] = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "npu": "CPU_AND_NE"}
-"""Device -> the compute units that Core ML may use. It always may use the CPU as well."""
+"""Device -> the compute units that Core ML may use. It may always use the CPU as well."""
 
 _DEVICES: Mapping[str, str] = {"MLCPUComputeDevice": "cpu", "MLGPUComputeDevice": "gpu", "MLNeuralEngineComputeDevice": "npu"}
 _ELSEWHERE = "`--runtime coreml-evaluator` computes what a package says, on any machine"
@@ -37,7 +37,7 @@ _OLDEST = f"Core ML tells its devices from macOS 14.4 on; {_ELSEWHERE}"
 
 
 def devices() -> tuple[str, ...]:
-    """The devices that Core ML says it has on this Mac: `cpu`, `gpu`, `npu` (the Neural Engine).
+    """The devices that Core ML has on this Mac: `cpu`, `gpu`, `npu` (the Neural Engine).
 
     Raises:
         Unavailable: not macOS, too old, or `coremltools` is not installed.
@@ -50,36 +50,18 @@ def devices() -> tuple[str, ...]:
 
 
 def open_session(artifact: Artifact, *, device: str, threads: int) -> CoremlSession:
-    """Opens a package on a device.
-
-    Args:
-        artifact: of the target `coreml`.
-        device: one of `devices()`.
-        threads: at least 1. Core ML takes as many as it likes and cannot be told.
+    """Opens a package on a device; see `Runtime.open_session`. Core ML chooses its number of threads by itself.
 
     Raises:
-        BadInput: `threads` is below 1, or the package cannot be read.
-        Unavailable: not macOS, no such device, or Core ML runs no operator of the package on it.
-        Refused: Core ML cannot open the package, or it is no image classifier.
+        Unavailable: also if Core ML runs no operator of the package on the device.
     """
     check_threads(threads)
-    check_device(device)
+    check_present(device, devices(), "Core ML")
     return CoremlSession(open_package(artifact.path), artifact, device, threads)
 
 
-def check_device(device: str) -> None:
-    """Refuses a device that is not here; see `Runtime.check_device`."""
-    present = devices()
-    if device not in present:
-        raise Unavailable(f"Core ML has no device `{device}` here", hint=f"it has: {', '.join(present)}")
-
-
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-    """Core ML shows nothing but a model's outputs.
-
-    Raises:
-        Unavailable: always.
-    """
+    """Always raises Unavailable: Core ML shows only a model's outputs."""
     raise Unavailable(f"Core ML shows no inner tensors of `{artifact.path}`", hint="the runtime `coreml-evaluator` does")
 
 
@@ -87,13 +69,9 @@ class CoremlSession(BatchSession):
     """A package opened by Core ML on one device: images one by one, arrays in pieces.
 
     Attributes:
-        device: the one that was asked for; Core ML says that it prefers it for one operator at least.
+        device: the one that was asked for; Core ML prefers it for one operator at least.
         threads: as asked; Core ML does not say how many it uses.
-        kernels: on which device Core ML says it prefers how many operators.
-
-    Raises:
-        Unavailable: Core ML runs no operator on the device.
-        Refused: Core ML cannot open the package.
+        kernels: how many operators Core ML prefers to run on which device.
     """
 
     runtime = NAME
@@ -129,7 +107,7 @@ class CoremlSession(BatchSession):
             shares = {str(label): share for label, share in found[package.result].items()}
             return np.array([[shares[label] for label in package.labels]], np.float32)
         except Exception as err:  # coremltools raises bare ones
-            raise Refused(f"Core ML cannot run `{self._artifact.path}`: {_line(err)}", hint="export the file again") from err
+            raise Refused(f"Core ML cannot run `{self._artifact.path}`: {one_line(err)}", hint="export the file again") from err
 
     def free(self) -> None:
         """See `BatchSession.free`."""
@@ -155,16 +133,16 @@ def _open(path: Path, units: str) -> Any:
         try:
             model = tools.models.MLModel(str(path), compute_units=tools.ComputeUnit[units])
         except Exception as err:  # coremltools raises bare ones
-            raise Refused(f"Core ML cannot open `{path}`: {_line(err)}", hint="export the file again") from err
-    # What Core ML says against a package comes as a warning, and a model that cannot predict.
+            raise Refused(f"Core ML cannot open `{path}`: {one_line(err)}", hint="export the file again") from err
+    # If Core ML objects to a package, coremltools gives a warning, and a model that cannot predict.
     failed = [warning for warning in caught if issubclass(warning.category, RuntimeWarning)]
     if failed:
-        raise Refused(f"Core ML cannot open `{path}`: {_line(failed[0].message)}", hint="export the file again")
+        raise Refused(f"Core ML cannot open `{path}`: {one_line(failed[0].message)}", hint="export the file again")
     return model
 
 
 def _preferred(model: Any, path: Path, units: str) -> Counter[str]:
-    """How many operators Core ML prefers to run on which device, the most first; constants run nowhere."""
+    """Device -> how many operators Core ML prefers to run on it, the most first; constants run nowhere."""
     tools = _coremltools()
     try:
         plan = tools.models.compute_plan.MLComputePlan.load_from_path(
@@ -173,10 +151,6 @@ def _preferred(model: Any, path: Path, units: str) -> Counter[str]:
         operations = plan.model_structure.program.functions["main"].block.operations
         usages = [plan.get_compute_device_usage_for_mlprogram_operation(operation) for operation in operations]
     except Exception as err:  # coremltools raises bare ones
-        raise Unavailable(f"Core ML does not tell where it runs `{path}`: {_line(err)}", hint=_OLDEST) from err
+        raise Unavailable(f"Core ML does not tell where it runs `{path}`: {one_line(err)}", hint=_OLDEST) from err
     names = [type(usage.preferred_compute_device).__name__ for usage in usages if usage is not None]
     return Counter(dict(Counter(_DEVICES.get(name, name) for name in names).most_common()))
-
-
-def _line(reason: object) -> str:
-    return " ".join(str(reason).split()) or type(reason).__name__

@@ -1,4 +1,4 @@
-"""What a package says about the numbers that its operators compute in. It says nothing about the device that runs them."""
+"""The numbers that a package's operators compute in. A package says nothing about the device that runs them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SOURCE = (
     "(and a convolution's weights from int8) and its result goes to `quantize`"
 )
 
-_BORDERS = ("quantize", "dequantize", "classify")  # no operators of their own: they say what the others are
+_BORDERS = ("quantize", "dequantize", "classify")  # not counted: they only say what the others are
 
 
 def read_placement(program: Program, floats: FloatPart) -> Placement:
-    """Counts the operators that an image goes through, and which of them Core ML may run in integers: those in the audit's groups.
-    A17 Pro, M4 and later have integer convolutions.
+    """Counts the operators that an image goes through, and those that Core ML may run in integers: the audit's groups. A17 Pro, M4
+    and later have integer convolutions.
 
     Args:
         program: of the package.
@@ -37,7 +37,7 @@ def read_placement(program: Program, floats: FloatPart) -> Placement:
 
 
 def _macs(operator: FileOperator) -> int:
-    """Multiply-accumulates of a convolution, for one image; 0 of anything else."""
+    """Multiply-accumulates of a convolution for one image; 0 for anything else."""
     if operator.kind != "conv":
         return 0
     return math.prod(1 if size == FREE else size for size in (*operator.outputs[0].shape[1:], *operator.inputs[1].shape[1:]))

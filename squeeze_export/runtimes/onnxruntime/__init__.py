@@ -1,7 +1,7 @@
-"""ONNX Runtime. The provider of the device that was asked for, or none.
+"""ONNX Runtime, with the provider of the device that was asked for, never another's.
 
-ONNX Runtime gives a provider the operators that it takes, and the rest to the CPU's: what went there is listed in a session's
-placement. A session of which nothing ran on the asked provider is refused.
+ONNX Runtime gives a provider the operators that it takes, and the rest to the CPU's: a session's placement lists those. A session
+that ran nothing on the provider is refused.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.onnxruntime import inner_tensors
 from squeeze_export.runtimes.onnxruntime.calls import onnxruntime, session_options
-from squeeze_export.runtimes.onnxruntime.providers import CPU, DEVICES, Device, absent, available, open_on
+from squeeze_export.runtimes.onnxruntime.providers import CPU, DEVICES, Device, available, open_on
 from squeeze_export.runtimes.onnxruntime.records import is_mixed, placement, read_events
 from squeeze_export.runtimes.onnxruntime.session import OnnxSession
-from squeeze_export.runtimes.session import check_threads, read_file
+from squeeze_export.runtimes.session import check_present, check_threads, read_file
 
 NAME = OnnxSession.runtime
 
@@ -31,17 +31,10 @@ def devices() -> tuple[str, ...]:
 
 
 def open_session(artifact: Artifact, *, device: str, threads: int) -> OnnxSession:
-    """Opens an ONNX file on a device.
-
-    Args:
-        artifact: of the target `onnx`.
-        device: one of `devices()`.
-        threads: intra-op threads, at least 1.
+    """Opens an ONNX file on a device; see `Runtime.open_session`.
 
     Raises:
-        BadInput: `threads` is below 1, or the file cannot be read.
-        Unavailable: the device or `onnxruntime` is not on this machine, or none of the file runs on it.
-        Refused: the file is no ONNX model, or none that takes one image tensor and gives one row of numbers.
+        Unavailable: also if no operator of the file runs on the device.
     """
     check_threads(threads)
     driven = _driven(device)
@@ -65,18 +58,12 @@ def _driven(device: str) -> Device:
     if device == "cpu" and CPU in onnxruntime().get_available_providers():
         return DEVICES["cpu"]  # without a look at the others
     present = available()
-    if device not in present:
-        raise absent(device, present)
+    check_present(device, present, "ONNX Runtime", DEVICES[device].install if device in DEVICES else "")
     return present[device]
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray, *, device: str = "cpu") -> Mapping[str, FloatArray]:
-    """What the file's operators make of one image, on a device: its own tensors made outputs; see `Runtime.inner_values`.
-
-    Raises:
-        Refused: the file has no such tensors.
-        Unavailable: the device, `onnx` or `onnxruntime` is not here.
-    """
+    """The file's inner tensors for one image, made outputs of the file; see `Runtime.inner_values`."""
     driven, scheme = _driven(device), scheme_named(artifact.scheme)
     return inner_tensors.inner_values(
         artifact, names, pixels, lambda model: open_on(device, driven, model, artifact.path, session_options(1), scheme, 1)
@@ -84,8 +71,8 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray, *,
 
 
 def read_records(records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
-    """What a board's ONNX Runtime told on its CPU: the profiler's `events` of one inference, and `events_as_in_the_file`, of
-    another without ONNX Runtime's optimizations; see `Runtime.read_records`.
+    """Reads the profiler's `events` of one inference on a board's CPU, and `events_as_in_the_file`: of another without ONNX
+    Runtime's optimizations. See `Runtime.read_records`.
     """
     ran = read_events(records["events"])
     counted = read_events(records["events_as_in_the_file"]) if is_mixed(ran) else ran

@@ -1,4 +1,4 @@
-"""An ONNX file's own inner tensors, made outputs: of an integer file to compare it, of a float one to calibrate."""
+"""An ONNX file's inner tensors, made outputs of it: an integer file's to compare them, a float file's to calibrate."""
 
 from __future__ import annotations
 
@@ -20,18 +20,7 @@ _FLOAT_MAKERS = ("Add", "Concat", "Conv", "MaxPool", "Relu")
 def inner_values(
     artifact: Artifact, names: Sequence[str], pixels: ByteArray, open_model: Callable[[bytes], Any]
 ) -> Mapping[str, FloatArray]:
-    """What the file's operators make of one image; see `Runtime.inner_values`.
-
-    Args:
-        artifact: of the target `onnx`.
-        names: of nodes.
-        pixels: (1, H, W, 3) uint8.
-        open_model: gives a session of ONNX Runtime on the device in question.
-
-    Raises:
-        Refused: the file has no such tensors.
-        Unavailable: `onnx` or `onnxruntime` is not installed.
-    """
+    """See `Runtime.inner_values`; `open_model` makes an ONNX file a session of ONNX Runtime on the device in question."""
     onnx = require("onnx", "onnx")
     file = onnx_files.opened(artifact.path)
     makers = {name: node for name, node in file.makers.items() if node.op_type in ("QuantizeLinear", *_FLOAT_MAKERS)}
@@ -63,15 +52,15 @@ def inner_values(
 
 
 def tapped_run(model: bytes, names: Sequence[str]) -> Callable[[ByteArray, Callable[[str, FloatArray], None] | None], FloatArray]:
-    """A float run that shows inner tensors, for calibration. May be called from several threads: one thread each.
+    """A float run that shows inner tensors, for calibration. Several threads may call it; each call uses one thread.
 
     Args:
         model: an ONNX file of batch 1 whose first output is the logits and which also outputs each of `names` as (1, H, W, C).
         names: the tensors to show, in the order in which they are shown.
 
     Returns:
-        `run(batch, tap=None)`: `batch` (N, H, W, 3) uint8; `tap(name, values)` sees (1, H, W, C) float32, once per image and
-        name; gives (N, classes) float32 logits.
+        `run(batch, tap=None)`: takes `batch` (N, H, W, 3) uint8, calls `tap(name, values)` with (1, H, W, C) float32 for each image
+        and name, and returns (N, classes) float32 logits.
 
     Raises:
         Refused: ONNX Runtime cannot open the model.

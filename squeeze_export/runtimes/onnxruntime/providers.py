@@ -1,7 +1,7 @@
 """The devices of ONNX Runtime: which execution provider drives each, with which options, and what to install for it.
 
-Providers are part of the installed build, or plug-ins: libraries of their own that a package brings and that are registered once a
-process. Qualcomm's is left to the runtime `qnn`, which knows an emulator from a chip. Options are the documented ones
+Providers are part of the installed build, or plug-ins: libraries that a package brings and that are registered once a process.
+Qualcomm's is left to the runtime `qnn`, which can tell an emulator from a chip. Options are the documented ones
 (https://onnxruntime.ai/docs/execution-providers/), chosen for one image at a time and for the file's own precision.
 """
 
@@ -23,16 +23,18 @@ import numpy as np
 from squeeze_export.core import Evidence, require
 from squeeze_export.errors import SqueezeExportError, Unavailable
 from squeeze_export.graph.quantized import FP32, Scheme
-from squeeze_export.runtimes.onnxruntime.calls import onnxruntime, opened, reason, refusals, session_options
-from squeeze_export.runtimes.quiet import quiet
+from squeeze_export.runtimes.onnxruntime.calls import hardware_of, onnxruntime, opened, refusals, session_options
+from squeeze_export.runtimes.quiet import quiet, reason
 
 CPU = "CPUExecutionProvider"
 NVIDIA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 OTHER_RUNTIMES = ("QNNExecutionProvider", CPU)
-"""Providers that are no plug-in of this runtime, though ONNX Runtime may list them among its devices."""
+"""Providers that are not plug-ins of this runtime, though ONNX Runtime may list them among its devices."""
 PLUGIN_PREFIX = "onnxruntime_ep_"
 """How packages of plug-ins are named: `onnxruntime_ep_webgpu`, with `get_library_path()` and `get_ep_name()`."""
 _SUFFIX = "ExecutionProvider"
+_HARDWARE = {"openvino": "CPU", "openvino-gpu": "GPU", "openvino-npu": "NPU", "webgpu": "GPU"}
+"""Device -> ONNX Runtime's word for the hardware that it means."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,14 @@ DEVICES: Mapping[str, Device] = {
     "webgpu": Device("WebGpuExecutionProvider", "WebGPU", "pip install onnxruntime-ep-webgpu"),
     "xnnpack": Device("XnnpackExecutionProvider", "XNNPACK", "a build of ONNX Runtime with --use_xnnpack"),
 }
-"""Device -> how it is driven, and what it takes."""
+"""Device -> how it is driven, and what to install for it."""
 
 
 def provider_options(name: str, scheme: Scheme, threads: int) -> dict[str, str]:
     """The options of a device's provider for a file.
 
     TensorRT computes in the precisions that it is allowed, so it is allowed the file's own; its integers are those of symmetric
-    Q/DQ pairs (`int8-symmetric`). XNNPACK has threads of its own.
+    Q/DQ pairs (`int8-symmetric`). XNNPACK has its own threads.
     """
     options = dict(DEVICES[name].options) if name in DEVICES else {}
     if name == "tensorrt":
@@ -99,7 +101,7 @@ def provider_options(name: str, scheme: Scheme, threads: int) -> dict[str, str]:
 
 
 def available() -> dict[str, Device]:
-    """The devices that ONNX Runtime has here, those of plug-ins included: name -> how it is driven.
+    """The devices that ONNX Runtime has here, including those of plug-ins: name -> how it is driven.
 
     Raises:
         Unavailable: `onnxruntime` is not installed.
@@ -116,10 +118,10 @@ def available() -> dict[str, Device]:
 
 @cache
 def problem_of(name: str, device: Device) -> str:
-    """Why a provider that is installed does not run here, or nothing: it is given one operator, once a process.
+    """Why an installed provider does not run here; empty if it runs. It is tried with one operator, once a process.
 
-    A build for GPUs names its providers on machines without one as well, and its sessions then quietly have the CPU's alone. Those
-    of NVIDIA take seconds to start, so the driver is asked for a GPU instead; `open_on` notices what else they may lack.
+    A build for GPUs names its providers on machines without a GPU too, and its sessions then quietly have the CPU's alone. NVIDIA's
+    take seconds to start, so the driver is asked for a GPU instead; `open_on` notices what else they may lack.
     """
     if device.provider in NVIDIA:
         return "" if nvidia_gpu_count() else "no NVIDIA GPU"
@@ -134,7 +136,7 @@ def problem_of(name: str, device: Device) -> str:
 
 
 def nvidia_gpu_count() -> int:
-    """GPUs that NVIDIA's driver has; 0 without a driver. Asked through the driver's own library, cuInit and cuDeviceGetCount."""
+    """GPUs that NVIDIA's driver has, by its cuInit and cuDeviceGetCount; 0 without a driver."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -152,7 +154,7 @@ def _one_operator() -> bytes:
 
 
 def open_on(name: str, device: Device, model: bytes, path: Path, options: Any, scheme: Scheme, threads: int) -> Any:
-    """Opens a session on a device: its provider first, the CPU's for what that one does not take.
+    """Opens a session on a device: its provider first, the CPU's for the operators that the first does not take.
 
     Args:
         name: of the device.
@@ -164,7 +166,7 @@ def open_on(name: str, device: Device, model: bytes, path: Path, options: Any, s
         threads: intra-op threads.
 
     Raises:
-        Unavailable: the provider is installed, and does not work on this machine.
+        Unavailable: the provider is installed, but does not work on this machine.
         Refused: the file cannot be opened on it.
     """
     if name == "cpu":
@@ -172,12 +174,12 @@ def open_on(name: str, device: Device, model: bytes, path: Path, options: Any, s
     entries = entries_for(name, device.provider)
     chosen = provider_options(name, scheme, threads)
     if device.provider == "DmlExecutionProvider":
-        options.enable_mem_pattern = False  # it does without, says its page
+        options.enable_mem_pattern = False  # as its page says
     if entries:
         options.add_provider_for_devices(entries[:1], chosen)
     with quiet(), contextlib.redirect_stdout(None):
-        if not entries:
-            load_libraries(name)
+        if not entries and device.provider in NVIDIA:  # the CUDA libraries in Python packages, if this ONNX Runtime can load them
+            getattr(onnxruntime(), "preload_dlls", lambda: None)()
         session = opened(model, path, options, None if entries else [(device.provider, chosen), CPU])
     if device.provider not in session.get_providers():
         raise Unavailable(f"ONNX Runtime cannot use `{device.provider}` on this machine", hint=device.install)
@@ -185,85 +187,46 @@ def open_on(name: str, device: Device, model: bytes, path: Path, options: Any, s
 
 
 def entries_for(name: str, provider: str) -> list[Any]:
-    """The entries of a plug-in that a device may be opened on, the best first: of WebGPU a GPU's before the CPU's.
+    """The plug-in's entries that a device may be opened on; the first is the one that is opened. WebGPU takes the CPU's without a
+    GPU.
 
     Args:
         name: of the device.
         provider: ONNX Runtime's name.
     """
-    entries = plugin_entries(provider)
-    wanted = _HARDWARE.get(name)
-    if wanted is None:
+    entries = [entry for entry in plugin_entries() if entry.ep_name == provider]
+    if name not in _HARDWARE:
         return entries
-    fitting = [entry for entry in entries if _kind(entry) == wanted]
+    fitting = [entry for entry in entries if hardware_of(entry) == _HARDWARE[name]]
     return fitting or (entries if name == "webgpu" else [])
 
 
-_HARDWARE = {"openvino": "CPU", "openvino-gpu": "GPU", "openvino-npu": "NPU", "webgpu": "GPU"}
-"""Device -> ONNX Runtime's word for the hardware that it means."""
-
-
-def _kind(entry: Any) -> str:
-    return str(entry.device.type).rsplit(".", 1)[-1]
-
-
-def plugin_entries(provider: str | None = None) -> list[Any]:
-    """ONNX Runtime's own entries of the devices that plug-ins drive; of one provider, or of all."""
+def plugin_entries() -> list[Any]:
+    """ONNX Runtime's own entries of the devices that plug-ins drive."""
     runtime = onnxruntime()
     if not hasattr(runtime, "get_ep_devices"):  # before 1.23
         return []
     for module in pkgutil.iter_modules():
         if module.name.startswith(PLUGIN_PREFIX):
             _register(module.name)
-    entries = [entry for entry in runtime.get_ep_devices() if entry.ep_name not in OTHER_RUNTIMES]
-    return [entry for entry in entries if provider in (None, entry.ep_name)]
+    return [entry for entry in runtime.get_ep_devices() if entry.ep_name not in OTHER_RUNTIMES]
 
 
 @cache
-def _register(module: str) -> str:
-    """Registers a plug-in's library, once a process; gives why it cannot be, or nothing."""
+def _register(module: str) -> None:
+    """Registers a plug-in's library, once a process. If that fails, its device is not among those that are here."""
     failures: tuple[type[Exception], ...] = (AttributeError, ImportError, OSError, *refusals())
-    try:
-        with quiet():
-            package = importlib.import_module(module)
-            name = package.get_ep_name() if hasattr(package, "get_ep_name") else module  # some are then called by this name
-            onnxruntime().register_execution_provider_library(name, str(package.get_library_path()))
-    except failures as err:  # its device is then not among those that are here
-        return reason(err)
-    return ""
+    with contextlib.suppress(*failures), quiet():
+        package = importlib.import_module(module)
+        name = package.get_ep_name() if hasattr(package, "get_ep_name") else module  # some are then called by this name
+        onnxruntime().register_execution_provider_library(name, str(package.get_library_path()))
 
 
-def evidence_of(entries: list[Any]) -> Evidence:
-    """`emulated` where a plug-in drives a GPU that is really the CPU, as WebGPU does on a software adapter.
-
-    Args:
-        entries: as `entries_for` gives them: the first is the one that is opened.
+def evidence_and_facts(entry: Any) -> tuple[Evidence, dict[str, str]]:
+    """What ONNX Runtime tells of the hardware that a plug-in drives: `emulated` if WebGPU's GPU is really the CPU, as a software
+    adapter is; and its name and numbers.
     """
-    software = bool(entries) and entries[0].ep_name == DEVICES["webgpu"].provider and _kind(entries[0]) == "CPU"
-    return "emulated" if software else "measured"
-
-
-def facts_of(entries: list[Any]) -> dict[str, str]:
-    """What ONNX Runtime tells of the hardware that a plug-in drives."""
-    if not entries:
-        return {}
-    hardware = entries[0].device
-    return {
-        "hardware": " ".join(
-            filter(None, [_kind(entries[0]), hardware.vendor, f"{hardware.vendor_id:04x}:{hardware.device_id:04x}"])
-        )
-    }
-
-
-def absent(name: str, present: Mapping[str, Device]) -> SqueezeExportError:
-    """Why a device cannot be used, and what to install for it."""
-    install = DEVICES[name].install if name in DEVICES else ""
-    has = f"it has: {', '.join(present)}"
-    return Unavailable(f"ONNX Runtime has no device `{name}` here", hint=f"{install}; {has}" if install else has)
-
-
-def load_libraries(name: str) -> None:
-    """Loads the CUDA libraries that lie in Python packages, where ONNX Runtime can."""
-    runtime = onnxruntime()
-    if DEVICES.get(name, DEVICES["cpu"]).provider in NVIDIA:
-        getattr(runtime, "preload_dlls", lambda: None)()
+    kind, hardware = hardware_of(entry), entry.device
+    software = entry.ep_name == DEVICES["webgpu"].provider and kind == "CPU"
+    name = " ".join(filter(None, [kind, hardware.vendor, f"{hardware.vendor_id:04x}:{hardware.device_id:04x}"]))
+    return "emulated" if software else "measured", {"hardware": name}

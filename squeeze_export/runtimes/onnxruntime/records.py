@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,7 @@ from squeeze_export.core import FloatPart, PlacedOperator, Placement, place
 PROFILER = "ONNX Runtime's profiler, one inference"
 _KERNEL_SUFFIX = "_kernel_time"
 _MAC_OPERATORS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
+_ADDED = re.compile(r"_token_\d+$")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Record:
         operator: its type.
         integer: whether its data, in and out, are integers.
         macs: multiply-accumulates of a convolution; 0 of anything else.
-        provider: that ran it.
+        provider: the one that ran it.
     """
 
     name: str
@@ -36,7 +38,11 @@ class Record:
 
 def read_events(events: Sequence[Mapping[str, Any]]) -> tuple[Record, ...]:
     """The operators that ran, from a profile's events."""
-    return tuple(_records(events))
+    return tuple(
+        _record(event["name"].removesuffix(_KERNEL_SUFFIX), event["args"])
+        for event in events
+        if event["cat"] == "Node" and event["name"].endswith(_KERNEL_SUFFIX)
+    )
 
 
 def placement(
@@ -46,12 +52,12 @@ def placement(
     elsewhere: Mapping[str, str] = MappingProxyType({}),
     source: str = PROFILER,
 ) -> Placement:
-    """How much of it runs in integers.
+    """Where the operators ran, and in what numbers.
 
     Args:
         records: what ran.
         mac_count: multiply-accumulates of the file.
-        floats: what it means to compute in floating point.
+        floats: what the file means to compute in floating point.
         elsewhere: provider that was not asked for -> its device.
         source: what the records were read from.
     """
@@ -63,21 +69,22 @@ def placement(
 
 
 def is_mixed(records: Sequence[Record]) -> bool:
-    """Whether some convolutions run in integers and some in floats. The CPU's float kernels fill up the channels, so that the
-    multiply-accumulates are to be counted in a run without optimizations: its convolutions are those of the file.
+    """Whether some convolutions run in integers and some in floats. The CPU's float kernels pad the channels, so the
+    multiply-accumulates must then be counted in a run without optimizations, whose convolutions are those of the file.
     """
     return len({record.integer for record in records if record.macs}) > 1
 
 
 def is_fused(record: Record) -> bool:
-    """Whether an event is of a subgraph that a provider compiled: it names those itself, and no operator's type has such signs."""
+    """Whether a record is of a subgraph that a provider compiled: the name that the provider gives it has `_` or `-`, which no
+    operator's type has.
+    """
     return any(sign in record.operator for sign in "_-")
 
 
-def _records(events: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
-    for event in events:
-        if event["cat"] == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
-            yield _record(event["name"].removesuffix(_KERNEL_SUFFIX), event["args"])
+def name_in_file(name: str) -> str:
+    """A node's name without what ONNX Runtime's layout transformation appends to it."""
+    return _ADDED.sub("", name)
 
 
 def _record(name: str, args: Mapping[str, Any]) -> Record:

@@ -13,23 +13,21 @@ from typing import Any
 from squeeze_export.core import ByteArray, FloatArray, Placement
 from squeeze_export.errors import Unavailable
 from squeeze_export.graph.quantized import Scheme
-from squeeze_export.runtimes.onnxruntime.calls import answered, black_images, ends_of, logits_of, onnxruntime, session_options
-from squeeze_export.runtimes.onnxruntime.providers import DEVICES, Device, evidence_of, facts_of, open_on, plugin_entries
+from squeeze_export.runtimes.onnxruntime.calls import batch_of, input_of, logits_of, onnxruntime, session_options
+from squeeze_export.runtimes.onnxruntime.providers import DEVICES, Device, entries_for, evidence_and_facts, open_on
 from squeeze_export.runtimes.onnxruntime.records import PROFILER, Record, is_fused, is_mixed, placement, read_events
 from squeeze_export.runtimes.onnxruntime.subgraphs import ASSIGNMENT, SOURCE, expanded
 from squeeze_export.runtimes.session import BatchSession
 
 
 class OnnxSession(BatchSession):
-    """An ONNX file opened on a device; satisfies `core.Session`.
+    """An ONNX file opened on a device.
 
     Attributes:
-        runtime: `onnxruntime`.
-        device: whose provider ONNX Runtime says it uses.
-        threads: intra-op threads.
+        device: ONNX Runtime says that it uses this device's provider.
         kernels: the library behind that provider.
-        evidence: `emulated` where a GPU's provider is given the CPU.
-        facts: of a plug-in: the hardware that it drives.
+        evidence: `emulated` if a plug-in drives a GPU that is really the CPU.
+        facts: `hardware`: what a plug-in drives.
     """
 
     runtime = "onnxruntime"
@@ -38,15 +36,16 @@ class OnnxSession(BatchSession):
         self._model, self._path, self._driven, self.threads, self._scheme = model, path, driven, threads, scheme
         self.device, self.kernels = device, driven.kernels
         self._session: Any = open_on(device, driven, model, path, session_options(threads), scheme, threads)
-        self._ends = ends_of(self._session, path)
-        super().__init__(self._ends.shape[1:], least=self._ends.batch or 1, most=self._ends.batch)
-        entries = [] if device == "cpu" else plugin_entries(driven.provider)
+        self._input = input_of(self._session, path)
+        batch = batch_of(self._input)
+        super().__init__(self._input.shape[1:], least=batch or 1, most=batch)
+        entries = [] if device == "cpu" else entries_for(device, driven.provider)
         if entries:
-            self.evidence, self.facts = evidence_of(entries), facts_of(entries)
+            self.evidence, self.facts = evidence_and_facts(entries[0])
 
     def run_piece(self, images: ByteArray) -> FloatArray:
         """See `BatchSession.run_piece`."""
-        return logits_of(self._session, self._path, self._ends, images)
+        return logits_of(self._session, self._path, self._input, images)
 
     def free(self) -> None:
         """Frees the session."""
@@ -54,8 +53,8 @@ class OnnxSession(BatchSession):
 
     @cached_property
     def placement(self) -> Placement:
-        """Which operators run where, and in what numbers: read once, from a profiled inference of a second session; where some
-        convolutions run in integers and some in floats, the multiply-accumulates are counted in a third.
+        """Which operators run where, and in what numbers: read once, from a profiled inference of a second session. If some
+        convolutions run in integers and some in floats, a third session counts the multiply-accumulates.
         """
         counted = self._records
         if self.device == "cpu" and is_mixed(counted):
@@ -76,7 +75,7 @@ class OnnxSession(BatchSession):
         return dict(sorted(Counter(record.operator for record in self._records).items()))
 
     def check_it_ran_there(self) -> None:
-        """Refuses a session whose provider was left without work.
+        """Checks that the device's provider ran something.
 
         Raises:
             Unavailable: no operator ran on it.
@@ -102,7 +101,7 @@ class OnnxSession(BatchSession):
             if not optimized:
                 options.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
             session = open_on(self.device, self._driven, self._model, self._path, options, self._scheme, self.threads)
-            answered(session, self._path, None, black_images(self._ends))
+            logits_of(session, self._path, self._input, self.black_images())
             events = read_events(json.loads(Path(session.end_profiling()).read_text()))
         if optimized:
             self._events = events

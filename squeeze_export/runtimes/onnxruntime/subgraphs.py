@@ -1,26 +1,25 @@
-"""What is inside the subgraphs that a provider compiles: the profiler shows one event each, ONNX Runtime's assignment their nodes.
+"""The operators inside the subgraphs that a provider compiles. The profiler shows one event for each subgraph, and ONNX Runtime's
+graph assignment lists its nodes.
 
-In what numbers a provider computes inside, neither tells. The file does: an operator between DequantizeLinear and QuantizeLinear is
-one of integers. So such a placement is the file's word on the numbers, and ONNX Runtime's on the device.
+Neither tells in what numbers the provider computes. The file does: an operator between DequantizeLinear and QuantizeLinear is meant
+to run in integers. So such a placement takes the device from ONNX Runtime, and the numbers from the file.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from squeeze_export.formats.contents import FREE, FileOperator
 from squeeze_export.formats.onnx import parsed
-from squeeze_export.runtimes.onnxruntime.records import PROFILER, Record, is_fused
+from squeeze_export.runtimes.onnxruntime.records import PROFILER, Record, is_fused, name_in_file
 
 SOURCE = f"{PROFILER}; inside of compiled subgraphs its graph assignment, and the file's Q/DQ pairs for the numbers"
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
 """The session's entry that makes ONNX Runtime remember which node went where; since 1.24."""
 
 _PAIRS = ("QuantizeLinear", "DequantizeLinear")
-_RENAMED = re.compile(r"_token_\d+$")  # what layout transformation puts behind a node's name
 
 
 def expanded(records: Sequence[Record], session: Any, model: bytes) -> tuple[Record, ...]:
@@ -35,7 +34,7 @@ def expanded(records: Sequence[Record], session: Any, model: bytes) -> tuple[Rec
     if not providers or not hasattr(session, "get_provider_graph_assignment_info"):
         return tuple(records)
     inside = _file_operators(model)
-    alone = {_RENAMED.sub("", record.name) for record in records if not is_fused(record)}
+    alone = {name_in_file(record.name) for record in records if not is_fused(record)}
     found: list[Record] = []
     done: set[str] = set()
     for record in records:
@@ -48,20 +47,18 @@ def expanded(records: Sequence[Record], session: Any, model: bytes) -> tuple[Rec
 
 
 def _assigned(session: Any, provider: str, inside: Mapping[str, tuple[bool, int]], alone: Collection[str]) -> list[Record]:
-    """A provider's operators that no record names by themselves: what it compiled, even an operator alone."""
-    nodes = [
-        node
+    """A provider's operators that have no record of their own: those that it compiled, even an operator alone."""
+    return [
+        Record(name, node.op_type, *inside.get(name, (False, 0)), provider)
         for subgraph in session.get_provider_graph_assignment_info()
         if subgraph.ep_name == provider
         for node in subgraph.get_nodes()
-        if node.op_type not in _PAIRS and _RENAMED.sub("", node.name) not in alone
+        if node.op_type not in _PAIRS and (name := name_in_file(node.name)) not in alone
     ]
-    names = [_RENAMED.sub("", node.name) for node in nodes]
-    return [Record(name, node.op_type, *inside.get(name, (False, 0)), provider) for name, node in zip(names, nodes, strict=True)]
 
 
 def _file_operators(content: bytes) -> dict[str, tuple[bool, int]]:
-    """Node's name -> whether it stands between Q/DQ pairs or carries integers anyway, and its multiply-accumulates."""
+    """Node's name -> whether it stands between Q/DQ pairs or has only integers anyway, and its multiply-accumulates."""
     file = parsed(content, "the model").contents
 
     def in_integers(operator: FileOperator) -> bool:

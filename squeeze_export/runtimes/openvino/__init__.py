@@ -1,4 +1,4 @@
-"""OpenVINO with floats as the file has them: fp32 files run in float32, also on CPUs where OpenVINO's own choice is bfloat16."""
+"""OpenVINO with floats as the file has them: fp32 files run in float32 even on CPUs where OpenVINO itself would choose bfloat16."""
 
 from __future__ import annotations
 
@@ -15,29 +15,21 @@ from squeeze_export.runtimes.openvino.records import Executed, kernel_families, 
 NAME, PRECISION = "openvino", "f32"
 
 devices = partial(installed_devices, NAME, PRECISION)
+check_device = partial(plugin_of, NAME, PRECISION)
 open_session = partial(session.OpenvinoSession, runtime=NAME, precision=PRECISION)
 inner_values = partial(session.inner_values, precision=PRECISION)
 
 
-def check_device(device: str) -> None:
-    """Refuses a device that this machine does not have, and tells what to install for it; `auto` is none and is let through.
-
-    Raises:
-        Unavailable: it has none, or `openvino` is not installed.
-    """
-    plugin_of(device, devices(), NAME)
-
-
 def read_records(records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
-    """What a board's OpenVINO told on its CPU: every operator that it executes; see `Runtime.read_records`."""
+    """Reads every operator that OpenVINO executes on a board's CPU; see `Runtime.read_records`."""
     executed = [
         Executed(
-            name=str(entry["name"]),
-            operator=str(entry["operator"]),
-            kernel=str(entry["kernel"]),
-            precision=str(entry["precision"]),
-            output_precisions=tuple(str(precision) for precision in entry["output_precisions"]),
-            macs=int(entry["macs"]),
+            str(entry["name"]),
+            str(entry["operator"]),
+            str(entry["kernel"]),
+            str(entry["precision"]),
+            tuple(map(str, entry["output_precisions"])),
+            int(entry["macs"]),
         )
         for entry in records["executed"]
     ]

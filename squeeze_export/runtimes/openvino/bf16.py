@@ -1,4 +1,4 @@
-"""OpenVINO with floats in bfloat16: what it makes of a float file by itself on a CPU that has instructions for it.
+"""OpenVINO with floats in bfloat16: its own choice for a float file on a CPU that has instructions for it.
 
 An int8 file runs the same integer kernels as with `openvino`.
 """
@@ -13,10 +13,6 @@ from squeeze_export.runtimes.openvino.plugins import installed_devices, plugin_o
 NAME, PRECISION = "openvino-bf16", "bf16"
 
 devices = partial(installed_devices, NAME, PRECISION)
+check_device = partial(plugin_of, NAME, PRECISION)
 open_session = partial(session.OpenvinoSession, runtime=NAME, precision=PRECISION)
 inner_values = partial(session.inner_values, precision=PRECISION)
-
-
-def check_device(device: str) -> None:
-    """See `openvino.check_device`."""
-    plugin_of(device, devices(), NAME)

@@ -1,17 +1,21 @@
-"""OpenVINO's devices: what they are called here, which are on this machine, and how each is set up."""
+"""OpenVINO's devices: what they are called here, which are on this machine, and how each is set up.
+
+A *plugin* is OpenVINO's own name of a device: `CPU`, `GPU.0`, `AUTO`. A *precision* is that of floats: `f32`, `bf16` or `f16`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from squeeze_export.core import require
 from squeeze_export.errors import Refused, Unavailable
 from squeeze_export.runtimes.quiet import quiet
+from squeeze_export.runtimes.session import check_present
 
 AUTO = "auto"
-"""No device: OpenVINO chooses one. So `installed_devices` does not list it, and a session says which it was."""
+"""OpenVINO chooses the device. `installed_devices` does not list it, and a session names the device that was chosen."""
 _FLOATS: Mapping[str, str] = {"f32": "FP32", "bf16": "BF16"}
 """Precision -> what OpenVINO calls a device's capability for it."""
 _HINTS: Mapping[str, str] = {
@@ -31,25 +35,21 @@ def load() -> Any:
 
 
 def device_of(plugin: str) -> str:
-    """What OpenVINO's name of a device is here: `CPU` is `cpu`, `GPU` and `GPU.0` are `gpu`, `GPU.1` is `gpu.1`."""
+    """Our name of a plugin: `CPU` is `cpu`, `GPU` and `GPU.0` are `gpu`, `GPU.1` is `gpu.1`."""
     return plugin.lower().removesuffix(".0")
 
 
 def installed_devices(runtime: str, precision: str) -> tuple[str, ...]:
-    """The devices that OpenVINO has here and that compute in a precision without emulating it.
+    """The devices that OpenVINO has here and that compute in `precision`, `f32` or `bf16`, without emulating it.
 
-    An NPU has no float32. It is listed for it all the same: what a file has in floats runs in float16 there, and a session says so.
-
-    Args:
-        runtime: the registry's name.
-        precision: `f32` or `bf16`.
+    An NPU is listed for `f32` although it has only float16; a session says that its floats run in float16.
 
     Raises:
-        Unavailable: `openvino` is not installed, or no device computes in it.
+        Unavailable: `openvino` is not installed, or no device computes in the precision.
     """
     core = load().Core()
     with quiet():
-        present = {device_of(plugin): plugin for plugin in core.available_devices if _known(plugin)}
+        present = {device_of(plugin): plugin for plugin in core.available_devices if plugin.startswith(("CPU", "GPU", "NPU"))}
         able = {device: core.get_property(plugin, "OPTIMIZATION_CAPABILITIES") for device, plugin in present.items()}
     found = tuple(device for device, capabilities in able.items() if precision != "bf16" or "BF16" in capabilities)
     if present and not found:
@@ -60,36 +60,22 @@ def installed_devices(runtime: str, precision: str) -> tuple[str, ...]:
     return found
 
 
-def plugin_of(device: str, present: Sequence[str], runtime: str) -> str:
-    """OpenVINO's name of a device.
-
-    Args:
-        device: one of `present`, or `AUTO`.
-        present: the devices of this machine.
-        runtime: the registry's name, for the error message.
+def plugin_of(runtime: str, precision: str, device: str) -> str:
+    """The plugin of a device, or of `AUTO`.
 
     Raises:
-        Unavailable: it is none of them.
+        Unavailable: the device is not one of `installed_devices`; the hint says what to install for it.
     """
+    present = installed_devices(runtime, precision)
     if device == AUTO:
         return "AUTO"
-    if device not in present:
-        needed = _HINTS.get(device.split(".")[0])
-        has = f"it has: {', '.join(present)}"
-        raise Unavailable(f"`{runtime}` has no device `{device}` here", hint=f"{needed}; {has}" if needed else has)
-    if device == "cpu":
-        return "CPU"
+    check_present(device, present, f"`{runtime}`", _HINTS.get(device.split(".")[0], ""))
     plugins: list[str] = load().Core().available_devices
     return next(plugin for plugin in plugins if device_of(plugin) == device)
 
 
 def float_precision(plugin: str, precision: str) -> str:
-    """The precision to ask a device for: `precision`, or `f16` where it has no floats but those.
-
-    Args:
-        plugin: OpenVINO's name of the device.
-        precision: `f32` or `bf16`.
-    """
+    """The precision to ask a device for: `precision`, or `f16` if it has no other floats."""
     if plugin in ("CPU", "AUTO"):
         return precision
     able = _capabilities(plugin)
@@ -97,20 +83,14 @@ def float_precision(plugin: str, precision: str) -> str:
 
 
 def settings_of(plugin: str, precision: str, threads: int) -> dict[str, Any]:
-    """How a device is set up: one image as fast as possible, floats in one precision, and on the CPU so many threads.
-
-    Args:
-        plugin: OpenVINO's name of the device.
-        precision: `f32`, `bf16` or `f16`.
-        threads: at least 1; of the CPU.
-    """
+    """How a device is set up: for the latency of one image, with floats in one precision, and on the CPU with `threads` threads."""
     shared = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    # The caller's own choice of cores stays as it is. It made no difference in speed.
+    # Without pinning, the caller's own choice of cores stays as it is. It made no difference in speed.
     cpu = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
     if plugin == "CPU":
         return shared | cpu
     if plugin == "AUTO":
-        # Without its fall-backs a session stays on the one device that it names, from the first image on.
+        # Without fall-backs a session stays on the one device that it names, from the first image on.
         return shared | {"ENABLE_STARTUP_FALLBACK": False, "ENABLE_RUNTIME_FALLBACK": False, "DEVICE_PROPERTIES": {"CPU": cpu}}
     with quiet():  # some drivers of NPUs take no precision
         known = load().Core().get_property(plugin, "SUPPORTED_PROPERTIES")
@@ -122,10 +102,10 @@ class ChosenDevice:
     """Where OpenVINO says that a network runs.
 
     Attributes:
-        device: as it is called here.
-        plugin: as OpenVINO calls it.
-        precision: of what is computed in floating point: `f32`, `bf16`, `f16`.
-        threads: of the CPU; None of another device.
+        device: our name of it.
+        plugin: OpenVINO's.
+        precision: of floats.
+        threads: of the CPU; None for another device.
     """
 
     device: str
@@ -141,16 +121,13 @@ class ChosenDevice:
 
 
 def execution_devices(compiled: Any) -> list[str]:
-    """OpenVINO's names of the devices that a compiled network runs on: a list, of an NPU one word."""
+    """The plugins that a compiled network runs on."""
     told = compiled.get_property("EXECUTION_DEVICES")
-    return [told] if isinstance(told, str) else [str(name) for name in told]
+    return [told] if isinstance(told, str) else [str(name) for name in told]  # an NPU gives one string
 
 
 def executed_on(compiled: Any) -> ChosenDevice:
-    """The one device that a compiled network runs on.
-
-    Args:
-        compiled: an `openvino.CompiledModel`.
+    """The one device that an `openvino.CompiledModel` runs on.
 
     Raises:
         Refused: OpenVINO names several devices, or does not say in which precision it computes.
@@ -163,9 +140,9 @@ def executed_on(compiled: Any) -> ChosenDevice:
     if "INFERENCE_PRECISION_HINT" not in supported and "DEVICE_PROPERTIES" in supported:
         told = compiled.get_property("DEVICE_PROPERTIES").get(plugin, {})  # AUTO keeps what it says of its device there
     else:
-        told = {name: compiled.get_property(name) for name in _READ_BACK if name in supported}
-    precision = told.get("INFERENCE_PRECISION_HINT")
-    threads = told.get("INFERENCE_NUM_THREADS")
+        wanted = ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS")
+        told = {name: compiled.get_property(name) for name in wanted if name in supported}
+    precision, threads = told.get("INFERENCE_PRECISION_HINT"), told.get("INFERENCE_NUM_THREADS")
     if precision is None and not _capabilities(plugin) & {*_FLOATS.values()}:
         name = "f16"  # the device has no other floats
     elif precision is None:
@@ -175,13 +152,6 @@ def executed_on(compiled: Any) -> ChosenDevice:
     return ChosenDevice(device_of(plugin), plugin, name, None if threads is None else int(threads))
 
 
-_READ_BACK = ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS")
-
-
 def _capabilities(plugin: str) -> frozenset[str]:
     with quiet():
         return frozenset(load().Core().get_property(plugin, "OPTIMIZATION_CAPABILITIES"))
-
-
-def _known(plugin: str) -> bool:
-    return plugin.split(".")[0] in ("CPU", "GPU", "NPU")

@@ -1,4 +1,4 @@
-"""What OpenVINO says that it executes: the operators of a compiled model, the kernels behind them and the precision they run in."""
+"""What OpenVINO says that it executes: the operators of a compiled model, with their kernels and precision."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Executed:
     """One operator after OpenVINO's own fusions.
 
     Attributes:
-        name: of the last operator of the file that was fused into it; its own where it was added.
+        name: of the last operator of the file that was fused into it; its own if OpenVINO added it.
         operator: OpenVINO's name of its kind, such as `Convolution`.
         kernel: the primitive, such as `brgconv_avx512_I8`.
         precision: what it computes in, such as `u8`, `bf16`, `f32`.
-        output_precisions: of what it gives.
+        output_precisions: of its results.
         macs: multiply-accumulates of a convolution for one image; 0 of anything else.
-        elsewhere: the device that it is bound to where OpenVINO names another one for it than for the network; else empty.
+        elsewhere: the device that it is bound to, if that is not the network's; else empty.
     """
 
     name: str
@@ -40,20 +40,20 @@ class Executed:
 
     @property
     def integer(self) -> bool:
-        """Whether it computes in integers, and unless it is a convolution also gives them."""
+        """Whether it computes in integers; anything but a convolution must also give integers."""
         given = () if self.operator == _CONVOLUTION else self.output_precisions
         return all(precision.startswith(("i", "u", "boolean")) for precision in (self.precision, *given))
 
 
 def read_compiled(compiled: Any, macs: Mapping[str, int] = MappingProxyType({})) -> tuple[Executed, ...]:
-    """The operators of a compiled model, in the order of execution; constants and what only depends on them are none.
+    """The operators of an `openvino.CompiledModel`, in the order of execution, without constants and what depends only on them.
 
     Args:
-        compiled: an `openvino.CompiledModel`.
+        compiled: the model.
         macs: of the file's convolutions, for devices whose records leave out the weights.
 
     Returns:
-        Nothing where the device keeps no such records, as an NPU's compiler may not.
+        Nothing if the device keeps no such records, as an NPU's compiler may not.
     """
     with quiet():
         try:
@@ -65,11 +65,7 @@ def read_compiled(compiled: Any, macs: Mapping[str, int] = MappingProxyType({}))
 
 
 def file_macs(model: Any) -> Mapping[str, int]:
-    """Multiply-accumulates of one image, by the names of a file's convolutions; those of an open height or width are left out.
-
-    Args:
-        model: an `openvino.Model`, as it was read.
-    """
+    """Convolution's name -> multiply-accumulates for one image, of an `openvino.Model`; without those of a free height or width."""
     found = [
         node
         for node in model.get_ordered_ops()
@@ -79,12 +75,7 @@ def file_macs(model: Any) -> Mapping[str, int]:
 
 
 def placement(records: Sequence[Executed], floats: FloatPart) -> Placement:
-    """How much of it runs in integers.
-
-    Args:
-        records: what is executed.
-        floats: what the file means to compute in floating point.
-    """
+    """How many of the executed operators run in integers; `floats` is what the file means to compute in floating point."""
     operators = [
         PlacedOperator(f"{record.operator} {record.name}", record.integer, record.macs, record.elsewhere) for record in records
     ]
@@ -93,7 +84,7 @@ def placement(records: Sequence[Executed], floats: FloatPart) -> Placement:
 
 
 def kernel_families(records: Sequence[Executed]) -> str:
-    """The kernels that the convolutions run in, with their precision; 1x1 ones are no family of their own."""
+    """The kernels of the convolutions, with their precision; those for 1x1 are counted with the others."""
     found = {record.kernel.replace("_1x1_", "_") for record in records if record.operator == _CONVOLUTION}
     return ", ".join(sorted(found)) or "no convolution"
 
@@ -123,6 +114,6 @@ def _executed(model: Any, macs: Mapping[str, int], used: Collection[str]) -> Ite
 
 
 def _macs(node: Any, weight: Any) -> int:
-    """Of one image: the elements of the output without the batch, times the weights (O, ...) behind each."""
+    """For one image: the elements of the output without the batch, times the weights behind each, of (O, ...)."""
     output, weights = node.get_output_partial_shape(0), weight.get_output_partial_shape(0)
     return math.prod(dim.get_length() for dim in [*list(output)[1:], *list(weights)[1:]])

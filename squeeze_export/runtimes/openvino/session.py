@@ -1,4 +1,4 @@
-"""What the two OpenVINO runtimes share: they differ in the precision that floats are computed in."""
+"""What the two OpenVINO runtimes share; they differ in the precision of floats."""
 
 from __future__ import annotations
 
@@ -13,17 +13,9 @@ from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import reading
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes.openvino.plugins import (
-    AUTO,
-    executed_on,
-    float_precision,
-    installed_devices,
-    load,
-    plugin_of,
-    settings_of,
-)
+from squeeze_export.runtimes.openvino.plugins import AUTO, executed_on, float_precision, load, plugin_of, settings_of
 from squeeze_export.runtimes.openvino.records import Executed, file_macs, kernel_families, placement, read_compiled
-from squeeze_export.runtimes.quiet import quiet
+from squeeze_export.runtimes.quiet import one_line, quiet, reason
 from squeeze_export.runtimes.session import MAX_FREE_BATCH, BatchSession, check_threads
 
 MAX_FILE_BYTES = 1 << 30
@@ -32,20 +24,18 @@ _DTYPES: Mapping[str, str] = {"u8": "uint8", "f32": "float32"}
 
 
 class OpenvinoSession(BatchSession):
-    """An OpenVINO network compiled for a device; satisfies `core.Session`. Not to be used by two threads at once.
+    """An OpenVINO network compiled for a device. Not to be used by two threads at once.
 
     Attributes:
-        runtime: the registry's name.
         device: the one that OpenVINO says it executes on; never `auto`.
-        threads: as OpenVINO says, no more than there are cores; on another device than the CPU as they were asked for.
-        kernels: the primitives of the convolutions, such as `brgconv_avx512_I8`; `not told` where the device does not list them.
-        executed: every operator with its primitive and precision; empty where the device does not list them.
-        facts: unless `cpu` was asked for, `device_name` and `precision`, that of floats.
+        threads: on the CPU what OpenVINO says, at most the number of cores; elsewhere as asked.
+        kernels: the primitives of the convolutions, such as `brgconv_avx512_I8`; `not told` if the device does not list them.
+        executed: every operator with its primitive and precision; empty if the device does not list them.
+        facts: unless `cpu` was asked for, `device_name`, and `precision`: that of floats.
 
     Raises:
-        BadInput: `threads` is below 1, or a file cannot be read.
-        Unavailable: the device is not on this machine.
-        Refused: OpenVINO cannot open the folder, takes another precision or device than the one asked for, or the network is no
+        BadInput, Unavailable: see `Runtime.open_session`.
+        Refused: OpenVINO cannot open the folder, takes another precision or device than the one asked for, or the network is not an
             image classifier.
     """
 
@@ -53,7 +43,7 @@ class OpenvinoSession(BatchSession):
         check_threads(threads)
         self.runtime = runtime
         self._floats = scheme_named(artifact.scheme).floats
-        plugin = plugin_of(device, installed_devices(runtime, precision), runtime)
+        plugin = plugin_of(runtime, precision, device)
         model = _read(artifact.path)
         if plugin.startswith("NPU"):
             _fix_batch(model)
@@ -76,7 +66,7 @@ class OpenvinoSession(BatchSession):
 
     @cached_property
     def placement(self) -> Placement | None:
-        """Which operators run in integers, from `executed`; None where the device does not list them."""
+        """Which operators run in integers, from `executed`; None if the device does not list them."""
         return placement(self.executed, self._floats) if self.executed else None
 
     def run_piece(self, images: ByteArray) -> FloatArray:
@@ -90,7 +80,7 @@ class OpenvinoSession(BatchSession):
         try:
             self._request.infer()
         except RuntimeError as err:
-            raise Refused(f"`{self.runtime}` failed on `{len(images)}` images: {' '.join(str(err).split())}") from err
+            raise Refused(f"`{self.runtime}` failed on `{len(images)}` images: {one_line(err)}") from err
         logits: FloatArray = self._request.get_output_tensor().data
         return logits
 
@@ -100,13 +90,7 @@ class OpenvinoSession(BatchSession):
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray, *, precision: str) -> Mapping[str, FloatArray]:
-    """What the file's operators make of one image: their results made outputs; see `Runtime.inner_values`.
-
-    Raises:
-        BadInput: a file cannot be read.
-        Refused: OpenVINO cannot open the folder, or it has no such tensors.
-        Unavailable: `openvino` is not installed.
-    """
+    """The file's inner tensors for one image, made outputs of the model; see `Runtime.inner_values`."""
     model = _read(artifact.path)
     found = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     missing = [name for name in names if name not in found or len(found[name].get_output_partial_shape(0)) != 4]
@@ -128,7 +112,7 @@ def _read(path: Path) -> Any:
 
     Raises:
         BadInput: a file cannot be read, or is larger than any network.
-        Refused: there is not one network in it, or a damaged one.
+        Refused: it does not hold exactly one network, or that is damaged.
     """
     hint = "export it again"
     with reading(path):
@@ -146,11 +130,11 @@ def _read(path: Path) -> Any:
             return openvino.Core().read_model(xml, weights)
         except RuntimeError as err:
             failure = err
-    raise Refused(f"OpenVINO cannot open `{path}`: {printed.reason(failure)}", hint=hint) from failure
+    raise Refused(f"OpenVINO cannot open `{path}`: {reason(failure, printed)}", hint=hint) from failure
 
 
 def _fix_batch(model: Any) -> None:
-    """Gives a free batch one image: NPUs take networks of fixed shapes alone."""
+    """Sets a free batch to one image: NPUs take only networks of fixed shapes."""
     if model.is_dynamic() and len(model.inputs) == 1:
         shape = model.inputs[0].get_partial_shape()
         model.reshape([1, *(shape[axis] for axis in range(1, len(shape)))])
@@ -158,22 +142,22 @@ def _fix_batch(model: Any) -> None:
 
 def _compiled(model: Any, path: Path, plugin: str, precision: str, threads: int) -> Any:
     openvino = load()
-    # The bindings look numpy up when a tensor's data are first asked for. Two threads that do so at once wait for each other for
-    # ever, one with the interpreter lock, one with the look-up's; so it is done here, before a session has threads.
+    # The bindings import numpy when a tensor's data are first asked for. Two threads that do so at once deadlock, one holding the
+    # interpreter's lock and one the import's; so it is done here, before a session has threads.
     openvino.Tensor(openvino.Type.u8, openvino.Shape([1])).data  # noqa: B018
     with quiet() as printed:
         try:
             return openvino.Core().compile_model(model, plugin, settings_of(plugin, precision, threads))
         except RuntimeError as err:
             failure = err
-    raise Refused(f"OpenVINO cannot compile `{path}`: {printed.reason(failure)}") from failure
+    raise Refused(f"OpenVINO cannot compile `{path}`: {reason(failure, printed)}") from failure
 
 
 def _interface(compiled: Any, path: Path, output_count: int = 1) -> tuple[str, int | None, tuple[int, ...]]:
-    """Dtype of the input, its batch, or None where it is free, and the other sides: (H, W, 3).
+    """The input's dtype, its batch (None if it is free), and its other sides (H, W, 3).
 
     Raises:
-        Refused: input and first output are not a classifier's, or there are more.
+        Refused: the input and first output are not a classifier's, or there are more than `output_count` outputs.
     """
     ports = (*compiled.inputs, *compiled.outputs)
     dtypes = [port.get_element_type().get_type_name() for port in ports]

@@ -1,11 +1,10 @@
 """Qualcomm's Hexagon tensor processor (HTP) through ONNX Runtime's plug-in `onnxruntime-qnn`: the chip, or on x86-64 its emulator.
 
-The emulator tells what the chip's integers come out as and where the operators run: *emulated*. How long it takes says nothing.
-What a file has in floating point, the HTP computes in fp16. Nothing is left to the CPU: an operator that the HTP cannot run is
-refused.
+The emulator shows the chip's integers and where the operators run (*emulated*), but its speed says nothing about the chip's. The
+HTP computes a file's floating-point part in fp16. Nothing is left to the CPU: an operator that the HTP cannot run is refused.
 
-Takes ONNX files, which are compiled when they are opened, for no SoC in particular; and compiled ones (`squeeze-export qnn`), which
-hold the SoC that they are for.
+It opens ONNX files, which are compiled when they are opened, for no SoC in particular; and compiled files (`squeeze-export qnn`),
+which name the SoC that they are for.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from squeeze_export.formats.onnx import parsed
 from squeeze_export.formats.qnn import GRAPH_KEY, QnnOperator, binary_facts, graph_of_text, read_graph
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.onnxruntime import inner_tensors
-from squeeze_export.runtimes.onnxruntime.calls import answered, black_images, ends_of, logits_of
+from squeeze_export.runtimes.onnxruntime.calls import batch_of, input_of, logits_of
 from squeeze_export.runtimes.onnxruntime.records import read_events
 from squeeze_export.runtimes.qnn.plugin import EMULATOR, PROVIDER, entries, open_on
 from squeeze_export.runtimes.qnn.records import SOURCE, placed, read_profile
-from squeeze_export.runtimes.session import BatchSession, check_threads
+from squeeze_export.runtimes.session import BatchSession, check_present, check_threads
 
 NAME = "qnn"
 TARGETS = ("onnx", "qnn")
@@ -47,17 +46,10 @@ def devices() -> tuple[str, ...]:
 
 
 def open_session(artifact: Artifact, *, device: str, threads: int) -> QnnSession:
-    """Opens an ONNX file, or one compiled for a SoC.
-
-    Args:
-        artifact: of the target `onnx` or `qnn`, with a fixed batch.
-        device: `htp` or `htp-emulator`.
-        threads: at least 1; the HTP has its own.
+    """Opens an ONNX file, or one compiled for a SoC; see `Runtime.open_session`. The HTP schedules its threads by itself.
 
     Raises:
-        BadInput: `threads` is below 1, or the file cannot be read.
-        Unavailable: the device or a package is not on this machine.
-        Refused: the HTP cannot run an operator of the file, or it is none of ours.
+        Refused: also if the batch is free, the HTP cannot run an operator, or a compiled file is not one of ours.
     """
     check_threads(threads)
     check_device(device)
@@ -69,34 +61,24 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> QnnSession
 
 
 def check_device(device: str) -> None:
-    """Refuses a device that is not here.
-
-    Raises:
-        Unavailable: with what there is.
-    """
-    present = devices()
-    if device not in present:
-        there = f"there is: {', '.join(present)}" if present else "run it on a board or phone with a Hexagon tensor processor"
-        raise Unavailable(f"Qualcomm's provider finds no device `{device}` here", hint=there)
+    """Refuses a device that is not here; see `Runtime.check_device`."""
+    check_present(device, devices(), "Qualcomm's provider", "`htp` is on boards and phones with a Hexagon tensor processor")
 
 
 _TURN = threading.RLock()
 _AWAKE: list[QnnSession] = []
-"""Sessions that the library holds. The SoC is its choice for the whole process, so they are of one: binaries of two at once break
-each other, one after the other they do not.
+"""Sessions that the library holds, all for one SoC: the library chooses it for the whole process. Binaries for two SoCs break each
+other at the same time, but not one after the other.
 """
 
 
 class QnnSession(BatchSession):
-    """An ONNX file on the HTP or its emulator; satisfies `core.Session`.
+    """An ONNX file on the HTP or its emulator.
 
     Attributes:
-        runtime: `qnn`.
-        device: `htp` or `htp-emulator`.
         threads: as asked; the HTP schedules by itself.
-        kernels: `HTP`.
         evidence: `emulated` on the emulator.
-        facts: of a compiled file: the SoC and the HTP's architecture, from the context binary.
+        facts: for a compiled file: the SoC and the HTP's architecture, from the context binary.
     """
 
     runtime = NAME
@@ -110,10 +92,11 @@ class QnnSession(BatchSession):
         self.facts: Mapping[str, Any] = binary_facts(model) if self._record is not None else {}
         self._session: Any = None
         with _TURN:
-            self._ends = ends_of(self._woken(), artifact.path)
-        if any(isinstance(side, str) for side in self._ends.shape):
+            self._input = input_of(self._woken(), artifact.path)
+        if any(isinstance(side, str) for side in self._input.shape):
             raise Refused(f"`{artifact.path}` has an open batch, which the HTP does not take", hint="export it with --batch 1")
-        super().__init__(self._ends.shape[1:], least=self._ends.batch or 1, most=self._ends.batch)
+        batch = batch_of(self._input)
+        super().__init__(self._input.shape[1:], least=batch or 1, most=batch)
 
     def infer(self, batch: ByteArray) -> FloatArray:
         """See `core.Session.infer`; one session at a time has the library."""
@@ -122,7 +105,7 @@ class QnnSession(BatchSession):
 
     def run_piece(self, images: ByteArray) -> FloatArray:
         """See `BatchSession.run_piece`."""
-        return logits_of(self._woken(), self._path, self._ends, images)
+        return logits_of(self._woken(), self._path, self._input, images)
 
     def free(self) -> None:
         """Frees the session."""
@@ -130,12 +113,11 @@ class QnnSession(BatchSession):
             self._sleep()
 
     def _woken(self) -> Any:
-        """ONNX Runtime's session, opened again where files of another SoC have had the library since."""
-        others = [session for session in _AWAKE if session.facts.get("soc") != self.facts.get("soc")]
-        for other in others:
+        """ONNX Runtime's session, opened again if files for another SoC have had the library since."""
+        for other in [session for session in _AWAKE if session.facts.get("soc") != self.facts.get("soc")]:
             other._sleep()
         if self._session is None:
-            self._session = open_on(self.device, self._model, self._path, {}, {})
+            self._session = open_on(self.device, self._model, self._path)
             _AWAKE.append(self)
         return self._session
 
@@ -148,7 +130,7 @@ class QnnSession(BatchSession):
     def placement(self) -> Placement:
         """Which operators ran on the HTP, and in what numbers: read once, from one profiled inference of a second session.
 
-        A last Dequantize of integer logits is how the file gives their real values; it is counted, and is no fall-back.
+        The last Dequantize turns integer logits into the real values that the file gives; it is counted, but is no fall-back.
         """
         with _TURN, tempfile.TemporaryDirectory() as name:
             self._woken()
@@ -156,8 +138,8 @@ class QnnSession(BatchSession):
             options = {"profiling_level": "detailed", "profiling_file_path": str(folder / "profile.csv")}
             if self._record is None:
                 options |= {"dump_json_qnn_graph": "1", "json_qnn_graph_dir": name}
-            session = open_on(self.device, self._model, self._path, options, {"profile": str(folder / "onnxruntime")})
-            answered(session, self._path, None, black_images(self._ends))
+            session = open_on(self.device, self._model, self._path, options=options, profile=folder / "onnxruntime")
+            logits_of(session, self._path, self._input, self.black_images())
             events = Path(session.end_profiling())
             others = [r for r in read_events(json.loads(events.read_text())) if r.provider != PROVIDER]
             events.unlink()
@@ -167,21 +149,18 @@ class QnnSession(BatchSession):
         if others:
             raise Refused(f"ONNX Runtime ran `{others[0].operator}` outside of QNN, which it was told not to")
         found = place(operators, floats=self._scheme.floats, source=SOURCE)
-        return _without_last_dequantize(found) if self._scheme.integer_output else found
-
-
-def _without_last_dequantize(found: Placement) -> Placement:
-    """Without the operator that turns integer logits into the real values that the file gives: it is the graph's last."""
-    *before, last = found.fallbacks or ("",)
-    meant = last.startswith("Dequantize ") and last.endswith(" in floating point")
-    return replace(found, fallbacks=tuple(before)) if meant else found
+        if not self._scheme.integer_output:
+            return found
+        *before, last = found.fallbacks or ("",)
+        meant = last.startswith("Dequantize ") and last.endswith(" in floating point")
+        return replace(found, fallbacks=tuple(before)) if meant else found
 
 
 def compiled_record(model: bytes, path: Path) -> tuple[QnnOperator, ...] | None:
-    """The operators of a compiled file, from its own record; None of an ONNX file that is not compiled.
+    """The operators of a compiled file, from its own record; None for an ONNX file that is not compiled.
 
     Raises:
-        Refused: no ONNX file, a compiled file that is not whole in itself, or not one of ours.
+        Refused: not an ONNX file, or a compiled file that is not one of ours, or without its context binary.
     """
     try:
         file = parsed(model, path)
@@ -200,15 +179,14 @@ def compiled_record(model: bytes, path: Path) -> tuple[QnnOperator, ...] | None:
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-    """What an ONNX file's operators make of one image on the HTP or its emulator; see `Runtime.inner_values`.
+    """An ONNX file's inner tensors for one image, on the HTP or its emulator; see `Runtime.inner_values`.
 
     Raises:
-        Unavailable: no such device here; or a compiled file, whose tensors cannot be read.
-        Refused: the file has no such tensors.
+        Unavailable: also for a compiled file, whose tensors cannot be read.
     """
     present = devices()
     if artifact.target != TARGETS[0]:
         raise Unavailable("the inner tensors of a compiled file cannot be read", hint="open the ONNX file that it was made from")
     if not present:
         check_device(EMULATOR)
-    return inner_tensors.inner_values(artifact, names, pixels, lambda model: open_on(present[0], model, artifact.path, {}, {}))
+    return inner_tensors.inner_values(artifact, names, pixels, lambda model: open_on(present[0], model, artifact.path))

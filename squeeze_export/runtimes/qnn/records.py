@@ -1,4 +1,4 @@
-"""What Qualcomm's provider tells of where operators ran: its profile of one inference, a CSV, beside the graph that it made."""
+"""Where operators ran, by Qualcomm's provider: its profile of one inference, a CSV, and the graph that it made."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from squeeze_export.core import PlacedOperator
 from squeeze_export.errors import Refused
 from squeeze_export.formats.qnn import VERSION_HINT, QnnOperator
+from squeeze_export.runtimes.onnxruntime.records import name_in_file
 
 SOURCE = "QNN's graph, and its profile of one inference"
 MAX_PROFILE_BYTES = 16_000_000
 
 _NODE = re.compile(r"^(?P<name>.+):OpId_\d+ \(cycles\)$")
 _UNSEEN = "nothing that its profile names"
-_RENAMED = re.compile(r"_token_\d+$")  # what layout transformation puts behind a node's name
 
 
 def read_profile(path: Path) -> tuple[str, ...]:
-    """Names of the nodes that ran on the HTP, in their order, from the provider's CSV of one or more inferences.
+    """Names of the nodes that ran on the HTP, in order, from the provider's CSV of one or more inferences.
 
     Raises:
         Refused: there is no such profile, or it names no node.
@@ -44,10 +44,10 @@ def placed(operators: Sequence[QnnOperator], ran: Sequence[str]) -> tuple[Placed
 
     Args:
         operators: of QNN's graph, in any order.
-        ran: those that the profile names.
+        ran: names of those in the profile, in order.
     """
     rank = {name: index for index, name in enumerate(ran)}
     return tuple(
-        PlacedOperator(f"{o.kind} {_RENAMED.sub('', o.name)}", o.integer, o.macs, "" if o.name in rank else _UNSEEN)
+        PlacedOperator(f"{o.kind} {name_in_file(o.name)}", o.integer, o.macs, "" if o.name in rank else _UNSEEN)
         for o in sorted(operators, key=lambda o: rank.get(o.name, len(rank)))
     )

@@ -1,7 +1,7 @@
-"""A file on one of LiteRT's accelerators, in a process of its own: both sides.
+"""A file on one of LiteRT's accelerators, in a process of its own: our side of it and the other.
 
-A GPU's driver may crash, and LiteRT prints to stdout and stderr, also while the process ends. Pixels and logits lie in two files
-that both sides have mapped, so that a run hands nothing over.
+A GPU's driver may crash, and LiteRT prints to stdout and stderr, even while the process ends. Pixels and logits lie in two files
+that both sides have mapped into memory, so that a run copies nothing.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ import numpy as np
 
 from squeeze_export.core import FloatArray
 from squeeze_export.errors import Refused
+from squeeze_export.runtimes.quiet import one_line
 from squeeze_export.runtimes.tflite.compiled_model import LitertModel, NotAll, compile_alone, compile_beside_cpu
-from squeeze_export.workers.worker import Failed, Late, Worker
+from squeeze_export.workers.worker import Answer, Failed, Late, Worker
 
 OPEN_S, RUN_S = 300, 120
-"""How long a file may take to be opened (a driver compiles every kernel then) and to be run once."""
+"""How long opening a file may take, in which the driver compiles every kernel; and how long one run."""
 FILE, PIXELS, LOGITS = "net.tflite", "pixels", "logits"
-Answer = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 class LitertProcess:
     """A file opened on an accelerator by another process.
 
     Attributes:
-        account: what LiteRT says of it: `division`, as in `compiled_model.Division`, or None where the accelerator takes all.
-        pixels: what the next run is given; shape and dtype of the file's input.
-        logits: what the last run gave; those of its output.
-        closed: whether it was closed, or has ended by itself.
+        account: what LiteRT says of it: `division`, as in `compiled_model.Division`, or None if the accelerator takes all.
+        pixels: the input of the next run, in shape and dtype the file's.
+        logits: the output of the last run, likewise.
         pid: the process's number.
 
     Raises:
@@ -41,7 +40,7 @@ class LitertProcess:
 
     def __init__(self, content: bytes, device: str, threads: int, *, source: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         self._worker = Worker(__name__, tool="LiteRT's process", hint="--device cpu")
-        self.closed, self.pid = False, self._worker.pid
+        self.pid = self._worker.pid
         try:
             (self._worker.folder / FILE).write_bytes(content)
             self.pixels: Any = _map(self._worker.folder / PIXELS, source)
@@ -52,10 +51,7 @@ class LitertProcess:
             raise
 
     def run(self) -> FloatArray:
-        """Runs the file once on `pixels`.
-
-        Returns:
-            `logits`: of the file's dtype; the next run overwrites it.
+        """Runs the file once on `pixels`, and returns `logits`, which the next run overwrites.
 
         Raises:
             Refused: LiteRT failed, ended its process, or took longer than `RUN_S`.
@@ -70,13 +66,12 @@ class LitertProcess:
 
     def close(self) -> None:
         """Ends the process. Calling it twice is allowed."""
-        self.closed = True
         self._worker.close()
 
 
 def _map(path: Path, details: Mapping[str, Any]) -> Any:
     dtype, shape = np.dtype(details["dtype"]), tuple(int(side) for side in details["shape"])
-    path.write_bytes(bytes(dtype.itemsize * math.prod(shape)))  # a sparse file's disk may be full when it is written to: SIGBUS
+    path.write_bytes(bytes(dtype.itemsize * math.prod(shape)))  # not sparse: a full disk would later end the process by SIGBUS
     return np.memmap(path, dtype, mode="r+", shape=shape)
 
 
@@ -86,7 +81,7 @@ _STATE: dict[str, Any] = {}
 
 
 def open_file(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> Answer:
-    """Opens the file on the accelerator alone; on a GPU with the CPU beside it, where the accelerator does not take all of it."""
+    """Opens the file on the accelerator alone; on a GPU that does not take all of it, with the CPU beside it."""
     content, device, threads = Path(FILE).read_bytes(), values["device"], values["threads"]
     division = None
     try:
@@ -110,12 +105,12 @@ def run_file(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> Answer:
         _STATE["opened"].model.run_by_index(0, inputs, outputs)
         logits[...] = outputs[0].read(logits.size, logits.dtype).reshape(logits.shape)
     except RuntimeError as err:
-        raise Refused(f"LiteRT failed to make `{name}`: {' '.join(str(err).split())}") from err
+        raise Refused(f"LiteRT failed to make `{name}`: {one_line(err)}") from err
     return {}, {}
 
 
 def _mapped(opened: LitertModel, file: str, side: str) -> tuple[str, Any, Any]:
-    """Name of the one input or output, the mapped array, and LiteRT's buffers."""
+    """The name of the only input or output, the mapped array, and LiteRT's buffers."""
     model = opened.model
     (key,) = model.get_signature_list()
     (details,) = getattr(model, f"get_{side}_tensor_details")(key).values()

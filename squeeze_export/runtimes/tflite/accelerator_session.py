@@ -11,37 +11,29 @@ from squeeze_export.errors import Refused
 from squeeze_export.formats.contents import FileOperator
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.quiet import lower_log_levels
-from squeeze_export.runtimes.session import BatchSession
+from squeeze_export.runtimes.session import BatchSession, read_file
 from squeeze_export.runtimes.tflite.accelerator_process import LitertProcess
 from squeeze_export.runtimes.tflite.accelerators import Accelerator
 from squeeze_export.runtimes.tflite.compiled_model import Division
-from squeeze_export.runtimes.tflite.interpreter import (
-    InterpreterRuntime,
-    classifier_interface,
-    pixels_as,
-    read_content,
-    real_values,
-)
+from squeeze_export.runtimes.tflite.interpreter import InterpreterRuntime, classifier_interface, pixels_as, real_values
 from squeeze_export.runtimes.tflite.placement import contents_of, placement, taken_of
 
 
 class AcceleratedSession(BatchSession):
-    """A TFLite file opened on a GPU or NPU; satisfies `core.Session`. Not to be used by two threads at once.
-
-    A file of a free batch is run image by image.
+    """A TFLite file opened on a GPU or NPU. Not to be used by two threads at once. A file of a free batch is run image by image.
 
     Attributes:
-        runtime: the registry's name.
         device: `gpu` or `npu`: LiteRT says that at least a part of the file runs there, and `placement` which.
         threads: of what runs on the CPU.
         kernels: the accelerator as LiteRT registered it, such as `GPU WebGPU`, and whether its driver is a software one.
-        evidence: `emulated` where the driver of a GPU computes on the CPU.
+        evidence: `emulated` if the driver of a GPU computes on the CPU.
         placement: which operators run on the device, and which on the CPU.
         facts: `accelerator`, `driver`, `driver_kind`, `fully_accelerated`.
 
     Raises:
         BadInput: the file cannot be read.
-        Refused: LiteRT cannot open it, runs nothing of it on the device, does not tell which part, or it is no image classifier.
+        Refused: LiteRT cannot open it, runs nothing of it on the device, or does not tell which part; or it is not an image
+            classifier.
     """
 
     def __init__(self, artifact: Artifact, accelerator: Accelerator, runtime: InterpreterRuntime, *, threads: int) -> None:
@@ -49,8 +41,8 @@ class AcceleratedSession(BatchSession):
         self.evidence = "emulated" if accelerator.software else "measured"
         self.kernels = accelerator.name + (", software driver" if accelerator.software else "")
         lower_log_levels()
-        content = read_content(artifact.path, runtime.NAME)
-        # The interpreter's list of the file's operators; it also finds a damaged file before a driver is given it.
+        content = read_file(artifact.path)
+        # The interpreter lists the file's operators, and finds a damaged file before a driver gets it.
         with replace(runtime, delegates=False).interpreting(content, artifact.path, threads=1) as interpreter:
             source, self._output = classifier_interface(interpreter)
             nodes, tensors = interpreter._get_ops_details(), interpreter.get_tensor_details()

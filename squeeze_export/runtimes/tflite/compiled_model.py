@@ -1,4 +1,4 @@
-"""Files opened with LiteRT's `CompiledModel`, the API that its GPU and NPU accelerators are reached through, and what it prints."""
+"""Files opened with LiteRT's `CompiledModel`, the API of its GPU and NPU accelerators, and what it prints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from squeeze_export.core import require
 from squeeze_export.errors import Refused
-from squeeze_export.runtimes.quiet import quiet
+from squeeze_export.runtimes.quiet import one_line, quiet
 
 _REGISTERED = re.compile(r"RegisterAccelerator: .*name=(.+)$")
 _COUNTS = re.compile(r"(\d+) operations will run on the GPU, and the remaining (\d+) operations will run on the CPU")
@@ -33,7 +33,7 @@ class LitertModel:
 
     @property
     def division(self) -> Division | None:
-        """What LiteRT said of the operators that its GPU does not take; None where it takes all."""
+        """What LiteRT said of the operators that its GPU does not take; None if it takes all."""
         return division_of(self.log)
 
     def close(self) -> None:
@@ -44,12 +44,12 @@ class LitertModel:
 
 @dataclass(frozen=True)
 class Division:
-    """What LiteRT says of a file that its GPU accelerator takes in part.
+    """What LiteRT says of a file of which its GPU accelerator takes only a part.
 
     Attributes:
         refused: kinds of operators that the accelerator does not take, such as `RELU_0_TO_1`.
         gpu_count: operators that run on the GPU.
-        cpu_count: those that run on the CPU: the refused ones, and others that are cut off by them.
+        cpu_count: those that run on the CPU: the refused ones, and others that these cut off.
         lines: the list as it was printed, one operator and its reason a line.
     """
 
@@ -63,7 +63,7 @@ class NotAll(Refused):
     """The accelerator does not take every operator of the file.
 
     Attributes:
-        division: LiteRT's account of it, where it gives one.
+        division: LiteRT's account of it, if it gives one.
     """
 
     def __init__(self, message: str, division: Division | None) -> None:
@@ -72,12 +72,12 @@ class NotAll(Refused):
 
 
 def compile_alone(content: bytes, device: str, threads: int) -> LitertModel:
-    """Compiles a file for an accelerator and nothing else, so that nothing can run on the CPU unnoticed.
+    """Compiles a file for an accelerator alone, so that nothing can run on the CPU unnoticed.
 
-    With the CPU beside it, LiteRT calls a file fully accelerated even where XNNPACK runs a part of it.
+    With the CPU beside it, LiteRT calls a file fully accelerated even if XNNPACK runs a part of it.
 
     Args:
-        content: a TFLite file; must outlive what is made of it.
+        content: a TFLite file; must outlive the compiled model.
         device: `gpu` or `npu`.
         threads: of what runs on the CPU.
 
@@ -88,7 +88,7 @@ def compile_alone(content: bytes, device: str, threads: int) -> LitertModel:
     """
     found = _compile(content, device, threads, beside_cpu=False)
     lines = " ".join(found.log)
-    # LiteRT's own comment on its NPUs: without a compiler plug-in the CPU runs the file, and is called an accelerator.
+    # Without a compiler plug-in for the NPU, LiteRT runs the file on the CPU and calls that accelerated, as its own log says.
     if not found.model.is_fully_accelerated() or (device == "npu" and "No compiler plugin" in lines):
         found.close()
         raise Refused(f"LiteRT opens the file for its {device.upper()} and does not run it there", hint="--device cpu")
@@ -96,12 +96,12 @@ def compile_alone(content: bytes, device: str, threads: int) -> LitertModel:
 
 
 def compile_beside_cpu(content: bytes, threads: int) -> LitertModel:
-    """Compiles a file for the GPU, and for the CPU what the GPU does not take; see `compile_alone`."""
+    """Compiles a file for the GPU, and the rest of it for the CPU; see `compile_alone`."""
     return _compile(content, "gpu", threads, beside_cpu=True)
 
 
 def division_of(log: tuple[str, ...]) -> Division | None:
-    """What LiteRT printed of the operators that its GPU accelerator does not take; None where it printed nothing of them."""
+    """What LiteRT printed about the operators that its GPU accelerator does not take; None if it printed nothing of them."""
     counts = [(number, match) for number, line in enumerate(log) if (match := _COUNTS.search(line))]
     starts = [number for number, line in enumerate(log) if _LIST in line]
     if len(counts) != 1 or len(starts) != 1 or starts[0] > counts[0][0]:
@@ -119,7 +119,7 @@ def _compile(content: bytes, device: str, threads: int, *, beside_cpu: bool) -> 
     options = module.Options(
         hardware_accelerators=wanted | kinds.CPU if beside_cpu else wanted,
         cpu_options=module.CpuOptions(num_threads=threads),
-        # Its own choice is half precision, in which an fp32 file is another network.
+        # LiteRT would choose half precision, in which an fp32 file is another network.
         gpu_options=module.GpuOptions(enforce_f32=True),
     )
     with quiet() as printed:
@@ -127,7 +127,7 @@ def _compile(content: bytes, device: str, threads: int, *, beside_cpu: bool) -> 
             model = module.CompiledModel.from_buffer(content, options=options)
         except RuntimeError as err:
             model, failure = None, err
-    log = tuple(printed.lines)
+    log = tuple(printed)
     if model is None:
         if _NOT_ALL in str(failure):
             told = division_of(log)
@@ -139,6 +139,6 @@ def _compile(content: bytes, device: str, threads: int, *, beside_cpu: bool) -> 
 
 
 def _failure(log: tuple[str, ...], failure: BaseException) -> str:
-    """The first error that LiteRT printed; what it raises names a line of its source and nothing else."""
+    """The first error that LiteRT printed: what it raises only names a line of its source."""
     errors = [line.split("] ", 1)[-1] for line in log if line.startswith("ERROR")]
-    return errors[0] if errors else " ".join(str(failure).split())
+    return errors[0] if errors else one_line(failure)

@@ -17,7 +17,7 @@ from squeeze_export.errors import Refused, Unavailable
 from squeeze_export.formats.contents import FREE
 from squeeze_export.formats.tflite import with_outputs
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes.quiet import lower_log_levels, quiet
+from squeeze_export.runtimes.quiet import lower_log_levels, quiet, reason
 from squeeze_export.runtimes.session import MAX_FREE_BATCH, BatchSession, check_present, check_threads, read_file
 from squeeze_export.runtimes.tflite.placement import contents_of, kernels_and_placement
 
@@ -25,12 +25,11 @@ DEVICES = ("cpu",)
 
 
 class InterpreterSession(BatchSession):
-    """A TFLite file opened in an interpreter; satisfies `core.Session`. Not to be used by two threads at once.
+    """A TFLite file opened in an interpreter. Not to be used by two threads at once.
 
     Attributes:
-        runtime: the registry's name.
-        threads: as handed to the interpreter.
-        kernels: `XNNPACK`, `builtin`, or `XNNPACK, builtin`: which the interpreter's node list says the convolutions ran in.
+        threads: as asked.
+        kernels: those of the convolutions by the interpreter's node list: `XNNPACK`, `builtin`, or `XNNPACK, builtin`.
         placement: from the same list.
     """
 
@@ -70,13 +69,13 @@ class InterpreterSession(BatchSession):
 
 @dataclass(frozen=True)
 class InterpreterRuntime:
-    """A package that holds the interpreter; satisfies `Runtime`.
+    """A package with the interpreter; satisfies `Runtime`.
 
     Attributes:
         NAME: the registry's.
-        module: that holds `Interpreter` and `OpResolverType`.
-        extra: that brings it.
-        hint: how to install what no extra brings.
+        module: the one with `Interpreter` and `OpResolverType`.
+        extra: the one that brings the package.
+        hint: how to install a package that no extra brings.
         delegates: False for the builtin kernels.
     """
 
@@ -98,43 +97,21 @@ class InterpreterRuntime:
             raise (Unavailable(err.message, hint=self.hint) if self.hint else err) from err
 
     def devices(self) -> tuple[str, ...]:
-        """The devices of the installed package; see `Runtime.devices`.
-
-        Raises:
-            Unavailable: it is not installed.
-        """
+        """See `Runtime.devices`."""
         lower_log_levels()
         with quiet():
             self.load()
         return DEVICES
 
     def open_session(self, artifact: Artifact, *, device: str, threads: int) -> InterpreterSession:
-        """Opens a TFLite file.
-
-        Args:
-            artifact: of the target `tflite`.
-            device: must be `cpu`.
-            threads: at least 1.
-
-        Raises:
-            BadInput: fewer than 1 thread, or the file cannot be read.
-            Unavailable: another device, or the package is not installed.
-            Refused: the interpreter cannot open the file, or its input and output are not a classifier's.
-        """
-        check_present(device, self.devices(), self.NAME)
+        """Opens a TFLite file; see `Runtime.open_session`."""
+        check_present(device, self.devices(), f"`{self.NAME}`")
         check_threads(threads)
-        content = read_content(artifact.path, self.NAME)
-        with self.interpreting(content, artifact.path, threads=threads) as interpreter:
+        with self.interpreting(read_file(artifact.path), artifact.path, threads=threads) as interpreter:
             return InterpreterSession(interpreter, self.NAME, threads, artifact.scheme)
 
     def inner_values(self, artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-        """What the operators make of one image; see `Runtime.inner_values`. They are made outputs of the file, so that a delegate
-        has to hand them out.
-
-        Raises:
-            Refused: the file has no such tensors, or cannot be run with them as outputs.
-            Unavailable: a package is missing.
-        """
+        """See `Runtime.inner_values`. The tensors are made outputs of the file, so that a delegate must return them."""
         with self.interpreting(with_outputs(artifact.path, names), artifact.path, threads=1) as interpreter:
             source = interpreter.get_input_details()[0]
             batch = np.zeros(source["shape"], source["dtype"])
@@ -145,22 +122,19 @@ class InterpreterRuntime:
             return {name: real_values(interpreter.get_tensor(details[name]["index"])[:1], details[name]) for name in names}
 
     def read_records(self, records: Mapping[str, Any], scheme: str) -> tuple[str, Placement]:
-        """What a board's interpreter told: its `nodes`, `tensors` and `inputs`; see `Runtime.read_records`."""
+        """Reads the `nodes`, `tensors` and `inputs` of a board's interpreter; see `Runtime.read_records`."""
         listed = contents_of(records["nodes"], records["tensors"], records["inputs"])
         return kernels_and_placement(listed, scheme_named(scheme).floats)
 
     @contextmanager
     def interpreting(self, content: bytes, path: Path, *, threads: int) -> Iterator[Any]:
-        """Makes an interpreter and keeps what it prints out of stderr while the block runs.
-
-        Args:
-            content: a TFLite file's.
-            path: for the error message.
-            threads: at least 1.
+        """Makes an interpreter of a TFLite file's bytes, and keeps what it prints out of stderr while the block runs.
 
         Raises:
-            Refused: the interpreter cannot open the file, or what the block asks of it.
+            Refused: the file is empty, or the interpreter fails to open it or to do what the block asks.
         """
+        if not content:
+            raise Refused(f"`{self.NAME}` cannot open `{path}`: the file is empty")
         with quiet() as printed:
             module = self.load()
             kinds = module.OpResolverType
@@ -174,15 +148,15 @@ class InterpreterRuntime:
                 interpreter.allocate_tensors()
                 yield interpreter
                 return
-            except (ValueError, RuntimeError, LookupError) as err:  # of a damaged file, even names and indices may be wrong
+            except (ValueError, RuntimeError, LookupError) as err:  # in a damaged file even names and indices may be wrong
                 failure = err
-        raise Refused(f"`{self.NAME}` cannot open `{path}`: {printed.reason(failure)}") from failure
+        raise Refused(f"`{self.NAME}` cannot open `{path}`: {reason(failure, printed)}") from failure
 
 
 LITERT = InterpreterRuntime("litert", "ai_edge_litert.interpreter")
-"""With the kernels that it picks itself, XNNPACK. The registry's `litert` is this one and LiteRT's accelerators."""
+"""With the kernels that it picks itself, XNNPACK's. The registry's `litert` is this and LiteRT's accelerators."""
 LITERT_BUILTIN = InterpreterRuntime("litert-builtin", "ai_edge_litert.interpreter", delegates=False)
-"""The model that microcontrollers and accelerators follow. Its kernels round otherwise."""
+"""The reference that microcontrollers and accelerators follow. Its kernels round differently from XNNPACK's."""
 TENSORFLOW_LITE = InterpreterRuntime("tensorflow-lite", "tensorflow.lite.python.interpreter", "peers")
 """For machines that have only TensorFlow."""
 TFLITE_RUNTIME = InterpreterRuntime(
@@ -193,28 +167,11 @@ TFLITE_RUNTIME = InterpreterRuntime(
 """The older package (2.14 was its last, 2023), for machines that have nothing newer. No extra brings it: it needs numpy < 2."""
 
 
-def read_content(path: Path, runtime: str) -> bytes:
-    """A TFLite file's bytes, at least one.
-
-    Args:
-        path: of the file.
-        runtime: the registry's name, for the error message.
-
-    Raises:
-        BadInput: it cannot be read.
-        Refused: it is empty.
-    """
-    content = read_file(path)
-    if not content:
-        raise Refused(f"`{runtime}` cannot open `{path}`: the file is empty")
-    return content
-
-
 def classifier_interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The details of the one input and the one output.
+    """The details of a classifier's input and output.
 
     Raises:
-        Refused: they are not a classifier's.
+        Refused: the file is not an image classifier.
     """
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     fits = (
@@ -241,14 +198,14 @@ def takes_pixels(dtype: Any, scale: float, zero_point: int) -> bool:
 
 
 def pixels_as(images: ByteArray, dtype: Any) -> NDArray[Any]:
-    """Pixels in the dtype of a file's input: the same values, those of int8 128 lower."""
+    """Pixels in the dtype of a file's input: the same values, for int8 128 lower."""
     if np.dtype(dtype) == np.int8:
         return (images ^ np.uint8(128)).view(np.int8)
     return images.astype(dtype, copy=False)
 
 
 def real_values(values: NDArray[Any], details: Mapping[str, Any]) -> FloatArray:
-    """A tensor's real values: those of integers by their scale and zero point."""
+    """A tensor's real values, of integers by their scale and zero point."""
     steps: FloatArray = values.astype(np.float32, copy=False)
     if np.issubdtype(values.dtype, np.floating):
         return steps

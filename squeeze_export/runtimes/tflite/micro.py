@@ -1,7 +1,7 @@
 """TFLite Micro: the interpreter and the portable kernels of microcontrollers, run here.
 
-They are the model that a chip's own kernels follow. How long those take they do not tell, so the figures are *emulated* and never
-timed.
+They are the reference that a chip's own kernels follow, but they do not show how fast a chip is: the figures are *emulated*, and
+never timed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from squeeze_export.errors import BadInput, Refused
 from squeeze_export.formats.contents import Contents, FileTensor
 from squeeze_export.formats.tflite import Buffer, read_bytes
 from squeeze_export.graph.quantized import scheme_named
-from squeeze_export.runtimes.quiet import quiet
+from squeeze_export.runtimes.quiet import quiet, reason
 from squeeze_export.runtimes.session import BatchSession, check_present, check_threads, read_file
 from squeeze_export.runtimes.tflite.interpreter import pixels_as, real_values, takes_pixels
 from squeeze_export.runtimes.tflite.micro_probe import find_arena
@@ -34,7 +34,7 @@ _OUTPUTS = ("int8", "float32")
 
 
 def devices() -> tuple[str, ...]:
-    """Where TFLite Micro runs: its wheel holds the portable kernels, for any CPU.
+    """The CPU: the wheel of TFLite Micro holds the portable kernels, which run on any.
 
     Raises:
         Unavailable: `tflite-micro` is not installed.
@@ -44,19 +44,8 @@ def devices() -> tuple[str, ...]:
 
 
 def open_session(artifact: Artifact, *, device: str, threads: int) -> MicroSession:
-    """Opens a TFLite file in the smallest arena that it runs in.
-
-    Args:
-        artifact: of the target `tflite`.
-        device: must be `cpu`.
-        threads: at least 1; TFLite Micro has one.
-
-    Raises:
-        BadInput: `threads` is below 1, or the file cannot be read.
-        Unavailable: another device, or `tflite-micro` is not installed.
-        Refused: TFLite Micro cannot run the file, or it is no image classifier.
-    """
-    check_present(device, devices(), NAME)
+    """Opens a TFLite file in the smallest arena that it runs in; see `Runtime.open_session`. TFLite Micro has one thread."""
+    check_present(device, devices(), f"`{NAME}`")
     check_threads(threads)
     content = read_file(artifact.path)
     arena_bytes = arena_of(artifact.path)
@@ -64,20 +53,14 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> MicroSessi
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
-    """What the file's operators make of one image: no tensor gives its place up to another; see `Runtime.inner_values`.
-
-    Raises:
-        Refused: TFLite Micro cannot run the file, or it has no such tensors.
-        Unavailable: `tflite-micro` is not installed.
-    """
-    session = open_session(artifact, device=DEVICES[0], threads=1)
-    return session.inner_values(names, pixels)
+    """See `Runtime.inner_values`. No tensor's memory is used again for another."""
+    return open_session(artifact, device=DEVICES[0], threads=1).inner_values(names, pixels)
 
 
 def arena_of(path: Path) -> int:
     """The bytes of the smallest arena in which TFLite Micro runs a file: what a firmware has to set aside for it.
 
-    They are searched for in a process of its own, since what does not fit may end it. The interpreter is the one that records its
+    A process of its own searches for it, since a file that does not fit may end the process. Its interpreter also records the
     allocations; a firmware's plain one needs a little less.
 
     Raises:
@@ -95,7 +78,7 @@ def arena_of(path: Path) -> int:
 
 
 class MicroSession(BatchSession):
-    """A TFLite file opened in TFLite Micro; satisfies `core.Session`. Not to be used by two threads at once.
+    """A TFLite file opened in TFLite Micro. Not to be used by two threads at once.
 
     Attributes:
         evidence: `emulated`: a microcontroller's kernels on another CPU.
@@ -125,7 +108,7 @@ class MicroSession(BatchSession):
 
     @cached_property
     def placement(self) -> Placement:
-        """Which operators run in integers. TFLite Micro keeps no list; it runs each operator of the file with one kernel."""
+        """Which operators run in integers. TFLite Micro keeps no list: it runs each operator of the file with one kernel."""
         source = f"the file's {len(self._file.operators)} operators, which TFLite Micro runs one by one"
         return placement(self._file, frozenset(), device=self.device, floats=self._floats, source=source)
 
@@ -145,7 +128,7 @@ class MicroSession(BatchSession):
         if missing:
             raise Refused(f"`{self._path}` has no tensor `{missing[0]}`")
         runtime = _micro()
-        # As much more as all tensors take together, were each kept apart.
+        # Enough more for every tensor to keep memory of its own.
         arena_bytes = self.facts["arena_bytes"] + sum(8 * math.prod(_fixed(tensor)) for tensor in tensors.values())
         with quiet():
             keeping = runtime.InterpreterConfig.kPreserveAllTensors
@@ -170,14 +153,14 @@ class MicroSession(BatchSession):
                 return real_values(np.array(interpreter.get_output(0)), self._result)
             except (ValueError, RuntimeError) as err:
                 failure = err
-        raise Refused(f"TFLite Micro failed on `{self._path}`: {printed.reason(failure)}") from failure
+        raise Refused(f"TFLite Micro failed on `{self._path}`: {reason(failure, printed)}") from failure
 
 
 def _read(content: bytes, path: Path) -> Contents:
-    """What a file consists of that TFLite Micro has opened: it tells nothing of the operators that it runs.
+    """The contents of a file that TFLite Micro has opened, which does not tell what operators it runs.
 
     Raises:
-        Refused: several subgraphs, or weights outside the flatbuffer, which TFLite Micro would read as nothing without saying so.
+        Refused: several subgraphs, or weights outside the flatbuffer, which TFLite Micro would silently read as nothing.
     """
     try:
         file = read_bytes(content, str(path))
@@ -202,6 +185,6 @@ def _micro() -> Any:
 
 
 def _steps(details: Mapping[str, Any]) -> tuple[float, int]:
-    """Scale and zero point of an output; 0 and 0 of floats."""
+    """Scale and zero point of an input or output; 0 and 0 for floats."""
     told = details["quantization_parameters"]
     return (float(told["scales"][0]), int(told["zero_points"][0])) if len(told["scales"]) == 1 else (0.0, 0)

@@ -1,7 +1,7 @@
 """Finds the smallest arena that a file runs in.
 
-TFLite Micro was made for firmware: where an arena is too small, or a file is damaged, it may follow a null pointer. So each attempt
-is a forked process, and this whole search is the work of one that the caller can lose.
+TFLite Micro was made for firmware: if an arena is too small or a file is damaged, it may follow a null pointer. So each attempt is
+a forked process, and the caller runs the whole search in a process of its own.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from typing import Any
 import numpy as np
 
 STEP_BYTES = 16
-"""TFLite Micro's own alignment: nothing between two multiples makes a difference."""
+"""TFLite Micro's own alignment: only multiples make a difference."""
 FIRST_BYTES = 1 << 20
 MAX_REASON_CHARACTERS = 300
 ATTEMPT_S = 120
-"""No attempt outlives the search that the caller has given up."""
+"""An attempt ends by itself after this, even if the caller has given up the search."""
 
 
 def smallest(fits: Callable[[int], bool], limit: int, guess: Callable[[], int] = lambda: 0) -> int | None:
-    """The smallest multiple of `STEP_BYTES` that fits; None where not even `limit` does.
+    """The smallest multiple of `STEP_BYTES` that fits; None if not even `limit` does.
 
     Args:
-        fits: whether a file can be run in an arena of so many bytes; what fits a smaller one fits a larger one.
+        fits: whether a file runs in an arena of that many bytes; if it fits a small one, it fits a larger one.
         limit: bytes.
-        guess: what it may be, asked for once a size has been found that fits. A good one makes the search shorter, a bad one no
-            other.
+        guess: what the size may be; asked for as soon as some size fits. A good guess shortens the search, a bad one does no harm.
     """
     low, high = 0, min(FIRST_BYTES, limit)
     while not fits(high):
@@ -68,12 +67,7 @@ def _opened(content: bytes, arena_bytes: int) -> Any:
 
 
 def survives(work: Callable[[], None], log: Path) -> bool:
-    """Whether a piece of work ends well in a forked process.
-
-    Args:
-        work: what to do there.
-        log: takes what it prints, and what it raises.
-    """
+    """Whether `work` succeeds in a forked process; `log` takes what it prints and raises."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -91,7 +85,7 @@ def survives(work: Callable[[], None], log: Path) -> bool:
 
 
 def find_arena(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Searches.
+    """Searches for the arena.
 
     Args:
         values: `path` of the file, and `limit` in bytes.
@@ -100,7 +94,7 @@ def find_arena(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[di
     Returns:
         `arena_bytes`, or `reason`: why there is none.
     """
-    import tflite_micro  # noqa: F401 - once here, and not in every attempt
+    import tflite_micro  # noqa: F401 - once here, not in every attempt
 
     content, log = Path(values["path"]).read_bytes(), Path("attempt.log").absolute()
     # Allocation alone decides the size; one inference then shows that nothing else is missing.

@@ -1,4 +1,4 @@
-"""Which operators of a TFLite file run where, and in what numbers: from an interpreter's node list, and from what LiteRT prints."""
+"""Where a TFLite file's operators run, and in what numbers: by an interpreter's node list, and by what LiteRT prints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def contents_of(nodes: Sequence[Mapping[str, Any]], tensors: Sequence[Mapping[st
     """An interpreter's node list as the contents of a file.
 
     Args:
-        nodes: `op_name`; `inputs`, `outputs`: indices of tensors, -1 for one that is left out. In the order of execution.
+        nodes: in the order of execution: `op_name`; `inputs`, `outputs`: indices of tensors, -1 for one that is left out.
         tensors: `index`, `name`, `shape`, `dtype`: numpy's, or its name.
         inputs: indices of the network's own.
     """
@@ -38,21 +38,21 @@ def contents_of(nodes: Sequence[Mapping[str, Any]], tensors: Sequence[Mapping[st
 
 
 def kernels_and_placement(listed: Contents, floats: FloatPart) -> tuple[str, Placement]:
-    """What runs in which kernels on the CPU, from an interpreter's node list.
+    """What runs in which kernels on the CPU, by an interpreter's node list.
 
-    The list does not say which delegate it is, but the interpreter adds none but XNNPACK on its own.
+    The list does not name the delegate, but XNNPACK is the only one that the interpreter adds on its own.
 
     Args:
         listed: from `contents_of`.
         floats: what the file means to compute in floating point.
 
     Returns:
-        `XNNPACK`, `builtin`, or `XNNPACK, builtin`: which the convolutions ran in; and the placement.
+        The kernels of the convolutions: `XNNPACK`, `builtin`, or `XNNPACK, builtin`; and the placement.
     """
     operators, running = listed.operators, _running(listed)
     taken = taken_over(operators) & set(running)
     macs, taken_macs = (sum(macs_of(operators[number]) for number in numbers) for numbers in (running, taken))
-    # tflite_runtime's XNNPACK takes the mean of an integer network and leaves it the convolutions: these name the kernels.
+    # tflite_runtime's XNNPACK takes an integer network's mean, but not its convolutions: only convolutions name the kernels.
     kernels = "builtin" if not taken_macs else "XNNPACK" if taken_macs == macs else "XNNPACK, builtin"
     delegate_count = sum(operator.kind == _DELEGATE for operator in operators)
     source = f"interpreter's node list: {delegate_count} delegate node(s) took over {len(taken)} of {len(running)} operators"
@@ -60,12 +60,12 @@ def kernels_and_placement(listed: Contents, floats: FloatPart) -> tuple[str, Pla
 
 
 def placement(file: Contents, taken: frozenset[int], *, device: str, floats: FloatPart, source: str) -> Placement:
-    """Where the operators run. A GPU computes an integer file in floating point, with its integers widened and its steps imitated
-    (TFLite's GPU delegate, "Support for quantized models"); what a device does not take runs on the CPU as the file has it.
+    """Where the operators run. A GPU computes an integer file in floating point and imitates the quantization (TFLite's GPU
+    delegate, "Support for quantized models"); what a device does not take runs on the CPU as the file has it.
 
     Args:
         file: its operators in the order of execution; the dtypes of their tensors say what they compute in.
-        taken: places of the operators that the device runs; it does not matter where the device is the CPU.
+        taken: places of the operators that the device runs; ignored for the CPU.
         device: `cpu`, `gpu`, `npu`.
         floats: what the file means to compute in floating point.
         source: the record that `taken` was read from.
@@ -82,8 +82,8 @@ def placement(file: Contents, taken: frozenset[int], *, device: str, floats: Flo
 def taken_over(operators: Sequence[FileOperator]) -> frozenset[int]:
     """Places of the operators that a delegate took over.
 
-    An interpreter's list keeps them and adds one `DELEGATE` node for each part that the delegate runs. That node names the tensors
-    it takes and gives; walking back from the latter to the former finds exactly the operators it replaced.
+    An interpreter's list keeps them and adds one `DELEGATE` node for each part that the delegate runs. That node names its inputs
+    and outputs; walking back from the outputs to the inputs finds exactly the operators that it replaced.
     """
     makers = {
         tensor.key: number for number, operator in enumerate(operators) for tensor in operator.outputs if operator.kind != _DELEGATE
@@ -102,18 +102,18 @@ def taken_over(operators: Sequence[FileOperator]) -> frozenset[int]:
 
 
 def taken_of(operators: Sequence[FileOperator], division: Division) -> frozenset[int] | None:
-    """The operators that the GPU runs, where LiteRT's list and its two counts leave one answer.
+    """The operators that the GPU runs, if LiteRT's list and its two counts leave one answer.
 
-    LiteRT names the kinds that the GPU does not take and counts the rest. Which they are follows from how TFLite cuts a graph into
-    parts (`PartitionGraphIntoIndependentNodeSubsets` in its graph_info.cc): each part is all that can run next and is of one sort,
-    taken or not. The GPU is given the largest part, or all of them; the counts say whether that is so.
+    LiteRT names the kinds that the GPU does not take, and only counts the others. Which run on the GPU follows from how TFLite cuts
+    a graph into parts (`PartitionGraphIntoIndependentNodeSubsets` in its graph_info.cc): each part is all operators that can run
+    next and are of one sort, taken or not. The GPU gets the largest part, or all parts that it can take; the counts tell which.
 
     Args:
         operators: all of the file, in the order of execution.
         division: what LiteRT printed.
 
     Returns:
-        Places in `operators`; None where the counts fit no answer, or more than one.
+        Places in `operators`; None if the counts fit no answer, or more than one.
     """
     makers = {tensor.key: number for number, operator in enumerate(operators) for tensor in operator.outputs}
     needs = [{makers[tensor.key] for tensor in operator.inputs if tensor.key in makers} for operator in operators]
@@ -140,8 +140,8 @@ def taken_of(operators: Sequence[FileOperator], division: Division) -> frozenset
 
 
 def _running(file: Contents) -> list[int]:
-    """Places of the operators that are a part of every inference. What reads constants only is none: weights are widened once, when
-    the file is opened.
+    """Places of the operators that are a part of every inference. One that reads only constants is not: it runs once, when the file
+    is opened.
     """
     computed = file.makers.keys() | {tensor.key for tensor in file.inputs}
     return [
