@@ -15,7 +15,7 @@ from squeeze_export.errors import BadInput, Unavailable
 from squeeze_export.files import reading
 
 MAX_FREE_BATCH = 32
-"""Images at once where a file leaves the batch free: more take more memory and are no faster."""
+"""Images at once if a file leaves the batch free: more take more memory and are no faster."""
 MAX_SAMPLE_NS = 3_600_000_000_000
 """No inference takes an hour: a longer sample of a remote clock is refused."""
 

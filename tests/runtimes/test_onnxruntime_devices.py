@@ -77,11 +77,11 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
         monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, devices.CPU])
-        devices.problem_of.cache_clear()
+        devices.works.cache_clear()
         return asked
 
     yield install
-    devices.problem_of.cache_clear()
+    devices.works.cache_clear()
 
 
 @pytest.mark.parametrize("name", [name for name in devices.DEVICES if name != "cpu"])
@@ -222,6 +222,20 @@ def test_a_plug_in_is_found_by_its_package_and_may_take_a_part(artifact: Artifac
     assert told["elsewhere"] == ["Celu odd on cpu"]
     assert told["count"][1] == told["count"][0] - 1 >= 2
     assert "graph assignment" in told["source"]
+
+
+def test_what_is_told_of_webgpu_is_of_the_entry_that_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU, though ONNX Runtime lists a software adapter before it."""
+    provider = devices.DEVICES["webgpu"].provider
+    kinds = [f"OrtHardwareDeviceType.{name}" for name in ("CPU", "GPU")]
+    hardware = [SimpleNamespace(type=kind, vendor="Maker", vendor_id=16, device_id=2) for kind in kinds]
+    listed = [SimpleNamespace(ep_name=provider, device=device) for device in hardware]
+    monkeypatch.setattr(devices, "plugin_entries", lambda: listed)
+    (gpu,) = devices.entries_for("webgpu", provider)
+    assert devices.evidence_and_facts(gpu) == ("measured", {"hardware": "GPU Maker 0010:0002"})
+    assert devices.evidence_and_facts(listed[0])[0] == "emulated"
+    listed.pop()
+    assert devices.entries_for("webgpu", provider) == listed
 
 
 def test_webgpu_where_it_is_here(artifact: Artifact) -> None:

@@ -48,7 +48,7 @@ class Arguments:
         return [self._fetch(entry) for entry in self._all(key)]
 
     def constant(self, key: str, *dtypes: str) -> Constant:
-        """A constant of one of `dtypes` (any where there are none)."""
+        """A constant of one of `dtypes` (any dtype if none is given)."""
         entry = self._one(key)
         found = entry if isinstance(entry, Constant) else self._constants.get(entry)
         if found is None:

@@ -24,7 +24,7 @@ from squeeze_export.core import Evidence, require
 from squeeze_export.errors import SqueezeExportError, Unavailable
 from squeeze_export.graph.quantized import FP32, Scheme
 from squeeze_export.runtimes.onnxruntime.calls import hardware_of, onnxruntime, opened, refusals, session_options
-from squeeze_export.runtimes.quiet import quiet, reason
+from squeeze_export.runtimes.quiet import quiet
 
 CPU = "CPUExecutionProvider"
 NVIDIA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
@@ -110,29 +110,26 @@ def available() -> dict[str, Device]:
     built_in = onnxruntime().get_available_providers()
     found = {name: device for name, device in DEVICES.items() if device.provider in built_in}
     for provider in plugins:
-        name = next((name for name, device in DEVICES.items() if device.provider == provider), "")
-        known = DEVICES.get(name) or Device(provider, provider.removesuffix(_SUFFIX), "")
-        found.setdefault(name or provider.removesuffix(_SUFFIX).lower(), known)
-    return {name: device for name, device in found.items() if name == "cpu" or not problem_of(name, device)}
+        short = provider.removesuffix(_SUFFIX)
+        name = next((name for name, device in DEVICES.items() if device.provider == provider), short.lower())
+        found.setdefault(name, DEVICES.get(name) or Device(provider, short, ""))
+    return {name: device for name, device in found.items() if name == "cpu" or works(name, device)}
 
 
 @cache
-def problem_of(name: str, device: Device) -> str:
-    """Why an installed provider does not run here; empty if it runs. It is tried with one operator, once a process.
+def works(name: str, device: Device) -> bool:
+    """Whether an installed provider runs here. It is tried with one operator, once a process.
 
     A build for GPUs names its providers on machines without a GPU too, and its sessions then quietly have the CPU's alone. NVIDIA's
     take seconds to start, so the driver is asked for a GPU instead; `open_on` notices what else they may lack.
     """
     if device.provider in NVIDIA:
-        return "" if nvidia_gpu_count() else "no NVIDIA GPU"
-    try:
+        return nvidia_gpu_count() > 0
+    with contextlib.suppress(SqueezeExportError, *refusals()):
         session = open_on(name, device, _one_operator(), Path("probe.onnx"), session_options(1), FP32, 1)
         session.run(None, {"x": np.zeros((1, 4), np.float32)})
-    except SqueezeExportError as err:
-        return err.message
-    except refusals() as err:
-        return reason(err)
-    return ""
+        return True
+    return False
 
 
 def nvidia_gpu_count() -> int:
@@ -187,8 +184,8 @@ def open_on(name: str, device: Device, model: bytes, path: Path, options: Any, s
 
 
 def entries_for(name: str, provider: str) -> list[Any]:
-    """The plug-in's entries that a device may be opened on; the first is the one that is opened. WebGPU takes the CPU's without a
-    GPU.
+    """The plug-in's entries that a device may be opened on; the first is used. Without a GPU, `webgpu` takes the CPU: a software
+    adapter.
 
     Args:
         name: of the device.

@@ -37,7 +37,7 @@ MAX_FILE_BYTES = 512_000_000
 
 
 def devices() -> tuple[str, ...]:
-    """`htp` where there is one, `htp-emulator` on x86-64.
+    """`htp` if there is one, `htp-emulator` on x86-64.
 
     Raises:
         Unavailable: `onnxruntime-qnn` or `onnxruntime` is not installed.

@@ -44,7 +44,7 @@ class LitertModel:
 
 @dataclass(frozen=True)
 class Division:
-    """What LiteRT says of a file of which its GPU accelerator takes only a part.
+    """What LiteRT says of a file that its GPU accelerator takes only in part.
 
     Attributes:
         refused: kinds of operators that the accelerator does not take, such as `RELU_0_TO_1`.

@@ -128,7 +128,7 @@ class MicroSession(BatchSession):
         if missing:
             raise Refused(f"`{self._path}` has no tensor `{missing[0]}`")
         runtime = _micro()
-        # Enough more for every tensor to keep memory of its own.
+        # Enough for every tensor to have memory of its own.
         arena_bytes = self.facts["arena_bytes"] + sum(8 * math.prod(_fixed(tensor)) for tensor in tensors.values())
         with quiet():
             keeping = runtime.InterpreterConfig.kPreserveAllTensors
