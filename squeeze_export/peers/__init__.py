@@ -55,7 +55,6 @@ class Peer(Protocol):
     """What a peer's module offers. Frameworks are imported inside the functions, and only in the peer's own process.
 
     Attributes:
-        NAME: of the vendor's package.
         TARGET: the format that it writes.
         TOOL: its name in error messages.
         PACKAGES: distributions whose versions go into the provenance, if they are installed.
@@ -63,7 +62,6 @@ class Peer(Protocol):
         LABELLED: the recipes that need `Source.validation` and `Source.labels`.
     """
 
-    NAME: str
     TARGET: str
     TOOL: str
     PACKAGES: tuple[str, ...]

@@ -21,7 +21,6 @@ from squeeze_export.peers import Source
 from squeeze_export.peers.network import with_mean_outside
 from squeeze_export.peers.process import EXTRA
 
-NAME = "coremltools"
 TARGET = "coreml"
 PACKAGES = ("coremltools", "torch")
 TOOL = "coremltools' quantizer"

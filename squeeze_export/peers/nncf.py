@@ -22,7 +22,6 @@ from squeeze_export.peers import Source
 from squeeze_export.peers.network import with_mean_outside
 from squeeze_export.peers.process import EXTRA
 
-NAME = "nncf"
 TARGET = "openvino"
 PACKAGES = ("nncf", "openvino", "torch")
 TOOL = "NNCF"

@@ -17,7 +17,6 @@ from squeeze_export.peers import Source
 from squeeze_export.peers.network import with_mean_outside
 from squeeze_export.peers.process import EXTRA
 
-NAME = "onnxruntime"
 TARGET = "onnx"
 PACKAGES = ("onnxruntime", "onnx")
 TOOL = "ONNX Runtime's quantizer"

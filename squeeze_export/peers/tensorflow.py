@@ -19,7 +19,6 @@ from squeeze_export.peers import Source
 from squeeze_export.peers.network import same_pads, with_mean_outside
 from squeeze_export.peers.process import EXTRA
 
-NAME = "tensorflow"
 TARGET = "tflite"
 PACKAGES = ("tensorflow-cpu", "tensorflow")
 TOOL = "TensorFlow's converter"

@@ -1,12 +1,12 @@
-"""ExecuTorch's side: lowers a network of plain files to a `.pte` for XNNPACK, says what is inside a `.pte`, and runs it.
+"""ExecuTorch's side: lowers a network to a `.pte` for XNNPACK, reports what is inside a `.pte`, and runs it.
 
-Runs in ExecuTorch's environment, under `serve.py`; imports nothing of this project. The network comes as the operators of an ONNX
-file in integers (see `compilers/executorch/network.py`), and every operator says in torch what it says there, so that nothing is
-quantized anew: uint8 integers are written as int8 ones 128 lower, which is all that XNNPACK's operators take.
+It runs in ExecuTorch's environment, under `serve.py`, and imports nothing of this project. The network is given as the operators of
+an ONNX file in integers (see `compilers/executorch/network.py`). Each operator is repeated in torch with the same integers, so that
+nothing is quantized again. uint8 integers are written as int8 minus 128, because XNNPACK's operators take only int8.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
-# What is imported in the functions is in the other environment.
+# The functions import packages of the other environment.
 
 import json
 import tempfile
@@ -37,7 +37,7 @@ def check(values: Values, arrays: Arrays) -> Answer:
 
 
 def compile_network(values: Values, arrays: Arrays) -> Answer:
-    """`values`: the network; `arrays`: its constants, `c0` and so on. Leaves `PRODUCT`."""
+    """`values`: the network; `arrays`: its constants, `c0` and so on. Writes `PRODUCT`."""
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -52,7 +52,7 @@ def compile_network(values: Values, arrays: Arrays) -> Answer:
 
 
 def torch_network(values: Values, arrays: Arrays) -> Any:
-    """The operators as a torch module: (N, H, W, 3) uint8 in."""
+    """The operators as a torch module that takes (N, H, W, 3) uint8."""
     import torch
     from torch.ao.quantization.fx import _decomposed  # noqa: F401  # registers the operators
 
@@ -70,7 +70,7 @@ def torch_network(values: Values, arrays: Arrays) -> Any:
             for node in values["nodes"]:
                 held: list[Any] = [constants.get(name) for name in node["inputs"]]
                 if node["operator"] == "DequantizeLinear" and held[0] is not None and held[0].dtype == np.int32:
-                    # XNNPACK takes biases as floats and rounds them to steps of the same scale: the integers that they come from.
+                    # XNNPACK takes biases as floats and rounds them to steps of the same scale, which gives the same integers.
                     bias = (held[0].astype(np.float64) * held[1]).astype(np.float32)
                     self.hold(node["output"], bias)
                 elif node["operator"] == "DequantizeLinear" and held[0] is not None:
@@ -83,10 +83,10 @@ def torch_network(values: Values, arrays: Arrays) -> Any:
 
         def forward(self, pixels: Any) -> Any:
             made: Values = {values["input"]: pixels}
-            steps_of: Values = {}  # of what is in `made` as integers
+            steps_of: Values = {}  # tensor in `made` that holds integers -> its quantization
 
             def real(name: str) -> Any:
-                """Each reader has a dequantization of its own: XNNPACK's partitions cannot share one across a bypass."""
+                """Dequantizes for each reader: XNNPACK's partitions cannot share a dequantization across a bypass."""
                 if name in steps_of:
                     return quantized.dequantize_per_tensor(made[name], *steps_of[name])
                 return made[name] if name in made else getattr(self, names[name])
@@ -137,7 +137,7 @@ def torch_network(values: Values, arrays: Arrays) -> Any:
 
 
 def even_pads(node: Values) -> tuple[int, int]:
-    """ONNX's top, left, bottom, right as torch's two."""
+    """ONNX's top, left, bottom, right as torch's (vertical, horizontal)."""
     top, left, bottom, right = node["attributes"]["pads"]
     if (top, left) != (bottom, right):
         raise ValueError(f"{node['name']} is padded unevenly")
@@ -145,7 +145,7 @@ def even_pads(node: Values) -> tuple[int, int]:
 
 
 def rounds_up(node: Values) -> bool:
-    """Whether a pool is padded at the bottom and right, as rounding its size up amounts to; other padding is an error."""
+    """Whether a pool is padded at the bottom or right, which equals rounding its size up; other padding is an error."""
     top, left, bottom, right = node["attributes"]["pads"]
     if (top, left) != (0, 0) or bottom >= node["attributes"]["strides"][0] or right >= node["attributes"]["strides"][1]:
         raise ValueError(f"{node['name']} is padded otherwise than by rounding up")
@@ -153,7 +153,7 @@ def rounds_up(node: Values) -> bool:
 
 
 def operators_of(content: bytes) -> list[list[Any]]:
-    """What a `.pte` executes, in order: `[name, where, whether in integers, multiply-accumulates]`, from its own flatbuffers."""
+    """The operators of a `.pte` in execution order: `[name, where, whether in integers, multiply-accumulates]`."""
     from executorch.exir._serialize._program import deserialize_pte_binary
 
     program = deserialize_pte_binary(content).program
@@ -171,7 +171,7 @@ def operators_of(content: bytes) -> list[list[Any]]:
 
 
 def xnnpack_operators(content: bytes) -> list[list[Any]]:
-    """The nodes of XNNPACK's own graph, with the types of the tensors that they read and make."""
+    """The operators in XNNPACK's own graph; see `operators_of`."""
     from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
     from executorch.exir._serialize._flatbuffer import _flatc_decompile
 
@@ -192,7 +192,7 @@ def xnnpack_operators(content: bytes) -> list[list[Any]]:
 
 
 def xnnpack_operator(node: Values, tensors: dict[int, tuple[str, list[int]]]) -> list[Any]:
-    """One node; multiplied are the weights of each output with each of its positions."""
+    """One node. Multiply-accumulates: the size of the output times the weights per output channel."""
     union, kind = node["xnode_union"], node["xnode_union_type"].removeprefix("XNN")
     result, dims = tensors[union.get("output_id", 0)]
     sources = [tensors[union.get(name, 0)][0] for name in ("input_id", "input1_id") if name in union]
@@ -218,7 +218,7 @@ def open_program(values: Values, arrays: Arrays) -> Answer:
 
 
 def infer(values: Values, arrays: Arrays) -> Answer:
-    """`pixels`: (N, H, W, 3) uint8, as many images as you like; each is run at the file's own batch of 1."""
+    """`pixels`: (N, H, W, 3) uint8, any number of images; each runs at the file's batch of 1."""
     return {}, {"logits": np.concatenate([execute(image[None]) for image in arrays["pixels"]])}
 
 
@@ -231,7 +231,7 @@ def execute(pixels: Any) -> Any:
 
 
 def time_program(values: Values, arrays: Arrays) -> Answer:
-    """`warmup` inferences of `pixels`, and the ns that each of the next `rounds` took; bytes in memory to logits in memory."""
+    """Runs `pixels` `warmup` times, then times each of `rounds` runs in ns, from pixels in memory to logits in memory."""
     samples_ns = []
     for _ in range(values["warmup"]):
         execute(arrays["pixels"])
