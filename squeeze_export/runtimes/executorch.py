@@ -25,11 +25,7 @@ TIME_LIMIT_S = 600.0
 
 
 def devices() -> tuple[str, ...]:
-    """The CPU.
-
-    Raises:
-        Unavailable: the toolchain is not installed.
-    """
+    """The CPU, if the toolchain is installed; see `Runtime.devices`."""
     check_installed(executorch)
     return DEVICES
 

@@ -33,11 +33,7 @@ _INSTALL = "a build of torch with CUDA: https://pytorch.org/get-started/locally/
 
 
 def devices() -> tuple[str, ...]:
-    """`cpu`, and `cuda` where torch finds a GPU that it was built for.
-
-    Raises:
-        Unavailable: `torch` is not installed.
-    """
+    """`cpu`, and `cuda` if torch finds a GPU that it was built for; see `Runtime.devices`."""
     return ("cpu", "cuda") if _torch().cuda.is_available() else ("cpu",)
 
 

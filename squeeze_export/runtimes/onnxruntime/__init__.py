@@ -22,11 +22,7 @@ NAME = OnnxSession.runtime
 
 
 def devices() -> tuple[str, ...]:
-    """The devices whose provider is in the installed build, or in an installed plug-in, and works here.
-
-    Raises:
-        Unavailable: `onnxruntime` is not installed.
-    """
+    """The devices whose provider is in the installed build or plug-ins, and works here; see `Runtime.devices`."""
     return tuple(available())
 
 

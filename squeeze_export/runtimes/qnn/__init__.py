@@ -37,11 +37,7 @@ MAX_FILE_BYTES = 512_000_000
 
 
 def devices() -> tuple[str, ...]:
-    """`htp` if there is one, `htp-emulator` on x86-64.
-
-    Raises:
-        Unavailable: `onnxruntime-qnn` or `onnxruntime` is not installed.
-    """
+    """`htp` if there is one, `htp-emulator` on x86-64; see `Runtime.devices`."""
     return tuple(entries())
 
 

@@ -36,9 +36,5 @@ def check_device(device: str) -> None:
 
 
 def devices() -> tuple[str, ...]:
-    """`cpu`, and the accelerators whose drivers answer.
-
-    Raises:
-        Unavailable: the package is not installed.
-    """
+    """`cpu`, and the accelerators whose drivers answer; see `Runtime.devices`."""
     return (*LITERT.devices(), *accelerators.present())

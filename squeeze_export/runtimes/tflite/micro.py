@@ -34,11 +34,7 @@ _OUTPUTS = ("int8", "float32")
 
 
 def devices() -> tuple[str, ...]:
-    """The CPU: the wheel of TFLite Micro holds the portable kernels, which run on any.
-
-    Raises:
-        Unavailable: `tflite-micro` is not installed.
-    """
+    """The CPU: the wheel of TFLite Micro holds the portable kernels, which run on any; see `Runtime.devices`."""
     _micro()
     return DEVICES
 
