@@ -109,6 +109,8 @@ def finish(report: Report, job: Job, values: Mapping[str, Any], rows: Sequence[M
 
     write_json(report, job.out / "report.json")
     write_html(report, job.out / "report.html")
+    for text in report.network.get("notes", ()):
+        note(text)
     print_report(report, as_json=values["as_json"])
     kept = report.calibration.get(KEPT_FLOAT)
     if kept:

@@ -40,6 +40,7 @@ class Checkpoint:
         preprocess: that belongs to the weights, as far as the file tells; the default of its kind elsewhere.
         labels: one per class in index order, or empty.
         sha256: of the file's bytes, in hex.
+        notes: what was left out or changed while reading, one line each.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Checkpoint:
     preprocess: Preprocess
     labels: tuple[str, ...]
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: Path, *, bypass: Bypass | None = None) -> Checkpoint:

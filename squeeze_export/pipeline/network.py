@@ -68,6 +68,7 @@ class Network:
         architecture: its description.
         graph: its float graph: the reference.
         is_demo: whether it is the embedded one.
+        notes: what was left out or changed while reading, one line each.
     """
 
     name: str
@@ -75,10 +76,11 @@ class Network:
     architecture: Architecture
     graph: Graph
     is_demo: bool
+    notes: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """What a report says about it."""
-        return {
+        facts = {
             "name": self.name,
             "source": self.source,
             "class_count": self.architecture.class_count,
@@ -86,6 +88,7 @@ class Network:
             "parameter_count": sum(conv.weight.size + conv.bias.size for conv in self.graph.convs),
             "checkpoint_sha256": self.graph.checkpoint_sha256,
         }
+        return facts | ({"notes": list(self.notes)} if self.notes else {})
 
 
 def open_network(
@@ -125,7 +128,7 @@ def open_network(
     name, source = checkpoint.architecture.name, checkpoint.path.name
     if is_demo:
         name, source = demo.NAME, "embedded demo network"
-    return Network(name, source, checkpoint.architecture, graph, is_demo)
+    return Network(name, source, checkpoint.architecture, graph, is_demo, checkpoint.notes)
 
 
 def _path(weights: str | Path | None, progress: Progress) -> Path:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from squeeze_export.cli import console
 from squeeze_export.errors import Refused, Unavailable
 from squeeze_export.files import content_sha256, read_content
+from squeeze_export.pipeline import network
 from squeeze_export.registry import TARGETS
 from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import target_named
@@ -321,3 +323,11 @@ def test_verbose_lets_warnings_through(squeeze, net, monkeypatch):
     Path(OUT).mkdir()
     assert "third party" not in squeeze("onnx", *net, *FILES_ONLY).err
     assert "third party" in squeeze("onnx", *net, *FILES_ONLY, "-v").err
+
+
+@pytest.mark.parametrize("command", [("onnx", *FILES_ONLY), ("inspect",)])
+def test_notes_of_the_reader_are_on_stderr(command, squeeze, net, tiny, monkeypatch):
+    given = replace(network.read_checkpoint(tiny / "tiny.safetensors"), notes=("left out: `criterion.weight`",))
+    monkeypatch.setattr(network, "read_checkpoint", lambda *_, **__: given)
+    result = squeeze(*command, "--weights", tiny / "tiny.safetensors")
+    assert (result.code, result.err.splitlines()[0]) == (0, "left out: `criterion.weight`")

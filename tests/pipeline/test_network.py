@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from squeeze_export import demo
 from squeeze_export.core import CAFFE, TORCHVISION
 from squeeze_export.errors import BadInput
-from squeeze_export.pipeline import PreprocessChoice, open_network
+from squeeze_export.pipeline import PreprocessChoice, network, open_network
 
 
 def test_no_choice_keeps_what_came_with_the_checkpoint():
@@ -133,3 +133,10 @@ def test_real_checkpoints(assets):
     for name, side in (("squeezenet1_1.safetensors", 224), ("squeezenet1_0_deep_compression.net", 227)):
         facts = open_network(assets / "weights" / name).facts()
         assert (facts["class_count"], facts["input_px"]) == (1000, side)
+
+
+def test_notes_of_the_reader_are_facts(tiny, monkeypatch):
+    assert "notes" not in open_network(tiny / "tiny.safetensors").facts()
+    given = dataclasses.replace(network.read_checkpoint(tiny / "tiny.safetensors"), notes=("left out: `criterion.weight`",))
+    monkeypatch.setattr(network, "read_checkpoint", lambda *_, **__: given)
+    assert open_network(tiny / "tiny.safetensors").facts()["notes"] == ["left out: `criterion.weight`"]

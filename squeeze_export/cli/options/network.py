@@ -51,7 +51,10 @@ NETWORK = (
 
 
 def chosen_network(values: dict[str, Any], progress: Progress = silent) -> Network:
-    """Opens the network that a command's values name; a note on stderr if it is the demo network."""
+    """Opens the network that a command's values name. Notes on stderr: that it is the demo network, and what reading left out."""
     if values["weights"] is None:
         note(DEMO_NOTE)
-    return call_with(open_network, {**values, "preprocess": call_with(PreprocessChoice, values), "progress": progress})
+    network = call_with(open_network, {**values, "preprocess": call_with(PreprocessChoice, values), "progress": progress})
+    for text in network.notes:
+        note(text)
+    return network
