@@ -83,6 +83,11 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    @property
+    def mean_rgb(self) -> tuple[float, ...]:
+        """`mean` in the order of the pixels."""
+        return self.mean if self.channel_order == "rgb" else self.mean[::-1]
+
 
 TORCHVISION = Preprocess(256, 224, "bilinear", "rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 CAFFE = Preprocess(256, 227, "bilinear", "bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))

@@ -201,8 +201,8 @@ def test_no_target_imports_a_target_and_no_runtime_a_runtime(folder: str) -> Non
     [
         ("targets", "openvino.py", "from squeeze_export.targets.onnx import emit", ["onnx"]),
         ("targets", "openvino.py", "from squeeze_export.targets import onnx", ["onnx"]),
-        ("targets", "openvino/lowering.py", "from squeeze_export.targets.onnx.lowering import float_body", ["onnx"]),
-        ("targets", "onnx/__init__.py", "from squeeze_export.targets.onnx.lowering import float_body", []),
+        ("targets", "openvino/lowering.py", "from squeeze_export.targets.onnx.lowering import write_nodes", ["onnx"]),
+        ("targets", "onnx/__init__.py", "from squeeze_export.targets.onnx.lowering import write_nodes", []),
         ("targets", "onnx.py", "from squeeze_export.targets import Target", []),
         ("runtimes", "executorch.py", "from squeeze_export.runtimes.tflite.litert import NAME", ["tflite"]),
         ("runtimes", "tflite/litert.py", "from squeeze_export.runtimes.quiet import quiet", []),

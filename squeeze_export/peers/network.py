@@ -23,8 +23,7 @@ def with_mean_outside(source: Source) -> tuple[Graph, FloatArray]:
         The graph, which now takes centred pixels, and the mean to subtract from the pixels: (3,) float32, RGB, in pixel units.
     """
     graph = source.graph
-    preprocess = graph.preprocess
-    mean = np.array(preprocess.mean if preprocess.channel_order == "rgb" else preprocess.mean[::-1], np.float32)
+    mean = np.array(graph.preprocess.mean_rgb, np.float32)
 
     def centred(node: Node) -> Node:
         if not isinstance(node, Conv) or node.input != graph.input.name:

@@ -20,6 +20,7 @@ from squeeze_export.core import EmitOptions, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
+from squeeze_export.graph.weights import recentred_bias
 from squeeze_export.targets.coreml.weights import bits_of, half, half_scales, palette_of, symmetric
 
 IMAGE = "image"
@@ -203,13 +204,7 @@ class _Lowering:
         else:
             held = weight.astype(self.dtype)
             constant = self.mb.const(val=held, name=f"{name}_weight")
-        bias = node.bias.astype(np.float64)
-        if node.input == self.network.input.name:
-            preprocess = self.network.preprocess
-            mean = np.array(preprocess.mean) * unit  # in the network's order of channels; the graph reads RGB
-            rgb = mean[::-1] if preprocess.channel_order == "bgr" else mean
-            bias -= ((held.astype(np.float64) - weight) * rgb[:, None, None]).sum(axis=(1, 2, 3))
-        return constant, bias
+        return constant, recentred_bias(node, self.network, held.astype(np.float64) * unit)
 
     def _unit(self, node: Conv | QuantizedConv) -> float:
         return self.pixel if node.input == self.network.input.name else 1.0

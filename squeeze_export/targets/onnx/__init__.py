@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from squeeze_export.core import EmitOptions, require
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import FP32, QuantizedGraph, Scheme
-from squeeze_export.targets.onnx.lowering import float_body, integer_body
+from squeeze_export.targets.onnx.lowering import write_nodes
 from squeeze_export.targets.onnx.writer import Writer
 
 NAME = "onnx"
@@ -42,11 +42,7 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
         Unavailable: `onnx` is not installed.
     """
     writer = Writer(require("onnx", "onnx"), signed=scheme.symmetric)
-    if isinstance(network, QuantizedGraph):
-        logits = integer_body(writer, network, scheme, options.input_dtype)
-    else:
-        pixels = writer.add("Transpose", [network.input.name], "pixels", perm=[0, 3, 1, 2])
-        logits = float_body(writer, network, pixels, options.input_dtype, scheme)
+    logits = write_nodes(writer, network, scheme, options.input_dtype)
     if options.softmax:
         logits = writer.add("Softmax", [logits], "probabilities", axis=1)
     return writer.model(network, options, {logits: (network.output.shape[1],)}, metadata)
@@ -64,7 +60,6 @@ def emit_with_taps(graph: Graph, names: Collection[str]) -> bytes:
         them, (1, H, W, C) each, under their own names.
     """
     writer = Writer(require("onnx", "onnx"))
-    pixels = writer.add("Transpose", [graph.input.name], "pixels", perm=[0, 3, 1, 2])
-    logits = float_body(writer, graph, pixels, "uint8", FP32, taps=frozenset(names))
+    logits = write_nodes(writer, graph, FP32, "uint8", names)
     taps = {node.name: graph.sizes[node.name] for node in graph.nodes if node.name in names}
     return writer.model(graph, EmitOptions(), {logits: (graph.output.shape[1],), **taps}, {})

@@ -2,84 +2,112 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from squeeze_export.errors import Refused
-from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv
+from squeeze_export.graph.nodes import Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
-from squeeze_export.graph.weights import real_weights, symmetric_weights
+from squeeze_export.graph.weights import half, stored_conv
 from squeeze_export.targets.onnx.writer import Writer
 
-_UINT8_IN_FLOAT = Quantization(1.0, 0)
 _MIDDLE = 128
-"""What `int8-symmetric` takes off the pixels: they are -128 to 127 then, with zero point 0, and the first bias makes up for it."""
+"""`int8-symmetric` subtracts it from the pixels, so that they are -128 to 127 with zero point 0; the first bias compensates."""
 
 
-def integer_body(writer: Writer, network: QuantizedGraph, scheme: Scheme, input_dtype: str) -> str:
-    """Every operator between DequantizeLinear and QuantizeLinear, but for what the table keeps in float; the average pool in
-    float unless the scheme wants integers. A tensor without a quantization is a float32 one of the same name. Returns the
-    logits' name.
+def write_nodes(
+    writer: Writer, network: Graph | QuantizedGraph, scheme: Scheme, input_dtype: str, taps: Collection[str] = ()
+) -> str:
+    """Writes every node. A tensor that the table quantizes passes QuantizeLinear and DequantizeLinear; any other is a float tensor
+    named after its node. The average pool is float32 unless the scheme has integer logits.
+
+    Args:
+        writer: the file under construction.
+        network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
+        scheme: how numbers are carried.
+        input_dtype: `uint8` or `float32`.
+        taps: nodes of a float network whose tensors are also wanted as (N, H, W, C), under the nodes' names.
+
+    Returns:
+        The name of the logits.
+
+    Raises:
+        Refused: see `targets.onnx.emit`.
     """
-    pixels = (_centred_pixels if scheme.symmetric else _byte_pixels)(writer, network.input.name, input_dtype)
-    real = {network.input.name: pixels}
+    steps: Mapping[str, Quantization] = network.tensors if isinstance(network, QuantizedGraph) else {}
+    real = {network.input.name: _pixels(writer, network.input.name, scheme, input_dtype)}
     for node in network.nodes:
         sources = [real[name] for name in node.inputs]
+        q = steps.get(node.name)
+        result = f"{node.name}/nchw" if node.name in taps else node.name if q is None else f"{node.name}/float"
         if isinstance(node, GlobalAveragePool):
-            return (
-                _integer_mean(writer, network, node, sources[0]) if scheme.integer_output else _mean(writer, sources[0], node.name)
-            )
-        q = network.tensors.get(node.name)
-        result = node.name if q is None else f"{node.name}/float"
+            real[node.name] = _mean(writer, node, sources[0], scheme) if q is None else _integer_mean(writer, node, sources[0], q)
+            continue
         if isinstance(node, QuantizedConv):
-            result = _integer_conv(writer, node, sources[0], network, scheme)
+            result = _integer_conv(writer, node, sources[0], steps, scheme, reads_pixels=node.input == network.input.name)
         elif isinstance(node, Conv):
-            if q is not None and node.input in network.tensors:
+            if q is not None and node.input in steps:
                 hint = f"calibrate again with --keep-float {node.name}"
                 raise Refused(f"`{node.name}` is in float between integers: ONNX Runtime would round its weights", hint=hint)
-            held = [writer.constant(f"{node.name}/weight", node.weight), writer.constant(f"{node.name}/bias", node.bias)]
-            _float_conv(writer, node, [sources[0], *held], result)
+            _float_conv(writer, node, sources[0], result, network, scheme)
         elif isinstance(node, MaxPool):
-            _max_pool(writer, node, sources[0], result)
+            writer.add("MaxPool", sources, result, name=node.name, **_window(node))
+        elif isinstance(node, Concat):
+            writer.add("Concat", sources, result, name=node.name, axis=1)
         else:
-            _join(writer, node, sources, result)
+            writer.add("Add", sources, result, name=node.name)
         real[node.name] = result if q is None else writer.dequantize(writer.quantize(result, node.name, q), q)
-    raise ValueError("the graph has no GlobalAveragePool")
+        if node.name in taps:
+            writer.add("Transpose", [result], node.name, name=f"{node.name}/nhwc", perm=[0, 2, 3, 1])
+    return real[network.output.name]
 
 
-def _byte_pixels(writer: Writer, source: str, input_dtype: str) -> str:
-    """The pixels, (N, 3, H, W), out of a DequantizeLinear of scale 1."""
+def _compute_dtype(scheme: Scheme) -> np.dtype[Any]:
+    """What operators compute in outside the integers. `w8` weights become float32."""
+    return np.dtype(np.float32 if scheme.weight_bits else scheme.float_dtype)
+
+
+def _pixels(writer: Writer, source: str, scheme: Scheme, input_dtype: str) -> str:
+    """The pixels as floats, (N, 3, H, W); in an integer scheme they come out of a DequantizeLinear of scale 1."""
+    if scheme.symmetric and input_dtype != "float32":  # TensorRT accepts uint8 pixels only where a Cast reads them first
+        source = writer.cast(source, "pixels_float", np.dtype(np.float32))
     pixels = writer.add("Transpose", [source], "pixels", perm=[0, 3, 1, 2])
-    if input_dtype == "float32":
-        pixels = writer.quantize(pixels, "pixels_uint8", _UINT8_IN_FLOAT)
-    return writer.dequantize(pixels, _UINT8_IN_FLOAT)
+    if not scheme.integer:
+        dtype = _compute_dtype(scheme)
+        return pixels if input_dtype == dtype.name else writer.cast(pixels, f"pixels_{dtype.name}", dtype)
+    if scheme.symmetric:
+        middle = writer.constant("pixels/middle", np.array(_MIDDLE, np.float32))
+        centred = writer.add("Sub", [pixels, middle], "pixels_centred")
+        q = Quantization(1.0, _MIDDLE)
+        return writer.dequantize(writer.quantize(centred, "pixels_int8", q), q)
+    q = Quantization(1.0, 0)
+    return writer.dequantize(writer.quantize(pixels, "pixels_uint8", q) if input_dtype == "float32" else pixels, q)
 
 
-def _centred_pixels(writer: Writer, source: str, input_dtype: str) -> str:
-    """The same, 128 lower. TensorRT wants uint8 pixels to meet a Cast before anything else."""
-    if input_dtype != "float32":
-        source = writer.add("Cast", [source], "pixels_float", to=writer.onnx.TensorProto.FLOAT)
-    pixels = writer.add("Transpose", [source], "pixels", perm=[0, 3, 1, 2])
-    centred = writer.add("Sub", [pixels, writer.constant("pixels/middle", np.array(_MIDDLE, np.float32))], "pixels_centred")
-    steps = Quantization(1.0, _MIDDLE)
-    return writer.dequantize(writer.quantize(centred, "pixels_int8", steps), steps)
+def _mean(writer: Writer, node: GlobalAveragePool, source: str, scheme: Scheme) -> str:
+    """(N, C, H, W) -> (N, C) float32. As fast as ReduceMean, and the same in every opset."""
+    if _compute_dtype(scheme) != np.float32:  # float16 is too coarse for the sum of hundreds of values
+        source = writer.cast(source, f"{node.input}/float32", np.dtype(np.float32))
+    return writer.add("Flatten", [writer.add("GlobalAveragePool", [source], f"{node.name}/pool")], node.name)
 
 
-def _integer_mean(writer: Writer, network: QuantizedGraph, node: GlobalAveragePool, source: str) -> str:
-    """(N, C, H, W) -> (N, C), an integer behind every operator; what leaves the file are the integers' real values."""
-    q, pooled = network.tensors[node.name], f"{node.name}/pooled"
+def _integer_mean(writer: Writer, node: GlobalAveragePool, source: str, q: Quantization) -> str:
+    """(N, C, H, W) -> (N, C): every operator gives integers, and the file's output is their real values."""
+    pooled = f"{node.name}/pooled"
     writer.add("GlobalAveragePool", [source], f"{pooled}/float", name=f"{node.name}/pool")
     pool = writer.dequantize(writer.quantize(f"{pooled}/float", pooled, q), q)
     flat = writer.add("Flatten", [pool], f"{node.name}/float", name=f"{node.name}/flatten")
     return writer.dequantize(writer.quantize(flat, f"{node.name}/integers", q), q, node.name)
 
 
-def _integer_conv(writer: Writer, conv: QuantizedConv, source: str, network: QuantizedGraph, scheme: Scheme) -> str:
-    """Returns the name of what is to be quantized."""
+def _integer_conv(
+    writer: Writer, conv: QuantizedConv, source: str, steps: Mapping[str, Quantization], scheme: Scheme, *, reads_pixels: bool
+) -> str:
+    """Returns the name of the float tensor that is to be quantized."""
     name, bias_steps = conv.name, conv.bias
-    if scheme.symmetric and conv.input == network.input.name:
+    if scheme.symmetric and reads_pixels:
         if any(conv.pads):
             raise Refused(f"`{name}` is padded with pixels of value 0, which `{scheme.name}` cannot hold", hint="--scheme int8")
         bias_steps = bias_steps + _MIDDLE * conv.weight.sum(axis=(1, 2, 3), dtype=np.int32)
@@ -93,7 +121,7 @@ def _integer_conv(writer: Writer, conv: QuantizedConv, source: str, network: Qua
     ]
     bias = [
         writer.constant(f"{name}/bias", bias_steps),
-        writer.constant(f"{name}/bias/scale", np.asarray(np.float32(network.tensors[conv.input].scale) * scale)),
+        writer.constant(f"{name}/bias/scale", np.asarray(np.float32(steps[conv.input].scale) * scale)),
         writer.constant(f"zero_point_int32{channels}", np.zeros(scale.shape, np.int32)),
     ]
     inputs = [
@@ -101,93 +129,26 @@ def _integer_conv(writer: Writer, conv: QuantizedConv, source: str, network: Qua
         writer.add("DequantizeLinear", weight, f"{name}/weight/real", **axis),
         writer.add("DequantizeLinear", bias, f"{name}/bias/real", **axis),
     ]
-    result = _conv(writer, conv, inputs, f"{name}/float")
-    if conv.relu and network.tensors[name].zero_point:  # with the lowest integer for 0, QuantizeLinear's own saturation is the ReLU
+    result = writer.add("Conv", inputs, f"{name}/float", name=name, **_window(conv))
+    if conv.relu and steps[name].zero_point:  # where the lowest integer means 0, QuantizeLinear's saturation is the ReLU
         result = writer.add("Relu", [result], f"{name}/relu")
     return result
 
 
-def float_body(
-    writer: Writer, graph: Graph, pixels: str, input_dtype: str, scheme: Scheme, taps: frozenset[str] = frozenset()
-) -> str:
-    """Conv and Relu in the scheme's floats, for `w8` in float32; the average pool in float32. Returns the logits' name."""
-    dtype = np.dtype(np.float32 if scheme.weight_bits else scheme.float_dtype)
-    for conv in graph.convs if dtype == np.float16 else ():
-        largest = max(np.abs(conv.weight).max(), np.abs(conv.bias).max())
-        if largest > np.finfo(np.float16).max:
-            raise Refused(f"the weights of `{conv.name}` reach `{largest:.4g}`, beyond float16", hint="export it in fp32")
-    to = writer.onnx.helper.np_dtype_to_tensor_dtype
-    if input_dtype != dtype.name:
-        pixels = writer.add("Cast", [pixels], f"pixels_{dtype.name}", to=to(dtype))
-    made = {graph.input.name: pixels}
-    for node in graph.nodes:
-        sources = [made[name] for name in node.inputs]
-        name = f"{node.name}/nchw" if node.name in taps else node.name
-        if isinstance(node, GlobalAveragePool):
-            if dtype != np.float32:  # a mean of hundreds of values would lose what half precision has left
-                sources = [writer.add("Cast", sources, f"{node.input}/float32", to=to(np.dtype(np.float32)))]
-            return _mean(writer, sources[0], node.name)
-        if isinstance(node, Conv):
-            inputs = [sources[0], *_float_constants(writer, node, graph, scheme, dtype)]
-            _float_conv(writer, node, inputs, name)
-        elif isinstance(node, MaxPool):
-            _max_pool(writer, node, sources[0], name)
-        else:
-            _join(writer, node, sources, name)
-        made[node.name] = name
-        if node.name in taps:
-            writer.add("Transpose", [name], node.name, name=f"{node.name}/nhwc", perm=[0, 2, 3, 1])
-    raise ValueError("the graph has no GlobalAveragePool")
-
-
-def _float_conv(writer: Writer, conv: Conv, inputs: list[str], output: str) -> None:
-    result = _conv(writer, conv, inputs, f"{conv.name}/conv" if conv.relu else output)
+def _float_conv(writer: Writer, conv: Conv, source: str, output: str, network: Graph | QuantizedGraph, scheme: Scheme) -> None:
+    name, stored = f"{conv.name}/weight", stored_conv(conv, network, scheme)
+    if stored.scale is None:
+        weight = writer.constant(name, stored.weight)
+    else:
+        zero = writer.constant(f"zero_point_int8_{len(stored.scale)}", np.zeros(len(stored.scale), np.int8))
+        operands = [writer.constant(name, stored.weight), writer.constant(f"{name}/scale", stored.scale), zero]
+        weight = writer.add("DequantizeLinear", operands, f"{name}/real", axis=0)
+    bias = half(stored.bias, conv) if stored.weight.dtype == np.float16 else stored.bias.astype(np.float32)
+    inputs = [source, weight, writer.constant(f"{conv.name}/bias", bias)]
+    result = writer.add("Conv", inputs, f"{conv.name}/conv" if conv.relu else output, name=conv.name, **_window(conv))
     if conv.relu:
         writer.add("Relu", [result], output, name=f"{conv.name}/relu")
 
 
-def _conv(writer: Writer, conv: Conv | QuantizedConv, inputs: list[str], output: str) -> str:
-    side, stride = [conv.kernel] * 2, [conv.stride] * 2
-    return writer.add("Conv", inputs, output, name=conv.name, kernel_shape=side, strides=stride, pads=list(conv.pads))
-
-
-def _max_pool(writer: Writer, pool: MaxPool, source: str, output: str) -> None:
-    side, stride = [pool.kernel] * 2, [pool.stride] * 2
-    writer.add("MaxPool", [source], output, name=pool.name, kernel_shape=side, strides=stride, pads=list(pool.pads))
-
-
-def _join(writer: Writer, node: Concat | Add, sources: list[str], output: str) -> None:
-    if isinstance(node, Concat):
-        writer.add("Concat", sources, output, name=node.name, axis=1)
-    else:
-        writer.add("Add", sources, output, name=node.name)
-
-
-def _mean(writer: Writer, source: str, output: str) -> str:
-    """(N, C, H, W) -> (N, C). As fast as ReduceMean, and written alike in every opset."""
-    return writer.add("Flatten", [writer.add("GlobalAveragePool", [source], f"{output}/pool")], output)
-
-
-def _float_constants(writer: Writer, conv: Conv, graph: Graph, scheme: Scheme, dtype: np.dtype[Any]) -> list[str]:
-    """Names of the weight, in 8 bits behind a DequantizeLinear where the scheme says so, and of the bias.
-
-    conv1 reads raw pixels, far from 0 on average, so what rounding takes off its weights would come back as an offset: its bias
-    makes up for that at the mean pixel (on v1.1 this halves the error of the logits).
-    """
-    name = f"{conv.name}/weight"
-    weight: NDArray[np.generic] = conv.weight.astype(dtype)
-    held = weight.astype(np.float64)
-    if scheme.weight_bits:
-        steps, scale = symmetric_weights(conv.weight)
-        held = real_weights(steps, scale).astype(np.float64)
-        zero = writer.constant(f"zero_point_int8_{len(scale)}", np.zeros(len(scale), np.int8))
-        operands = [writer.constant(name, steps), writer.constant(f"{name}/scale", scale), zero]
-        stored = writer.add("DequantizeLinear", operands, f"{name}/real", axis=0)
-    else:
-        stored = writer.constant(name, weight)
-    bias = conv.bias.astype(np.float64)
-    if conv.input == graph.input.name:
-        mean = np.array(graph.preprocess.mean)  # in the network's order of channels; the graph reads RGB
-        rgb = mean[::-1] if graph.preprocess.channel_order == "bgr" else mean
-        bias -= ((held - conv.weight) * rgb[:, None, None]).sum(axis=(1, 2, 3))
-    return [stored, writer.constant(f"{conv.name}/bias", bias.astype(dtype))]
+def _window(node: Conv | QuantizedConv | MaxPool) -> dict[str, list[int]]:
+    return {"kernel_shape": [node.kernel] * 2, "strides": [node.stride] * 2, "pads": list(node.pads)}

@@ -41,6 +41,10 @@ class Writer:
         self._nodes.append(self.onnx.helper.make_node(operator, inputs, [output], name=name or output, **attributes))
         return output
 
+    def cast(self, source: str, output: str, dtype: np.dtype[Any]) -> str:
+        """Adds a Cast. Returns the output."""
+        return self.add("Cast", [source], output, to=self.onnx.helper.np_dtype_to_tensor_dtype(dtype))
+
     def constant(self, name: str, values: NDArray[np.generic]) -> str:
         """Adds an initializer, or returns the name of one with the same content: a shared scale is one initializer."""
         found = self._known.setdefault((values.dtype.str, values.shape, values.tobytes()), name)

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import EmitOptions, FloatArray
-from squeeze_export.errors import Refused
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
-from squeeze_export.graph.weights import real_weights, symmetric_weights
+from squeeze_export.graph.weights import stored_conv
 
 _LEVELS = 256
 _PRODUCT_SUFFIX = "/product"
@@ -99,41 +98,25 @@ class Lowering:
 
     def _constants(self, node: Conv | QuantizedConv) -> tuple[Any, FloatArray]:
         """The weights' operator, (O, I, k, k) float32, and the bias, (O,) float32."""
-        name, op = f"{node.name}/weight", self._op
+        name = f"{node.name}/weight"
         if isinstance(node, QuantizedConv):
             # The format has no integer bias: the runtime adds it to the rescaled sum.
             bias = node.bias * (np.float64(self._steps[node.input].scale) * node.weight_scale.astype(np.float64))
             scale = node.weight_scale[:1] if self._scheme.per_tensor else node.weight_scale
             return self._scaled(name, node.weight, scale), bias.astype(np.float32)
-        if isinstance(self._network, QuantizedGraph):  # a layer kept in float
-            return self._constant(name, node.weight), node.bias
-        if self._scheme.weight_bits:
-            steps, scale = symmetric_weights(node.weight)
-            return self._scaled(name, steps, scale), self._recentred(node, real_weights(steps, scale))
-        if self._scheme.float_dtype == "float32":
-            return self._constant(name, node.weight), node.bias
-        largest = np.abs(node.weight).max()
-        if largest > np.finfo(np.float16).max:
-            raise Refused(f"the weights of `{node.name}` reach `{largest:.4g}`, beyond float16", hint="export it in fp32")
-        half = node.weight.astype(np.float16)
-        return op.convert(self._constant(f"{name}/half", half), "f32", name=name), self._recentred(node, half)
+        stored = stored_conv(node, self._network, self._scheme)
+        if stored.scale is not None:
+            weight = self._scaled(name, stored.weight, stored.scale)
+        elif stored.weight.dtype == np.float16:
+            weight = self._op.convert(self._constant(f"{name}/half", stored.weight), "f32", name=name)
+        else:
+            weight = self._constant(name, stored.weight)
+        return weight, stored.bias.astype(np.float32)
 
     def _scaled(self, name: str, steps: NDArray[np.int8], scale: FloatArray) -> Any:
         """int8 weights times their scale, one or one per output channel."""
         integers = self._op.convert(self._constant(f"{name}/int8", steps), "f32", name=f"{name}/float")
         return self._op.multiply(integers, self._constant(f"{name}/scale", scale[:, None, None, None]), name=name)
-
-    def _recentred(self, conv: Conv, held: NDArray[np.floating[Any]]) -> FloatArray:
-        """The bias. That of the first convolution makes up at the mean pixel for what rounding took off the weights, as in the
-        integer table: pixels lie far from 0, so it would come back as an offset.
-        """
-        if conv.input != self._network.input.name:
-            return conv.bias
-        preprocess = self._network.preprocess
-        mean = np.array(preprocess.mean if preprocess.channel_order == "rgb" else preprocess.mean[::-1], np.float64)
-        lost = (conv.weight.astype(np.float64) - held).sum(axis=(2, 3))  # (O, 3), in the order of the pixels: RGB
-        bias: FloatArray = (conv.bias + lost @ mean).astype(np.float32)
-        return bias
 
     def _max_pool(self, node: MaxPool, source: Any) -> Any:
         sides = ([node.stride] * 2, [1, 1], list(node.pads[:2]), list(node.pads[2:]), [node.kernel] * 2)

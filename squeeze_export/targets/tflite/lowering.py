@@ -143,8 +143,7 @@ class Lowering:
         if isinstance(node, QuantizedConv):
             weight, bias = write_integers(self.writer, node, self.steps[node.input], self.scheme)
         else:
-            pixels = self.network.preprocess if node.input == self.network.input.name else None
-            weight, bias = write_floats(self.writer, node, self.scheme, pixels)
+            weight, bias = write_floats(self.writer, node, self.network, self.scheme)
         fields = {
             "padding": _PADDING[padding],
             "strideW": node.stride,
