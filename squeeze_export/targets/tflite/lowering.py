@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from squeeze_export.targets.tflite.weights import write_floats, write_integers
 from squeeze_export.targets.tflite.writer import Steps, Writer, padding_word
 
 _PIXELS = {"uint8": Steps((1.0,), (0,)), "int8": Steps((1.0,), (-128,)), "int16": Steps((1.0,), (0,))}
-_RELU = {False: 0, True: 1}  # ActivationFunctionType
-_PADDING = {"SAME": 0, "VALID": 1}
 
 
 class Lowering:
@@ -40,6 +38,7 @@ class Lowering:
         self.steps: Mapping[str, Quantization] = network.tensors if isinstance(network, QuantizedGraph) else {}
         self.wide = scheme.activation_bits == 16
         self.version = 2 + self.wide  # of every operator that moves or pools integers: 2 added int8, 3 int16
+        self.carried = f"int{scheme.activation_bits}"
         self.batch = -1 if options.batch == "dynamic" else options.batch
         self.output_name = "probabilities" if options.softmax else network.output.name
         self.writer = Writer(f"{network.name}, {scheme.name}")
@@ -78,36 +77,31 @@ class Lowering:
     def _real(self, name: str) -> int:
         """The tensor of real values, of which there is one."""
         if name not in self.reals:
-            self.reals[name] = self._floats(f"{name}/float", self.network.sizes[name])
+            self.reals[name] = self._tensor(f"{name}/float", self.network.sizes[name])
             source = [self.integers[name]]
             self.writer.operator("DEQUANTIZE", self.version, source, self.reals[name], ("DequantizeOptions", {}))
         return self.reals[name]
 
-    def _floats(self, name: str, size: tuple[int, int, int]) -> int:
-        return self.writer.tensor(name, (self.batch, *size), "float32")
-
-    def _integers(self, name: str, *, like: str | None = None, shape: tuple[int, int, int] | None = None) -> int:
-        """A tensor of the network's own integers; `like` names the table's entry where it is not `name`."""
-        size = shape or self.network.sizes[name]
-        return self.writer.tensor(name, (self.batch, *size), f"int{self.scheme.activation_bits}", self._steps(like or name))
-
-    def _steps(self, name: str) -> Steps:
-        q = self.steps[name]
-        return Steps((q.scale,), (q.zero_point - self.scheme.middle,))
+    def _tensor(self, name: str, size: Sequence[int], like: str = "") -> int:
+        """Adds a tensor of a batch: float32, or in the integers that the table has for the tensor `like`."""
+        if not like:
+            return self.writer.tensor(name, (self.batch, *size), "float32")
+        q = self.steps[like]
+        return self.writer.tensor(name, (self.batch, *size), self.carried, Steps((q.scale,), (q.zero_point - self.scheme.middle,)))
 
     def _operator(
         self, kind: str, node: QuantizedNode, inputs: list[int], options: tuple[str, Mapping[str, Any]], version: int | None = None
     ) -> None:
         """Adds a node's operator; `version` is that of its integer kernel, where it is not that of most."""
-        name, rounded = node.name, node.name in self.steps
+        name, size, rounded = node.name, self.network.sizes[node.name], node.name in self.steps
         if self._computes_integers(node):
-            self.integers[name] = self._integers(name)
+            self.integers[name] = self._tensor(name, size, name)
             self.writer.operator(kind, version or self.version, inputs, self.integers[name], options)
             return
-        output = self._floats(f"{name}/unrounded" if rounded else name, self.network.sizes[name])
+        output = self._tensor(f"{name}/unrounded" if rounded else name, size)
         self.writer.operator(kind, 1, inputs, output, options)
         if rounded:
-            self.integers[name] = self._integers(name)
+            self.integers[name] = self._tensor(name, size, name)
             self.writer.operator("QUANTIZE", 1, [output], self.integers[name], ("QuantizeOptions", {}))
         else:
             self.reals[name] = output
@@ -118,11 +112,10 @@ class Lowering:
         size = (self.batch, *self.network.sizes[name])
         source = self.writer.tensor(name, size, given, _PIXELS.get(given))
         readers = {self._computes_integers(node) for node in self.network.consumers[name]}
-        carried = f"int{self.scheme.activation_bits}"
-        if True in readers and given == carried:
+        if True in readers and given == self.carried:
             self.integers[name] = source
         elif True in readers:
-            moved = self.integers[name] = self.writer.tensor(f"{name}/{carried}", size, carried, _PIXELS[carried])
+            moved = self.integers[name] = self.writer.tensor(f"{name}/{self.carried}", size, self.carried, _PIXELS[self.carried])
             if self.wide and given == "uint8":  # from uint8 to int16 there is no QUANTIZE
                 self.writer.operator("CAST", 1, [source], moved, ("CastOptions", {}))
             else:  # version 2 added int16
@@ -130,7 +123,7 @@ class Lowering:
         if given == "float32":
             self.reals[name] = source
         elif False in readers:  # version 2 added int8
-            self.reals[name] = self._floats(f"{name}/float", self.network.sizes[name])
+            self.reals[name] = self._tensor(f"{name}/float", self.network.sizes[name])
             self.writer.operator("DEQUANTIZE", 1 + (given == "int8"), [source], self.reals[name], ("DequantizeOptions", {}))
         return source
 
@@ -144,12 +137,7 @@ class Lowering:
             weight, bias = write_integers(self.writer, node, self.steps[node.input], self.scheme)
         else:
             weight, bias = write_floats(self.writer, node, self.network, self.scheme)
-        fields = {
-            "padding": _PADDING[padding],
-            "strideW": node.stride,
-            "strideH": node.stride,
-            "fusedActivationFunction": _RELU[node.relu],
-        }
+        fields = _window(node, padding) | {"fusedActivationFunction": int(node.relu)}  # ActivationFunctionType.RELU is 1
         version = 4 if self.wide else 3  # 3 is int8, with a weight scale per output channel; 4 added int16
         self._operator("CONV_2D", node, [source, weight, bias], ("Conv2DOptions", fields), version)
 
@@ -159,39 +147,33 @@ class Lowering:
         amounts = np.array([(0, 0), (top, bottom), (left, right), (0, 0)], np.int32)
         name, shape = f"{node.name}/padded", (size[0] + top + bottom, size[1] + left + right, size[2])
         integer = self._computes_integers(node)
-        output = self._integers(name, like=node.input, shape=shape) if integer else self._floats(name, shape)
+        output = self._tensor(name, shape, node.input if integer else "")
         inputs = [source, self.writer.constant(f"{node.name}/pads", amounts)]
         self.writer.operator("PAD", self.version if integer else 1, inputs, output, ("PadOptions", {}))
         return output
 
     def _max_pool(self, node: MaxPool) -> None:
-        padding = padding_word(self.network.sizes[node.input], node.kernel, node.stride, node.pads)
+        size = self.network.sizes[node.input]
+        padding = padding_word(size, node.kernel, node.stride, node.pads)
         if padding is None:
-            size = self.network.sizes[node.input]
             raise Refused(f"tflite has no pool like `{node.name}`, padded by `{node.pads}` on `{size}`")
-        fields = {
-            "padding": _PADDING[padding],
-            "strideW": node.stride,
-            "strideH": node.stride,
-            "filterWidth": node.kernel,
-            "filterHeight": node.kernel,
-            "fusedActivationFunction": 0,
-        }
+        fields = _window(node, padding) | {"filterWidth": node.kernel, "filterHeight": node.kernel, "fusedActivationFunction": 0}
         self._operator("MAX_POOL_2D", node, self._sources(node), ("Pool2DOptions", fields))
 
     def _mean(self, node: GlobalAveragePool) -> None:
         """In float, unless the scheme wants integers: logits of 8 bits tie for the best class."""
         (source,) = self._sources(node)
-        shape = (self.batch, self.network.sizes[node.input][2])
         integer = self.scheme.integer_output
-        dtype, steps = (f"int{self.scheme.activation_bits}", self._steps(node.name)) if integer else ("float32", None)
         inputs = [source, self.writer.constant(f"{node.name}/axes", np.array([1, 2], np.int32))]
-        output = self.writer.tensor(node.name, shape, dtype, steps)
+        output = self._tensor(node.name, self.network.sizes[node.input][2:], node.name if integer else "")
         (self.integers if integer else self.reals)[node.name] = output
         self.writer.operator("MEAN", self.version if integer else 1, inputs, output, ("ReducerOptions", {"keepDims": False}))
 
     def _softmax(self, logits: int) -> int:
-        classes = self.network.sizes[self.network.output.name][2]
-        output = self.writer.tensor(self.output_name, (self.batch, classes), "float32")
+        output = self._tensor(self.output_name, self.network.sizes[self.network.output.name][2:])
         self.writer.operator("SOFTMAX", 1, [logits], output, ("SoftmaxOptions", {"beta": 1.0}))
         return output
+
+
+def _window(node: Conv | QuantizedConv | MaxPool, padding: str) -> dict[str, int]:
+    return {"padding": {"SAME": 0, "VALID": 1}[padding], "strideW": node.stride, "strideH": node.stride}

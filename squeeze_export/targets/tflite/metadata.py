@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from squeeze_export.core import require
 from squeeze_export.errors import BadInput
 
@@ -85,9 +87,9 @@ def _input(builder: Any, size_px: tuple[int, int]) -> int:
     size = _table(builder, 2, (0, "uint32", size_px[0]), (1, "uint32", size_px[1]))
     image = _table(builder, 2, (0, "int8", _RGB), (1, "offset", size))
     # Raw pixels: mean 0, standard deviation 1. The network holds its own normalization.
-    options = _table(builder, 2, (0, "offset", _floats(builder, [0.0])), (1, "offset", _floats(builder, [1.0])))
+    options = _table(builder, 2, (0, "offset", _floats(builder, 0.0)), (1, "offset", _floats(builder, 1.0)))
     unit = _table(builder, 2, (0, "uint8", _NORMALIZATION), (1, "offset", options))
-    stats = _table(builder, 2, (0, "offset", _floats(builder, [255.0])), (1, "offset", _floats(builder, [0.0])))  # max, min
+    stats = _table(builder, 2, (0, "offset", _floats(builder, 255.0)), (1, "offset", _floats(builder, 0.0)))  # max, min
     return _table(
         builder,
         7,
@@ -139,8 +141,5 @@ def _vector(builder: Any, offsets: Sequence[int]) -> int:
     return int(builder.EndVector())
 
 
-def _floats(builder: Any, values: Sequence[float]) -> int:
-    builder.StartVector(4, len(values), 4)
-    for value in reversed(values):
-        builder.PrependFloat32(value)
-    return int(builder.EndVector())
+def _floats(builder: Any, *values: float) -> int:
+    return int(builder.CreateNumpyVector(np.array(values, np.float32)))

@@ -21,14 +21,12 @@ class Steps:
     """How a tensor's integers map to reals: real = scale * (integer - zero_point).
 
     Attributes:
-        scales: one, or one per index of `axis`.
+        scales: one, or one per index of the first axis.
         zero_points: as many.
-        axis: the tensor's dimension that `scales` runs along.
     """
 
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
-    axis: int = 0
 
 
 class Writer:
@@ -55,15 +53,18 @@ class Writer:
             dtype: numpy's name.
             steps: where it is quantized.
         """
-        tensor = self.schema.TensorT()
-        tensor.name = name
-        tensor.type = getattr(self.schema.TensorType, dtype.upper())
-        tensor.shape = [max(size, 1) for size in shape]
-        if -1 in shape:
-            tensor.shapeSignature = list(shape)
-        tensor.hasRank = True
+        quantization = None
         if steps is not None:
-            tensor.quantization = self._quantization(steps)
+            scale, zero_point = np.asarray(steps.scales, "<f4"), np.asarray(steps.zero_points, "<i8")
+            quantization = self.schema.QuantizationParametersT(scale=scale, zeroPoint=zero_point)
+        tensor = self.schema.TensorT(
+            name=name,
+            type=getattr(self.schema.TensorType, dtype.upper()),
+            shape=[max(size, 1) for size in shape],
+            shapeSignature=list(shape) if -1 in shape else None,
+            hasRank=True,
+            quantization=quantization,
+        )
         self._tensors.append(tensor)
         return len(self._tensors) - 1
 
@@ -86,9 +87,8 @@ class Writer:
             output: tensor index.
             options: the options class without its `T`, and its fields.
         """
-        operator = self.schema.OperatorT()
-        operator.opcodeIndex = self._codes.setdefault((kind, version), len(self._codes))
-        operator.inputs, operator.outputs = list(inputs), [output]
+        code = self._codes.setdefault((kind, version), len(self._codes))
+        operator = self.schema.OperatorT(opcodeIndex=code, inputs=list(inputs), outputs=[output])
         if options is not None:
             name, fields = options
             operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, name)
@@ -103,28 +103,22 @@ class Writer:
             result: the output tensor.
             metadata: name -> content, each in a buffer of its own.
         """
-        schema = self.schema
-        subgraph = schema.SubGraphT()
-        subgraph.name = "main"
-        subgraph.tensors, subgraph.operators = self._tensors, self._operators
-        subgraph.inputs, subgraph.outputs = [source], [result]
-
-        signature = schema.SignatureDefT()
-        signature.signatureKey = "serving_default"
-        signature.inputs, signature.outputs = [self._map(source)], [self._map(result)]
-
-        model = schema.ModelT()
-        model.version = 3
-        model.description = self._description
-        model.operatorCodes = [self._code(kind, version) for kind, version in self._codes]
-        model.subgraphs, model.signatureDefs = [subgraph], [signature]
-        model.metadata = []
-        for name, content in metadata.items():
-            entry = schema.MetadataT()
-            entry.name, entry.buffer = name, self._buffer(content)
-            model.metadata.append(entry)
-        model.buffers = self._buffers
-
+        schema, tensors = self.schema, self._tensors
+        subgraph = schema.SubGraphT(name="main", tensors=tensors, operators=self._operators, inputs=[source], outputs=[result])
+        signature = schema.SignatureDefT(
+            signatureKey="serving_default",
+            inputs=[schema.TensorMapT(name=tensors[source].name, tensorIndex=source)],
+            outputs=[schema.TensorMapT(name=tensors[result].name, tensorIndex=result)],
+        )
+        model = schema.ModelT(
+            version=3,
+            description=self._description,
+            operatorCodes=[self._code(kind, version) for kind, version in self._codes],
+            subgraphs=[subgraph],
+            signatureDefs=[signature],
+            metadata=[schema.MetadataT(name=name, buffer=self._buffer(content)) for name, content in metadata.items()],
+            buffers=self._buffers,
+        )
         builder = require("flatbuffers", "tflite").Builder(1 << 21)
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
@@ -134,23 +128,9 @@ class Writer:
         return len(self._buffers) - 1
 
     def _code(self, kind: str, version: int) -> Any:
-        code = self.schema.OperatorCodeT()
-        code.builtinCode = getattr(self.schema.BuiltinOperator, kind)
-        code.deprecatedBuiltinCode = min(code.builtinCode, 127)  # read by runtimes older than the wider field
-        code.version = version
-        return code
-
-    def _map(self, index: int) -> Any:
-        entry = self.schema.TensorMapT()
-        entry.name, entry.tensorIndex = self._tensors[index].name, index
-        return entry
-
-    def _quantization(self, steps: Steps) -> Any:
-        quantization = self.schema.QuantizationParametersT()
-        quantization.scale = np.asarray(steps.scales, "<f4")
-        quantization.zeroPoint = np.asarray(steps.zero_points, "<i8")
-        quantization.quantizedDimension = steps.axis
-        return quantization
+        code = getattr(self.schema.BuiltinOperator, kind)
+        # Runtimes older than the wider field read the deprecated one.
+        return self.schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=min(code, 127), version=version)
 
 
 class _AlignedBuffer:
