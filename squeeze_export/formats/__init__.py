@@ -39,36 +39,22 @@ class Format(Protocol):
             Unavailable: the package that reads it is not installed.
         """
 
-    @abstractmethod
     def describe(self, path: Path) -> tuple[TensorSpec, TensorSpec]:
-        """Input and output of a classifier's file.
+        """Input and output of an image classifier's file.
 
         Raises:
-            BadInput: as `read`, or the file has other inputs and outputs than one image tensor and one row of numbers.
+            BadInput: as `read`, or the file is no such classifier.
             Unavailable: the package that reads it is not installed.
         """
+        return self.read(path).classifier(path)
 
-
-class Listing(Format, Protocol):
-    """What the module of a format offers besides where `lint` can look at its files."""
-
-    @abstractmethod
     def listing(self, path: Path) -> Contents:
-        """The file's operators as a runtime has them, each with the integers that its tensors are carried in.
+        """The file's operators as `lint` needs them: as a runtime has them, on the integers that carry their tensors.
 
         Raises:
-            BadInput: as `Format.read`.
-            Unavailable: the package that reads it is not installed.
+            BadInput, Unavailable: as `read`.
         """
-
-
-LISTED = ("onnx", "tflite")
-"""The formats whose modules satisfy `Listing`."""
-
-
-def listing_named(name: str) -> Listing:
-    """The module of one of `LISTED`."""
-    return cast(Listing, format_named(name))
+        return self.read(path)
 
 
 def format_named(name: str) -> Format:

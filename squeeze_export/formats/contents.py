@@ -6,7 +6,11 @@ import json
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TypeAlias
+
+from squeeze_export.core import TensorSpec
+from squeeze_export.errors import BadInput
 
 Attribute: TypeAlias = int | float | str | tuple[int, ...]
 
@@ -63,6 +67,18 @@ class FileTensor:
     def floating(self) -> bool:
         """Whether its elements are floating-point numbers, or may be: what cannot be shown to be an integer is none."""
         return not self.dtype.startswith(_NO_FLOATS)
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The tensor as a classifier's input or output. Its layout is empty where the shape tells none."""
+        shape = tuple("N" if side == FREE else side for side in self.shape)
+        layout = "NC" if len(shape) == 2 else ""
+        if len(shape) == 4:
+            layout = "NHWC" if shape[3] == 3 else "NCHW" if shape[1] == 3 else ""
+        scale, zero_point = (1.0, 0) if self.dtype == "uint8" else (None, None)
+        if self.scales:
+            scale, zero_point = self.scales[0], self.zero_points[0]
+        return TensorSpec(self.name, shape, self.dtype, layout, scale, zero_point)
 
     def __str__(self) -> str:
         """`float32[N,3,224,224]`."""
@@ -137,6 +153,25 @@ class Contents:
             constants=tuple(tensor for part in parts for tensor in part.constants),
             bodies=(),
         )
+
+    def classifier(self, path: Path) -> tuple[TensorSpec, TensorSpec]:
+        """The input and output of an image classifier.
+
+        Args:
+            path: the file, for messages.
+
+        Raises:
+            BadInput: it does not take one tensor of RGB images and give one row of numbers each, in uint8, float32 or integers
+                with a scale.
+        """
+        if len(self.inputs) != 1 or len(self.outputs) != 1:
+            counts = f"`{len(self.inputs)}` inputs and `{len(self.outputs)}` outputs"
+            raise BadInput(f"`{path}` has {counts}; a classifier has one of each")
+        specs = self.inputs[0].spec, self.outputs[0].spec
+        for verb, spec, layouts in (("takes", specs[0], ("NHWC", "NCHW")), ("gives", specs[1], ("NC",))):
+            if spec.layout not in layouts or (spec.scale is None and spec.dtype != "float32"):
+                raise BadInput(f"`{path}` is no image classifier: it {verb} `{spec.dtype}` `{spec.shape}`")
+        return specs
 
     @property
     def scheme(self) -> str:

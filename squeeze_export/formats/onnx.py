@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from squeeze_export.core import TensorSpec, require
+from squeeze_export.core import require
 from squeeze_export.errors import BadInput
 from squeeze_export.files import read_bounded
 from squeeze_export.formats.audit import Policy
@@ -32,7 +32,6 @@ _ACTIVATIONS = ("Relu", "Clip")
 _MULTIPLYING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _INTEGERS = frozenset({"QLinearConv", "QLinearMatMul"})
 _DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
-_DTYPES: Mapping[int, str] = {1: "float32", 2: "uint8"}  # TensorProto.FLOAT, TensorProto.UINT8
 
 
 def _faults(contents: Contents, place: int) -> Iterator[str]:
@@ -77,23 +76,6 @@ def listing(path: Path) -> Contents:
     tensors are carried in; those at the edge of the integers are operators, for nobody else brings floats to integers there.
     """
     return _Listing(opened(path)).contents()
-
-
-def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output; see `Format.describe`."""
-    graph, specs = opened(path).graph, []
-    for values, rank, layout in ((graph.input, 4, "NHWC"), (graph.output, 2, "NC")):
-        tensor = values[0].type.tensor_type if len(values) == 1 else None
-        if tensor is None or len(tensor.shape.dim) != rank or tensor.elem_type not in _DTYPES:
-            side = "takes" if layout == "NHWC" else "gives"
-            raise BadInput(
-                f"`{path}` is not a file of this tool: it {side} something other than one {layout} tensor of uint8 or float32"
-            )
-        shape = tuple(dim.dim_param or int(dim.dim_value) for dim in tensor.shape.dim)
-        dtype = _DTYPES[tensor.elem_type]
-        scale, zero_point = (1.0, 0) if dtype == "uint8" else (None, None)
-        specs.append(TensorSpec(values[0].name, shape, dtype, layout, scale, zero_point))
-    return specs[0], specs[1]
 
 
 def opened(path: Path) -> OnnxFile:

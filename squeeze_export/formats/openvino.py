@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -21,11 +21,10 @@ from typing import NoReturn
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
 
-from squeeze_export.core import TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.files import reading
 from squeeze_export.formats.audit import Policy
-from squeeze_export.formats.contents import FREE, Contents, FileOperator, FileTensor
+from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
 
 NAME = "openvino"
 SUFFIX = ".openvino"
@@ -61,75 +60,28 @@ _ROUNDING_IN_FLOAT = "ceil_torch"
 it; the other types stay in integers."""
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """An operator, a constant, an input or an output as it is written down.
-
-    Attributes:
-        kind: the operator's type, such as `Convolution`; `Const`, `Parameter` and `Result` are kinds too.
-        opset: the version of its definition, such as `opset8`.
-        sources: (layer, which of its tensors), one per operand.
-        outputs: what it gives; a tensor is called as its layer here.
-        name: the layer's.
-        tensor_name: its first tensor's own name; empty where it has none.
-        nested: whether there are networks inside it.
-    """
-
-    kind: str
-    opset: str
-    attributes: Mapping[str, str]
-    sources: tuple[tuple[int, int], ...]
-    outputs: tuple[FileTensor, ...]
-    name: str
-    tensor_name: str
-    nested: bool
-
-
 def read(path: Path) -> Contents:
     """All that the network of a folder or of an `.xml` file holds; see `Format.read`. OpenVINO is not needed for it."""
-    root, layers = _read(path)
-
-    def operands(layer: _Layer) -> tuple[FileTensor, ...]:
-        return tuple(layers[number].outputs[index] for number, index in layer.sources)
-
-    ordered = list(layers.values())
+    xml, weights = _files(path)
+    with reading(path):
+        weight_bytes = weights.stat().st_size
+        if xml.stat().st_size > MAX_XML_BYTES or weight_bytes > MAX_WEIGHT_BYTES:
+            most = f"{MAX_XML_BYTES >> 20} MiB of XML and {MAX_WEIGHT_BYTES >> 20} MiB of weights"
+            raise BadInput(f"`{path}` is larger than {most}, the most that is read of an OpenVINO network")
+        text = xml.read_bytes()
+    try:
+        root = _parsed(text)
+        layers = _layers(root, weight_bytes)
+    except (expat.ExpatError, ParseError, LookupError, TypeError, ValueError) as err:
+        raise BadInput(f"`{xml}` is not a sound OpenVINO network: {' '.join(str(err).split())}") from err
     return Contents(
         NAME,
-        tuple(
-            FileOperator(layer.kind, layer.name, operands(layer), layer.outputs, layer.attributes, _opaque(layer))
-            for layer in ordered
-            if layer.kind not in ("Const", "Parameter", "Result")
-        ),
-        tuple(layer.outputs[0] for layer in ordered if layer.kind == "Parameter"),
-        tuple(operands(layer)[0] for layer in ordered if layer.kind == "Result"),
-        tuple(layer.outputs[0] for layer in ordered if layer.kind == "Const"),
+        tuple(layer for layer in layers if layer.kind not in ("Const", "Parameter", "Result")),
+        tuple(layer.outputs[0] for layer in layers if layer.kind == "Parameter"),
+        tuple(layer.inputs[0] for layer in layers if layer.kind == "Result"),
+        tuple(layer.outputs[0] for layer in layers if layer.kind == "Const"),
         _metadata(root),
     )
-
-
-def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output of the network of a folder or an `.xml` file; see `Format.describe`."""
-    _, layers = _read(path)
-    inputs = [layer for layer in layers.values() if layer.kind == "Parameter"]
-    outputs = [layer for layer in layers.values() if layer.kind == "Result"]
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise BadInput(f"`{path}` has `{len(inputs)}` inputs and `{len(outputs)}` outputs; a classifier has one of each")
-    number, index = outputs[0].sources[0]
-    specs = _spec(inputs[0], 0), _spec(layers[number], index)
-    for side, spec, layouts in (("takes", specs[0], ("NHWC", "NCHW")), ("gives", specs[1], ("NC",))):
-        if spec.layout not in layouts or spec.dtype not in ("uint8", "float32"):
-            raise BadInput(f"`{path}` is no classifier: it {side} `{spec.dtype}` `{spec.shape}`")
-    return specs
-
-
-def _spec(layer: _Layer, index: int) -> TensorSpec:
-    tensor = layer.outputs[index]
-    shape = tuple("N" if side == FREE else side for side in tensor.shape)
-    layout = "NC" if len(shape) == 2 else ""
-    if len(shape) == 4:
-        layout = "NHWC" if shape[3] == 3 else "NCHW" if shape[1] == 3 else ""
-    scale, zero_point = (1.0, 0) if tensor.dtype == "uint8" else (None, None)
-    return TensorSpec(layer.tensor_name or layer.name, shape, tensor.dtype, layout, scale, zero_point)
 
 
 def _files(path: Path) -> tuple[Path, Path]:
@@ -149,26 +101,6 @@ def _files(path: Path) -> tuple[Path, Path]:
     if len(found) != 1 or not found[0].with_suffix(".bin").is_file():
         raise BadInput(f"`{path}` does not hold one network: one `.xml` file with its `.bin`")
     return found[0], found[0].with_suffix(".bin")
-
-
-def _read(path: Path) -> tuple[Element, dict[int, _Layer]]:
-    """The XML, and its layers by number, every layer behind those that it reads.
-
-    Raises:
-        BadInput: not one network, too large, or a damaged one.
-    """
-    xml, weights = _files(path)
-    with reading(path):
-        weight_bytes = weights.stat().st_size
-        if xml.stat().st_size > MAX_XML_BYTES or weight_bytes > MAX_WEIGHT_BYTES:
-            most = f"{MAX_XML_BYTES >> 20} MiB of XML and {MAX_WEIGHT_BYTES >> 20} MiB of weights"
-            raise BadInput(f"`{path}` is larger than {most}, the most that is read of an OpenVINO network")
-        text = xml.read_bytes()
-    try:
-        root = _parsed(text)
-        return root, _layers(root, weight_bytes)
-    except (expat.ExpatError, ParseError, LookupError, TypeError, ValueError) as err:
-        raise BadInput(f"`{xml}` is not a sound OpenVINO network: {' '.join(str(err).split())}") from err
 
 
 def _parsed(text: bytes) -> Element:
@@ -192,63 +124,68 @@ def _metadata(root: Element) -> dict[str, str]:
     return {key: texts[0] for key, texts in found.items() if len(texts) == 1}
 
 
-def _layers(root: Element, weight_bytes: int) -> dict[int, _Layer]:
-    places: dict[tuple[int, int], tuple[int, int]] = {}  # (layer, port) that gives a tensor -> (layer, which of its tensors)
-    found: dict[int, _Layer] = {}
+def _layers(root: Element, weight_bytes: int) -> list[FileOperator]:
+    """Every layer as an operator, behind the layers that it reads. Constants, inputs and results are layers too.
+
+    Raises:
+        LookupError, ValueError: the network is damaged.
+    """
     if root.tag != "net":
         raise ValueError(f"it holds a `{root.tag}`")
-    sources = {
+    entries = {int(entry.attrib["id"]): entry for entry in root.iterfind("layers/layer")}
+    outputs: dict[int, tuple[FileTensor, ...]] = {}
+    made: dict[tuple[int, int], FileTensor] = {}  # (layer, port) that gives a tensor
+    for number, entry in entries.items():
+        ports = entry.findall("output/port")
+        outputs[number] = tuple(_tensor(entry, port, (number, index), weight_bytes) for index, port in enumerate(ports))
+        made |= {(number, int(port.attrib["id"])): tensor for port, tensor in zip(ports, outputs[number], strict=True)}
+    edges = {
         (int(edge.attrib["to-layer"]), int(edge.attrib["to-port"])): (
             int(edge.attrib["from-layer"]),
             int(edge.attrib["from-port"]),
         )
         for edge in root.iterfind("edges/edge")
     }
-    entries = {int(entry.attrib["id"]): entry for entry in root.iterfind("layers/layer")}
-    for number, entry in entries.items():
-        for index, port in enumerate(entry.iterfind("output/port")):
-            places[number, int(port.attrib["id"])] = (number, index)
-    for number, entry in entries.items():
-        operands = (places[sources[number, int(port.attrib["id"])]] for port in entry.iterfind("input/port"))
-        found[number] = _layer(number, entry, tuple(operands), weight_bytes)
-    order = TopologicalSorter({number: [source for source, _ in layer.sources] for number, layer in found.items()})
-    return {number: found[number] for number in order.static_order()}
+    sources = {
+        number: [edges[number, int(port.attrib["id"])] for port in entry.iterfind("input/port")]
+        for number, entry in entries.items()
+    }
+    layers = {
+        number: _layer(entry, tuple(made[place] for place in sources[number]), outputs[number]) for number, entry in entries.items()
+    }
+    order = TopologicalSorter({number: [layer for layer, _ in places] for number, places in sources.items()})
+    return [layers[number] for number in order.static_order()]
 
 
-def _layer(number: int, entry: Element, sources: tuple[tuple[int, int], ...], weight_bytes: int) -> _Layer:
-    """A layer in which what is asked of it later is there.
-
-    Raises:
-        ValueError: it is not; a LookupError likewise.
-    """
-    name, kind, ports = entry.attrib["name"], entry.attrib["type"], entry.findall("output/port")
-    data = entry.find("data")
-    attributes = {} if data is None else dict(data.attrib)
-    if len(sources) < _OPERANDS.get(kind, 0) or (kind in ("Const", "Parameter") and not ports):
+def _layer(entry: Element, inputs: tuple[FileTensor, ...], outputs: tuple[FileTensor, ...]) -> FileOperator:
+    """A layer, after a check that it has what the audit needs of it."""
+    name, kind, attributes = entry.attrib["name"], entry.attrib["type"], _attributes(entry)
+    if len(inputs) < _OPERANDS.get(kind, 0) or (kind in ("Const", "Parameter") and not outputs):
         raise ValueError(f"{kind} {name} has too few operands or results")
     if kind == "FakeQuantize" and int(attributes["levels"]) < 2:
         raise ValueError(f"{name} has {attributes['levels']} levels")
-    offset, size = (int(attributes[key]) for key in ("offset", "size")) if kind == "Const" else (0, 0)
-    if not 0 <= offset <= offset + size <= weight_bytes:
-        raise ValueError(f"the constant {name} lies outside the weights")
-    outputs = tuple(_tensor(port, name, (number, index), kind, offset, size) for index, port in enumerate(ports))
-    names = [word for word in (ports[0].attrib.get("names", "") if ports else "").split(",") if word]
-    nested = any(child.tag.endswith("body") for child in entry)
-    return _Layer(kind, entry.attrib["version"], attributes, sources, outputs, name, (names or [""])[0], nested)
+    opaque = "" if re.fullmatch(r"opset\d+", entry.attrib["version"]) else "a foreign operator"
+    if any(child.tag.endswith("body") for child in entry):
+        opaque = "it has operators inside"
+    return FileOperator(kind, name, inputs, outputs, attributes, opaque)
 
 
-def _tensor(port: Element, name: str, place: tuple[int, int], kind: str, offset: int, size_bytes: int) -> FileTensor:
-    dtype = port.attrib["precision"].lower()
+def _attributes(entry: Element) -> dict[str, str]:
+    data = entry.find("data")
+    return {} if data is None else dict(data.attrib)
+
+
+def _tensor(entry: Element, port: Element, place: tuple[int, int], weight_bytes: int) -> FileTensor:
+    """A layer's result, under the layer's name."""
+    name, dtype = entry.attrib["name"], port.attrib["precision"].lower()
     shape = tuple(int(dim.text or 0) for dim in port.iterfind("dim"))
-    constant = kind == "Const"
-    storage = (offset, size_bytes) if constant else None
-    return FileTensor(name, _DTYPES.get(dtype, dtype), shape, constant, size_bytes=size_bytes, place=place, storage=storage)
-
-
-def _opaque(layer: _Layer) -> str:
-    if layer.nested:
-        return "it has operators inside"
-    return "" if re.fullmatch(r"opset\d+", layer.opset) else "a foreign operator"
+    tensor = FileTensor(name, _DTYPES.get(dtype, dtype), shape, place=place)
+    if entry.attrib["type"] != "Const":
+        return tensor
+    offset, size_bytes = (int(_attributes(entry)[key]) for key in ("offset", "size"))
+    if not 0 <= offset <= offset + size_bytes <= weight_bytes:
+        raise ValueError(f"the constant {name} lies outside the weights")
+    return replace(tensor, constant=True, size_bytes=size_bytes, storage=(offset, size_bytes))
 
 
 class _Steps:

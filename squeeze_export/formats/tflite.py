@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Dimension, TensorSpec, require
+from squeeze_export.core import require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import read_bounded
 from squeeze_export.formats.audit import Policy
-from squeeze_export.formats.contents import FREE, Attribute, Contents, FileOperator, FileTensor
+from squeeze_export.formats.contents import Attribute, Contents, FileOperator, FileTensor
 
 NAME = "tflite"
 SUFFIX = ".tflite"
@@ -106,10 +106,6 @@ def read(path: Path) -> Contents:
     return read_bytes(read_bounded(path, MAX_BYTES, "a TFLite file"), str(path))
 
 
-listing = read
-"""See `Listing.listing`: the tensors tell their own integers."""
-
-
 def read_bytes(data: bytes, name: str) -> Contents:
     """All that a TFLite file holds. Further subgraphs are its bodies. A tensor's place is its subgraph and its number there.
 
@@ -135,15 +131,6 @@ def read_bytes(data: bytes, name: str) -> Contents:
         raise BadInput(f"`{name}` is a TFLite file without a graph")
     main, *bodies = graphs
     return Contents(NAME, main.operators, main.inputs, main.outputs, main.constants, metadata, bodies=tuple(bodies))
-
-
-def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output; see `Format.describe`."""
-    main = read(path)
-    if len(main.inputs) != 1 or len(main.outputs) != 1:
-        count = (len(main.inputs), len(main.outputs))
-        raise BadInput(f"`{path}` has `{count[0]}` inputs and `{count[1]}` outputs; a classifier has one of each")
-    return _spec(main.inputs[0]), _spec(main.outputs[0])
 
 
 def with_outputs(path: Path, names: Sequence[str]) -> bytes:
@@ -308,10 +295,3 @@ def _integers(values: Any) -> tuple[int, ...]:
 
 def _text(name: bytes | None) -> str:
     return (name or b"").decode("utf-8", "replace")
-
-
-def _spec(tensor: FileTensor) -> TensorSpec:
-    shape: tuple[Dimension, ...] = tuple("N" if side == FREE else side for side in tensor.shape)
-    layout = {4: "NHWC", 2: "NC"}.get(len(shape), "")
-    scale, zero_point = (tensor.scales[0], tensor.zero_points[0]) if tensor.scales else (None, None)
-    return TensorSpec(tensor.name, shape, tensor.dtype, layout, scale, zero_point)

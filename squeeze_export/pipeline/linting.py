@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from squeeze_export.errors import BadInput
-from squeeze_export.formats import LISTED, listing_named
+from squeeze_export.formats import format_named
 from squeeze_export.lint import Finding, lint, rulebook_named
 from squeeze_export.pipeline.export import compiler_of
+
+_FORMATS = ("onnx", "tflite")
 
 
 def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
@@ -25,7 +27,7 @@ def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
         Unavailable: the package that reads the format is not installed.
     """
     book = rulebook_named(chip)
-    suffixes = {listing_named(name).SUFFIX: name for name in LISTED}
+    suffixes = {format_named(name).SUFFIX: name for name in _FORMATS}
     if path.suffix not in suffixes:
         raise BadInput(f"`{path}` is no file that lint can read", hint=f"it reads {' and '.join(suffixes)}")
     compiler = compiler_of(path)
@@ -33,4 +35,4 @@ def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
         raise BadInput(f"`{path}` is compiled by {compiler} already", hint="lint the file that it was compiled from")
     if not path.is_file():
         raise BadInput(f"`{path}` is not a file")
-    return lint(listing_named(suffixes[path.suffix]).listing(path), book)
+    return lint(format_named(suffixes[path.suffix]).listing(path), book)

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from squeeze_export.core import Audit, EmitOptions
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.formats import audited as audit_of
+from squeeze_export.formats import format_named
 from squeeze_export.formats import onnx as format_
 from squeeze_export.graph.quantized import INT8, INT8_NPU, INT8_SYMMETRIC, Quantization, Scheme
 from squeeze_export.targets import onnx as target
@@ -273,7 +274,7 @@ def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         audit_of("onnx", path)
     path.write_bytes(b"")
     with pytest.raises(BadInput, match="is not a sound ONNX file"):
-        format_.describe(path)
+        format_named("onnx").describe(path)
     monkeypatch.setattr(format_, "MAX_BYTES", 1 << 20)
     path.write_bytes(bytes((1 << 20) + 1))
     with pytest.raises(BadInput, match="larger than 1 MiB"):

@@ -13,6 +13,7 @@ import pytest
 from squeeze_export.core import Audit, EmitOptions, require
 from squeeze_export.errors import BadInput
 from squeeze_export.formats import audited as audit_of
+from squeeze_export.formats import format_named
 from squeeze_export.formats import openvino as format_
 from squeeze_export.graph.quantized import INT8
 from squeeze_export.targets import openvino as target
@@ -271,9 +272,9 @@ def test_damaged_networks_are_refused(folder: Path, old: str, new: str, reason: 
     reworded(folder, old, new)
     if reason == "many":
         with pytest.raises(BadInput, match="has `1` inputs and `2` outputs"):
-            format_.describe(folder)
+            format_named("openvino").describe(folder)
         return
-    for read in (format_.read, format_.describe):
+    for read in (format_.read, format_named("openvino").describe):
         with pytest.raises(BadInput, match=reason) as caught:
             read(folder)
         assert "is not a sound OpenVINO network" in caught.value.message
@@ -332,7 +333,7 @@ def test_a_single_xml_file_with_its_weights_is_read(folder: Path) -> None:
     """As every other tool writes a network: two files, in whatever folder, beside others."""
     (folder / "other.xml").write_text("<net/>")
     assert audit_of("openvino", folder / "model.xml").violations == ()
-    source, result = format_.describe(folder / "model.xml")
+    source, result = format_named("openvino").describe(folder / "model.xml")
     assert (source.name, source.dtype, result.name) == ("input", "uint8", "logits")
     with pytest.raises(BadInput, match=r"other.xml` has no weights: `other.bin` is not beside it"):
         audit_of("openvino", folder / "other.xml")
@@ -368,18 +369,18 @@ def test_too_large_or_unreadable_files_are_refused(folder: Path, monkeypatch: py
 )
 def test_describe_refuses_what_is_no_image_classifier(folder: Path, old: str, new: str, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
-        format_.describe(reworded(folder, old, new))
+        format_named("openvino").describe(reworded(folder, old, new))
 
 
 def test_names_and_layouts_of_others(folder: Path) -> None:
     """A tensor without a name has its operator's; channels may come first; a type without a name in numpy stays as it is."""
     reworded(folder, ' names="logits"', "")
     reworded(folder, "<dim>20</dim>\n\t\t\t\t\t<dim>20</dim>\n\t\t\t\t\t<dim>3</dim>", "<dim>3</dim><dim>20</dim><dim>20</dim>")
-    source, result = format_.describe(folder)
+    source, result = format_named("openvino").describe(folder)
     assert (source.layout, source.shape, result.name) == ("NCHW", (1, 3, 20, 20), "logits")
     reworded(folder, 'precision="U8" names="input"', 'precision="STRING" names="input"')
     with pytest.raises(BadInput, match="it takes `string`"):
-        format_.describe(folder)
+        format_named("openvino").describe(folder)
 
 
 def test_a_long_chain_is_read(folder: Path) -> None:

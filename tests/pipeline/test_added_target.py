@@ -31,7 +31,7 @@ def emit(network, scheme, options, metadata):
 """
 
 FORMAT = """
-from squeeze_export.formats.onnx import POLICY, describe, read
+from squeeze_export.formats.onnx import POLICY, read
 
 NAME, SUFFIX = "example", ".example"
 """

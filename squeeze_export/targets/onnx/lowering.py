@@ -61,6 +61,8 @@ def write_nodes(
         real[node.name] = result if q is None else writer.dequantize(writer.quantize(result, node.name, q), q)
         if node.name in taps:
             writer.add("Transpose", [result], node.name, name=f"{node.name}/nhwc", perm=[0, 2, 3, 1])
+    if network.output.name not in real:
+        raise ValueError("the graph has no GlobalAveragePool")
     return real[network.output.name]
 
 
