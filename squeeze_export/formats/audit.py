@@ -16,7 +16,7 @@ nothing in it may be float but what brings the pixels in and the logits out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,11 +41,6 @@ class Arithmetic(Protocol):
         """Whether an operator's input of this index, if it is a float constant, is one that an integer network has too: a scale, a
         bound.
         """
-
-
-def no_faults(contents: Contents, place: int) -> Iterator[str]:
-    """Of a format with nothing more to find fault with."""
-    yield from ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ class Policy:
     spelt: Callable[[str], str] = str
     float_bias: bool = False
     bias_sum: str = ""
-    faults: Callable[[Contents, int], Iterator[str]] = no_faults
+    faults: Callable[[Contents, int], Iterable[str]] = lambda contents, place: ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from squeeze_export.errors import BadInput
 from squeeze_export.files import read_bounded
 from squeeze_export.formats.audit import Policy
 from squeeze_export.formats.contents import FREE, UNKNOWN, Attribute, Contents, FileOperator, FileTensor
-from squeeze_export.formats.qdq import Words, groups
+from squeeze_export.formats.qdq import Groups, Words
 
 NAME = "onnx"
 SUFFIX = ".onnx"
@@ -41,8 +41,9 @@ def _faults(contents: Contents, place: int) -> Iterator[str]:
 
 
 POLICY = Policy(
-    arithmetic=groups(
-        Words(
+    arithmetic=partial(
+        Groups,
+        words=Words(
             "QuantizeLinear",
             "DequantizeLinear",
             "Relu",

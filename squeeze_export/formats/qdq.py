@@ -7,7 +7,7 @@ group counts as integer; the notional floats inside it are no float tensors, nor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
@@ -127,8 +127,3 @@ class Groups:
 
     def _is_given(self, operator: FileOperator) -> bool:
         return any(tensor.key in self.contents.given for tensor in operator.outputs)
-
-
-def groups(words: Words) -> Callable[[Contents], Groups]:
-    """A policy's `arithmetic`."""
-    return lambda contents: Groups(contents, words)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from squeeze_export.core import TensorSpec
@@ -20,7 +21,7 @@ from squeeze_export.formats.coreml.classifier import read_classifier
 from squeeze_export.formats.coreml.package import read_package
 from squeeze_export.formats.coreml.program import Operation, Program
 from squeeze_export.formats.coreml.values import Constant, TensorType
-from squeeze_export.formats.qdq import Words, groups
+from squeeze_export.formats.qdq import Groups, Words
 
 NAME = "coreml"
 SUFFIX = ".mlpackage"
@@ -60,8 +61,9 @@ def _kept_name(contents: Contents, place: int) -> str:
     return made.name
 
 
-GROUPS = groups(
-    Words(
+GROUPS = partial(
+    Groups,
+    words=Words(
         *_PAIR,
         "relu",
         _PRODUCTS,
@@ -69,7 +71,7 @@ GROUPS = groups(
         unpacking=_UNPACKING,
         unpacked=frozenset({"int8"}),
         float_bias=True,
-    )
+    ),
 )
 POLICY = Policy(
     arithmetic=GROUPS,
