@@ -203,7 +203,7 @@ class OnnxFile:
             node_name(node),
             tuple(self.tensor(name) for name in node.input if name),
             tuple(self.tensor(name) for name in node.output if name),
-            {a.name: value for a in node.attribute if (value := self._attribute(a)) is not None},
+            {name: plain for name, value in self.attributes(node).items() if (plain := _plain(value)) is not None},
             "it has operators inside" if nested else "" if standard else "a foreign operator",
         )
 
@@ -255,13 +255,14 @@ class OnnxFile:
         """A node's attributes as Python has them (int, list of int, bytes, tensor ...)."""
         return {attribute.name: self._onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
-    def _attribute(self, attribute: Any) -> Attribute | None:
-        value = self._onnx.helper.get_attribute_value(attribute)
-        if isinstance(value, bytes):
-            return value.decode("utf-8", "replace")
-        if isinstance(value, list) and all(isinstance(entry, int) for entry in value):
-            return tuple(value)
-        return value if isinstance(value, int | float) else None
+
+def _plain(value: Any) -> Attribute | None:
+    """An attribute's value; None of a tensor, a graph and anything else that `lint` does not ask for."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, list) and all(isinstance(entry, int) for entry in value):
+        return tuple(value)
+    return value if isinstance(value, int | float) else None
 
 
 class _Listing:
@@ -300,15 +301,11 @@ class _Listing:
         if maker is not None and maker.op_type == "DequantizeLinear":
             return self._quantized(name, maker, maker.input[0])
         if len(readers) == 1 and readers[0].op_type in _ACTIVATIONS:
-            return self._carried_through(name, readers[0])
+            made, plain = self._carried(readers[0].output[0]), self._file.tensor(name)
+            return FileTensor(name, made.dtype, plain.shape, False, made.scales, made.zero_points) if made.scales else plain
         if name not in self._whole.given and readers and all(reader.op_type == "QuantizeLinear" for reader in readers):
             return self._quantized(name, readers[0], readers[0].output[0])
         return self._file.tensor(name)
-
-    def _carried_through(self, name: str, activation: Any) -> FileTensor:
-        made = self._carried(activation.output[0])
-        plain = self._file.tensor(name)
-        return FileTensor(name, made.dtype, plain.shape, False, made.scales, made.zero_points) if made.scales else plain
 
     def _quantized(self, name: str, node: Any, integers: str) -> FileTensor:
         """`name`, carried in the tensor `integers`, of which a QuantizeLinear or DequantizeLinear has the scale."""

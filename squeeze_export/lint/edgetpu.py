@@ -4,15 +4,16 @@ take runs on the CPU too.
 
 from __future__ import annotations
 
-from squeeze_export.formats.contents import FileOperator
+from squeeze_export.formats.contents import FileOperator, FileTensor
 from squeeze_export.lint import Rule, Rulebook
 from squeeze_export.lint.rules import (
     NPU_SCHEME,
     averaged,
     convolutions,
+    each_tensor,
+    fused_activation,
     integers,
     known,
-    no_activation,
     number,
     one_batch,
     quantized,
@@ -32,11 +33,10 @@ _CLOSED = frozenset({"AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2D"})
 _INNER_SIDES, _Z_MULTIPLE = 3, 4
 
 
-def _dimensions(operator: FileOperator) -> str | None:
-    for tensor in operator.data:
-        if max(tensor.shape[:-_INNER_SIDES], default=1) > 1:
-            return f"`{tensor.name}` is {tensor}: only its three innermost sides may be above 1"
-    return None
+@each_tensor
+def _dimensions(tensor: FileTensor) -> str | None:
+    large = max(tensor.shape[:-_INNER_SIDES], default=1) > 1
+    return f"`{tensor.name}` is {tensor}: only its three innermost sides may be above 1" if large else None
 
 
 def _dilation(operator: FileOperator) -> str | None:
@@ -69,7 +69,7 @@ RULEBOOK = Rulebook(
         quantized(SOURCE),
         Rule(_dimensions, "export with `--batch 1`", SOURCE),
         Rule(_dilation, "dilate both ways alike", SOURCE, _CONVOLUTIONS),
-        no_activation(_CLOSED, SOURCE),
+        fused_activation(_CLOSED, (), SOURCE),
         Rule(_concatenation, "join two operands, of which the constant one is zero", SOURCE, frozenset({"CONCATENATION"})),
         Rule(_mean, "average over height and width", SOURCE, frozenset({"MEAN"})),
         same_steps(),

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 
-from squeeze_export.formats.contents import FileOperator
+from squeeze_export.formats.contents import FileOperator, FileTensor
 from squeeze_export.lint import Rule, Rulebook
 from squeeze_export.lint.rules import (
     INTEGERS,
     NPU_SCHEME,
     averaged,
     convolutions,
+    each_tensor,
     integers,
     known,
     number,
     one_batch,
-    per_channel_weights_alone,
     quantized,
     same_steps,
 )
@@ -47,16 +47,16 @@ def _wide(operator: FileOperator) -> str | None:
     return f"`{found.name}` is {found.dtype}" if found is not None else None
 
 
-def _zero_point(operator: FileOperator) -> str | None:
-    for tensor in operator.data:
-        wrong = (
-            any(tensor.zero_points)
-            if tensor.dtype == "int32"
-            else tensor.dtype[0] == "u" and min(tensor.zero_points, default=0) < 0
-        )
-        if wrong:
-            return f"the zero point of `{tensor.name}` is {tensor.zero_points[0]}"
-    return None
+@each_tensor
+def _scales(tensor: FileTensor) -> str | None:
+    return f"`{tensor.name}` has {len(tensor.scales)} scales" if len(tensor.scales) > 1 else None
+
+
+@each_tensor
+def _zero_point(tensor: FileTensor) -> str | None:
+    negative = tensor.dtype.startswith("u") and min(tensor.zero_points, default=0) < 0
+    wrong = negative or (tensor.dtype == "int32" and any(tensor.zero_points))
+    return f"the zero point of `{tensor.name}` is {tensor.zero_points[0]}" if wrong else None
 
 
 def _stride(operator: FileOperator) -> str | None:
@@ -101,7 +101,7 @@ RULEBOOK = Rulebook(
         Rule(_mean, "export with `--batch 1`; average over height and width", SOURCE, frozenset({"MEAN"})),
         quantized(SOURCE, _UNSCALED),
         Rule(_wide, INTEGERS, SOURCE),
-        per_channel_weights_alone(SOURCE),
+        Rule(_scales, "give activations one scale", SOURCE),
         Rule(_zero_point, INTEGERS, SOURCE),
         Rule(_stride, "use strides of up to 3", SOURCE, _STRIDED),
         Rule(_pool, "use a smaller window", SOURCE, _POOLS),

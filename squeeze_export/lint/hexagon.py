@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from squeeze_export.formats.contents import FileOperator
+from squeeze_export.formats.contents import FileOperator, FileTensor
 from squeeze_export.lint import Rule, Rulebook
-from squeeze_export.lint.rules import floats_among, known, no_floats, one_batch
+from squeeze_export.lint.rules import each_tensor, floats_among, known, no_floats, one_batch
 
 SOURCE = (
     "ONNX Runtime documentation, QNN Execution Provider, https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"
@@ -29,9 +29,9 @@ def _float_product(operator: FileOperator) -> str | None:
     return floats_among((*operator.inputs[:2], *operator.outputs[:1]))
 
 
-def _signed(operator: FileOperator) -> str | None:
-    found = next((tensor for tensor in operator.data if tensor.scales and tensor.dtype not in _CARRIERS), None)
-    return f"`{found.name}` is carried in {found.dtype}" if found is not None else None
+@each_tensor
+def _signed(tensor: FileTensor) -> str | None:
+    return f"`{tensor.name}` is carried in {tensor.dtype}" if tensor.scales and tensor.dtype not in _CARRIERS else None
 
 
 def _weights(operator: FileOperator) -> str | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from squeeze_export.formats.contents import FREE, FileOperator, FileTensor
-from squeeze_export.lint import Rule, Severity
+from squeeze_export.lint import Rule, Severity, Test
 
 SPECIFICATION = "TensorFlow Lite 8-bit quantization specification, https://ai.google.dev/edge/litert/models/quantization_spec"
 WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
@@ -20,17 +20,19 @@ def known(kinds: frozenset[str], chip: str, source: str, change: str = NPU_SCHEM
     return Rule(lambda operator: f"{chip} has no {operator.kind}" if operator.kind not in kinds else None, change, source)
 
 
+def each_tensor(broken: Callable[[FileTensor], str | None]) -> Test:
+    """Tests every tensor that an operator reads or makes, except constants, and reports the first that fails."""
+    return lambda operator: next(filter(None, map(broken, operator.data)), None)
+
+
 def one_batch(source: str, *, batch_may_be_free: bool = False) -> Rule:
-    """No side of a shape is left open."""
+    """Every side of a shape is fixed."""
 
-    def broken(operator: FileOperator) -> str | None:
-        for tensor in operator.data:
-            sides = tensor.shape[1:] if batch_may_be_free else tensor.shape
-            if FREE in sides:
-                return f"`{tensor.name}` has no fixed shape: {tensor}"
-        return None
+    def broken(tensor: FileTensor) -> str | None:
+        fixed = tensor.shape[1:] if batch_may_be_free else tensor.shape
+        return f"`{tensor.name}` has no fixed shape: {tensor}" if FREE in fixed else None
 
-    return Rule(broken, "export with `--batch 1`", source)
+    return Rule(each_tensor(broken), "export with `--batch 1`", source)
 
 
 def no_floats(exceptions: frozenset[str], source: str, change: str, severity: Severity = "fall-back") -> Rule:
@@ -49,12 +51,8 @@ def floats_among(tensors: Iterable[FileTensor]) -> str | None:
 
 
 def integers(dtypes: tuple[str, ...], source: str, change: str = INTEGERS) -> Rule:
-    """All that flows through an operator is of one of the dtypes."""
-
-    def broken(operator: FileOperator) -> str | None:
-        other = next((tensor for tensor in operator.data if tensor.dtype not in dtypes), None)
-        return f"`{other.name}` is {other.dtype}" if other is not None else None
-
+    """Every tensor except constants has one of the dtypes."""
+    broken = each_tensor(lambda tensor: f"`{tensor.name}` is {tensor.dtype}" if tensor.dtype not in dtypes else None)
     return Rule(broken, change, source)
 
 
@@ -69,16 +67,6 @@ def quantized(source: str, exceptions: frozenset[str] = frozenset()) -> Rule:
         return None
 
     return Rule(broken, INTEGERS, source)
-
-
-def per_channel_weights_alone(source: str) -> Rule:
-    """One scale a channel is for weights."""
-
-    def broken(operator: FileOperator) -> str | None:
-        found = next((tensor for tensor in operator.data if len(tensor.scales) > 1), None)
-        return f"`{found.name}` has {len(found.scales)} scales" if found is not None else None
-
-    return Rule(broken, "give activations one scale", source)
 
 
 def same_steps(source: str = SPECIFICATION, severity: Severity = "fall-back") -> Rule:
@@ -128,20 +116,12 @@ def _bias(source: FileTensor, weight: FileTensor, bias: FileTensor) -> str | Non
     return f"the scale of its bias `{bias.name}` is not the product of those of its input and weights" if apart else None
 
 
-def no_activation(kinds: frozenset[str], source: str) -> Rule:
-    """No activation is fused."""
-    return _activation(kinds, frozenset({"NONE"}), source)
+def fused_activation(kinds: frozenset[str], allowed: tuple[str, ...], source: str) -> Rule:
+    """No activation is fused, or one of those allowed."""
 
-
-def plain_activation(kinds: frozenset[str], source: str) -> Rule:
-    """No activation but a ReLU is fused."""
-    return _activation(kinds, frozenset({"NONE", "RELU", "RELU_N1_TO_1", "RELU6"}), source)
-
-
-def _activation(kinds: frozenset[str], allowed: frozenset[str], source: str) -> Rule:
     def broken(operator: FileOperator) -> str | None:
         found = operator.attributes.get("fusedActivationFunction", "NONE")
-        return f"{found} is fused into it" if found not in allowed else None
+        return f"{found} is fused into it" if found not in ("NONE", *allowed) else None
 
     return Rule(broken, "give the activation an operator of its own", source, kinds)
 
@@ -164,7 +144,7 @@ def averaged(operator: FileOperator) -> tuple[int, ...]:
     return tuple(axis + rank if -rank <= axis < 0 else axis for axis in operator.inputs[1].values)
 
 
-def number(operator: FileOperator, name: str, default: int = 1) -> int:
-    """An attribute that is an integer."""
-    found = operator.attributes.get(name, default)
-    return found if isinstance(found, int) else default
+def number(operator: FileOperator, name: str) -> int:
+    """An integer attribute; 1 where the operator has none."""
+    found = operator.attributes.get(name)
+    return found if isinstance(found, int) else 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from squeeze_export.formats.contents import FileOperator
 from squeeze_export.lint import Rule, Rulebook
 from squeeze_export.lint.rules import (
     convolutions,
+    fused_activation,
     integers,
     no_floats,
     number,
-    plain_activation,
     quantized,
     same_steps,
     spatial_mean,
@@ -64,8 +66,6 @@ def _bias(operator: FileOperator) -> str | None:
 
 
 _CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
-_CARRIED = integers(("int8", "uint8"), SOURCE, "export with `--int8`")
-_SCALED = quantized(SOURCE, _BORDERS | _FLOAT_TAIL | {"PAD"})
 RULEBOOK = Rulebook(
     "XNNPACK",
     ("tflite",),
@@ -74,10 +74,10 @@ RULEBOOK = Rulebook(
         no_floats(_BORDERS | _FLOAT_TAIL, SOURCE, "export with `--int8`, without `--keep-float`"),
         convolutions(),
         Rule(_dequantize, "export with `--int8`", SOURCE, frozenset({"DEQUANTIZE"})),
-        Rule(_CARRIED.broken, _CARRIED.change, SOURCE, _QUANTIZED - _BORDERS - _FLOAT_TAIL),
-        Rule(_SCALED.broken, _SCALED.change, SOURCE),
+        replace(integers(("int8", "uint8"), SOURCE, "export with `--int8`"), kinds=_QUANTIZED - _BORDERS - _FLOAT_TAIL),
+        quantized(SOURCE, _BORDERS | _FLOAT_TAIL | {"PAD"}),
         Rule(_bias, "give it a bias, of zeros if need be", SOURCE, _CONVOLUTIONS),
-        plain_activation(_ACTIVATED, SOURCE),
+        fused_activation(_ACTIVATED, ("RELU", "RELU_N1_TO_1", "RELU6"), SOURCE),
         Rule(_concatenation, "join two to four operands at a time", SOURCE, frozenset({"CONCATENATION"})),
         Rule(_pool, "drop the pool, or give the convolution before it the stride", SOURCE, frozenset({"MAX_POOL_2D"})),
         spatial_mean(SOURCE),
