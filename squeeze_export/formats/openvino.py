@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from graphlib import TopologicalSorter
@@ -71,14 +71,16 @@ def read(path: Path) -> Contents:
         text = xml.read_bytes()
     try:
         root = _parsed(text)
-        layers = _layers(root, weight_bytes)
+        layers, names = _layers(root, weight_bytes)
     except (expat.ExpatError, ParseError, LookupError, TypeError, ValueError) as err:
         raise BadInput(f"`{xml}` is not a sound OpenVINO network: {' '.join(str(err).split())}") from err
+    inputs = (layer.outputs[0] for layer in layers if layer.kind == "Parameter")
+    outputs = (layer.inputs[0] for layer in layers if layer.kind == "Result")
     return Contents(
         NAME,
         tuple(layer for layer in layers if layer.kind not in ("Const", "Parameter", "Result")),
-        tuple(layer.outputs[0] for layer in layers if layer.kind == "Parameter"),
-        tuple(layer.inputs[0] for layer in layers if layer.kind == "Result"),
+        tuple(replace(tensor, name=names[tensor.key]) for tensor in inputs),
+        tuple(replace(tensor, name=names[tensor.key]) for tensor in outputs),
         tuple(layer.outputs[0] for layer in layers if layer.kind == "Const"),
         _metadata(root),
     )
@@ -124,8 +126,9 @@ def _metadata(root: Element) -> dict[str, str]:
     return {key: texts[0] for key, texts in found.items() if len(texts) == 1}
 
 
-def _layers(root: Element, weight_bytes: int) -> list[FileOperator]:
-    """Every layer as an operator, behind the layers that it reads. Constants, inputs and results are layers too.
+def _layers(root: Element, weight_bytes: int) -> tuple[list[FileOperator], dict[Hashable, str]]:
+    """All layers, with constants, inputs and results, as operators in the order of the run, and the tensors' own names by key.
+    Inside the operators a tensor has the name of its layer.
 
     Raises:
         LookupError, ValueError: the network is damaged.
@@ -135,10 +138,13 @@ def _layers(root: Element, weight_bytes: int) -> list[FileOperator]:
     entries = {int(entry.attrib["id"]): entry for entry in root.iterfind("layers/layer")}
     outputs: dict[int, tuple[FileTensor, ...]] = {}
     made: dict[tuple[int, int], FileTensor] = {}  # (layer, port) that gives a tensor
+    names: dict[Hashable, str] = {}
     for number, entry in entries.items():
         ports = entry.findall("output/port")
         outputs[number] = tuple(_tensor(entry, port, (number, index), weight_bytes) for index, port in enumerate(ports))
-        made |= {(number, int(port.attrib["id"])): tensor for port, tensor in zip(ports, outputs[number], strict=True)}
+        for port, tensor in zip(ports, outputs[number], strict=True):
+            made[number, int(port.attrib["id"])] = tensor
+            names[tensor.key] = next(filter(None, port.attrib.get("names", "").split(",")), tensor.name)
     edges = {
         (int(edge.attrib["to-layer"]), int(edge.attrib["to-port"])): (
             int(edge.attrib["from-layer"]),
@@ -154,7 +160,7 @@ def _layers(root: Element, weight_bytes: int) -> list[FileOperator]:
         number: _layer(entry, tuple(made[place] for place in sources[number]), outputs[number]) for number, entry in entries.items()
     }
     order = TopologicalSorter({number: [layer for layer, _ in places] for number, places in sources.items()})
-    return [layers[number] for number in order.static_order()]
+    return [layers[number] for number in order.static_order()], names
 
 
 def _layer(entry: Element, inputs: tuple[FileTensor, ...], outputs: tuple[FileTensor, ...]) -> FileOperator:
