@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -90,6 +90,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1  # macOS, Windows
 
 
+@dataclass(eq=False)
 class ImageStream:
     """An image set as batches; each `for` loop over it reads the files anew, unless they were kept.
 
@@ -99,7 +100,7 @@ class ImageStream:
     Iterating raises `BadInput` where images are broken, after the rest was looked through to count them; no batch is handed
     over after the first broken image. With `skip_broken` they are left out, and it raises only where none is left.
 
-    Args:
+    Attributes:
         image_set: from `open_images` or `open_calibration`.
         preprocess: how files become pixels.
         batch: images a batch; the last one may be smaller.
@@ -112,29 +113,21 @@ class ImageStream:
         BadInput: the crop is larger than the resized image, or `batch` or `workers` is below 1.
     """
 
-    def __init__(
-        self,
-        image_set: ImageSet,
-        preprocess: Preprocess,
-        *,
-        batch: int = 32,
-        workers: int | None = None,
-        skip_broken: bool = False,
-        keep_bytes: int = 0,
-        progress: Progress = silent,
-    ) -> None:
-        check_preprocess(preprocess)
-        threads = usable_cores() if workers is None else workers
-        for name, value in (("batch", batch), ("workers", threads)):
+    image_set: ImageSet
+    preprocess: Preprocess
+    _: KW_ONLY
+    batch: int = 32
+    workers: int | None = None
+    skip_broken: bool = False
+    keep_bytes: int = 0
+    progress: Progress = silent
+
+    def __post_init__(self) -> None:
+        check_preprocess(self.preprocess)
+        self._threads = usable_cores() if self.workers is None else self.workers
+        for name, value in (("batch", self.batch), ("workers", self._threads)):
             if value < 1:
                 raise BadInput(f"{name} `{value}` is below 1", hint="a whole number from 1 up")
-        self.image_set = image_set
-        self._preprocess = preprocess
-        self._batch = batch
-        self._workers = threads
-        self._skip_broken = skip_broken
-        self._keep_bytes = keep_bytes
-        self._progress = progress
         self._skipped: list[Skipped] = []
         self._statistics: list[NDArray[np.float64]] = []
         self._kept: Batch | None = None
@@ -160,7 +153,7 @@ class ImageStream:
         """
         if self._kept is not None:
             return self._kept, self.skipped
-        count, side = len(self.image_set.files), self._preprocess.crop_px
+        count, side = len(self.image_set.files), self.preprocess.crop_px
         if self.size_bytes > MAX_LOADED_BYTES:
             raise BadInput(
                 f"`{count}` images of {side} px need `{self.size_bytes // 10**6:,}` MB of memory, "
@@ -183,12 +176,12 @@ class ImageStream:
     @property
     def size_bytes(self) -> int:
         """Of all pixels in memory."""
-        return len(self.image_set.files) * 3 * self._preprocess.crop_px**2
+        return len(self.image_set.files) * 3 * self.preprocess.crop_px**2
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.size_bytes <= self._keep_bytes:
+        if self.size_bytes <= self.keep_bytes:
             self.load()
-        return self._read_all() if self._kept is None else self._kept.split(self._batch)
+        return self._read_all() if self._kept is None else self._kept.split(self.batch)
 
     def _read_all(self) -> Iterator[Batch]:
         self._skipped, self._statistics = [], []
@@ -196,16 +189,16 @@ class ImageStream:
         waiting: list[_Image] = []
         with closing(self._decoded()) as decoded:
             for done, image in enumerate(decoded, start=1):
-                if done % self._batch == 0 or done == count:
-                    self._progress("reading images", done, count)
+                if done % self.batch == 0 or done == count:
+                    self.progress("reading images", done, count)
                 if isinstance(image, Skipped):
                     self._skipped.append(image)
-                elif self._skip_broken or not self._skipped:
+                elif self.skip_broken or not self._skipped:
                     waiting.append(image)
-                if len(waiting) == self._batch:
+                if len(waiting) == self.batch:
                     full, waiting = waiting, []
                     yield self._join(full)
-        if self._skipped and (not self._skip_broken or len(self._skipped) == count):
+        if self._skipped and (not self.skip_broken or len(self._skipped) == count):
             raise self._refusal()
         if waiting:
             yield self._join(waiting)
@@ -213,8 +206,8 @@ class ImageStream:
     def _decoded(self) -> Generator[_Image | Skipped, None, None]:
         """Every image in order. Closing this early gives up what has not started."""
         count = len(self.image_set.files)
-        ahead = max(_BATCHES_AHEAD * self._batch, 2 * self._workers)
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="decode") as pool:
+        ahead = max(_BATCHES_AHEAD * self.batch, 2 * self._threads)
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="decode") as pool:
             pending: deque[Future[_Image | Skipped]] = deque()
             try:
                 for index in range(min(ahead, count)):
@@ -233,7 +226,7 @@ class ImageStream:
         file = self.image_set.files[index]
         try:
             data = read_image_bytes(file)
-            pixels = fit(decode(io.BytesIO(data), file), self._preprocess, file)
+            pixels = fit(decode(io.BytesIO(data), file), self.preprocess, file)
         except BrokenImage as err:
             return Skipped(file, err.reason)
         label = self.image_set.labels[index] if self.image_set.labels else UNKNOWN
@@ -248,7 +241,7 @@ class ImageStream:
         first = self._skipped[0]
         what = f"`{len(self._skipped)}` of `{len(self.image_set.files)}` images cannot be read"
         message = f"{what}, the first is {shown_file(first.file, self.image_set.root)} ({first.reason})"
-        return BadInput(message, hint="is it the right folder?" if self._skip_broken else "`--skip-broken` leaves them out")
+        return BadInput(message, hint="is it the right folder?" if self.skip_broken else "`--skip-broken` leaves them out")
 
 
 def spread_evenly(done: int, count: int, total: int, limit: int) -> NDArray[np.bool_]:
