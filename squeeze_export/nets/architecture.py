@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from squeeze_export.errors import BadInput
 
@@ -183,14 +183,11 @@ def architecture_from_json(values: Mapping[str, Any]) -> Architecture:
         BadInput: a field is missing or not what it should be.
     """
     try:
-        fires = tuple(
-            Fire(int(f["squeeze"]), int(f["expand1x1"]), int(f["expand3x3"]), _bypass(f["bypass"])) for f in values["fires"]
-        )
         return Architecture(
             str(values["name"]),
             int(values["conv1_channels"]),
             int(values["conv1_kernel"]),
-            fires,
+            tuple(_fire(fire) for fire in values["fires"]),
             tuple(int(i) for i in values["pools_after"]),
             int(values["class_count"]),
             int(values["conv10_pad"]),
@@ -199,11 +196,10 @@ def architecture_from_json(values: Mapping[str, Any]) -> Architecture:
         raise BadInput(f"the stored architecture cannot be read: {err!r}") from err
 
 
-def _bypass(value: object) -> Bypass:
-    for kind in ("none", "simple", "complex"):
-        if value == kind:
-            return kind
-    raise ValueError(f"bypass `{value}`")
+def _fire(values: Mapping[str, Any]) -> Fire:
+    if values["bypass"] not in get_args(Bypass):
+        raise ValueError(f"bypass `{values['bypass']}`")
+    return Fire(int(values["squeeze"]), int(values["expand1x1"]), int(values["expand3x3"]), values["bypass"])
 
 
 def tensor_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
