@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from squeeze_export.core import Preprocess, Progress, silent
+from squeeze_export.core import Preprocess, Progress
 from squeeze_export.errors import BadInput
 from squeeze_export.images.checks import check_calibration
 from squeeze_export.images.distribution import Distribution, distribution_of
@@ -88,10 +88,10 @@ def read_calibration_images(
     folders: Sequence[CalibrationFolder],
     preprocess: Preprocess,
     *,
-    source: str = "",
-    threads: int | None = None,
-    skip_broken: bool = False,
-    progress: Progress = silent,
+    source: str,
+    threads: int | None,
+    skip_broken: bool,
+    progress: Progress,
 ) -> CalibrationImages:
     """Reads and checks the images to calibrate on.
 
