@@ -82,11 +82,11 @@ def five_convolutions(channels: int = 4) -> QuantizedGraph:
     def conv(name: str, source: str, shape: tuple[int, int, int, int], pad: int, relu: bool) -> QuantizedConv:
         weight = rng.integers(-127, 128, shape, np.int8)
         scale = np.full(shape[0], 0.01, np.float32)
-        return QuantizedConv(name, source, weight, scale, np.arange(shape[0], dtype=np.int32), 1, (pad,) * 4, relu)
+        return QuantizedConv(name, source, weight, scale, np.arange(shape[0], dtype=np.int32), (1, 1), (pad,) * 4, relu)
 
     nodes: tuple[QuantizedNode, ...] = (
         conv("conv1", "input", (channels, 3, 3, 3), 0, True),
-        MaxPool("pool1", "conv1", 3, 2, (0, 0, 1, 1)),
+        MaxPool("pool1", "conv1", (3, 3), (2, 2), (0, 0, 1, 1)),
         conv("bypass", "pool1", (channels, channels, 1, 1), 0, False),
         Add("add", ("pool1", "bypass")),
         conv("left", "add", (channels, channels, 1, 1), 0, True),

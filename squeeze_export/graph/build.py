@@ -50,7 +50,7 @@ def build_graph(
         weight, bias = tensors[f"{key}.weight"], tensors[f"{key}.bias"]
         if name == "conv1":
             weight, bias = _fold(weight, bias, preprocess)
-        nodes.append(Conv(name, source, weight, bias, stride, (pad, pad, pad, pad), relu))
+        nodes.append(Conv(name, source, weight, bias, (stride, stride), (pad, pad, pad, pad), relu))
         return name
 
     for layer in arch.layers():
@@ -62,7 +62,7 @@ def build_graph(
             if height < 2:
                 raise BadInput(f"an input of `{size_px}` px shrinks to nothing before {layer.name}", hint="see --crop")
             pads = ceil_pads(height)
-            nodes.append(MaxPool(layer.name, current, 3, 2, pads))
+            nodes.append(MaxPool(layer.name, current, (3, 3), (2, 2), pads))
             current, height = layer.name, output_px(height, 3, 2, pads[2])
         elif layer.fire is not None:
             source = current

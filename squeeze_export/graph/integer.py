@@ -124,21 +124,21 @@ class IntegerRunner:
         if isinstance(node, QuantizedConv):
             return self._conv(node, values[node.input])
         if isinstance(node, Conv):
-            real = convolve(self._real_values(node.input, values), self._matrices[node.name], node.kernel, node.stride, node.pads)
+            real = convolve(self._real_values(node.input, values), self._matrices[node.name], node.kernel, node.strides, node.pads)
             real += node.bias
             return self._rounded(node.name, np.maximum(real, 0, out=real) if node.relu else real)
         if isinstance(node, MaxPool):
             lowest = self._carrier(0) if node.name in self.quantized.tensors else np.float32(-np.inf)
-            return max_pool(values[node.input], node.kernel, node.stride, node.pads, lowest)
+            return max_pool(values[node.input], node.kernel, node.strides, node.pads, lowest)
         if isinstance(node, Concat):
             return np.concatenate([values[name] for name in node.inputs], axis=3)
         first, second = (self._real_values(name, values) for name in node.inputs)
-        return self._rounded(node.name, first + second)
+        return self._rounded(node.name, np.maximum(first + second, 0) if node.relu else first + second)
 
     def _conv(self, conv: QuantizedConv, source: Any) -> Integers:
         matrix = self._matrices[conv.name]
         centred = source.astype(matrix.dtype) - matrix.dtype.type(self.quantized.tensors[conv.input].zero_point)
-        acc = convolve(centred, matrix, conv.kernel, conv.stride, conv.pads).astype(self._sum) + conv.bias
+        acc = convolve(centred, matrix, conv.kernel, conv.strides, conv.pads).astype(self._sum) + conv.bias
         if self._error is not None:
             acc += self._error(conv, source)
         zero = self.quantized.tensors[conv.name].zero_point

@@ -15,13 +15,16 @@ from squeeze_export.core import Preprocess, TensorSpec
 Pads = tuple[int, int, int, int]
 """Zero padding in pixels: top, left, bottom, right (ONNX's order)."""
 
+Pair = tuple[int, int]
+"""Rows and columns of a window, or its steps down and to the right."""
+
 
 @dataclass(frozen=True, eq=False)
 class Conv:
     """A convolution, with its ReLU where it has one.
 
     Attributes:
-        weight: (out, in, kernel, kernel) float32.
+        weight: (out, in, rows, columns) float32.
         bias: (out,) float32.
         relu: whether max(x, 0) follows.
     """
@@ -30,7 +33,7 @@ class Conv:
     input: str
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
-    stride: int
+    strides: Pair
     pads: Pads
     relu: bool
 
@@ -39,8 +42,8 @@ class Conv:
         return (self.input,)
 
     @property
-    def kernel(self) -> int:
-        return int(self.weight.shape[2])
+    def kernel(self) -> Pair:
+        return kernel_of(self.weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +51,7 @@ class QuantizedConv:
     """A convolution in integers: acc = sum((x - x_zero_point) * weight) + bias, then rescaled to the output's scale.
 
     Attributes:
-        weight: (out, in, kernel, kernel) int8, symmetric.
+        weight: (out, in, rows, columns) int8, symmetric.
         weight_scale: (out,) float32, above 0.
         bias: (out,) int32, at scale input_scale * weight_scale.
         relu: whether the output is clamped at real 0.
@@ -61,7 +64,7 @@ class QuantizedConv:
     weight: NDArray[np.int8]
     weight_scale: NDArray[np.float32]
     bias: NDArray[np.int32]
-    stride: int
+    strides: Pair
     pads: Pads
     relu: bool
     factor: NDArray[np.float32] | None = None
@@ -71,18 +74,18 @@ class QuantizedConv:
         return (self.input,)
 
     @property
-    def kernel(self) -> int:
-        return int(self.weight.shape[2])
+    def kernel(self) -> Pair:
+        return kernel_of(self.weight)
 
 
 @dataclass(frozen=True)
 class MaxPool:
-    """A square max-pool. Ceil mode is written out as padding at the bottom and right; padding never wins a maximum."""
+    """A max-pool. Ceil mode is written out as padding at the bottom and right; padding never wins a maximum."""
 
     name: str
     input: str
-    kernel: int
-    stride: int
+    kernel: Pair
+    strides: Pair
     pads: Pads
 
     @property
@@ -92,7 +95,7 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class Concat:
-    """Concatenation along the channels."""
+    """Concatenation of two or more tensors along the channels."""
 
     name: str
     inputs: tuple[str, ...]
@@ -100,10 +103,15 @@ class Concat:
 
 @dataclass(frozen=True)
 class Add:
-    """Element-wise sum of two tensors of one shape (bypass). No ReLU follows."""
+    """Element-wise sum of two tensors of one shape (bypass).
+
+    Attributes:
+        relu: whether max(x, 0) follows.
+    """
 
     name: str
     inputs: tuple[str, str]
+    relu: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,6 +188,11 @@ def groups_of(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> dict[st
     return groups
 
 
+def kernel_of(weight: NDArray[np.generic]) -> Pair:
+    """Rows and columns of (out, in, rows, columns) weights."""
+    return int(weight.shape[2]), int(weight.shape[3])
+
+
 def output_px(size_px: int, kernel: int, stride: int, pad_px: int) -> int:
     """Output side of a convolution or pool whose padding (both sides together) is `pad_px`."""
     return (size_px + pad_px - kernel) // stride + 1
@@ -193,8 +206,9 @@ def tensor_sizes(nodes: Sequence[Node] | Sequence[QuantizedNode], spec: TensorSp
         h, w, c = sizes[node.inputs[0]]
         if isinstance(node, Conv | QuantizedConv | MaxPool):
             top, left, bottom, right = node.pads
-            h = output_px(h, node.kernel, node.stride, top + bottom)
-            w = output_px(w, node.kernel, node.stride, left + right)
+            (rows, columns), (down, right_by) = node.kernel, node.strides
+            h = output_px(h, rows, down, top + bottom)
+            w = output_px(w, columns, right_by, left + right)
             c = c if isinstance(node, MaxPool) else int(node.weight.shape[0])
         elif isinstance(node, Concat):
             c = sum(sizes[name][2] for name in node.inputs)

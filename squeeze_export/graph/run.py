@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray, FloatArray
-from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node, Pads
+from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node, Pads, Pair
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -85,57 +85,59 @@ def float_step(node: Node, values: Mapping[str, FloatArray], layers: Mapping[str
     """What a node makes of its inputs, (n, H, W, C); the average pool makes (n, C). A fresh array."""
     if isinstance(node, Conv):
         matrix, bias = layers[node.name]
-        result = convolve(values[node.input], matrix, node.kernel, node.stride, node.pads)
+        result = convolve(values[node.input], matrix, node.kernel, node.strides, node.pads)
         result += bias
         return np.maximum(result, 0, out=result) if node.relu else result
     if isinstance(node, MaxPool):
-        return max_pool(values[node.input], node.kernel, node.stride, node.pads, np.float32(-np.inf))
+        return max_pool(values[node.input], node.kernel, node.strides, node.pads, np.float32(-np.inf))
     if isinstance(node, Concat):
         return np.concatenate([values[name] for name in node.inputs], axis=3)
     if isinstance(node, Add):
-        return values[node.inputs[0]] + values[node.inputs[1]]
+        total = values[node.inputs[0]] + values[node.inputs[1]]
+        return np.maximum(total, 0, out=total) if node.relu else total
     means: FloatArray = values[node.input].mean(axis=(1, 2), dtype=np.float32)
     return means
 
 
 def weight_matrix(weight: NDArray[Scalar]) -> NDArray[Scalar]:
-    """(O, I, k, k) weights as the (k*k*I, O) right-hand side of a convolution written as a matrix product."""
+    """(O, I, rows, columns) weights as the (rows*columns*I, O) right-hand side of a convolution written as a matrix product."""
     out_channels = weight.shape[0]
     return np.ascontiguousarray(weight.transpose(2, 3, 1, 0).reshape(-1, out_channels))
 
 
-def convolve(values: NDArray[Scalar], matrix: NDArray[Scalar], kernel: int, stride: int, pads: Pads) -> NDArray[Scalar]:
-    """Convolution as one matrix product over (k, k, I) patches; zero padding.
+def convolve(values: NDArray[Scalar], matrix: NDArray[Scalar], kernel: Pair, strides: Pair, pads: Pads) -> NDArray[Scalar]:
+    """Convolution as one matrix product over (rows, columns, I) patches; zero padding.
 
     Args:
         values: (n, H, W, I).
-        matrix: (k*k*I, O), of the same dtype.
+        matrix: (rows*columns*I, O), of the same dtype.
 
     Returns:
         (n, Ho, Wo, O).
     """
-    if kernel == 1 and stride == 1 and not any(pads):
+    if kernel == strides == (1, 1) and not any(pads):
         product: NDArray[Scalar] = values @ matrix  # type: ignore[operator]  # numpy types no product of a generic dtype
         return product
     padded = pad(values, pads, 0)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride]
-    n, height, width = windows.shape[:3]  # (n, Ho, Wo, I, k, k)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))[:, :: strides[0], :: strides[1]]
+    n, height, width = windows.shape[:3]  # (n, Ho, Wo, I, rows, columns)
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(n * height * width, -1)
     result: NDArray[Scalar] = (patches @ matrix).reshape(n, height, width, -1)
     return result
 
 
-def max_pool(values: NDArray[Scalar], kernel: int, stride: int, pads: Pads, lowest: object) -> NDArray[Scalar]:
+def max_pool(values: NDArray[Scalar], kernel: Pair, strides: Pair, pads: Pads, lowest: object) -> NDArray[Scalar]:
     """Max-pool of (n, H, W, C); `lowest` fills the padding. Separable: rows first, then columns."""
     padded = pad(values, pads, lowest)
-    height = (padded.shape[1] - kernel) // stride * stride + 1
-    width = (padded.shape[2] - kernel) // stride * stride + 1
-    rows = padded[:, 0:height:stride]
-    for i in range(1, kernel):
-        rows = np.maximum(rows, padded[:, i : i + height : stride])
-    result = rows[:, :, 0:width:stride]
-    for i in range(1, kernel):
-        result = np.maximum(result, rows[:, :, i : i + width : stride])
+    down, right = strides
+    height = (padded.shape[1] - kernel[0]) // down * down + 1
+    width = (padded.shape[2] - kernel[1]) // right * right + 1
+    rows = padded[:, 0:height:down]
+    for i in range(1, kernel[0]):
+        rows = np.maximum(rows, padded[:, i : i + height : down])
+    result = rows[:, :, 0:width:right]
+    for i in range(1, kernel[1]):
+        result = np.maximum(result, rows[:, :, i : i + width : right])
     return result
 
 

@@ -91,16 +91,17 @@ class SaturatingProducts:
     def __call__(self, conv: QuantizedConv, source: ByteArray) -> NDArray[np.int32]:
         """What saturation adds to the sums; arguments and result as `ProductError` says."""
         values = pad(source, conv.pads, np.uint8(self._zero_points[conv.name]))[0].astype(np.int32)
-        height = (values.shape[0] - conv.kernel) // conv.stride + 1
-        width = (values.shape[1] - conv.kernel) // conv.stride + 1
+        down, right = conv.strides
+        height = (values.shape[0] - conv.kernel[0]) // down + 1
+        width = (values.shape[1] - conv.kernel[1]) // right + 1
         error = np.zeros((height * width, len(conv.bias)), np.int32)
         largest = values.max(axis=(0, 1))
         count = 0
         for slot in self._slots[conv.name]:
             if not _beyond(largest[slot.channel : slot.channel + 2], slot):
                 continue
-            rows = slice(slot.row, slot.row + (height - 1) * conv.stride + 1, conv.stride)
-            columns = slice(slot.column, slot.column + (width - 1) * conv.stride + 1, conv.stride)
+            rows = slice(slot.row, slot.row + (height - 1) * down + 1, down)
+            columns = slice(slot.column, slot.column + (width - 1) * right + 1, right)
             pixels = values[rows, columns, slot.channel : slot.channel + 2].reshape(-1, 2)
             places = np.flatnonzero(_beyond(pixels, slot))
             pairs = pixels[places] @ slot.weights
@@ -123,5 +124,6 @@ def pair_count(quantized: QuantizedGraph) -> int:
     total = 0
     for conv in quantized.convs:
         height, width, filters = quantized.sizes[conv.name]
-        total += height * width * filters * conv.kernel**2 * ((conv.weight.shape[1] + 1) // 2)
+        rows, columns = conv.kernel
+        total += height * width * filters * rows * columns * ((conv.weight.shape[1] + 1) // 2)
     return total

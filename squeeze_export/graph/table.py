@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import Preprocess, TensorSpec
 from squeeze_export.errors import BadInput
-from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Node, QuantizedConv, QuantizedNode
+from squeeze_export.graph.nodes import (
+    Add,
+    Concat,
+    Conv,
+    GlobalAveragePool,
+    Graph,
+    MaxPool,
+    Node,
+    Pair,
+    QuantizedConv,
+    QuantizedNode,
+)
 from squeeze_export.graph.quantized import MIXED_SCHEMES, Quantization, QuantizedGraph, scheme_named
 
 TABLE_VERSION = 1
@@ -105,10 +116,21 @@ def _saved_node(node: Node | QuantizedNode, arrays: dict[str, NDArray[Any]]) -> 
     for field in fields(node):
         value = getattr(node, field.name)
         if isinstance(value, np.ndarray):
-            arrays[f"{node.name}.{field.name}"] = value
+            arrays[f"{node.name}.{field.name}"] = np.ascontiguousarray(value)  # safetensors takes memory as it lies
+        elif field.name == "strides":
+            entry["stride"] = _saved_pair(value)
+        elif field.name == "kernel":
+            entry["kernel"] = _saved_pair(value)
         elif value is not None and field.name != "input":
             entry[field.name] = value
+    if isinstance(node, Add) and not node.relu:
+        del entry["relu"]  # which tables of the first versions do not have
     return entry
+
+
+def _saved_pair(pair: Pair) -> int | Pair:
+    """One number where both are the same: the form of the first versions."""
+    return pair[0] if pair[0] == pair[1] else pair
 
 
 def _read(path: Path, key: str, what: str, build: Callable[[Mapping[str, Any], Mapping[str, NDArray[Any]]], T], hint: str) -> T:
@@ -164,19 +186,19 @@ def _node(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Quant
             if factor is not None and factor.dtype.name != "float32":
                 raise ValueError(f"the factors of {name} have the wrong dtype")
             return QuantizedConv(
-                name, inputs[0], weight, scale, bias, int(entry["stride"]), _pads(entry["pads"]), bool(entry["relu"]), factor
+                name, inputs[0], weight, scale, bias, _pair(entry["stride"]), _pads(entry["pads"]), bool(entry["relu"]), factor
             )
         case "Conv":
             weight, bias = arrays[f"{name}.weight"], arrays[f"{name}.bias"]
             if [weight.dtype.name, bias.dtype.name] != ["float32", "float32"] or weight.ndim != 4:
                 raise ValueError(f"the arrays of {name} have the wrong dtype or rank")
-            return Conv(name, inputs[0], weight, bias, int(entry["stride"]), _pads(entry["pads"]), bool(entry["relu"]))
+            return Conv(name, inputs[0], weight, bias, _pair(entry["stride"]), _pads(entry["pads"]), bool(entry["relu"]))
         case "MaxPool":
-            return MaxPool(name, inputs[0], int(entry["kernel"]), int(entry["stride"]), _pads(entry["pads"]))
+            return MaxPool(name, inputs[0], _pair(entry["kernel"]), _pair(entry["stride"]), _pads(entry["pads"]))
         case "Concat":
             return Concat(name, inputs)
         case "Add":
-            return Add(name, (inputs[0], inputs[1]))
+            return Add(name, (inputs[0], inputs[1]), bool(entry.get("relu", False)))
         case "GlobalAveragePool":
             return GlobalAveragePool(name, inputs[0])
         case kind:
@@ -186,6 +208,11 @@ def _node(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Quant
 def _pads(values: list[int]) -> tuple[int, int, int, int]:
     top, left, bottom, right = (int(v) for v in values)
     return (top, left, bottom, right)
+
+
+def _pair(value: int | list[int]) -> Pair:
+    down, right = value if isinstance(value, list) else (value, value)
+    return int(down), int(right)
 
 
 def _float_node(node: QuantizedNode) -> Node:
@@ -261,13 +288,13 @@ def _check_shapes(graph: Graph | QuantizedGraph) -> None:
     for node in nodes:
         if isinstance(node, Conv | QuantizedConv):
             channels = sizes[node.input][2]
-            if node.weight.shape[1:] != (channels, node.kernel, node.kernel):
+            if node.weight.shape[1] != channels:
                 raise ValueError(f"{node.name} has weights {node.weight.shape} for {channels} input channels")
             if isinstance(node, Conv) and not (np.isfinite(node.weight).all() and np.isfinite(node.bias).all()):
                 raise ValueError(f"a weight or bias of {node.name} is no number")
             if node.bias.shape != node.weight.shape[:1]:
                 raise ValueError(f"bias of {node.name}")
-        if isinstance(node, Conv | QuantizedConv | MaxPool) and (node.stride < 1 or node.kernel < 1 or min(node.pads) < 0):
+        if isinstance(node, Conv | QuantizedConv | MaxPool) and min(*node.strides, *node.kernel, *(n + 1 for n in node.pads)) < 1:
             raise ValueError(f"kernel, stride or pads of {node.name}")
         joined = {sizes[name] if isinstance(node, Add) else sizes[name][:2] for name in node.inputs}
         if len(joined) != 1:

@@ -155,12 +155,13 @@ def integer_logits(
             centred = source - _zero(quantized, node.input)
             values[node.name] = _conv(shadows[node.name], centred, _zero(quantized, node.name), growths)
         elif isinstance(node, MaxPool):
-            values[node.name] = functional.max_pool2d(padded(source, node.pads), node.kernel, node.stride)
+            values[node.name] = functional.max_pool2d(padded(source, node.pads), node.kernel, node.strides)
         elif isinstance(node, Concat):
             values[node.name] = torch.cat([values[name] for name in node.inputs], 1)
         elif isinstance(node, Add):
             real = [(values[name] - _zero(quantized, name)) * scale(name) for name in node.inputs]
-            values[node.name] = _rescale()((real[0] + real[1]) / scale(node.name), _zero(quantized, node.name), 0)
+            zero = _zero(quantized, node.name)
+            values[node.name] = _rescale()((real[0] + real[1]) / scale(node.name), zero, zero if node.relu else 0.0)
         else:
             values[node.name] = (source.mean(dim=(2, 3)) - _zero(quantized, node.input)) * scale(node.input)
     return values[quantized.output.name]
@@ -168,7 +169,7 @@ def integer_logits(
 
 def _conv(shadow: Shadow, centred: Tensor, zero: float, growths: Growths) -> Tensor:
     conv, multiplier = shadow.conv, shadow.multiplier
-    acc = convolve(centred, _weight(shadow), None, conv.stride, conv.pads)
+    acc = convolve(centred, _weight(shadow), None, conv.strides, conv.pads)
     acc = acc + _bias(shadow, growths.get(conv.input)).float()[:, None, None]
     if conv.input in growths:
         multiplier = multiplier * growths[conv.input].exp()

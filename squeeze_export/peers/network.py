@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from squeeze_export.core import FloatArray
-from squeeze_export.graph.nodes import Conv, Graph, Node, Pads
+from squeeze_export.graph.nodes import Conv, Graph, Node, Pads, Pair
 from squeeze_export.peers import Source
 
 
@@ -34,11 +34,12 @@ def with_mean_outside(source: Source) -> tuple[Graph, FloatArray]:
     return replace(graph, nodes=tuple(centred(node) for node in graph.nodes)), mean
 
 
-def same_pads(size: tuple[int, int, int], kernel: int, stride: int) -> Pads:
+def same_pads(size: tuple[int, int, int], kernel: Pair, strides: Pair) -> Pads:
     """What TensorFlow calls SAME: ceil(size / stride) outputs, the odd pixel of padding at the bottom and right.
 
     Args:
         size: (height, width, channels) of the input.
     """
-    height, width = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in size[:2])
+    windows = zip(size, kernel, strides, strict=False)  # of the channels there is no window
+    height, width = (max((-(-side // stride) - 1) * stride + window - side, 0) for side, window, stride in windows)
     return (height // 2, width // 2, height - height // 2, width - width // 2)

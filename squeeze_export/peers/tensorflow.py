@@ -57,11 +57,11 @@ def _network(tf: Any, graph: Graph, mean: FloatArray) -> Callable[[Any], Mapping
             if isinstance(node, Conv):
                 padded, padding = _padding(tf, node, inputs[0], graph)
                 kernel = tf.constant(node.weight.transpose(2, 3, 1, 0))
-                result = tf.nn.bias_add(tf.nn.conv2d(padded, kernel, node.stride, padding), node.bias)
+                result = tf.nn.bias_add(tf.nn.conv2d(padded, kernel, node.strides, padding), node.bias)
                 result = tf.nn.relu(result) if node.relu else result
             elif isinstance(node, MaxPool):
                 padded, padding = _padding(tf, node, inputs[0], graph)
-                result = tf.nn.max_pool2d(padded, node.kernel, node.stride, padding)
+                result = tf.nn.max_pool2d(padded, node.kernel, node.strides, padding)
             elif isinstance(node, Concat):
                 result = tf.concat(inputs, 3)
             elif isinstance(node, Add):
@@ -79,7 +79,7 @@ def _padding(tf: Any, node: Conv | MaxPool, source: Any, graph: Graph) -> tuple[
     if not any(node.pads):
         return source, "VALID"
     size = graph.sizes[node.inputs[0]]
-    if node.pads == same_pads(size, node.kernel, node.stride):
+    if node.pads == same_pads(size, node.kernel, node.strides):
         return source, "SAME"
     if isinstance(node, MaxPool):
         raise Refused(f"TensorFlow has no pool like `{node.name}`, padded by `{node.pads}` on `{size}`")

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from squeeze_export.core import ByteArray, FloatArray, Progress, silent
-from squeeze_export.graph.nodes import Concat, Conv, Graph, MaxPool
+from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Pair
 from squeeze_export.graph.run import Tap, one_blas_thread, pad
 
 PATCH_COUNT = 2_048
@@ -39,12 +39,12 @@ class Observation:
     @property
     def samples(self) -> FloatArray:
         """(S, C) the centres of the patches."""
-        centre = self.patches.shape[1] // 2
-        return self.patches[:, centre, centre]
+        rows, columns = self.patches.shape[1:3]
+        return self.patches[:, rows // 2, columns // 2]
 
-    def patches_for(self, kernel: int) -> FloatArray:
+    def patches_for(self, kernel: Pair) -> FloatArray:
         """(S, k, k, C) as a reader of this kernel size sees them."""
-        return self.patches if kernel == self.patches.shape[1] else self.samples[:, None, None]
+        return self.patches if kernel == self.patches.shape[1:3] else self.samples[:, None, None]
 
     def divided(self, factors: FloatArray) -> Observation:
         """The observation of the tensor divided by `factors` (C,), channel by channel."""
@@ -175,24 +175,22 @@ def _quotas(weights: Sequence[int]) -> tuple[int, ...]:
 
 
 def signed_tensors(graph: Graph) -> set[str]:
-    """Tensors that can be negative: a convolution without ReLU, and what follows from it."""
+    """Tensors that can be negative: a convolution without ReLU, and what follows from it up to the next ReLU."""
     signed: set[str] = set()
     for node in graph.nodes:
-        if isinstance(node, Conv):
-            if not node.relu:
-                signed.add(node.name)
-        elif signed & set(node.inputs):
+        clamped = isinstance(node, Conv | Add) and node.relu
+        if not clamped and (isinstance(node, Conv) or signed & set(node.inputs)):
             signed.add(node.name)
     return signed
 
 
 def _blank(channels: int, reader: Conv | None, count: int, patch_count: int) -> Observation:
     """Room for what `count` images will show. `lows` stays 0 where nothing can be negative."""
-    kernel = 1 if reader is None else reader.kernel
+    kernel = (1, 1) if reader is None else reader.kernel
     return Observation(
         np.zeros((count, channels), np.float32),
         np.zeros((count, channels), np.float32),
-        np.empty((patch_count, kernel, kernel, channels), np.float32),
+        np.empty((patch_count, *kernel, channels), np.float32),
     )
 
 
@@ -203,11 +201,11 @@ def _widest_reader(graph: Graph, name: str) -> Conv | None:
 
 def draw_patches(values: FloatArray, reader: Conv | None, rng: np.random.Generator, quota: int) -> FloatArray:
     """(quota, k, k, C) what the reader sees of (H, W, C) at random positions; the centre where nothing convolves it (None)."""
-    if reader is None or (reader.kernel == 1 and reader.stride == 1):
+    if reader is None or reader.kernel == reader.strides == (1, 1):
         # A pointwise reader's own padding (conv10 of the authors' files) would show it nothing but zeros.
         return values.reshape(-1, 1, 1, values.shape[2])[rng.integers(0, values.shape[0] * values.shape[1], quota)]
     padded = pad(values[None], reader.pads, 0)[0]
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (reader.kernel, reader.kernel), axis=(0, 1))
-    windows = windows[:: reader.stride, :: reader.stride]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reader.kernel, axis=(0, 1))
+    windows = windows[:: reader.strides[0], :: reader.strides[1]]
     rows, columns = rng.integers(0, windows.shape[0], quota), rng.integers(0, windows.shape[1], quota)
     return windows[rows, columns].transpose(0, 2, 3, 1)  # (quota, C, k, k) -> (quota, k, k, C)

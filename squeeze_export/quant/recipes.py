@@ -161,14 +161,14 @@ def _rounded(conv: Conv, wanted: FloatArray, inputs: Inputs, source: Quantizatio
     integers = compensated(wanted, scale, limit, inputs.moment)
     weight = weight_rows(conv.weight)
     bias = corrected_bias(conv.bias, weight, integers * scale[:, None], inputs.mean, inputs.given_mean)
-    out_channels, in_channels, kernel, _ = conv.weight.shape
+    out_channels, in_channels, rows, columns = conv.weight.shape
     return QuantizedConv(
         conv.name,
         conv.input,
-        np.ascontiguousarray(integers.reshape(out_channels, kernel, kernel, in_channels).transpose(0, 3, 1, 2), np.int8),
+        np.ascontiguousarray(integers.reshape(out_channels, rows, columns, in_channels).transpose(0, 3, 1, 2), np.int8),
         scale,
         np.rint(bias / (np.float64(source.scale) * scale)).astype(np.int32),
-        conv.stride,
+        conv.strides,
         conv.pads,
         conv.relu,
     )

@@ -30,7 +30,7 @@ def floats() -> Graph:
         if not isinstance(node, QuantizedConv):
             return node
         weight = node.weight * node.weight_scale[:, None, None, None]
-        return Conv(node.name, node.input, weight, node.bias.astype(np.float32), node.stride, node.pads, node.relu)
+        return Conv(node.name, node.input, weight, node.bias.astype(np.float32), node.strides, node.pads, node.relu)
 
     nodes = tuple(real(node) for node in quantized.nodes)
     return Graph("tiny", nodes, quantized.input, quantized.output, quantized.preprocess, (), "")

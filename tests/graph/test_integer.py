@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from squeeze_export.core import CAFFE, TensorSpec
 from squeeze_export.graph import integer
 from squeeze_export.graph.integer import IntegerRunner
-from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, MaxPool, QuantizedConv, QuantizedNode
+from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, MaxPool, Pads, Pair, QuantizedConv, QuantizedNode
 from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph, requantization
 
 PIXELS = Quantization(1.0, 0)
@@ -35,13 +35,14 @@ def clamp(value: int, low: int) -> int:
 def slow_conv(conv: QuantizedConv, values: Any, source: Quantization, result: Quantization) -> Any:
     """(H, W, I) integers to (Ho, Wo, O); outside the map lies the real value 0, which adds nothing."""
     top, left, bottom, right = conv.pads
-    height = (len(values) + top + bottom - conv.kernel) // conv.stride + 1
-    width = (len(values[0]) + left + right - conv.kernel) // conv.stride + 1
+    (rows, columns), (down, across) = conv.weight.shape[2:], conv.strides
+    height = (len(values) + top + bottom - rows) // down + 1
+    width = (len(values[0]) + left + right - columns) // across + 1
     output = np.zeros((height, width, len(conv.bias)), np.uint8)
     for y, x, o in np.ndindex(output.shape):
         acc = int(conv.bias[o])
-        for i, j, c in np.ndindex(conv.kernel, conv.kernel, conv.weight.shape[1]):
-            row, column = y * conv.stride + i - top, x * conv.stride + j - left
+        for i, j, c in np.ndindex(rows, columns, conv.weight.shape[1]):
+            row, column = y * down + i - top, x * across + j - left
             if 0 <= row < len(values) and 0 <= column < len(values[0]):
                 acc += (int(values[row][column][c]) - source.zero_point) * int(conv.weight[o, c, i, j])
         multiplier = np.float32(np.float32(source.scale) * conv.weight_scale[o]) / np.float32(result.scale)
@@ -52,21 +53,22 @@ def slow_conv(conv: QuantizedConv, values: Any, source: Quantization, result: Qu
 
 def slow_pool(pool: MaxPool, values: Any) -> Any:
     top, left, bottom, right = pool.pads
-    height = (values.shape[0] + top + bottom - pool.kernel) // pool.stride + 1
-    width = (values.shape[1] + left + right - pool.kernel) // pool.stride + 1
+    (rows, columns), (down, across) = pool.kernel, pool.strides
+    height = (values.shape[0] + top + bottom - rows) // down + 1
+    width = (values.shape[1] + left + right - columns) // across + 1
     output = np.zeros((height, width, values.shape[2]), np.uint8)
     for y, x in np.ndindex(height, width):
-        rows = range(max(y * pool.stride - top, 0), min(y * pool.stride - top + pool.kernel, values.shape[0]))
-        columns = range(max(x * pool.stride - left, 0), min(x * pool.stride - left + pool.kernel, values.shape[1]))
-        output[y, x] = np.max([values[i, j] for i in rows for j in columns], axis=0)
+        seen_rows = range(max(y * down - top, 0), min(y * down - top + rows, values.shape[0]))
+        seen_columns = range(max(x * across - left, 0), min(x * across - left + columns, values.shape[1]))
+        output[y, x] = np.max([values[i, j] for i in seen_rows for j in seen_columns], axis=0)
     return output
 
 
-def slow_add(values: list[Any], operands: list[Quantization], result: Quantization) -> Any:
-    output = np.zeros(values[0].shape, np.uint8)
+def slow_add(values: list[Any], operands: list[Quantization], result: Quantization, relu: bool = False) -> Any:
+    output, low = np.zeros(values[0].shape, np.uint8), result.zero_point if relu else 0
     for at in np.ndindex(output.shape):
         real = [np.float32(int(v[at]) - q.zero_point) * np.float32(q.scale) for v, q in zip(values, operands, strict=True)]
-        output[at] = clamp(half_even(float((real[0] + real[1]) / np.float32(result.scale))) + result.zero_point, 0)
+        output[at] = clamp(half_even(float((real[0] + real[1]) / np.float32(result.scale))) + result.zero_point, low)
     return output
 
 
@@ -83,7 +85,7 @@ def slow_run(quantized: QuantizedGraph, image: Any) -> dict[str, Any]:
         elif isinstance(node, Concat):
             values[node.name] = np.concatenate(sources, axis=2)
         elif isinstance(node, Add):
-            values[node.name] = slow_add(sources, [q[name] for name in node.inputs], q[node.name])
+            values[node.name] = slow_add(sources, [q[name] for name in node.inputs], q[node.name], node.relu)
         else:
             total = sources[0].astype(int).sum(axis=(0, 1)) / (sources[0].shape[0] * sources[0].shape[1])
             values[node.name] = ((total - q[node.inputs[0]].zero_point) * q[node.inputs[0]].scale).astype(np.float32)
@@ -99,26 +101,31 @@ def graph_of(
 
 
 def random_conv(
-    rng: Any, name: str, source: str, channels: tuple[int, int], kernel: int, stride: int, pad: int, relu: bool
+    rng: Any, name: str, source: str, channels: tuple[int, int], kernel: Pair, strides: Pair, pads: Pads, relu: bool
 ) -> QuantizedConv:
-    weight = rng.integers(-127, 128, (channels[1], channels[0], kernel, kernel), np.int8)
+    weight = rng.integers(-127, 128, (channels[1], channels[0], *kernel), np.int8)
     scale = rng.uniform(0.001, 0.02, channels[1]).astype(np.float32)
     bias = rng.integers(-(2**14), 2**14, channels[1], np.int32)
-    return QuantizedConv(name, source, weight, scale, bias, stride, (pad,) * 4, relu)
+    return QuantizedConv(name, source, weight, scale, bias, strides, pads, relu)
 
 
 def random_network(seed: int) -> QuantizedGraph:
-    """Every kind of node, with zero points, a signed bypass and scales that do saturate."""
+    """Every kind of node, with zero points, a signed bypass and scales that do saturate; no window needs to be square."""
     rng = np.random.default_rng(seed)
-    kernel, stride, pad = (int(rng.integers(1, limit)) for limit in (4, 3, 2))
+
+    def drawn(low: int, high: int, count: int = 2) -> Any:
+        return tuple(rng.integers(low, high, count).tolist())
+
+    point, none = (1, 1), (0, 0, 0, 0)
     nodes: tuple[QuantizedNode, ...] = (
-        random_conv(rng, "a", "input", (3, 4), kernel, stride, pad, bool(rng.integers(2))),
-        MaxPool("pool", "a", 2, 1, (0, 0, int(rng.integers(2)), int(rng.integers(2)))),
-        random_conv(rng, "b", "pool", (4, 2), 1, 1, 0, True),
-        random_conv(rng, "c", "pool", (4, 2), 3, 1, 1, True),
-        Concat("joined", ("b", "c")),
-        random_conv(rng, "bypass", "pool", (4, 4), 1, 1, 0, False),
-        Add("sum", ("joined", "bypass")),
+        random_conv(rng, "a", "input", (3, 4), drawn(1, 4), drawn(1, 3), drawn(0, 3, 4), bool(rng.integers(2))),
+        MaxPool("pool", "a", drawn(2, 4), drawn(1, 3), drawn(0, 2, 4)),
+        random_conv(rng, "b", "pool", (4, 2), point, point, none, True),
+        random_conv(rng, "c", "pool", (4, 1), (3, 1), point, (2, 0, 0, 0), True),
+        random_conv(rng, "d", "pool", (4, 1), (1, 2), point, (0, 1, 0, 0), True),
+        Concat("joined", ("b", "c", "d")),
+        random_conv(rng, "bypass", "pool", (4, 4), point, point, none, False),
+        Add("sum", ("joined", "bypass"), bool(rng.integers(2))),
         GlobalAveragePool("logits", "sum"),
     )
 
@@ -126,7 +133,7 @@ def random_network(seed: int) -> QuantizedGraph:
         return Quantization(float(np.float32(rng.uniform(0.5, 20))), int(rng.integers(0, 256)))
 
     first, joined = steps(), steps()
-    shared = {"a": first, "pool": first, "b": joined, "c": joined, "joined": joined}
+    shared = {"a": first, "pool": first} | dict.fromkeys(("b", "c", "d", "joined"), joined)
     return graph_of(nodes, shared | {"bypass": steps(), "sum": steps()})
 
 
@@ -163,7 +170,7 @@ def one_conv(weight: Any, bias: Any, scale: float, *, relu: bool = True, result:
     """A 1x1 convolution with one weight scale, the average pool behind it."""
     weight = np.asarray(weight, np.int8).reshape(len(bias), 3, 1, 1)
     scales = np.full(len(bias), scale, np.float32)
-    conv = QuantizedConv("a", "input", weight, scales, np.asarray(bias, np.int32), 1, (0, 0, 0, 0), relu)
+    conv = QuantizedConv("a", "input", weight, scales, np.asarray(bias, np.int32), (1, 1), (0, 0, 0, 0), relu)
     return graph_of((conv, GlobalAveragePool("logits", "a")), {"a": result}, (1, 1))
 
 
@@ -226,7 +233,7 @@ def beyond_float32() -> tuple[QuantizedGraph, Any]:
         np.full((1, 3, 40, 40), 127, np.int8),
         np.ones(1, np.float32),
         np.array([3 - (40 * 40 * 3 * 255 * 127 - 127)], np.int32),
-        1,
+        (1, 1),
         (0, 0, 0, 0),
         True,
     )

@@ -19,7 +19,9 @@ PIXELS = Quantization(1.0, 0)
 def conv(weight: Any, scale: float, *, relu: bool = True, name: str = "a", bias: int = 0) -> QuantizedConv:
     steps = np.asarray(weight, np.int8).reshape(-1, 3, 1, 1)
     count = len(steps)
-    return QuantizedConv(name, "input", steps, np.full(count, scale, np.float32), np.full(count, bias, np.int32), 1, (0,) * 4, relu)
+    return QuantizedConv(
+        name, "input", steps, np.full(count, scale, np.float32), np.full(count, bias, np.int32), (1, 1), (0,) * 4, relu
+    )
 
 
 def graph_of(nodes: tuple[QuantizedNode, ...], scheme: Scheme, size: tuple[int, int], **tensors: Quantization) -> QuantizedGraph:
@@ -93,7 +95,7 @@ def test_a_wide_bypass_and_pool() -> None:
         conv([100, 0, 0], 1.0, name="x"),
         conv([-50, 0, 0], 1.0, name="y", relu=False),
         Add("sum", ("x", "y")),
-        MaxPool("most", "sum", 1, 1, (0, 0, 0, 1)),
+        MaxPool("most", "sum", (1, 1), (1, 1), (0, 0, 0, 1)),
         GlobalAveragePool("logits", "most"),
     )
     step = Quantization(1.0, 32768)

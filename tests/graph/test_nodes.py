@@ -27,12 +27,12 @@ from squeeze_export.graph.nodes import (
 
 def conv(name: str, source: str, out_channels: int, in_channels: int, kernel: int = 1, stride: int = 1, pad: int = 0) -> Conv:
     shape = (out_channels, in_channels, kernel, kernel)
-    return Conv(name, source, np.zeros(shape, np.float32), np.zeros(out_channels, np.float32), stride, (pad,) * 4, True)
+    return Conv(name, source, np.zeros(shape, np.float32), np.zeros(out_channels, np.float32), (stride, stride), (pad,) * 4, True)
 
 
 NODES: tuple[Node, ...] = (
     conv("a", "input", 4, 3, kernel=3, stride=2),
-    MaxPool("pool", "a", 3, 2, (0, 0, 1, 1)),
+    MaxPool("pool", "a", (3, 3), (2, 2), (0, 0, 1, 1)),
     conv("b", "pool", 2, 4),
     conv("c", "pool", 5, 4, kernel=3, pad=1),
     Concat("joined", ("b", "c")),
@@ -56,14 +56,23 @@ def test_sizes_by_hand() -> None:
     }
 
 
+def test_windows_need_not_be_square() -> None:
+    weight = np.zeros((4, 3, 3, 2), np.float32)
+    first = Conv("a", "input", weight, np.zeros(4, np.float32), (2, 1), (1, 0, 0, 2), True)
+    sizes = tensor_sizes([first, MaxPool("pool", "a", (1, 3), (1, 2), (0, 1, 0, 0))], INPUT)
+    assert first.kernel == (3, 2)
+    assert sizes["a"] == (10, 24, 4)  # (21 + 1 - 3) // 2 + 1, 23 + 2 - 2 + 1
+    assert sizes["pool"] == (10, 12, 4)
+
+
 def test_quantized_convolutions_have_the_sizes_of_float_ones() -> None:
     def in_integers(node: Node) -> QuantizedConv:
         assert isinstance(node, Conv)
         weight, scale, bias = node.weight.astype(np.int8), np.ones(4, np.float32), np.zeros(4, np.int32)
-        return QuantizedConv(node.name, node.input, weight, scale, bias, node.stride, node.pads, node.relu)
+        return QuantizedConv(node.name, node.input, weight, scale, bias, node.strides, node.pads, node.relu)
 
     first = in_integers(NODES[0])
-    assert (first.kernel, first.inputs) == (3, ("input",))
+    assert (first.kernel, first.inputs) == ((3, 3), ("input",))
     assert tensor_sizes([first], INPUT)["a"] == GRAPH.sizes["a"]
 
 

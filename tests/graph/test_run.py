@@ -95,8 +95,8 @@ def by_hand() -> Graph:
     """2 x 2 pixels; two filters, of which one is cut by its ReLU; joined, added to themselves, averaged."""
     weight = np.array([[1, 1, 1], [-1, 0, 0]], np.float32).reshape(2, 3, 1, 1)
     nodes = (
-        Conv("a", "input", weight, np.array([1, 5], np.float32), 1, (0, 0, 0, 0), True),
-        MaxPool("m", "a", 1, 1, (0, 0, 0, 0)),
+        Conv("a", "input", weight, np.array([1, 5], np.float32), (1, 1), (0, 0, 0, 0), True),
+        MaxPool("m", "a", (1, 1), (1, 1), (0, 0, 0, 0)),
         Concat("c", ("a", "m")),
         Add("s", ("c", "c")),
         GlobalAveragePool("logits", "s"),
@@ -114,8 +114,8 @@ def test_a_graph_worked_by_hand() -> None:
 def test_padding_never_wins_the_maximum_of_a_signed_tensor() -> None:
     """A pool behind a complex bypass: every value is below 0, and the padded corner sees one of them alone."""
     weight = np.array([-1, 0, 0], np.float32).reshape(1, 3, 1, 1)
-    conv = Conv("a", "input", weight, np.zeros(1, np.float32), 1, (0, 0, 0, 0), False)
-    nodes = (conv, MaxPool("m", "a", 2, 2, (0, 0, 1, 1)), GlobalAveragePool("logits", "m"))
+    conv = Conv("a", "input", weight, np.zeros(1, np.float32), (1, 1), (0, 0, 0, 0), False)
+    nodes = (conv, MaxPool("m", "a", (2, 2), (2, 2), (0, 0, 1, 1)), GlobalAveragePool("logits", "m"))
     spec = TensorSpec("input", ("N", 1, 1, 3), "uint8", "NHWC", 1.0, 0)
     graph = Graph("hand", nodes, spec, TensorSpec("logits", ("N", 1), "float32", "NC"), CAFFE, (), "")
     assert FloatRunner(graph)(np.full((1, 1, 1, 3), 7, np.uint8)).item() == -7
@@ -148,19 +148,53 @@ def test_another_size_is_refused() -> None:
 @given(
     st.tuples(st.integers(1, 2), st.integers(5, 12), st.integers(5, 12)),
     st.tuples(st.integers(1, 5), st.integers(1, 4)),
-    st.integers(1, 5),
-    st.integers(1, 3),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
     st.tuples(*[st.integers(0, 2)] * 4),
     st.integers(0, 2**32 - 1),
 )
-def test_convolve_is_torchs_conv2d(size: Any, channels: Any, kernel: int, stride: int, pads: Any, seed: int) -> None:
+def test_convolve_is_torchs_conv2d(size: Any, channels: Any, kernel: Any, strides: Any, pads: Any, seed: int) -> None:
     """In float64, so that only a wrong sum can differ."""
     rng = np.random.default_rng(seed)
-    values, weight = rng.normal(size=(*size, channels[0])), rng.normal(size=(channels[1], channels[0], kernel, kernel))
+    values, weight = rng.normal(size=(*size, channels[0])), rng.normal(size=(channels[1], channels[0], *kernel))
     top, left, bottom, right = pads
     image = torch.nn.functional.pad(torch.from_numpy(values.transpose(0, 3, 1, 2).copy()), (left, right, top, bottom))
-    expected = torch.conv2d(image, torch.from_numpy(weight), stride=stride).numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(convolve(values, weight_matrix(weight), kernel, stride, pads), expected, rtol=1e-12, atol=1e-12)
+    expected = torch.conv2d(image, torch.from_numpy(weight), stride=strides).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(convolve(values, weight_matrix(weight), kernel, strides, pads), expected, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=40)
+@given(
+    st.tuples(st.integers(5, 12), st.integers(5, 12)),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(*[st.integers(0, 2)] * 4),
+)
+def test_max_pool_is_torchs(size: Any, kernel: Any, strides: Any, pads: Any) -> None:
+    values = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    top, left, bottom, right = pads
+    image = torch.nn.functional.pad(torch.from_numpy(values.transpose(0, 3, 1, 2).copy()), (left, right, top, bottom), value=-9.0)
+    expected = torch.nn.functional.max_pool2d(image, kernel, strides).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(max_pool(values, kernel, strides, pads, np.float32(-9)), expected)
+
+
+def test_an_add_may_have_a_relu() -> None:
+    """By hand: 1 - 4 is cut, 4 - 1 is not."""
+    weight = np.array([[1, 0, 0], [0, 1, 0]], np.float32).reshape(2, 3, 1, 1)
+    minus = -weight[::-1]
+    zeros = np.zeros(2, np.float32)
+    nodes = (
+        Conv("a", "input", weight, zeros, (1, 1), (0, 0, 0, 0), True),
+        Conv("b", "input", minus, zeros, (1, 1), (0, 0, 0, 0), False),
+        Add("s", ("a", "b"), relu=True),
+        GlobalAveragePool("logits", "s"),
+    )
+    spec = TensorSpec("input", ("N", 1, 1, 3), "uint8", "NHWC", 1.0, 0)
+    graph = Graph("hand", nodes, spec, TensorSpec("logits", ("N", 2), "float32", "NC"), CAFFE, (), "")
+    pixels = np.array([[[[1, 4, 0]]]], np.uint8)
+    np.testing.assert_array_equal(FloatRunner(graph)(pixels), [[0, 3]])
+    plain = replace(graph, nodes=(*nodes[:2], replace(nodes[2], relu=False), nodes[3]))
+    np.testing.assert_array_equal(FloatRunner(plain)(pixels), [[-3, 3]])
 
 
 def test_weight_matrix_by_hand() -> None:
@@ -177,7 +211,7 @@ def test_max_pool_with_ceil_pads_is_torchs_ceil_mode(size_px: int, seed: int) ->
     """Values below zero too: padding must never win."""
     values = np.random.default_rng(seed).normal(-1, 1, (2, size_px, size_px, 3)).astype(np.float32)
     pooled = torch.nn.MaxPool2d(3, 2, ceil_mode=True)(torch.from_numpy(values.transpose(0, 3, 1, 2).copy()))
-    found = max_pool(values, 3, 2, ceil_pads(size_px), np.float32(-np.inf))
+    found = max_pool(values, (3, 3), (2, 2), ceil_pads(size_px), np.float32(-np.inf))
     np.testing.assert_array_equal(found, pooled.numpy().transpose(0, 2, 3, 1))
 
 
@@ -186,7 +220,7 @@ def test_max_pool_with_ceil_pads_is_torchs_ceil_mode(size_px: int, seed: int) ->
 def test_max_pool_of_oblong_maps_is_torchs(height: int, width: int, kernel: int, stride: int, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=(1, height, width, 2)).astype(np.float32)
     pooled = torch.max_pool2d(torch.from_numpy(values.transpose(0, 3, 1, 2).copy()), kernel, stride)
-    found = max_pool(values, kernel, stride, (0, 0, 0, 0), np.float32(-np.inf))
+    found = max_pool(values, (kernel, kernel), (stride, stride), (0, 0, 0, 0), np.float32(-np.inf))
     np.testing.assert_array_equal(found, pooled.numpy().transpose(0, 2, 3, 1))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from squeeze_export.core import CAFFE, TensorSpec
 from squeeze_export.graph.integer import IntegerRunner
-from squeeze_export.graph.nodes import GlobalAveragePool, QuantizedConv
+from squeeze_export.graph.nodes import GlobalAveragePool, Pair, QuantizedConv
 from squeeze_export.graph.quantized import INT8, Quantization, QuantizedGraph
 from squeeze_export.graph.saturation import SaturatingProducts, pair_count, slots_at_risk
 
@@ -25,9 +25,10 @@ def clamped(value: int) -> int:
 def slow_error(conv: QuantizedConv, image: Any, zero_point: int) -> tuple[Any, int]:
     """(Ho, Wo, O) the saturated sums less the exact ones, and how many pairs saturated; image is (H, W, I)."""
     top, left, bottom, right = conv.pads
-    out_channels, in_channels, kernel, _ = conv.weight.shape
-    height = (image.shape[0] + top + bottom - kernel) // conv.stride + 1
-    width = (image.shape[1] + left + right - kernel) // conv.stride + 1
+    out_channels, in_channels, rows, columns = conv.weight.shape
+    down, across = conv.strides
+    height = (image.shape[0] + top + bottom - rows) // down + 1
+    width = (image.shape[1] + left + right - columns) // across + 1
     error, count = np.zeros((height, width, out_channels), np.int32), 0
 
     def value(row: int, column: int, channel: int) -> int:
@@ -35,8 +36,8 @@ def slow_error(conv: QuantizedConv, image: Any, zero_point: int) -> tuple[Any, i
         return int(image[row, column, channel]) if inside else zero_point
 
     for y, x, o in np.ndindex(height, width, out_channels):
-        for i, j in np.ndindex(kernel, kernel):
-            row, column = y * conv.stride + i - top, x * conv.stride + j - left
+        for i, j in np.ndindex(rows, columns):
+            row, column = y * down + i - top, x * across + j - left
             for first in range(0, in_channels, 2):
                 pair = sum(value(row, column, c) * int(conv.weight[o, c, i, j]) for c in range(first, min(first + 2, in_channels)))
                 error[y, x, o] += clamped(pair) - pair
@@ -44,10 +45,12 @@ def slow_error(conv: QuantizedConv, image: Any, zero_point: int) -> tuple[Any, i
     return error, count
 
 
-def one_conv(weight: Any, *, stride: int = 1, pad: int = 0, zero_point: int = 0, size: tuple[int, int] = (5, 6)) -> QuantizedGraph:
+def one_conv(
+    weight: Any, *, strides: Pair = (1, 1), pad: int = 0, zero_point: int = 0, size: tuple[int, int] = (5, 6)
+) -> QuantizedGraph:
     weight = np.asarray(weight, np.int8)
     scale, bias = np.full(len(weight), 0.01, np.float32), np.zeros(len(weight), np.int32)
-    conv = QuantizedConv("a", "input", weight, scale, bias, stride, (pad,) * 4, True)
+    conv = QuantizedConv("a", "input", weight, scale, bias, strides, (pad,) * 4, True)
     source = TensorSpec("input", ("N", *size, weight.shape[1]), "uint8", "NHWC", 1.0, 0)
     result = TensorSpec("logits", ("N", len(weight)), "float32", "NC")
     tensors = {"input": Quantization(1.0, zero_point), "a": Quantization(8.0, 0)}
@@ -71,22 +74,23 @@ pixels = st.sampled_from([0, 1, 128, 250, 253, 254, 255])
     st.data(),
     st.integers(1, 3),
     st.integers(1, 5),
-    st.integers(1, 3),
-    st.integers(1, 2),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 2), st.integers(1, 2)),
     st.integers(0, 1),
     st.sampled_from([0, 128, 255]),
 )
 def test_the_error_is_that_of_the_loop(
-    data: st.DataObject, filters: int, channels: int, kernel: int, stride: int, pad: int, zero_point: int
+    data: st.DataObject, filters: int, channels: int, kernel: Pair, strides: Pair, pad: int, zero_point: int
 ) -> None:
-    drawn = data.draw(st.lists(weights, min_size=filters * channels * kernel**2, max_size=filters * channels * kernel**2))
-    weight = np.array(drawn, np.int8).reshape(filters, channels, kernel, kernel)
+    count = filters * channels * kernel[0] * kernel[1]
+    drawn = data.draw(st.lists(weights, min_size=count, max_size=count))
+    weight = np.array(drawn, np.int8).reshape(filters, channels, *kernel)
     image = np.array(data.draw(st.lists(pixels, min_size=20 * channels, max_size=20 * channels)), np.uint8).reshape(4, 5, channels)
-    quantized = one_conv(weight, stride=stride, pad=pad, zero_point=zero_point, size=(4, 5))
+    quantized = one_conv(weight, strides=strides, pad=pad, zero_point=zero_point, size=(4, 5))
     expected, expected_count = slow_error(quantized.convs[0], image, zero_point)
-    error, count = error_of(quantized, image)
+    error, saturated = error_of(quantized, image)
     np.testing.assert_array_equal(error, expected)
-    assert count == expected_count
+    assert saturated == expected_count
 
 
 def test_the_loop_sees_saturation_at_both_ends() -> None:
@@ -149,7 +153,7 @@ def test_the_run_uses_it() -> None:
 
 def test_without_pairs_at_risk_the_run_is_the_exact_one() -> None:
     draw = np.random.default_rng(3)
-    quantized = one_conv(draw.integers(-64, 65, (4, 6, 3, 3)), pad=1, stride=2)
+    quantized = one_conv(draw.integers(-64, 65, (4, 6, 3, 3)), pad=1, strides=(2, 2))
     image = draw.integers(0, 256, (2, 5, 6, 6), np.uint8)
     products = SaturatingProducts(quantized)
     np.testing.assert_array_equal(IntegerRunner(quantized, products)(image), IntegerRunner(quantized)(image))
@@ -166,7 +170,8 @@ def test_counts_add_up_over_images_and_threads() -> None:
 
 
 def test_pairs_are_counted() -> None:
-    quantized = one_conv(np.zeros((4, 3, 3, 3)), pad=1, stride=2)
+    quantized = one_conv(np.zeros((4, 3, 3, 3)), pad=1, strides=(2, 2))
     assert pair_count(quantized) == 3 * 3 * 4 * 9 * 2
+    assert pair_count(one_conv(np.zeros((4, 3, 3, 2)), strides=(2, 1))) == 2 * 5 * 4 * 6 * 2
     twice = replace(quantized, nodes=(quantized.nodes[0], replace(quantized.convs[0], name="b"), quantized.nodes[1]))
     assert pair_count(twice) == 2 * pair_count(quantized)

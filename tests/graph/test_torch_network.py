@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from squeeze_export.core import EmitOptions
 from squeeze_export.files import write_draft
-from squeeze_export.graph.nodes import Graph, MaxPool
+from squeeze_export.graph.nodes import Add, Graph, MaxPool, Node
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.torch_network import torch_network
@@ -39,6 +40,23 @@ def test_the_module_is_the_graph(name: str) -> None:
     torch, graph = pytest.importorskip("torch", reason="torch is not installed"), graph_of(name)
     pixels = drawn(int(graph.input.shape[1]))
     np.testing.assert_allclose(torch_logits(torch, torch_network(graph), pixels), FloatRunner(graph)(pixels), rtol=1e-3, atol=1e-3)
+
+
+def test_windows_pads_and_additions_of_every_form() -> None:
+    torch, graph = pytest.importorskip("torch", reason="torch is not installed"), net("complex").graph
+
+    def other(node: Node) -> Node:
+        if isinstance(node, Add):
+            return replace(node, relu=True)
+        if isinstance(node, MaxPool):
+            return replace(node, kernel=(3, 2), strides=(1, 2), pads=(1, 0, 0, 1))
+        return replace(node, weight=node.weight[..., :2], strides=(2, 1), pads=(0, 2, 1, 0)) if node is graph.convs[0] else node
+
+    changed = replace(graph, nodes=tuple(map(other, graph.nodes)))
+    pixels = drawn(int(graph.input.shape[1]))
+    found, expected = torch_logits(torch, torch_network(changed), pixels), FloatRunner(changed)(pixels)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    assert np.abs(expected - FloatRunner(graph)(pixels)).max() > 0.01 * np.abs(expected).max()  # the change is one
 
 
 def test_it_matters_how_a_pool_rounds() -> None:

@@ -66,6 +66,7 @@ def test_only_the_first_bias_differs() -> None:
 @pytest.mark.parametrize("side", range(5, 12))
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (3, 1), (1, 1), (7, 2)])
 def test_same_pads_is_what_the_format_calls_same(side: int, kernel: int, stride: int) -> None:
-    pads = same_pads((side, side + 3, 4), kernel, stride)
-    assert padding_word((side, side + 3, 4), kernel, stride, pads) == ("SAME" if any(pads) else "VALID")
-    assert padding_word((side, side + 3, 4), kernel, stride, (pads[0], pads[1], pads[2] + 1, pads[3])) is None
+    size, window, strides = (side, side + 3, 4), (kernel, max(kernel - 2, 1)), (stride, 1)
+    pads = same_pads(size, window, strides)
+    assert padding_word(size, window, strides, pads) == ("SAME" if any(pads) else "VALID")
+    assert padding_word(size, window, strides, (pads[0], pads[1], pads[2] + 1, pads[3])) is None

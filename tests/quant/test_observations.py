@@ -92,8 +92,8 @@ def test_zero_padding_is_seen() -> None:
 def test_samples_are_the_centres() -> None:
     observation = Observation(np.zeros((1, 2)), np.zeros((1, 2)), np.arange(18, dtype=np.float32).reshape(1, 3, 3, 2))
     assert observation.samples.tolist() == [[8, 9]]
-    assert observation.patches_for(3) is observation.patches
-    assert observation.patches_for(1).tolist() == [[[[8, 9]]]]
+    assert observation.patches_for((3, 3)) is observation.patches
+    assert observation.patches_for((1, 1)).tolist() == [[[[8, 9]]]]
 
 
 def test_divided_by_hand() -> None:

@@ -80,6 +80,9 @@ def test_a_signed_operand_keeps_its_own_scale() -> None:
 
 def test_nothing_is_signed_without_a_complex_bypass() -> None:
     assert signed_tensors(network("simple")) == set()
+    graph = network("complex")
+    clamped = replace(graph, nodes=tuple(replace(n, relu=True) if n.name == "fire2/add" else n for n in graph.nodes))
+    assert signed_tensors(clamped) == {"fire2/bypass1x1"}
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -117,7 +120,7 @@ def test_ranges_cover_the_smallest_share_of_what_was_seen(bypass: Bypass) -> Non
 
 def values_network() -> Graph:
     """One pointwise convolution that reads a tensor, so that its values can be chosen freely."""
-    convs = [Conv(n, s, np.ones((1, c, 1, 1), np.float32), np.zeros(1, np.float32), 1, (0,) * 4, True) for n, s, c in
+    convs = [Conv(n, s, np.ones((1, c, 1, 1), np.float32), np.zeros(1, np.float32), (1, 1), (0,) * 4, True) for n, s, c in
              (("t", "input", 3), ("r", "t", 1))]  # fmt: skip
     spec = TensorSpec("input", ("N", 32, 32, 3), "uint8", "NHWC", 1.0, 0)
     return Graph(

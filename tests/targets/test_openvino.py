@@ -270,7 +270,7 @@ def test_no_labels_no_entry(graph: Graph) -> None:
 def test_fp16_bias_of_conv1_makes_up_for_its_weights_at_the_mean_pixel(graph: Graph) -> None:
     """By hand: one channel, channels in BGR, weights that half precision cannot hold."""
     weight = np.array([0.1, 0.2, 0.3], np.float32).reshape(1, 3, 1, 1)
-    conv = Conv("conv1", "input", weight, np.zeros(1, np.float32), 2, (0, 0, 0, 0), True)
+    conv = Conv("conv1", "input", weight, np.zeros(1, np.float32), (2, 2), (0, 0, 0, 0), True)
     preprocess = replace(graph.preprocess, mean=(30.0, 20.0, 10.0), channel_order="bgr")
     changed = replace(graph, nodes=(conv, replace(graph.nodes[-1], input="conv1")), preprocess=preprocess, labels=())
     model = read(target.emit(changed, FP16, EmitOptions(), {}))

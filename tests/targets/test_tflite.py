@@ -280,7 +280,7 @@ def test_what_the_format_has_no_words_for_is_refused() -> None:
     ],
 )
 def test_padding_words(side: int, kernel: int, stride: int, pads: Any, word: str | None) -> None:
-    assert padding_word((side, side, 8), kernel, stride, pads) == word
+    assert padding_word((side, side, 8), (kernel, kernel), (stride, stride), pads) == word
 
 
 def model_of(scheme: Scheme) -> Any:

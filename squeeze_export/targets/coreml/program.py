@@ -110,7 +110,7 @@ class _Lowering:
                 weight, bias, gain = self._integer_constants(node, name)
                 value = self._conv(node, sources[0], weight, bias, result)
             elif isinstance(node, MaxPool):
-                sides = self._parameters(kernel_sizes=[node.kernel] * 2, ceil_mode=False)
+                sides = self._parameters(kernel_sizes=list(node.kernel), ceil_mode=False)
                 value = self.mb.max_pool(x=sources[0], **sides, **self._window(node), name=result)
             elif isinstance(node, Concat):
                 value = self.mb.concat(values=sources, **self._parameters(axis=1, interleave=False), name=result)
@@ -160,7 +160,7 @@ class _Lowering:
     def _window(self, node: Conv | QuantizedConv | MaxPool) -> dict[str, Any]:
         top, left, bottom, right = node.pads
         kind = "custom" if any(node.pads) else "valid"
-        return self._parameters(strides=[node.stride] * 2, pad_type=kind, pad=[top, bottom, left, right])
+        return self._parameters(strides=list(node.strides), pad_type=kind, pad=[top, bottom, left, right])
 
     def _conv(self, node: Conv | QuantizedConv, source: Any, weight: Any, bias: NDArray[np.float64], result: str) -> Any:
         name = identifier(node.name)

@@ -153,4 +153,4 @@ def _float_conv(writer: Writer, conv: Conv, source: str, output: str, network: G
 
 
 def _window(node: Conv | QuantizedConv | MaxPool) -> dict[str, list[int]]:
-    return {"kernel_shape": [node.kernel] * 2, "strides": [node.stride] * 2, "pads": list(node.pads)}
+    return {"kernel_shape": list(node.kernel), "strides": list(node.strides), "pads": list(node.pads)}

@@ -89,7 +89,7 @@ class Lowering:
     def _conv(self, node: Conv | QuantizedConv, source: Any) -> Any:
         name, op = node.name, self._op
         weight, bias = self._constants(node)
-        strides, pads = [node.stride] * 2, (list(node.pads[:2]), list(node.pads[2:]))
+        strides, pads = list(node.strides), (list(node.pads[:2]), list(node.pads[2:]))
         product = op.convolution(source, weight, strides, *pads, [1, 1], name=f"{name}{_PRODUCT_SUFFIX}")
         result = op.add(product, self._constant(f"{name}/bias", bias[None, :, None, None]), name=f"{name}/sum")
         if node.relu:
@@ -119,7 +119,7 @@ class Lowering:
         return self._op.multiply(integers, self._constant(f"{name}/scale", scale[:, None, None, None]), name=name)
 
     def _max_pool(self, node: MaxPool, source: Any) -> Any:
-        sides = ([node.stride] * 2, [1, 1], list(node.pads[:2]), list(node.pads[2:]), [node.kernel] * 2)
+        sides = (list(node.strides), [1, 1], list(node.pads[:2]), list(node.pads[2:]), list(node.kernel))
         return self._op.max_pool(source, *sides, "floor", "explicit", "i64", 0)
 
 

@@ -130,7 +130,7 @@ class Lowering:
     def _conv(self, node: Conv | QuantizedConv) -> None:
         size = self.network.sizes[node.input]
         (source,) = self._sources(node)
-        padding = padding_word(size, node.kernel, node.stride, node.pads)
+        padding = padding_word(size, node.kernel, node.strides, node.pads)
         if padding is None:
             source, padding = self._padded(node, size, source), "VALID"
         if isinstance(node, QuantizedConv):
@@ -154,10 +154,11 @@ class Lowering:
 
     def _max_pool(self, node: MaxPool) -> None:
         size = self.network.sizes[node.input]
-        padding = padding_word(size, node.kernel, node.stride, node.pads)
+        padding = padding_word(size, node.kernel, node.strides, node.pads)
         if padding is None:
             raise Refused(f"tflite has no pool like `{node.name}`, padded by `{node.pads}` on `{size}`")
-        fields = _window(node, padding) | {"filterWidth": node.kernel, "filterHeight": node.kernel, "fusedActivationFunction": 0}
+        rows, columns = node.kernel
+        fields = _window(node, padding) | {"filterWidth": columns, "filterHeight": rows, "fusedActivationFunction": 0}
         self._operator("MAX_POOL_2D", node, self._sources(node), ("Pool2DOptions", fields))
 
     def _mean(self, node: GlobalAveragePool) -> None:
@@ -176,4 +177,4 @@ class Lowering:
 
 
 def _window(node: Conv | QuantizedConv | MaxPool, padding: str) -> dict[str, int]:
-    return {"padding": {"SAME": 0, "VALID": 1}[padding], "strideW": node.stride, "strideH": node.stride}
+    return {"padding": {"SAME": 0, "VALID": 1}[padding], "strideW": node.strides[1], "strideH": node.strides[0]}

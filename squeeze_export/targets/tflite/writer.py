@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import require
-from squeeze_export.graph.nodes import Pads
+from squeeze_export.graph.nodes import Pads, Pair
 
 _ALIGNMENT = 16
 """The schema's `force_align` of constant data. flatbuffers' Python code generator leaves it out."""
@@ -151,7 +151,7 @@ class _AlignedBuffer:
         return int(self._schema.BufferEnd(builder))
 
 
-def padding_word(size: tuple[int, int, int], kernel: int, stride: int, pads: Pads) -> str | None:
+def padding_word(size: tuple[int, int, int], kernel: Pair, strides: Pair, pads: Pads) -> str | None:
     """The format's word for explicit pads, or None where it has none.
 
     SAME gives ceil(size / stride) outputs and puts the odd pixel of padding at the bottom and right.
@@ -161,6 +161,7 @@ def padding_word(size: tuple[int, int, int], kernel: int, stride: int, pads: Pad
     """
     if not any(pads):
         return "VALID"
-    totals = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in size[:2]]
+    windows = zip(size, kernel, strides, strict=False)  # of the channels there is no window
+    totals = [max((-(-side // stride) - 1) * stride + window - side, 0) for side, window, stride in windows]
     same = (totals[0] // 2, totals[1] // 2, totals[0] - totals[0] // 2, totals[1] - totals[1] // 2)
     return "SAME" if pads == same else None
