@@ -66,6 +66,7 @@ def _network(tf: Any, graph: Graph, mean: FloatArray) -> Callable[[Any], Mapping
                 result = tf.concat(inputs, 3)
             elif isinstance(node, Add):
                 result = tf.add(*inputs)
+                result = tf.nn.relu(result) if node.relu else result
             else:
                 result = tf.reduce_mean(inputs[0], (1, 2))
             values[node.name] = result

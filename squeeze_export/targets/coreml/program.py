@@ -115,7 +115,8 @@ class _Lowering:
             elif isinstance(node, Concat):
                 value = self.mb.concat(values=sources, **self._parameters(axis=1, interleave=False), name=result)
             else:
-                value = self.mb.add(x=sources[0], y=sources[1], name=result)
+                value = self.mb.add(x=sources[0], y=sources[1], name=f"{name}_sum" if node.relu else result)
+                value = self.mb.relu(x=value, name=result) if node.relu else value
             made[node.name] = value if q is None else self._requantized(value, name, q, gain)
         logits = made[network.output.name]
         wanted = self.mb.softmax(x=logits, axis=1, name=PROBABILITIES) if self.options.softmax else logits

@@ -57,7 +57,10 @@ def write_nodes(
         elif isinstance(node, Concat):
             writer.add("Concat", sources, result, name=node.name, axis=1)
         else:
-            writer.add("Add", sources, result, name=node.name)
+            relu = node.relu and (q is None or q.zero_point > 0)  # as behind a convolution
+            total = writer.add("Add", sources, f"{node.name}/sum" if relu else result, name=node.name)
+            if relu:
+                writer.add("Relu", [total], result, name=f"{node.name}/relu")
         real[node.name] = result if q is None else writer.dequantize(writer.quantize(result, node.name, q), q)
         if node.name in taps:
             writer.add("Transpose", [result], node.name, name=f"{node.name}/nhwc", perm=[0, 2, 3, 1])

@@ -49,7 +49,8 @@ class Lowering:
             elif isinstance(node, Concat):
                 result = self._op.concat(inputs, 1)
             elif isinstance(node, Add):
-                result = self._quantized(self._op.add(*inputs, name=f"{node.name}/sum"), node.name)
+                total = self._op.add(*inputs, name=f"{node.name}/sum")
+                result = self._quantized(self._op.relu(total, name=f"{node.name}/relu") if node.relu else total, node.name)
             else:
                 # In float: logits of 8 bits tie for the best class.
                 axes = self._constant(f"{node.name}/axes", np.array([2, 3], np.int64))

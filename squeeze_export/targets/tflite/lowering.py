@@ -57,7 +57,7 @@ class Lowering:
                 fields = {"axis": 3, "fusedActivationFunction": 0}
                 self._operator("CONCATENATION", node, self._sources(node), ("ConcatenationOptions", fields))
             elif isinstance(node, Add):
-                fields = {"fusedActivationFunction": 0}
+                fields = {"fusedActivationFunction": int(node.relu)}
                 fields |= {"potScaleInt16": False} if self.wide else {}  # its scales are no powers of two
                 self._operator("ADD", node, self._sources(node), ("AddOptions", fields))
             elif isinstance(node, GlobalAveragePool):
