@@ -1,8 +1,8 @@
-"""The one place that knows what a file consists of: a reader for each format, and one audit for all.
+"""What a file consists of: one reader for each format, and one audit for all.
 
-A format is one module or folder that satisfies `Format`, and one line in `registry.FORMATS`. It reads files, ours and strangers',
-within bounds, into `contents.Contents`, and says in an `audit.Policy`, with tables of operator kinds and a few small functions,
-which of its operators compute in integers. It shares no code with what writes the format, and needs no runtime for it.
+A format is one module or folder that satisfies `Format`, and one line in `registry.FORMATS`. It reads files of any tool, within
+size limits, into `contents.Contents`. Its `audit.Policy` says which of its operators compute in integers. It shares no code with
+the target that writes the format, and needs no runtime.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Format(Protocol):
     Attributes:
         NAME: the registry's key.
         SUFFIX: of the file or folder, with its dot.
-        POLICY: how the audit is to understand the format's operators.
+        POLICY: tells the audit what the format's operators mean.
     """
 
     NAME: str
@@ -32,10 +32,10 @@ class Format(Protocol):
 
     @abstractmethod
     def read(self, path: Path) -> Contents:
-        """All that the file holds.
+        """Everything in the file.
 
         Raises:
-            BadInput: it cannot be read, is too large, or is no sound file of this format.
+            BadInput: the file cannot be read, is too large, or is not a valid file of this format.
             Unavailable: the package that reads it is not installed.
         """
 
@@ -43,16 +43,16 @@ class Format(Protocol):
         """Input and output of an image classifier's file.
 
         Raises:
-            BadInput: as `read`, or the file is no such classifier.
+            BadInput: as for `read`, or the file is no image classifier.
             Unavailable: the package that reads it is not installed.
         """
         return self.read(path).classifier(path)
 
     def listing(self, path: Path) -> Contents:
-        """The file's operators as `lint` needs them: as a runtime has them, on the integers that carry their tensors.
+        """The file's operators as a runtime sees them, for `lint`: each tensor has the integer dtype that carries it.
 
         Raises:
-            BadInput, Unavailable: as `read`.
+            BadInput, Unavailable: as for `read`.
         """
         return self.read(path)
 
@@ -62,16 +62,16 @@ def format_named(name: str) -> Format:
 
     Raises:
         BadInput: there is no such format.
-        Refused: another distribution's module is none.
+        Refused: another distribution's module is not a format.
     """
     return cast(Format, entry_named(name, FORMATS, "format", Format))
 
 
 def audited(name: str, path: Path) -> Audit:
-    """What is inside a file of a format, ours or another tool's, read from the file alone.
+    """Audits a file of a format, written by any tool, from the file alone.
 
     Raises:
-        BadInput: there is no such format, or the file is not of it.
+        BadInput: there is no such format, or the file is not of this format.
         Unavailable: the package that reads the format is not installed.
     """
     module = format_named(name)

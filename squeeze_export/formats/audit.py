@@ -1,16 +1,14 @@
-"""The audit, one for all formats: what is really inside a file, and why it is not the integer network that it claims to be.
+"""The audit, the same for all formats: what is inside a file, and why it is not the integer network that it claims to be.
 
-A format gives its `Contents` (see `contents.py`) and a `Policy`. The policy is tables of operator kinds, and one thing that is the
-format's own: an `Arithmetic`, which says of each operator whether it computes in floats, and why. Formats in which pairs of
-operators carry the integers (QDQ) share theirs: `qdq.Groups`. All else is here, alike for all: counting; the float tensors; bytes
-of weights; what a file declares to be kept in float, and what is in float because of it; what stands before the last convolution
-and what behind it; the violations, their words and their order.
+A format supplies its `Contents` (see `contents.py`) and a `Policy`: tables of operator kinds, and an `Arithmetic` that says which
+operators compute in float, and why. Formats whose integers are carried by pairs of operators (QDQ) share one: `qdq.Groups`. The
+rest is here: the counts, the float tensors, the bytes of weights, the layers declared as kept in float, and the violations.
 
-Violations are, in this order: a file without convolutions; a declaration that is not so; no convolution in integers; then in the
-file's order each operator that cannot be seen through, each product in float and why, and each other float operator, unless it
-only brings pixels to integers ahead of the first product, stands behind the last one, or is in float because of a layer that was
-kept so; then each constant stored in float that an integer network has no use for. A file that says it is `int8-npu` is held to it:
-nothing in it may be float but what brings the pixels in and the logits out.
+Violations come in this order: a file without convolutions; a layer wrongly declared as kept in float; no convolution in integers;
+then, in the file's order, each opaque operator, each product in float with the reasons, and each other float operator; then each
+constant stored in float that an integer network does not need. Float operators are allowed where they convert pixels to integers
+before the first product, behind the last product, and where they belong to a layer kept in float. A file that claims the scheme
+`int8-npu` may be float only where pixels enter and logits leave.
 """
 
 from __future__ import annotations
@@ -24,45 +22,43 @@ from squeeze_export.core import Audit
 from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
 
 MIXED_SCHEMES = ("int8", "int8-per-tensor")
-"""In files of these, and in strangers', a layer may be kept in float."""
+"""In files of these schemes, and in files that name no scheme, a layer may be kept in float."""
 ALL_INTEGER_SCHEME = "int8-npu"
 
 
 class Arithmetic(Protocol):
-    """In what numbers a file's operators compute. Operators are told by their place in `Contents.operators`."""
+    """Which of a file's operators compute in float. `place` is an operator's index in `Contents.operators`."""
 
     def is_float(self, place: int) -> bool:
-        """Whether an operator computes in floating point, for every image anew."""
+        """Whether an operator computes in floating point while the network runs."""
 
     def reasons(self, place: int) -> Sequence[str]:
         """Why a product cannot be computed in integers; empty where it can."""
 
     def takes_parameter(self, place: int, index: int) -> bool:
-        """Whether an operator's input of this index, if it is a float constant, is one that an integer network has too: a scale, a
-        bound.
-        """
+        """Whether an integer network may have a float constant as this input of the operator, such as a scale or a bound."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How the audit is to understand a format. Kinds are those of `FileOperator.kind`.
+    """What the audit must know about a format. Kinds are those of `FileOperator.kind`.
 
     Attributes:
-        arithmetic: made anew for each file.
-        products: what multiplies activations and weights, in floats or integers.
-        convolution: the product that may be kept in float; its inputs are data, weights and perhaps a bias.
-        passing: what multiplies nothing, and hands floats on where it is joined to a layer that was kept in float.
-        borders: what does nothing but bring integers to floats, or back. A way along floats ends there.
-        preparing: what may be in float between the pixels and the first product, and read float constants there: it brings the
+        arithmetic: makes a file's `Arithmetic`.
+        products: operators that multiply activations and weights, in floats or integers.
+        convolution: the product that may be kept in float; its inputs are data, weights and an optional bias.
+        passing: operators without multiplication that may be float next to a layer that is kept in float.
+        borders: operators that only convert between integers and floats. The surroundings of a float layer end there.
+        preparing: operators that may be float, with float constants, between the pixels and the first product: they convert the
             pixels to integers.
-        converting: what may be in float anywhere before the last product: what stands at its other side is named in any case.
-        tail: what may be in float behind the last product; None for everything.
-        delivering: what may give the logits in a file that says it is all integers.
-        kept_name: name of a float convolution as the graph has it (or as `spelt` makes it), given its place.
-        spelt: a name of the graph as the format spells it.
-        float_bias: whether the format has no other bias than float.
-        bias_sum: the operator that adds a bias to a product, in a format whose convolutions have none.
-        faults: what else is wrong with an operator, one sentence each; it is looked at no further then.
+        converting: operators that may be float anywhere before the last product, since any float operator next to them is reported.
+        tail: operators that may be float behind the last product; None for all.
+        delivering: operators that may give float logits in a file that claims to be all integers.
+        kept_name: place of a float convolution -> its name in the graph, spelt as `spelt` does.
+        spelt: name in the graph -> the same name as the format spells it.
+        float_bias: whether the format's biases are always float.
+        bias_sum: the operator that adds a bias to a product, in a format whose convolutions have no bias.
+        faults: other problems of an operator, one sentence each; an operator that has some is checked no further.
     """
 
     arithmetic: Callable[[Contents], Arithmetic]
@@ -83,13 +79,13 @@ class Policy:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a file's declaration accounts for.
+    """The layers that a file declares as kept in float.
 
     Attributes:
-        names: the declared convolutions that are in the file and compute in float.
+        names: the declared convolutions that really compute in float.
         wrong: the other declared names.
-        convolutions: the former's places.
-        operators: theirs, and those of the operators that multiply nothing and are in float because of them.
+        convolutions: the places of `names`.
+        operators: these places, and those of the operators around them that are float because of them.
     """
 
     names: tuple[str, ...]
@@ -99,15 +95,7 @@ class _Kept:
 
 
 def audit(contents: Contents, policy: Policy) -> Audit:
-    """Takes stock of a file.
-
-    Args:
-        contents: from the format's `read`.
-        policy: the format's.
-
-    Returns:
-        The audit. `violations` says why the file is no integer network; a float file has many, and breaks no promise by them.
-    """
+    """Audits a file. `violations` say why it is not an integer network: a float file has many, and they are no fault there."""
     file = contents.whole
     numbers = policy.arithmetic(file)
     floating = frozenset(place for place in range(len(file.operators)) if numbers.is_float(place))
@@ -138,7 +126,7 @@ def _weight_bytes(constants: Sequence[FileTensor]) -> dict[str, int]:
 
 
 def _read_as(file: Contents, constant: FileTensor, role: Callable[[int, int], bool]) -> bool:
-    """Whether a constant is read, and in no other role than this."""
+    """Whether a constant is read, and only in this role."""
     readers = file.readers.get(constant.key, ())
     return bool(readers) and all(role(place, index) for place, index in readers)
 
@@ -199,7 +187,7 @@ def _named(operator: FileOperator) -> str:
 
 
 def _takes_bias(file: Contents, policy: Policy, kept: Collection[int], place: int, index: int) -> bool:
-    """Whether an operator's input is a bias that has no other form than float; of a sum, that of a layer kept in float."""
+    """Whether an input is a bias that the format stores in float; in a sum, the bias of a layer kept in float."""
     operator = file.operators[place]
     if policy.float_bias and operator.kind in policy.products:
         return index == 2
@@ -210,10 +198,8 @@ def _takes_bias(file: Contents, policy: Policy, kept: Collection[int], place: in
 
 
 def _kept(file: Contents, policy: Policy, floating: frozenset[int]) -> _Kept:
-    """Judges the file's declaration.
-
-    A declared name stands for one convolution of which every operand and result is a float, its weights and bias constants, and no
-    two names for the same; a name that several such convolutions have stands for none.
+    """Checks the file's declaration. A declared name must belong to exactly one convolution whose operands and results are all
+    float and whose weights and bias are constants.
     """
     named: dict[str, list[int]] = {}
     for place in sorted(floating):
@@ -231,9 +217,8 @@ def _kept(file: Contents, policy: Policy, floating: frozenset[int]) -> _Kept:
 
 
 def _joined(file: Contents, policy: Policy, floating: frozenset[int], convolutions: frozenset[int]) -> frozenset[int]:
-    """Convolutions, and the float operators that multiply nothing and that floats alone join to them: those that make their input
-    or read their result, or do so to an operator that is in float for the same reason. A border ends the way: what else reads
-    the same integers in float has no such reason.
+    """The convolutions, and the `passing` operators and borders that float tensors connect to them. The search ends at a border:
+    behind it are integers, and another float reader of these has no excuse.
     """
     found = set(convolutions)
     waiting = list(convolutions)

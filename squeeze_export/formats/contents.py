@@ -1,4 +1,4 @@
-"""What a file consists of, whatever its format: operators, and the tensors that they read and make. For the audit and `lint`."""
+"""The operators and tensors of a file, the same for all formats. The audit and `lint` read them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from squeeze_export.errors import BadInput
 Attribute: TypeAlias = int | float | str | tuple[int, ...]
 
 FREE = -1
-"""A side of a shape that is not known before the file is run."""
+"""A side of a shape that is open until the file runs."""
 UNKNOWN = "unknown"
-"""The dtype of a tensor whose type cannot be told from the file."""
+"""The dtype of a tensor whose type the file does not say."""
 
 SCHEME_KEY = "squeeze_export.scheme"
-"""In every format's own metadata: the scheme that a file of ours says it is of, and is held to."""
+"""Metadata key: the scheme that a file of ours claims; the audit checks the claim."""
 KEPT_FLOAT_KEY = "squeeze_export.kept_float"
-"""Likewise: a JSON list of the convolutions that were kept in float on request, under the names that the graph has for them."""
+"""Metadata key: a JSON list of the convolutions that the user kept in float, by their names in the graph."""
 MAX_CHARACTERS = 100_000
-"""The most that is read of such a list."""
+"""A longer list is not read."""
 
 _NO_FLOATS = ("int", "uint", "bool", "str", "object", "resource", "variant")
 
@@ -35,16 +35,16 @@ class FileTensor:
 
     Attributes:
         name: in the file.
-        dtype: numpy's name of what is stored or handed on, or `UNKNOWN`; in `Format.listing` of an ONNX tensor between
-            QuantizeLinear and DequantizeLinear, that of the integers.
-        shape: sides, `FREE` for one that is not fixed.
-        constant: whether the file holds its values.
-        scales: of its quantization: none where it has none, one a tensor, or one a channel.
-        zero_points: as many.
-        values: of a constant of few elements, such as the axes of a mean; empty otherwise.
-        size_bytes: of a constant's values as they are stored; 0 where they are no weights but an operator's parameters.
-        place: what tells the tensor apart from the file's others, where its name does not.
-        storage: where its values lie, for a format in which several constants may share them.
+        dtype: numpy's name, or `UNKNOWN`. In `Format.listing` an ONNX tensor between QuantizeLinear and DequantizeLinear has the
+            dtype of its integers.
+        shape: sides, with `FREE` for an open one.
+        constant: whether the file stores its values.
+        scales: of its quantization: empty, one for the tensor, or one per channel.
+        zero_points: as many as `scales`.
+        values: of a small constant of integers, such as the axes of a mean; otherwise empty.
+        size_bytes: of a constant's stored values; 0 where they are parameters of an operator and not weights.
+        place: identifies the tensor in a format whose names are not unique.
+        storage: identifies the stored values in a format whose constants may share them.
     """
 
     name: str
@@ -60,17 +60,17 @@ class FileTensor:
 
     @property
     def key(self) -> Hashable:
-        """What tells it apart from the file's other tensors."""
+        """Identifies the tensor in its file."""
         return self.name if self.place is None else self.place
 
     @property
     def floating(self) -> bool:
-        """Whether its elements are floating-point numbers, or may be: what cannot be shown to be an integer is none."""
+        """Whether its elements are floating-point numbers. An unknown dtype counts as floating."""
         return not self.dtype.startswith(_NO_FLOATS)
 
     @property
     def spec(self) -> TensorSpec:
-        """The tensor as a classifier's input or output. Its layout is empty where the shape tells none."""
+        """The tensor as a classifier's input or output. `layout` is empty where the shape is none of a classifier's."""
         shape = tuple("N" if side == FREE else side for side in self.shape)
         layout = "NC" if len(shape) == 2 else ""
         if len(shape) == 4:
@@ -88,17 +88,16 @@ class FileTensor:
 
 @dataclass(frozen=True)
 class FileOperator:
-    """An operator of a file. Constants are none, whatever the format calls them.
+    """An operator of a file. Constants are not operators, even where the format stores them as such.
 
     Attributes:
-        kind: its type, in the format's own words: `CONV_2D`, `Conv`; of an operator from elsewhere with its origin:
+        kind: its type as the format spells it, such as `CONV_2D` or `Conv`, with the domain of a foreign operator:
             `com.microsoft:Conv`.
-        name: its own in formats that name operators, else that of what it makes first.
-        inputs: what it reads: data first; then weights, or a scale; then a bias, or a zero point. Optional ones that are left out
-            are no part of it.
+        name: its own name in formats that name operators, else the name of its first output.
+        inputs: data first; then weights or a scale; then a bias or a zero point. Omitted optional inputs are left out.
         outputs: what it makes.
-        attributes: its parameters, as far as they are numbers, words or lists of numbers.
-        opaque: why it cannot be seen through; empty where it can: `a foreign operator`, `it has operators inside`.
+        attributes: its parameters that are numbers, strings or lists of integers.
+        opaque: why the audit cannot judge it: `a foreign operator`, `it has operators inside`; otherwise empty.
     """
 
     kind: str
@@ -110,7 +109,7 @@ class FileOperator:
 
     @property
     def data(self) -> tuple[FileTensor, ...]:
-        """What flows through it: all that it reads and makes but constants."""
+        """Its inputs and outputs without the constants."""
         return tuple(tensor for tensor in (*self.inputs, *self.outputs) if not tensor.constant)
 
     def __str__(self) -> str:
@@ -119,17 +118,17 @@ class FileOperator:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds. An operator is asked for by its place in `operators`, a tensor by its `key`.
+    """The contents of a file. A place is an operator's index in `operators`; a tensor is identified by its `key`.
 
     Attributes:
         target: its format.
-        operators: in the order in which the file has them.
-        inputs: what the file takes.
-        outputs: what it gives.
-        constants: what it stores, in its order, whether an operator reads it or not.
-        metadata: what the file says of itself: key -> text, without keys that are there twice.
-        opaque: what else in it cannot be seen through, one sentence each.
-        bodies: further graphs, which some of its operators run.
+        operators: in the file's order.
+        inputs: of the network.
+        outputs: of the network.
+        constants: the stored tensors, in the file's order, read by an operator or not.
+        metadata: key -> text, without duplicate keys.
+        opaque: other things that the audit cannot judge, one sentence each.
+        bodies: further graphs, run by some of the operators.
     """
 
     target: str
@@ -143,7 +142,7 @@ class Contents:
 
     @property
     def whole(self) -> Contents:
-        """The same with the bodies' operators and tensors among its own. Their tensors must have places that differ."""
+        """The contents with the bodies' operators and tensors added. No two tensors may have the same key."""
         parts = [self, *(body.whole for body in self.bodies)]
         return replace(
             self,
@@ -161,8 +160,8 @@ class Contents:
             path: the file, for messages.
 
         Raises:
-            BadInput: it does not take one tensor of RGB images and give one row of numbers each, in uint8, float32 or integers
-                with a scale.
+            BadInput: the file has other inputs and outputs than one tensor of RGB images and one row of numbers for each, or
+                their dtype is neither float32 nor uint8 nor a quantized one.
         """
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             counts = f"`{len(self.inputs)}` inputs and `{len(self.outputs)}` outputs"
@@ -175,14 +174,12 @@ class Contents:
 
     @property
     def scheme(self) -> str:
-        """The scheme that the file says it is of; empty where it says none."""
+        """The scheme that the file claims, or an empty string."""
         return self.metadata.get(SCHEME_KEY, "")
 
     @property
     def declared_float(self) -> tuple[str, ...]:
-        """The convolutions of which the file says that they were kept in float; none where that cannot be read: it excuses nothing
-        then.
-        """
+        """The convolutions that the file declares as kept in float; empty where the declaration is damaged."""
         text = self.metadata.get(KEPT_FLOAT_KEY, "")
         try:
             names = json.loads(text) if len(text) <= MAX_CHARACTERS else []
@@ -192,12 +189,12 @@ class Contents:
 
     @cached_property
     def makers(self) -> Mapping[Hashable, int]:
-        """Tensor -> the operator that makes it."""
+        """Tensor's key -> the place of the operator that makes it."""
         return {tensor.key: place for place, operator in enumerate(self.operators) for tensor in operator.outputs}
 
     @cached_property
     def readers(self) -> Mapping[Hashable, list[tuple[int, int]]]:
-        """Tensor -> every operator that reads it, and which of its inputs it is there. What nothing reads is not in it."""
+        """Tensor's key -> (place, index of the input) of every operator that reads it. A tensor without readers has no entry."""
         found: dict[Hashable, list[tuple[int, int]]] = {}
         for place, operator in enumerate(self.operators):
             for index, tensor in enumerate(operator.inputs):
@@ -206,25 +203,25 @@ class Contents:
 
     @cached_property
     def given(self) -> frozenset[Hashable]:
-        """The tensors that the file gives."""
+        """The keys of the network's outputs."""
         return frozenset(tensor.key for tensor in self.outputs)
 
     def maker(self, tensor: FileTensor) -> FileOperator | None:
-        """The operator that makes a tensor; None of a constant and of what the file takes."""
+        """The operator that makes a tensor; None for constants and the network's inputs."""
         place = self.makers.get(tensor.key)
         return None if place is None else self.operators[place]
 
     def readers_of(self, tensor: FileTensor) -> list[tuple[FileOperator, int]]:
-        """The operators that read a tensor, and which of their inputs it is."""
+        """The operators that read a tensor, each with the index of the input."""
         return [(self.operators[place], index) for place, index in self.readers.get(tensor.key, ())]
 
     def before(self, places: Iterable[int]) -> frozenset[int]:
-        """The operators whose results reach some of these."""
+        """The places of all operators whose results these depend on."""
         makers = self.makers
         return _reached(places, lambda place: (makers.get(tensor.key) for tensor in self.operators[place].inputs))
 
     def behind(self, places: Iterable[int]) -> frozenset[int]:
-        """The operators that some of these reach."""
+        """The places of all operators that depend on these."""
         readers = self.readers
         return _reached(
             places, lambda place: (r for tensor in self.operators[place].outputs for r, _ in readers.get(tensor.key, ()))

@@ -1,4 +1,4 @@
-"""ONNX files: one protobuf message, read within bounds. https://onnx.ai/onnx/repo-docs/IR.html"""
+"""ONNX files: one protobuf message of limited size. https://onnx.ai/onnx/repo-docs/IR.html"""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SUFFIX = ".onnx"
 
 MAX_BYTES = 256 << 20
 MAX_VALUES = 16
-"""Elements of a constant that are read as `FileTensor.values`, at most."""
+"""The most elements of a constant that `FileTensor.values` holds."""
 
 _STANDARD = ("", "ai.onnx")
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _ACTIVATIONS = ("Relu", "Clip")
-"""Belong to the operator before them where integers follow."""
+"""A runtime fuses them into the operator before them where integers follow."""
 _MULTIPLYING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _INTEGERS = frozenset({"QLinearConv", "QLinearMatMul"})
 _DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
@@ -68,36 +68,32 @@ POLICY = Policy(
 
 
 def read(path: Path) -> Contents:
-    """All that an ONNX file holds; see `Format.read`. Names are optional in ONNX: a node without has that of its first result."""
+    """Everything in an ONNX file; see `Format.read`. Names are optional in ONNX: a node without one has its first result's."""
     return opened(path).contents
 
 
 def listing(path: Path) -> Contents:
-    """Its operators; see `Listing.listing`. Pairs of QuantizeLinear and DequantizeLinear are none, but what their neighbours'
-    tensors are carried in; those at the edge of the integers are operators, for nobody else brings floats to integers there.
+    """Its operators; see `Format.listing`. QuantizeLinear and DequantizeLinear only tell which integers carry their neighbours'
+    tensors, except at the edge of the integers, where they are operators that convert.
     """
     return _Listing(opened(path)).contents()
 
 
 def opened(path: Path) -> OnnxFile:
-    """A file without external data, checked: operand counts and order may be relied on.
+    """Opens and checks a file: its operators have the right number of operands and come in the order of the run.
 
     Raises:
-        BadInput: it cannot be read, is too large, or is no sound ONNX file.
+        BadInput: it cannot be read, is too large, or is not a valid ONNX file.
         Unavailable: `onnx` is not installed.
     """
     return checked(read_bounded(path, MAX_BYTES, "an ONNX file"), path)
 
 
 def checked(content: bytes, path: Path) -> OnnxFile:
-    """A file of which operand counts and order may be relied on.
-
-    Args:
-        content: of the file.
-        path: of it, for messages.
+    """As `opened`, from the file's content. `path` is for messages.
 
     Raises:
-        BadInput: it is no sound ONNX file.
+        BadInput: it is not a valid ONNX file.
         Unavailable: `onnx` is not installed.
     """
     file = parsed(content, path)
@@ -114,11 +110,7 @@ def checked(content: bytes, path: Path) -> OnnxFile:
 
 
 def parsed(content: bytes, name: Path | str) -> OnnxFile:
-    """A file's message as it is, unchecked.
-
-    Args:
-        content: of the file.
-        name: of it, for messages.
+    """As `checked`, without the checks. `name` is for messages.
 
     Raises:
         BadInput: it is no ONNX file.
@@ -137,12 +129,12 @@ def node_name(node: Any) -> str:
 
 
 class OnnxFile:
-    """A model, asked by tensor name.
+    """A model whose tensors are looked up by name.
 
     Attributes:
-        model: the message.
-        graph: its graph.
-        stored: name -> the message of every initializer and of what Constant nodes hold.
+        model: the `ModelProto`.
+        graph: its `GraphProto`.
+        stored: name -> the `TensorProto` of every initializer and Constant node.
     """
 
     def __init__(self, model: Any, name: Path | str) -> None:
@@ -171,12 +163,12 @@ class OnnxFile:
         try:
             graph = self._onnx.shape_inference.infer_shapes(self.model).graph
         except self._onnx.shape_inference.InferenceError:
-            graph = self.graph  # what stays unknown counts as float
+            graph = self.graph  # unknown types count as float
         return {entry.name: entry.type.tensor_type for entry in (*graph.input, *graph.value_info, *graph.output)}
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the file says of itself, without keys that are there twice."""
+        """Key -> text, without duplicate keys."""
         count = Counter(entry.key for entry in self.model.metadata_props)
         return {entry.key: entry.value for entry in self.model.metadata_props if count[entry.key] == 1}
 
@@ -195,7 +187,7 @@ class OnnxFile:
         )
 
     def operator(self, node: Any) -> FileOperator:
-        """A node."""
+        """A node as an operator."""
         standard = node.domain in _STANDARD
         nested = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
         return FileOperator(
@@ -208,7 +200,7 @@ class OnnxFile:
         )
 
     def tensor(self, name: str) -> FileTensor:
-        """A tensor as it is stored or handed on."""
+        """A tensor by its name, with the type that shape inference finds."""
         if name in self.stored:
             tensor = self.stored[name]
             shape = tuple(int(side) for side in tensor.dims)
@@ -228,7 +220,7 @@ class OnnxFile:
         return self._dtype(elem_type)[0]
 
     def _dtype(self, elem_type: int) -> tuple[str, int]:
-        """Name, and bytes of an element; 0 of one that is not known."""
+        """numpy's name of an element type and bytes per element, 0 where it is unknown."""
         try:
             dtype = self._onnx.helper.tensor_dtype_to_np_dtype(elem_type)
         except KeyError:
@@ -239,8 +231,8 @@ class OnnxFile:
         """A constant's values, in its own dtype and shape.
 
         Raises:
-            BadInput: it is damaged, or lies in another file.
-            LookupError: the file holds no such constant.
+            BadInput: it is damaged, or stored in another file.
+            LookupError: the file stores no such constant.
         """
         stored = self.stored[name]
         if stored.data_location == self._onnx.TensorProto.EXTERNAL or stored.external_data:
@@ -266,13 +258,13 @@ def _plain(value: Any) -> Attribute | None:
 
 
 class _Listing:
-    """A file's operators with their tensors in the integers that pairs carry them in."""
+    """A file's operators, with tensors in the integers that QuantizeLinear and DequantizeLinear give them."""
 
     def __init__(self, file: OnnxFile) -> None:
         self._file, self._whole = file, file.contents
 
     def contents(self) -> Contents:
-        """The whole of it."""
+        """The listing."""
         return Contents(NAME, tuple(self._operators()), self._whole.inputs, self._whole.outputs)
 
     def _operators(self) -> Iterator[FileOperator]:
@@ -281,10 +273,10 @@ class _Listing:
                 inputs, outputs = (tuple(self._carried(t.name) for t in side) for side in (operator.inputs, operator.outputs))
                 yield FileOperator(operator.kind, operator.name, inputs, outputs, operator.attributes)
             elif self._at_edge(operator):
-                yield operator  # what it brings from one kind to the other is told by the tensors themselves
+                yield operator  # its tensors show what it converts
 
     def _at_edge(self, operator: FileOperator) -> bool:
-        """Whether one of the pair stands alone: nothing but it makes integers of what is a float elsewhere, or the reverse."""
+        """Whether a QuantizeLinear reads a tensor that is float elsewhere too, or a DequantizeLinear gives one."""
         if operator.inputs[0].constant:
             return False
         if operator.kind == "QuantizeLinear":
@@ -296,7 +288,7 @@ class _Listing:
         return operator.kind == "QuantizeLinear" or any(self._carried(tensor.name).scales for tensor in operator.outputs)
 
     def _carried(self, name: str) -> FileTensor:
-        """A tensor as a runtime that knows the pairs hands it on: in the integers that it comes from or goes to at once."""
+        """A tensor as a runtime that fuses the pairs has it: in the integers that it is dequantized from or quantized to."""
         maker, readers = self._file.makers.get(name), self._file.readers.get(name, [])
         if maker is not None and maker.op_type == "DequantizeLinear":
             return self._quantized(name, maker, maker.input[0])
@@ -308,7 +300,7 @@ class _Listing:
         return self._file.tensor(name)
 
     def _quantized(self, name: str, node: Any, integers: str) -> FileTensor:
-        """`name`, carried in the tensor `integers`, of which a QuantizeLinear or DequantizeLinear has the scale."""
+        """The tensor `name` in the integers of the tensor `integers`, with the scale of the node between them."""
         file, stored = self._file, self._file.tensor(integers)
         scales = tuple(float(value) for value in self._row(node.input[1]))
         zeros = tuple(int(value) for value in self._row(node.input[2])) if len(node.input) > 2 else (0,) * len(scales)
@@ -316,5 +308,5 @@ class _Listing:
         return FileTensor(name, dtype, file.tensor(name).shape or stored.shape, stored.constant, scales, zeros)
 
     def _row(self, name: str) -> Any:
-        """A constant's values in a row; none of what is no constant."""
+        """A constant's values, flat; empty where `name` is no constant."""
         return self._file.array(name).reshape(-1) if name in self._file.stored else ()

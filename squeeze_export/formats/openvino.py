@@ -1,11 +1,11 @@
 """OpenVINO networks: an XML file with the layers and a file with the weights. https://docs.openvino.ai, "OpenVINO IR format"
 
-Everything is bounded, and document types are refused: with them come entities, which may grow without end or name other files.
+Sizes are limited, and document types are refused, because XML entities may grow without end or name other files.
 
-An integer network is written on floats. A FakeQuantize says that a tensor takes one of 256 values; a runtime computes a product in
-integers where its operand comes out of such a FakeQuantize, with nothing between that makes other values, and its weights are
-stored as integers. The sum with the bias and the ReLU behind it belong to it as far as the next FakeQuantize. Such a group counts
-as integer; the notional floats inside it are no float tensors. Scales, bounds and biases have no other form than float.
+An integer network is written on floats. A FakeQuantize says that a tensor takes one of 256 values. A runtime computes a product in
+integers where its weights are stored as integers and its operand comes from a FakeQuantize, with only data movement between. The
+sum with the bias and the ReLU belong to the product, up to the next FakeQuantize. The audit counts such a group as integer: the
+floats inside it are no float tensors. Scales, bounds and biases are always float.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SUFFIX = ".openvino"
 MAX_XML_BYTES = 64 << 20
 MAX_WEIGHT_BYTES = 1 << 30
 SECTION = "squeeze_export"
-"""Of `rt_info`: what this tool's files say of themselves."""
+"""The section of `rt_info` with this tool's metadata."""
 
 _DTYPES: Mapping[str, str] = {
     **{f"f{bits}": f"float{bits}" for bits in (16, 32, 64)},
@@ -42,26 +42,26 @@ _DTYPES: Mapping[str, str] = {
     "bf16": "bfloat16",
     "boolean": "bool",
 }
-"""The XML's names of types, in small letters -> numpy's. Ports say FP32 where constants say f32."""
+"""The XML's names of types, in lower case -> numpy's. Ports say FP32 where constants say f32."""
 _OPERANDS: Mapping[str, int] = {"Convert": 1, "FakeQuantize": 5, "Result": 1}
-"""The fewest operands of an operator, where there is something to be asked of them."""
+"""The fewest operands of the operators whose operands the audit looks at."""
 
 _MOST_LEVELS = 256
 _PRODUCTS = frozenset({"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"})
 _MOVING = ("Concat", "MaxPool", "ReLU", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze")
-"""Give no value that they did not read, or 0."""
+"""Give only values that they read, or 0."""
 _BELONGING = ("Add", "ReLU")
-"""Belong to the product or the quantized tensors that they read, where a FakeQuantize comes behind."""
+"""Are fused with the product or the quantized tensors that they read, where a FakeQuantize follows."""
 _WEIGHTS = ("int8", "uint8", "int4", "uint4")
 _UNPACKING = ("Convert", "Divide", "Multiply", "Reshape", "Subtract", "Transpose", "Unsqueeze")
-"""What may lie between stored weights and a product: it is computed once, when the file is opened."""
+"""May stand between stored weights and a product: a runtime computes them once, when it opens the file."""
 _ROUNDING_IN_FLOAT = "ceil_torch"
-"""The `rounding_type` of a max-pool that OpenVINO computes in float, and the product behind it too. A converted torch network has
+"""The `rounding_type` of a max-pool that OpenVINO computes in float, with the product behind it. Networks converted from torch have
 it; the other types stay in integers."""
 
 
 def read(path: Path) -> Contents:
-    """All that the network of a folder or of an `.xml` file holds; see `Format.read`. OpenVINO is not needed for it."""
+    """Everything in the network of a folder or an `.xml` file; see `Format.read`. OpenVINO is not needed."""
     xml, weights = _files(path)
     with reading(path):
         weight_bytes = weights.stat().st_size
@@ -87,10 +87,10 @@ def read(path: Path) -> Contents:
 
 
 def _files(path: Path) -> tuple[Path, Path]:
-    """The XML and the weights: of a folder, or an `.xml` file with its `.bin`. Other files may lie beside them.
+    """The XML file and the weights file of a folder, or of an `.xml` file. Other files may lie beside them.
 
     Raises:
-        BadInput: no folder, not one network in it, or an `.xml` file without its weights.
+        BadInput: there is no folder, not exactly one network in it, or no `.bin` file beside the `.xml` file.
     """
     if path.suffix == ".xml" and not path.is_dir():
         if not path.with_suffix(".bin").is_file():
@@ -164,7 +164,7 @@ def _layers(root: Element, weight_bytes: int) -> tuple[list[FileOperator], dict[
 
 
 def _layer(entry: Element, inputs: tuple[FileTensor, ...], outputs: tuple[FileTensor, ...]) -> FileOperator:
-    """A layer, after a check that it has what the audit needs of it."""
+    """A layer as an operator, with the operands and attributes that the audit relies on."""
     name, kind, attributes = entry.attrib["name"], entry.attrib["type"], _attributes(entry)
     if len(inputs) < _OPERANDS.get(kind, 0) or (kind in ("Const", "Parameter") and not outputs):
         raise ValueError(f"{kind} {name} has too few operands or results")
@@ -195,8 +195,8 @@ def _tensor(entry: Element, port: Element, place: tuple[int, int], weight_bytes:
 
 
 class _Steps:
-    """The network's `audit.Arithmetic`: which tensors take few enough values. The operators are in the order in which they run, so
-    that every question about all of them is answered in one walk along them or back.
+    """The network's `audit.Arithmetic`. Operators come in the order of the run, so one pass forwards or backwards answers each
+    question about all of them.
     """
 
     def __init__(self, contents: Contents) -> None:
@@ -221,9 +221,7 @@ class _Steps:
         return found
 
     def takes_parameter(self, place: int, index: int) -> bool:
-        """See `audit.Arithmetic`: a FakeQuantize's bound, an integer product's bias or the scale of integers, of one number or one
-        a channel.
-        """
+        """See `audit.Arithmetic`: a FakeQuantize's bound, or an integer product's bias or scale; one value, or one per channel."""
         operator = self._operators[place]
         if sum(side > 1 for side in operator.inputs[index].shape) > 1:
             return False
@@ -233,12 +231,12 @@ class _Steps:
         return self._contents.makers.get(tensor.key) in places
 
     def _is_constant(self, tensor: FileTensor) -> bool:
-        """Whether a tensor is the same for every image."""
+        """Whether a tensor does not depend on the image."""
         return tensor.constant or self._made_in(tensor, self._constant)
 
     @cached_property
     def _constant(self) -> frozenset[int]:
-        """Operators that give the same for every image."""
+        """Operators whose result does not depend on the image."""
         found: set[int] = set()
         for place, operator in enumerate(self._operators):
             if operator.inputs and all(tensor.constant or self._made_in(tensor, found) for tensor in operator.inputs):
@@ -246,12 +244,12 @@ class _Steps:
         return frozenset(found)
 
     def _flowing(self, operator: FileOperator) -> list[FileTensor]:
-        """What an operator reads, without what is constant."""
+        """An operator's inputs that depend on the image."""
         return [tensor for tensor in operator.inputs if not self._is_constant(tensor)]
 
     @cached_property
     def _quantized(self) -> frozenset[int]:
-        """Operators whose result takes at most 256 values, by a FakeQuantize and what only moves values behind it."""
+        """Operators whose result takes at most 256 values: FakeQuantize, and what only moves its values."""
         found: set[int] = set()
         for place, operator in enumerate(self._operators):
             inputs = self._flowing(operator)
@@ -266,12 +264,12 @@ class _Steps:
         return frozenset(found)
 
     def _is_packed(self, tensor: FileTensor) -> bool:
-        """Whether a constant is integers of at most 8 bits, behind scales and conversions."""
+        """Whether a constant is stored as integers of at most 8 bits."""
         return (tensor.constant and tensor.dtype in _WEIGHTS) or self._made_in(tensor, self._unpacking)
 
     @cached_property
     def _unpacking(self) -> frozenset[int]:
-        """Operators that make such constants into weights: of their operands the largest counts."""
+        """Operators that turn such constants into weights; their largest operand is the constant."""
         found: set[int] = set()
         for place, operator in enumerate(self._operators):
             if place in self._constant and operator.kind in _UNPACKING:
@@ -282,7 +280,7 @@ class _Steps:
 
     @cached_property
     def _quantized_next(self) -> frozenset[int]:
-        """Operators whose result nothing reads but FakeQuantize, or sums and ReLUs of which the same is true."""
+        """Operators whose result only FakeQuantize reads, directly or behind sums and ReLUs."""
         found: set[int] = set()
         for place in reversed(range(len(self._operators))):
             outputs = self._operators[place].outputs
@@ -297,7 +295,7 @@ class _Steps:
 
     @cached_property
     def _integer(self) -> frozenset[int]:
-        """Operators that compute in integers: products, what belongs to them as far as a FakeQuantize, and what only moves."""
+        """Operators that compute in integers: products, what is fused with them up to a FakeQuantize, and data movement."""
         found: set[int] = set()
         for place, operator in enumerate(self._operators):
             inputs = self._flowing(operator)
@@ -316,7 +314,7 @@ class _Steps:
 
     @cached_property
     def _parameters(self) -> frozenset[int]:
-        """Constant operators whose result nothing reads but as such a parameter."""
+        """Constant operators whose result is only read as such a parameter."""
         found: set[int] = set()
         for place in reversed(range(len(self._operators))):
             readers = [r for tensor in self._operators[place].outputs for r in self._contents.readers.get(tensor.key, ())]

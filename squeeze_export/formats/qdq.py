@@ -1,8 +1,8 @@
-"""Integers carried between pairs of operators (QDQ): QuantizeLinear, DequantizeLinear in ONNX; quantize, dequantize in Core ML.
+"""Integers in QDQ form, between QuantizeLinear and DequantizeLinear in ONNX, quantize and dequantize in Core ML.
 
-In this form every operator is written on floats. It computes in integers where a runtime can fuse it with the pairs around it: all
-its operands come out of the pair's second half and all its results go into the first half alone, a ReLU between included. Such a
-group counts as integer; the notional floats inside it are no float tensors, nor are the scales.
+In this form every operator is written on floats. It computes in integers where a runtime can fuse it with its neighbours: all its
+operands come from a dequantize, and only a quantize reads its result, directly or behind a ReLU. The audit counts such a group as
+integer: the floats inside it and the scales are no float tensors.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
 
 @dataclass(frozen=True)
 class Words:
-    """What a format calls the parts of a group.
+    """The kinds of operators in a format's groups.
 
     Attributes:
-        quantize: the operator that brings floats to integers: data, scale, zero point.
-        dequantize: that which brings them back, with the same inputs.
-        relu: the activation that may stand between an operator and the pair behind it.
-        products: what multiplies activations and weights.
+        quantize: makes integers of floats; its inputs are data, scale, zero point.
+        dequantize: makes floats of integers, with the same inputs.
+        relu: the activation that may stand between an operator and quantize.
+        products: multiply activations and weights.
         fused: the other operators that a runtime fuses with the pairs around them.
-        unpacking: operators that unpack stored weights when the file is opened: what they read first; then scales.
-        integers: operators written on integers: data first; what they read in float besides are scales.
-        unpacked: dtypes of stored integers that `unpacking` may make into weights.
-        float_bias: whether a bias is always a float, and no reason against integers.
+        unpacking: unpack stored weights when a runtime opens the file; their inputs are the stored values, then scales.
+        integers: are written on integers; their inputs are data first, and any float input is a scale.
+        unpacked: dtypes of stored integers that `unpacking` may turn into weights.
+        float_bias: whether biases are always float, also in integer operators.
     """
 
     quantize: str
@@ -52,7 +52,7 @@ class Groups:
         operator, words = self.contents.operators[place], self.words
         if operator.kind in words.integers or operator.kind in words.unpacking:
             return False
-        if operator.kind == words.dequantize:  # a part of the groups that read it, and of nothing else
+        if operator.kind == words.dequantize:  # belongs to the groups that read it
             readers = self.contents.readers_of(operator.outputs[0])
             return self._is_given(operator) or not all(self._in_group(reader) for reader, _ in readers)
         if operator.kind == words.quantize:
@@ -88,7 +88,7 @@ class Groups:
         return found
 
     def _reasons_of(self, operator: FileOperator, tensor: FileTensor) -> Iterator[str]:
-        """What is wrong with a float operand."""
+        """Why an operator with this float operand cannot compute in integers."""
         maker = self.contents.maker(tensor)
         if tensor.constant:
             yield f"its operand `{tensor.name}` is stored as {tensor}"
@@ -113,7 +113,7 @@ class Groups:
         return operator.kind != self.words.relu and operator.kind != self.words.quantize and self._in_group(operator)
 
     def _quantized_next(self, operator: FileOperator, *, through_relu: bool) -> bool:
-        """Whether quantizing is all that reads an operator's result, or a ReLU of which the same is true."""
+        """Whether only quantize reads an operator's result, directly or behind a ReLU."""
         readers = self.contents.readers_of(operator.outputs[0]) if operator.outputs else []
         return (
             bool(readers)

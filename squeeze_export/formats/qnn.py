@@ -1,6 +1,6 @@
-"""The graph that Qualcomm's provider makes of a network, and the SoC that a context binary is for.
+"""QNN's own graph of a network, and the SoC that a context binary is for.
 
-The compiler reads them, and keeps the graph's operators in its product; the runtime has those of a compiled file from there."""
+The compiler stores the graph's operators in its product, where the runtime reads them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 from squeeze_export.errors import Refused
 
 GRAPH_KEY = "squeeze_export.qnn_graph"
-"""In a compiled file's metadata: `graph_text` of the graph that was compiled."""
+"""Metadata key of a compiled file: its graph as `graph_text` writes it."""
 VERSION_HINT = "pip install onnxruntime-qnn==2.7.0"
 
 _FLOATS = 0x0200  # high byte of the Qnn_DataType_t of floating point, QnnTypes.h
 _KIND_MASK = 0xFF00
-_SOC = re.compile(rb"soc_type=(\w{1,32});arch=(\d{1,3});")  # in the context binary's own record of how it was compiled
+_SOC = re.compile(rb"soc_type=(\w{1,32});arch=(\d{1,3});")  # in the context binary's record of its compilation
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class QnnOperator:
     """An operator of QNN's graph.
 
     Attributes:
-        name: of the ONNX node that it was made from, as QNN has it.
-        kind: its type in QNN: `Conv2d`.
-        integer: whether its data, in and out, are fixed-point or integers.
-        macs: multiply-accumulates of a convolution; 0 of anything else.
+        name: of the ONNX node, as QNN spells it.
+        kind: its type in QNN, such as `Conv2d`.
+        integer: whether all its inputs and outputs are fixed-point or integers.
+        macs: multiply-accumulates of a convolution; 0 for other operators.
     """
 
     name: str
@@ -44,7 +44,7 @@ def read_graph(folder: Path) -> tuple[QnnOperator, ...]:
     """The operators of the graph that a session wrote into a folder.
 
     Raises:
-        Refused: there is not exactly one graph: the network was cut into several, or the provider writes another form.
+        Refused: there is not exactly one graph: QNN split the network, or its version writes another form.
     """
     found = []
     for file in sorted(folder.glob("*.json")):
@@ -66,7 +66,7 @@ def _operator(name: str, node: Mapping[str, Any], tensors: Mapping[str, Any]) ->
 
 
 def graph_text(operators: Sequence[QnnOperator]) -> str:
-    """For a compiled file's metadata."""
+    """The operators as JSON, for a compiled file's metadata."""
     return json.dumps([[o.name, o.kind, o.integer, o.macs] for o in operators], separators=(",", ":"))
 
 
@@ -74,7 +74,7 @@ def graph_of_text(text: str) -> tuple[QnnOperator, ...]:
     """Reads what `graph_text` wrote.
 
     Raises:
-        Refused: it is something else.
+        Refused: the text is damaged.
     """
     try:
         return tuple(QnnOperator(str(n), str(k), bool(i), int(m)) for n, k, i, m in json.loads(text))
@@ -83,6 +83,6 @@ def graph_of_text(text: str) -> tuple[QnnOperator, ...]:
 
 
 def binary_facts(content: bytes) -> dict[str, str]:
-    """The SoC that a context binary says it was compiled for, and the architecture of its HTP; empty where it says neither."""
+    """`soc` and `htp_arch` that a context binary was compiled for; empty where the binary does not say."""
     found = sorted({(soc.decode(), f"v{arch.decode()}") for soc, arch in _SOC.findall(content)})
     return {"soc": found[0][0], "htp_arch": found[0][1]} if len(found) == 1 else {}

@@ -1,4 +1,4 @@
-"""TFLite files: one flatbuffer, read within bounds through the classes of its schema.
+"""TFLite files: one flatbuffer of limited size, read with the classes of its schema.
 https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs
 """
 
@@ -25,27 +25,27 @@ SUFFIX = ".tflite"
 
 MAX_BYTES = 512 << 20
 MAX_VALUES = 16
-"""Elements of a constant that are read as `FileTensor.values`, at most."""
+"""The most elements of a constant that `FileTensor.values` holds."""
 CUSTOM = "CUSTOM:"
-"""Stands before the code of an operator that is not the format's own."""
+"""Prefix of the kind of a custom operator."""
 
 _IDENTIFIER = b"TFL3"
 _OWN_METADATA = "squeeze_export"
-"""The metadata entry in which a file of ours says what it is, as JSON."""
+"""The metadata entry of files of ours: a JSON object of texts."""
 _WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL"})
 _COUNTED = ("CONV_2D", "FULLY_CONNECTED")
-"""The products whose weights are (O, ...), one row for each channel of what they make."""
+"""The products whose weights are (O, ...), with one row per output channel."""
 _FEWEST_INPUTS = dict.fromkeys(_WEIGHTED | {"MEAN"}, 2) | dict.fromkeys(
     ("QUANTIZE", "DEQUANTIZE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION"), 1
 )
 _INDEX_BYTES = {"int32": 4, "int64": 8}
 _DAMAGE = (struct.error, LookupError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, RecursionError)
-"""What the schema's classes and what reads them raise of a damaged file."""
+"""What the schema's classes and this module may raise for a damaged file."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """A file's `audit.Arithmetic`: an operator computes in the numbers that its tensors are stored in."""
+    """A file's `audit.Arithmetic`: an operator computes in the dtypes of its tensors."""
 
     contents: Contents
 
@@ -65,7 +65,7 @@ class Kernels:
         return found + [f"its integers `{tensor.name}` have no scale" for tensor in _unscaled(operator)]
 
     def takes_parameter(self, place: int, index: int) -> bool:
-        """See `audit.Arithmetic`: scales are attributes of tensors here."""
+        """See `audit.Arithmetic`. Always false: a tensor's scales are attributes, not operands."""
         return False
 
 
@@ -80,7 +80,7 @@ def _faults(contents: Contents, place: int) -> Iterator[str]:
 
 
 def _kept_name(contents: Contents, place: int) -> str:
-    """The name of its result, or that of the integers which it is rounded to at once."""
+    """The name of the convolution's result, or of the integers that a QUANTIZE makes of it."""
     operator = contents.operators[place]
     readers = contents.readers_of(operator.outputs[0])
     rounded = readers[0][0].outputs if len(readers) == 1 and readers[0][0].kind == "QUANTIZE" else ()
@@ -102,16 +102,12 @@ POLICY = Policy(
 
 
 def read(path: Path) -> Contents:
-    """All that a TFLite file holds; see `Format.read`."""
+    """Everything in a TFLite file; see `Format.read`."""
     return read_bytes(read_bounded(path, MAX_BYTES, "a TFLite file"), str(path))
 
 
 def read_bytes(data: bytes, name: str) -> Contents:
-    """All that a TFLite file holds. Further subgraphs are its bodies. A tensor's place is its subgraph and its number there.
-
-    Args:
-        data: the file's.
-        name: what it is called in an error message.
+    """Everything in a TFLite file. Further subgraphs are its bodies; a tensor's place is (subgraph, index). `name` is for messages.
 
     Raises:
         BadInput: it is no TFLite file.
@@ -134,14 +130,10 @@ def read_bytes(data: bytes, name: str) -> Contents:
 
 
 def with_outputs(path: Path, names: Sequence[str]) -> bytes:
-    """A sound file's content with further tensors among its outputs.
-
-    Args:
-        path: of the file.
-        names: of quantized or float32 tensors.
+    """The content of a valid file with further outputs: quantized or float32 tensors, by name.
 
     Raises:
-        Refused: the file has no such tensors.
+        Refused: the file has no such tensor.
         Unavailable: `ai_edge_litert` or `flatbuffers` is not installed.
     """
     schema = _schema()
@@ -156,16 +148,14 @@ def with_outputs(path: Path, names: Sequence[str]) -> bytes:
     missing = [name for name in names if name not in numbers]
     if missing:
         raise Refused(f"`{path}` has no tensor `{missing[0]}`")
-    # A signature names its own outputs, which would no longer be all.
+    # A signature lists its own outputs and would hide the new ones.
     graph.outputs, model.signatureDefs = [*graph.outputs, *(numbers[name] for name in names)], []
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     return bytes(builder.Output())
 
 
 def macs_of(operator: FileOperator) -> int:
-    """An operator's multiply-accumulates for one image, if the batch is free: what it makes, times the weights (O, ...) behind one
-    element of it.
-    """
+    """An operator's multiply-accumulates, for one image where the batch is open: elements of the result x weights per element."""
     if operator.kind not in _COUNTED:
         return 0
     return math.prod(max(side, 1) for side in (*operator.outputs[0].shape, *operator.inputs[1].shape[1:]))
@@ -173,11 +163,11 @@ def macs_of(operator: FileOperator) -> int:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Where a constant's values lie: `FileTensor.storage`.
+    """`FileTensor.storage`: where a constant's values are.
 
     Attributes:
-        number: of the file's buffers.
-        behind: whether it lies behind the flatbuffer, where large files have their data.
+        number: index among the file's buffers.
+        behind: whether the data follow the flatbuffer, as in large files.
     """
 
     number: int
@@ -185,12 +175,12 @@ class Buffer:
 
 
 class _Words:
-    """The schema's words for a file's numbers.
+    """Names for the numbers in a file.
 
     Attributes:
-        kinds: of operators, by the place of their code in the file.
-        dtypes: numpy's names by the schema's number.
-        attributes: likewise, of those options that are words.
+        kinds: operator codes' kinds, by their index in the file.
+        dtypes: type number -> numpy's name.
+        attributes: option -> number -> name, for the options that are enumerations.
     """
 
     def __init__(self, model: Any, schema: Any) -> None:
@@ -217,10 +207,10 @@ def _kind(code: Any, builtin: Mapping[int, str]) -> str:
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    """What a file of ours says of itself.
+    """The metadata of a file of ours.
 
     Raises:
-        ValueError: what it says is damaged; an AttributeError likewise.
+        ValueError, AttributeError: the metadata are damaged.
     """
     for entry in model.metadata or ():
         if _text(entry.name) == _OWN_METADATA:
@@ -281,7 +271,7 @@ def _small(data: Any, dtype: str) -> tuple[int, ...]:
 
 
 def _attributes(options: Any, words: _Words) -> dict[str, Attribute]:
-    """An operator's options, those that are numbers."""
+    """An operator's options that are numbers or enumerations."""
     return {
         key: words.attributes[key][int(value)] if key in words.attributes else value
         for key, value in (vars(options).items() if options is not None else ())

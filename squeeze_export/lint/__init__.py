@@ -1,7 +1,6 @@
-"""Whether a chip will take a file, by the rules that its maker has written down, before any toolchain runs.
+"""Whether a chip supports a file, by the rules in its vendor's documentation, before any toolchain runs.
 
-One chip is one module with a `Rulebook`, and one line in `registry.RULEBOOKS`. A rule is a function: it says what is wrong with an
-operator.
+A chip is one module with a `Rulebook`, and one line in `registry.RULEBOOKS`.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from squeeze_export.formats.contents import Contents, FileOperator
 from squeeze_export.registry import RULEBOOKS, entry_named
 
 Severity = Literal["fall-back", "note"]
-"""`fall-back`: the operator will not run on the chip in integers. `note`: it will, or it costs little, but there is better."""
+"""`fall-back`: the operator does not run on the chip in integers. `note`: it does, or costs little, but could be better."""
 Test: TypeAlias = Callable[[FileOperator], str | None]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What the chip's maker asks of an operator.
+    """A requirement on operators.
 
     Attributes:
-        broken: says what is wrong with an operator, in a few words with the value; None where nothing is.
-        change: what to do about it.
-        source: where the rule is written down.
-        kinds: types of operators that it is about; empty for all.
-        severity: what becomes of an operator that breaks it.
+        broken: operator -> what is wrong with it, in a few words with the value, or None.
+        change: how to fix it.
+        source: where the vendor documents the rule.
+        kinds: the kinds of operators that it applies to; empty for all.
+        severity: what happens to an operator that breaks it.
     """
 
     broken: Test
@@ -43,9 +42,9 @@ class Rulebook:
     """A chip's rules.
 
     Attributes:
-        chip: what it is called.
-        targets: the formats whose files they are about.
-        rules: of each operator the first that it breaks is told, and no other: one reason is enough.
+        chip: its name.
+        targets: the formats of the files that the rules apply to.
+        rules: in order; an operator is reported once, with the first rule that it breaks.
     """
 
     chip: str
@@ -58,11 +57,11 @@ class Finding:
     """A broken rule.
 
     Attributes:
-        operator: `type name`.
-        severity: what becomes of the operator.
+        operator: its kind and name.
+        severity: what happens to the operator.
         problem: what is wrong with it.
-        change: what to do about it.
-        source: where the rule is written down.
+        change: how to fix it.
+        source: where the vendor documents the rule.
     """
 
     operator: str
@@ -76,23 +75,19 @@ def rulebook_named(name: str) -> Rulebook:
     """Looks a chip's rules up.
 
     Raises:
-        BadInput: there are none for it.
+        BadInput: there are none for this chip.
     """
     return cast(Rulebook, entry_named(name, RULEBOOKS, "rulebook", Rulebook))
 
 
 def lint(contents: Contents, book: Rulebook) -> tuple[Finding, ...]:
-    """Holds every operator of a file against a chip's rules.
-
-    Args:
-        contents: of a file of one of the book's formats.
-        book: the rules.
+    """Checks every operator of a file against a chip's rules.
 
     Returns:
         The first broken rule of each operator that breaks one, in the file's order.
 
     Raises:
-        BadInput: the rules are about other formats.
+        BadInput: the rules apply to other formats.
     """
     if contents.target not in book.targets:
         raise BadInput(

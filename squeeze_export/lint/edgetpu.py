@@ -1,5 +1,5 @@
-"""Coral's Edge TPU by its documentation. Its compiler cuts a file once: what stands behind the first operator that it does not
-take runs on the CPU too.
+"""Coral's Edge TPU, by its documentation. Its compiler splits a file once: everything behind the first unsupported operator runs on
+the CPU.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Arm Ethos-U by Vela's own list of constraints: what breaks one is scheduled on the CPU.
+"""Arm Ethos-U, by Vela's list of constraints: an operator that breaks one runs on the CPU.
 
-The constraints of Ethos-U55 and U65 are the stricter ones; a file that keeps them suits Ethos-U85 as well.
+The constraints are those of Ethos-U55 and U65; a file that meets them suits Ethos-U85 as well.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _KINDS = frozenset({
 })  # fmt: skip
 _UNSCALED = frozenset({"ARG_MAX", "EXPAND_DIMS", "MIRROR_PAD", "PAD", "PADV2", "QUANTIZE", "TRANSPOSE"})
 _WIDE = frozenset({"ADD", "EXPAND_DIMS", "MUL", "NEG", "PACK", "RESHAPE", "SQUEEZE", "SUB", "UNPACK"})
-"""Operators whose entry does not rule out feature maps of 32 bits."""
+"""Operators whose entry allows feature maps of 32 bits."""
 _MAX_SIDE, _MAX_PRODUCT, _MAX_STRIDE, _MAX_AXIS = 256, 256 * 256, 3, 4096
 _MAX_MEAN = {"int8": 16_777_216, "uint8": 8_388_608, "int16": 65_536}
 
@@ -105,6 +105,6 @@ RULEBOOK = Rulebook(
         Rule(_zero_point, INTEGERS, SOURCE),
         Rule(_stride, "use strides of up to 3", SOURCE, _STRIDED),
         Rule(_pool, "use a smaller window", SOURCE, _POOLS),
-        same_steps(severity="note"),  # Vela rescales what differs, in a pass of its own
+        same_steps(severity="note"),  # Vela rescales the tensors that differ in a separate pass
     ),
 )

@@ -1,4 +1,4 @@
-"""Qualcomm's Hexagon (HTP) by the documentation of ONNX Runtime's QNN execution provider."""
+"""Qualcomm's Hexagon (HTP), by the documentation of ONNX Runtime's QNN execution provider."""
 
 from __future__ import annotations
 

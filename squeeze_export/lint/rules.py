@@ -1,4 +1,4 @@
-"""Rules that several chips share: first those about any file, then those about TFLite's operators."""
+"""Rules that several chips share: first for all files, then for TFLite's operators."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from squeeze_export.lint import Rule, Severity, Test
 SPECIFICATION = "TensorFlow Lite 8-bit quantization specification, https://ai.google.dev/edge/litert/models/quantization_spec"
 WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
 SAME_STEPS = frozenset({"CONCATENATION", "MAX_POOL_2D", "PAD", "RESHAPE"})
-"""Of these the specification wants one scale and zero point for all that they read and make."""
+"""The specification requires one scale and zero point for all inputs and outputs of these operators."""
 NPU_SCHEME = "export with `--scheme int8-npu`, which has no float operator"
 INTEGERS = "quantize it: export with `--int8` or `--scheme int8-npu`"
 
 
 def known(kinds: frozenset[str], chip: str, source: str, change: str = NPU_SCHEME) -> Rule:
-    """The operator is one that the chip has."""
+    """The chip supports the operator."""
     return Rule(lambda operator: f"{chip} has no {operator.kind}" if operator.kind not in kinds else None, change, source)
 
 
@@ -36,7 +36,7 @@ def one_batch(source: str, *, batch_may_be_free: bool = False) -> Rule:
 
 
 def no_floats(exceptions: frozenset[str], source: str, change: str, severity: Severity = "fall-back") -> Rule:
-    """Nothing that flows through an operator is a float, but of a few kinds of operators."""
+    """No tensor is a float, except at a few kinds of operators."""
 
     def broken(operator: FileOperator) -> str | None:
         return floats_among(operator.data) if operator.kind not in exceptions else None
@@ -45,7 +45,7 @@ def no_floats(exceptions: frozenset[str], source: str, change: str, severity: Se
 
 
 def floats_among(tensors: Iterable[FileTensor]) -> str | None:
-    """What to say of an operator that computes on these, if one is a float."""
+    """What is wrong with an operator on these tensors if one is a float, else None."""
     found = next((tensor for tensor in tensors if tensor.floating), None)
     return f"it computes in floats: `{found.name}` is {found.dtype}" if found is not None else None
 
@@ -57,7 +57,7 @@ def integers(dtypes: tuple[str, ...], source: str, change: str = INTEGERS) -> Ru
 
 
 def quantized(source: str, exceptions: frozenset[str] = frozenset()) -> Rule:
-    """Every tensor that flows, and every weight, has a positive scale."""
+    """Every tensor and every weight has a positive scale."""
 
     def broken(operator: FileOperator) -> str | None:
         weights = operator.inputs[1:2] if operator.kind in WEIGHTED else ()
@@ -70,7 +70,7 @@ def quantized(source: str, exceptions: frozenset[str] = frozenset()) -> Rule:
 
 
 def same_steps(source: str = SPECIFICATION, severity: Severity = "fall-back") -> Rule:
-    """What only moves numbers has them on one scale."""
+    """An operator that only moves numbers has one scale and zero point."""
 
     def broken(operator: FileOperator) -> str | None:
         steps = {(tensor.scales[:1], tensor.zero_points[:1]) for tensor in operator.data if tensor.scales}
@@ -80,8 +80,8 @@ def same_steps(source: str = SPECIFICATION, severity: Severity = "fall-back") ->
 
 
 def convolutions(source: str = SPECIFICATION) -> Rule:
-    """Weights and bias are constants: int8 around zero (uint8 beside uint8), and int32 on the scale of the products (int64 beside
-    16 bits).
+    """Weights and bias are constants. Weights are int8 with zero point 0, or uint8 for uint8 inputs; the bias is int32, or int64
+    for 16-bit inputs, and its scale is the product of those of input and weights.
     """
     return Rule(_convolution, INTEGERS, source, WEIGHTED)
 
@@ -101,7 +101,7 @@ def _convolution(operator: FileOperator) -> str | None:
 
 
 _SCALE_TOLERANCE = 1e-3
-"""Of the product of two float32, and what other writers round it to."""
+"""Relative. Writers round the product of two float32 scales differently."""
 
 
 def _bias(source: FileTensor, weight: FileTensor, bias: FileTensor) -> str | None:
@@ -127,7 +127,7 @@ def fused_activation(kinds: frozenset[str], allowed: tuple[str, ...], source: st
 
 
 def spatial_mean(source: str) -> Rule:
-    """A mean is one over height and width."""
+    """A mean is over height and width."""
 
     def broken(operator: FileOperator) -> str | None:
         if not operator.inputs[1].constant:
@@ -139,7 +139,7 @@ def spatial_mean(source: str) -> Rule:
 
 
 def averaged(operator: FileOperator) -> tuple[int, ...]:
-    """The axes of a mean, counted from the front; one that is out of range stays what it is."""
+    """The axes of a mean, counted from the front. An axis out of range is left as it is."""
     rank = len(operator.inputs[0].shape)
     return tuple(axis + rank if -rank <= axis < 0 else axis for axis in operator.inputs[1].values)
 

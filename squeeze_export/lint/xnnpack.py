@@ -1,4 +1,4 @@
-"""XNNPACK by the README of its TFLite delegate: what it does not take, TFLite's own kernels run on the same CPU."""
+"""XNNPACK, by the README of its TFLite delegate. TFLite's own kernels run unsupported operators on the same CPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _QUANTIZED = frozenset({
     "SPACE_TO_DEPTH", "SPLIT", "SUB", "TANH", "TRANSPOSE", "TRANSPOSE_CONV",
 })  # fmt: skip
 _FLOAT_TAIL = frozenset({"MEAN", "SOFTMAX", "RESHAPE"})
-"""Operators of the README's list of float ones with which a classifier may end in floats, as an `int8` file does."""
+"""Supported float operators with which a classifier may end, as `int8` files do."""
 _BORDERS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _ACTIVATED = frozenset({"ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "MUL", "SUB"})
 _MOST_OPERANDS = 4

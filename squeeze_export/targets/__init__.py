@@ -1,8 +1,8 @@
-"""What writes files. One target is one module that satisfies `Target`, and one line in `registry.TARGETS`.
+"""Targets write files. A target is one module that satisfies `Target`, and one line in `registry.TARGETS`.
 
-What reads a format, and checks what was written, is `formats`. A small target is a NAME, a SUFFIX, its SCHEMES and `emit`; the
-rest has defaults. Another distribution adds its own by an entry point of the group `squeeze_export.targets`, and, where its files
-are of a format of its own, one of `squeeze_export.formats`.
+`formats` reads and checks the files. A small target is a NAME, a SUFFIX, its SCHEMES and `emit`; the rest has defaults. Another
+distribution adds a target by an entry point of the group `squeeze_export.targets`, and a new format by one of
+`squeeze_export.formats`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Target(Protocol):
     Attributes:
         NAME: the registry's key and the command's name.
         SUFFIX: of the file or folder, with its dot.
-        SCHEMES: names of the schemes that the format carries; others are refused.
-        FORMAT: the key in `registry.FORMATS` of what reads its files; empty where that is called as the target is.
-        INPUTS: dtypes of pixels that its files can take; others are refused.
-        RUNTIMES: names of the runtimes that open it, the default first; empty where nothing here does.
-        PACKAGES: names of the distributions that write it; their versions go into a file's provenance.
+        SCHEMES: names of the supported schemes.
+        FORMAT: the key of its format in `registry.FORMATS`; empty where it equals NAME.
+        INPUTS: the supported dtypes of the pixels.
+        RUNTIMES: names of the runtimes that open its files, the default first; empty where none here does.
+        PACKAGES: names of the distributions that it writes with; their versions go into a file's provenance.
     """
 
     NAME: str
@@ -42,13 +42,13 @@ class Target(Protocol):
 
     @abstractmethod
     def emit(self, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> Content:
-        """Writes the network down. What `check_carries` and `check_fits` refuse is not asked again.
+        """Writes the network. The caller has asked `check_carries` and `check_fits`.
 
         Args:
             network: a `QuantizedGraph` of this scheme for an integer scheme, else a `Graph`.
             scheme: one of `SCHEMES`.
-            options: the outer form; of the pixels, one of `INPUTS`.
-            metadata: key -> text, written into the format's own metadata.
+            options: the outer form, with an input of `INPUTS`.
+            metadata: key -> text, for the format's own metadata.
 
         Returns:
             The file's bytes, or the folder's files; the same arguments give the same bytes.
@@ -60,16 +60,16 @@ def target_named(name: str) -> Target:
 
     Raises:
         BadInput: there is no such target.
-        Refused: another distribution's module is none.
+        Refused: another distribution's module is not a target.
     """
     return cast(Target, entry_named(name, TARGETS, "target", Target))
 
 
 def check_carries(target: str, scheme: str, options: EmitOptions) -> Target:
-    """The module of a target that carries a scheme in an outer form. It is asked once, before anything is computed.
+    """The module of a target that supports a scheme and an outer form, asked before anything is computed.
 
     Raises:
-        BadInput: there is no such target, or it carries no such scheme or form.
+        BadInput: there is no such target, or it does not support the scheme or the form.
     """
     module = target_named(target)
     if scheme not in module.SCHEMES:
@@ -84,10 +84,10 @@ def check_carries(target: str, scheme: str, options: EmitOptions) -> Target:
 
 
 def check_fits(network: Graph | QuantizedGraph, scheme: Scheme) -> None:
-    """Refuses to write a network in a scheme that is not its own: its integers would mean something else.
+    """Checks that a network has the scheme's own integers: in another scheme they would mean something else.
 
     Raises:
-        BadInput: an integer scheme has no table, or another's; or a float scheme has one.
+        BadInput: an integer scheme has no table or another scheme's, or a float scheme has one.
     """
     if scheme.integer != isinstance(network, QuantizedGraph):
         raise BadInput(f"the scheme `{scheme.name}` needs {'a quantized' if scheme.integer else 'a float'} graph")

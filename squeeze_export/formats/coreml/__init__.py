@@ -1,8 +1,8 @@
-"""Core ML: an `.mlpackage` of one ML program, read without any of Apple's code.
+"""Core ML: an `.mlpackage` with one ML program, read without any of Apple's code.
 
-An ML program has no integer convolution: `dequantize`, `conv`, `quantize` is how a package asks for one, with weights that are
-unpacked from integers when it is opened. So its integers go in pairs, see `formats.qdq`. A bias has no other form than float. Of
-how `targets.coreml` writes a package, nothing here knows more than how it spells names.
+An ML program has no integer convolution. A package asks for one by `dequantize`, `conv`, `quantize`, with weights that are unpacked
+from integers when the package is opened: QDQ form, see `formats.qdq`. Biases are always float. This reader shares nothing with
+`targets.coreml` except the spelling of names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNPACKING = frozenset({
     "constexpr_sparse_blockwise_shift_scale", "constexpr_sparse_to_dense",
 })  # fmt: skip
 _PARAMETERS = ("int32", "uint32", "int64", "bool", "string")
-"""Dtypes of strides, shapes, axes and names: no weights."""
+"""Dtypes of strides, shapes, axes and names, which are not weights."""
 _OPERANDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(_PRODUCTS, ("x", "weight", "bias")),
     "matmul": ("x", "y"),
@@ -43,16 +43,16 @@ _OPERANDS: Mapping[str, tuple[str, ...]] = {
     "constexpr_blockwise_shift_scale": ("data", "scale", "offset"),
     _PALETTE: ("indices", "lut"),
 }
-"""Operands in the order of `FileOperator.inputs`; the first two must be there."""
+"""Operands in the order of `FileOperator.inputs`; the first two are required."""
 
 
 def identifier(name: str) -> str:
-    """A node's name as MIL takes it: `fire2/squeeze1x1` becomes `fire2_squeeze1x1`."""
+    """A node's name as MIL spells it: `fire2/squeeze1x1` becomes `fire2_squeeze1x1`."""
     return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def _kept_name(contents: Contents, place: int) -> str:
-    """A convolution's result's name, or what that becomes behind a ReLU and through integers."""
+    """The name of a convolution's result, behind its ReLU and its quantization where it has them."""
     (made, *_) = contents.operators[place].outputs
     for kind in ("relu", "quantize", "dequantize"):
         readers = contents.readers_of(made)
@@ -87,7 +87,7 @@ POLICY = Policy(
 
 
 def read(path: Path) -> Contents:
-    """All that a package holds; see `Format.read`."""
+    """Everything in a package; see `Format.read`."""
     try:
         package = read_package(path)
         return program_contents(package.program, package.metadata)
@@ -96,7 +96,7 @@ def read(path: Path) -> Contents:
 
 
 def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output; see `Format.describe`. Where labels come out as well, the output is the row of numbers beside them."""
+    """Input and output; see `Format.describe`. Of a package that gives labels too, the output is the row of numbers."""
     try:
         found = read_classifier(path)
         pixels, given = found.pixels, found.program.types[found.result]
@@ -113,14 +113,12 @@ def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
 
 
 def program_contents(program: Program, metadata: Mapping[str, str]) -> Contents:
-    """A program as operators and tensors. `const` is no operator, and constants that only say how an operator works are none of its
-    inputs.
-    """
+    """A program as operators and tensors. A `const` is no operator, and parameters such as strides are no inputs."""
     return _Reading(program, metadata).contents
 
 
 class _Reading:
-    """One program on its way to `Contents`."""
+    """Converts one program to `Contents`."""
 
     def __init__(self, program: Program, metadata: Mapping[str, str]) -> None:
         self._tensors = {entry.name: _tensor(entry.name, entry.type) for entry in program.inputs}
@@ -136,7 +134,7 @@ class _Reading:
         )
 
     def _is_stored(self, operation: Operation) -> bool:
-        """Whether an operation does nothing but hold a constant, which is taken down then."""
+        """Whether an operation is a `const`; its constant is then added."""
         if operation.operator != "const":
             return False
         (value, *_), (made, *_) = operation.arguments.get("val", ("",)), operation.outputs
@@ -160,7 +158,7 @@ class _Reading:
         return FileOperator(operation.operator, operation.name, inputs, outputs, opaque=opaque)
 
     def _inputs(self, operation: Operation, key: str) -> Iterator[FileTensor]:
-        """What an operation reads under one name, but for constants that only say how it works."""
+        """The tensors of one argument, without parameters such as strides."""
         for index, entry in enumerate(operation.arguments[key]):
             if isinstance(entry, str):
                 tensor = self._tensors[entry]
@@ -185,7 +183,7 @@ def _size_bytes(constant: Constant) -> int:
 
 
 def _index_dtype(palette: Operation, indices: Constant) -> str:
-    """iOS 16 and 17 store indices of any bits as packed bytes, beside a plain list of values: its length tells how many bits."""
+    """The dtype of a palette's indices. iOS 16 and 17 pack them into bytes; the palette's length tells the bits per index."""
     (table, *_) = palette.arguments.get("lut", ("",))
     shape = table.type.shape if isinstance(table, Constant) else ()
     return f"uint{(shape[0] - 1).bit_length()}" if len(shape) == 1 and shape[0] is not None and shape[0] > 1 else indices.dtype

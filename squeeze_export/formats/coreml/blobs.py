@@ -1,11 +1,11 @@
-"""`weight.bin`, Core ML's blob storage file: data, each behind a header by whose offset a model names them.
+"""`weight.bin`, Core ML's blob storage file. A model refers to a blob by the offset of its metadata.
 
-Layout, all little-endian, every part on a multiple of 64 bytes:
+Layout, little-endian, every part aligned to 64 bytes:
 
     header      uint32 count, uint32 version (2), 56 bytes reserved
     metadata    uint32 sentinel (0xDEADBEEF), uint32 data type, uint64 bytes, uint64 offset of the data,
                 uint64 unused bits of a sub-byte type's last byte, 32 bytes reserved
-    data        ... and so on, metadata and data in turns
+    data        ... further metadata and data in turns
 
 Source: mlmodel/src/MILBlob/Blob/StorageFormat.hpp and StorageReader.cpp of github.com/apple/coremltools (BSD 3-clause).
 """
@@ -27,8 +27,8 @@ class Blob:
     """One piece of data.
 
     Attributes:
-        code: of its data type (`BlobDataType`).
-        unused_bits: at the end of the last byte; 0 of types of whole bytes.
+        code: its data type (`BlobDataType`).
+        unused_bits: at the end of the last byte; 0 unless the type is smaller than a byte.
         data: its bytes.
     """
 
@@ -38,14 +38,10 @@ class Blob:
 
 
 def blob_at(content: bytes, at: int) -> Blob:
-    """The blob whose metadata begin at an offset.
-
-    Args:
-        content: the file's bytes.
-        at: any number; a model says it.
+    """The blob whose metadata begin at the offset `at` of a file's content.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no blob.
     """
     if not 0 <= at <= len(content) - _METADATA.size:
         raise ValueError(f"`weight.bin` has no blob at `{at}`, it has `{len(content)}` bytes")
@@ -58,12 +54,7 @@ def blob_at(content: bytes, at: int) -> Blob:
 
 
 def check_blobs(content: bytes) -> None:
-    """Walks through the whole file, so that no byte outside the data can change unnoticed.
-
-    Old tools left anything in the reserved bytes; here they must be zero, as the format has had them since iOS 18.
-
-    Args:
-        content: the file's bytes.
+    """Checks every byte of a file outside the blobs' data. Reserved bytes must be zero, as the format requires since iOS 18.
 
     Raises:
         ValueError: the file is damaged.

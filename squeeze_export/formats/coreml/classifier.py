@@ -1,4 +1,4 @@
-"""A package as an image classifier: what goes in, and the row of numbers that comes out."""
+"""A package as an image classifier: its input, and the output with one number per class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from squeeze_export.formats.coreml.values import TensorType
 from squeeze_export.formats.coreml.wire import Message
 
 MAX_INPUT_ELEMENTS = 2**27
-"""Of the smallest batch: what a session is tried with."""
+"""Of the smallest batch, with which a session is tried."""
 
 _IMAGE, _ARRAY = 4, 5
 _RGB, _BGR = 20, 30
@@ -22,17 +22,17 @@ _FLOAT16, _FLOAT32 = 65552, 65568
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a package takes.
+    """A package's input.
 
     Attributes:
         name: of the feature.
-        image: whether it is an image (1, 3, H, W), or an array (N, H, W, 3).
-        bgr: of an image: whether its channels come as blue, green, red.
-        height: pixels.
-        width: pixels.
-        least: images at once.
-        most: images at once.
-        dtype: what the program takes them in: `float32` or `float16`.
+        image: whether it is an image (1, 3, H, W) or an array (N, H, W, 3).
+        bgr: whether an image's channels are in the order blue, green, red.
+        height: in pixels.
+        width: in pixels.
+        least: the smallest batch.
+        most: the largest batch.
+        dtype: of the program's input: `float32` or `float16`.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Classifier:
     """A package's interface and its program.
 
     Attributes:
-        pixels: what it takes.
-        result: name of the output that counts: the array, or where there is none, a classifier's dictionary.
-        labels: the classes, in order, where the result is a dictionary; else empty.
-        program: what it computes.
+        pixels: the input.
+        result: name of the output that is read: the array, or the dictionary of a classifier without an array.
+        labels: the classes, in order, where the result is a dictionary; otherwise empty.
+        program: the computation.
     """
 
     pixels: Pixels
@@ -63,11 +63,11 @@ class Classifier:
 
 
 def read_classifier(path: Path) -> Classifier:
-    """Reads a package, and walks through the whole of its weight files.
+    """Reads a package and checks its weight files.
 
     Raises:
         BadInput: the folder cannot be read, is too large, or holds links.
-        ValueError: it is no Core ML package of one image classifier, or damaged; the message is one line.
+        ValueError: the package is damaged or no image classifier; the message is one line.
     """
     package = read_package(path)
     with damage():
@@ -132,11 +132,8 @@ def _array(name: str, kind: Message) -> Pixels:
 
 
 def _result(program: Program, probabilities: str) -> tuple[str, tuple[str, ...]]:
-    """The output that counts, and its labels where it is a dictionary.
-
-    Args:
-        program: of the package.
-        probabilities: the output that the description calls a classifier's dictionary; empty where there is none.
+    """The output that is read, and its labels where it is a dictionary. `probabilities` is the name of a classifier's dictionary in
+    the description, or empty.
     """
     ends = [operation for operation in program.operations if operation.operator == "classify"]
     told = [output.name for operation in ends for output in operation.outputs]

@@ -14,7 +14,7 @@ from squeeze_export.formats.coreml.program import Program, read_program
 from squeeze_export.formats.coreml.wire import Message
 
 MAX_MODEL_BYTES = 64_000_000
-"""Of the model file. The weights are not in it."""
+"""Of the model file, which does not contain the weights."""
 MAX_MANIFEST_BYTES = 1_000_000
 
 _MANIFEST, _DATA = "Manifest.json", "Data"
@@ -28,9 +28,9 @@ class ModelPackage:
     """A package with one ML program.
 
     Attributes:
-        program: what it computes.
+        program: the computation.
         description: the `ModelDescription` message.
-        weights: name of a weight file as the program spells it -> its bytes.
+        weights: a weight file's name in the program -> its bytes.
     """
 
     program: Program
@@ -39,7 +39,7 @@ class ModelPackage:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What it says of itself: the model's user-defined metadata.
+        """The model's user-defined metadata.
 
         Raises:
             ValueError: they are damaged.
@@ -48,11 +48,11 @@ class ModelPackage:
 
 
 def read_package(path: Path) -> ModelPackage:
-    """Reads a package. Every file is looked up among those that lie in the folder, so no name in it can lead out of it.
+    """Reads a package. Names are looked up among the folder's files, so none can lead out of the folder.
 
     Raises:
         BadInput: the folder cannot be read, is too large, or holds links.
-        ValueError: it is no Core ML package of one ML program, or damaged; the message is one line.
+        ValueError: it is damaged or no Core ML package with one ML program; the message is one line.
     """
     with reading(path):
         content = read_content(path)
@@ -64,7 +64,7 @@ def read_package(path: Path) -> ModelPackage:
 
 @contextmanager
 def damage() -> Iterator[None]:
-    """Whatever damaged data make Python raise becomes a ValueError of one line."""
+    """Turns the exceptions that damaged data cause into a ValueError of one line."""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as err:
@@ -85,7 +85,7 @@ def _package(content: Mapping[str, bytes]) -> ModelPackage:
 
 
 def _manifest(content: Mapping[str, bytes]) -> tuple[str, tuple[str, ...]]:
-    """The model file, and all that the manifest lists, as paths inside the package."""
+    """The model file and all items of the manifest, as paths inside the package."""
     if _MANIFEST not in content:
         raise ValueError(f"it has no `{_MANIFEST}`")
     if len(content[_MANIFEST]) > MAX_MANIFEST_BYTES:
@@ -104,7 +104,7 @@ def _manifest(content: Mapping[str, bytes]) -> tuple[str, tuple[str, ...]]:
 
 
 def _weights(content: Mapping[str, bytes], model_path: str, items: tuple[str, ...]) -> dict[str, bytes]:
-    """The weight files that the manifest lists, under the names that the program gives them."""
+    """The manifest's weight files, by the names that the program uses."""
     folder = PurePosixPath(model_path).parent
     files: dict[str, bytes] = {}
     for name, data in content.items():

@@ -1,4 +1,4 @@
-"""An ML program as it is written in a Core ML model: typed operations in order, nothing computed yet.
+"""An ML program as a Core ML model stores it: typed operations in order.
 
 Source: mlmodel/format/MIL.proto of github.com/apple/coremltools (BSD 3-clause).
 """
@@ -12,16 +12,16 @@ from functools import cached_property
 from squeeze_export.formats.coreml.values import Constant, TensorType, read_type, read_value
 from squeeze_export.formats.coreml.wire import Message
 
-_TOLD = {"buildInfo"}  # says who wrote it, and changes nothing
+_TOLD = {"buildInfo"}  # names the writer, without effect
 
 
 @dataclass(frozen=True)
 class Variable:
-    """What a program takes, or an operation makes.
+    """A program's input or an operation's output.
 
     Attributes:
-        name: in a program, no two share one.
-        type: declared; None of what is no tensor, such as a classifier's dictionary.
+        name: unique in the program.
+        type: declared; None for what is no tensor, such as a classifier's dictionary.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Operation:
 
     Attributes:
         operator: its type, such as `conv`.
-        arguments: name of the argument -> what it is bound to: tensors by name, or constants written on the spot.
-        outputs: its results, one at least.
-        nested: whether it has operations inside, which are not read.
+        arguments: name -> the names of tensors, or constants.
+        outputs: one or more.
+        nested: whether it contains operations, which are not read.
     """
 
     operator: str
@@ -46,7 +46,7 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """Of its first result."""
+        """The name of its first output."""
         return self.outputs[0].name
 
     def __str__(self) -> str:
@@ -58,10 +58,10 @@ class Program:
     """The function `main` of an ML program.
 
     Attributes:
-        opset: the operator set that it is written in: `CoreML7` ...
-        inputs: what it takes.
-        operations: in the order in which they run; no tensor is used before it is made, none is made twice.
-        outputs: names of the tensors that it gives, one at least.
+        opset: the operator set, such as `CoreML7`.
+        inputs: of the program.
+        operations: in the order of the run; each tensor is made once, and before it is used.
+        outputs: names of the output tensors, one or more.
     """
 
     opset: str
@@ -77,11 +77,11 @@ class Program:
 
 
 def read_program(message: Message, files: Mapping[str, bytes]) -> Program:
-    """Reads a `Program` message. Constants stay where they are; only their places are checked.
+    """Reads a `Program` message. Constants are located and checked, but loaded later.
 
     Args:
         message: the program.
-        files: name of a blob file as the model spells it -> its bytes.
+        files: a blob file's name in the model -> its bytes.
 
     Raises:
         ValueError: it is damaged, or has more than one function.

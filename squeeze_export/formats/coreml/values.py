@@ -25,14 +25,14 @@ _FLOATS, _INTS, _BOOLS, _STRINGS, _LONGS, _BYTES = 1, 2, 3, 4, 5, 7
 
 @dataclass(frozen=True)
 class ElementType:
-    """What a tensor is made of.
+    """A tensor's element type.
 
     Attributes:
-        name: as in MIL, in small letters.
-        bits: of one element in storage.
-        numpy: the dtype that holds it once it is unpacked; empty where numpy has none.
-        blob: its code in a blob file, 0 where it has none.
-        field: of `TensorValue` that holds immediate values, 0 where none is known.
+        name: MIL's, in lower case.
+        bits: of one stored element.
+        numpy: the dtype of unpacked elements; empty where numpy has none.
+        blob: its code in a blob file, or 0.
+        field: the field of `TensorValue` that holds immediate values, or 0.
     """
 
     name: str
@@ -74,8 +74,8 @@ class TensorType:
     """The declared type of a tensor.
 
     Attributes:
-        element: of what.
-        shape: None where a dimension is left open.
+        element: the element type.
+        shape: None for an open dimension.
     """
 
     element: ElementType
@@ -83,7 +83,7 @@ class TensorType:
 
     @property
     def size_bytes(self) -> int:
-        """Of its numbers, packed; 0 where their count is open."""
+        """Bytes of the packed elements; 0 where a dimension is open."""
         return 0 if None in self.shape else -(-math.prod(size or 0 for size in self.shape) * self.element.bits // 8)
 
     def fits(self, array: Array) -> bool:
@@ -100,11 +100,11 @@ class TensorType:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A constant: numbers, or text. Its values are read when they are first asked for.
+    """A constant of numbers or text, loaded at first use.
 
     Attributes:
-        type: of a list, that of a vector of its entries.
-        load: gives the values; raises ValueError where they are damaged.
+        type: of the tensor; a list has the type of a vector.
+        load: returns the values; raises ValueError where they are damaged.
     """
 
     type: TensorType
@@ -112,10 +112,10 @@ class Constant:
 
     @cached_property
     def array(self) -> Array:
-        """The values; of a sub-byte type in whole bytes, of text as `object`.
+        """The values. Types smaller than a byte have one byte per element, text has the dtype `object`.
 
         Raises:
-            ValueError: they are not what the type says, or not finite.
+            ValueError: the values do not fit the type, or are not finite.
         """
         return self.load()
 
@@ -126,17 +126,12 @@ class Constant:
 
 
 def constant(array: Array, dtype: str = "") -> Constant:
-    """A constant of values that are known.
-
-    Args:
-        array: the values.
-        dtype: MIL's name of the element type, where it is not numpy's.
-    """
+    """A constant of these values. `dtype` is MIL's name of the element type where it differs from numpy's."""
     return Constant(TensorType(ELEMENTS[dtype or array.dtype.name], array.shape), lambda: array)
 
 
 def read_type(message: Message) -> TensorType | None:
-    """A `ValueType`; None for what is no tensor: a classifier's dictionary, a state.
+    """Reads a `ValueType`; None for what is no tensor, such as a classifier's dictionary or a state.
 
     Raises:
         ValueError: the type is unknown.
@@ -161,11 +156,11 @@ def read_type(message: Message) -> TensorType | None:
 
 
 def read_value(message: Message, files: Mapping[str, bytes]) -> Constant:
-    """A `Value` message: a tensor, or a list of scalars.
+    """Reads a `Value` message: a tensor or a list of scalars.
 
     Args:
-        message: the value, with its type.
-        files: name of a blob file as the model spells it -> its bytes.
+        message: the value with its type.
+        files: a blob file's name in the model -> its bytes.
 
     Raises:
         ValueError: it is neither, or lies outside its file.
@@ -230,7 +225,7 @@ def _immediate(declared: TensorType, message: Message) -> Array:
 
 
 def _unpacked(declared: TensorType, data: memoryview) -> Array:
-    """Bytes -> an array; numbers of fewer than 8 bits become whole bytes."""
+    """Bytes -> an array, with one byte per element of fewer than 8 bits."""
     element, count, shape = declared.element, _count(declared), _sizes(declared)
     if element.bits < 8:
         small = unpack_bits(data, element.bits, count).reshape(shape)
@@ -244,18 +239,18 @@ def _unpacked(declared: TensorType, data: memoryview) -> Array:
 
 
 def unpack_bits(data: bytes | memoryview, bits: int, count: int) -> NDArray[np.uint8]:
-    """Numbers of fewer than 8 bits, packed without gaps from each byte's lowest bit upwards.
+    """Unpacks numbers that lie without gaps, from each byte's lowest bit upwards.
 
     Args:
         data: the packed bytes.
-        bits: of one number, 1 to 8.
+        bits: per number, 1 to 8.
         count: of numbers.
 
     Returns:
         (count,) uint8.
 
     Raises:
-        ValueError: there are not exactly as many bytes as needed, or bits behind the last number are set.
+        ValueError: the number of bytes is wrong, or bits behind the last number are set.
     """
     if len(data) != -(-count * bits // 8):
         raise ValueError(f"`{count}` numbers of `{bits}` bits in `{len(data)}` bytes")

@@ -1,9 +1,9 @@
 """Protobuf's wire format, as far as a Core ML model needs it: bytes -> fields by number.
 
-Source: https://protobuf.dev/programming-guides/encoding. Written here because the message classes come only inside coremltools:
-they cost an import of most of a second, exist for few machines, and are the very code that wrote the file. A reader of its own
-runs wherever numpy does, and can be stricter with files of unknown origin: a field that it does not know, or a single field that
-is there twice, is refused instead of skipped or merged. The tests compare it with coremltools' reading.
+Source: https://protobuf.dev/programming-guides/encoding. The message classes exist only inside coremltools, which takes most of a
+second to import, supports few platforms, and is the code that wrote the file. This reader runs wherever numpy does, and is stricter
+with files of unknown origin: it refuses unknown fields and repeated single fields instead of skipping or merging them. The tests
+compare it with coremltools.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
 MAX_FIELDS = 1 << 20
-"""Of one message: far more than any network has operators."""
+"""Of one message. No network has nearly as many operators."""
 
 
 class Message:
@@ -25,11 +25,11 @@ class Message:
 
     Args:
         data: the message's bytes.
-        kind: what it is called in an error.
-        known: the numbers that the caller reads or may leave unread; another one is refused. None allows any.
+        kind: the message's name, for errors.
+        known: the numbers of the fields that are allowed; None allows any.
 
     Raises:
-        ValueError: the bytes are no message, or one with a field that is not known.
+        ValueError: the bytes are no message, or it has a field that is not allowed.
     """
 
     def __init__(self, data: memoryview, kind: str, known: Sequence[int] | None = None) -> None:
@@ -46,10 +46,10 @@ class Message:
         return number in self._fields
 
     def check(self, known: Sequence[int]) -> None:
-        """Refuses a field that is not among those that the caller reads or may leave unread.
+        """Checks that the message has no other fields than these.
 
         Raises:
-            ValueError: there is one.
+            ValueError: it has one.
         """
         for number in self._fields:
             if number not in known:
@@ -107,10 +107,10 @@ class Message:
         return {key: str(value, "utf-8") for key, value in self._pairs(number)}
 
     def only(self, *numbers: int) -> int:
-        """Which one of these fields is there.
+        """The one of these fields that is present.
 
         Raises:
-            ValueError: none, or more than one.
+            ValueError: none is, or more than one.
         """
         present = [number for number in numbers if number in self._fields]
         if len(present) != 1:
@@ -118,7 +118,7 @@ class Message:
         return present[0]
 
     def _pairs(self, number: int) -> Iterator[tuple[str, memoryview]]:
-        """The entries of a map with strings as keys, each of which is a message of its own: 1 the key, 2 the value."""
+        """The entries of a map with strings as keys. Each entry is a message: field 1 is the key, field 2 the value."""
         found: set[str] = set()
         for entry in self.messages(number, self._kind, (1, 2)):
             key = entry.text(1)
@@ -171,7 +171,7 @@ def _varints(data: memoryview) -> Iterator[int]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The unsigned number at `at`, seven bits a byte, the lowest first, and where the next byte is."""
+    """The unsigned number at `at`, seven bits per byte and lowest first, and the offset behind it."""
     value = 0
     for place in range(_MAX_VARINT_BYTES):
         if at + place >= len(data):
@@ -184,6 +184,6 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def _signed(value: int) -> int:
-    """The two's complement of 64 bits, which is how negative integers are written."""
+    """Unsigned -> signed: the wire has 64-bit two's complement."""
     value &= 0xFFFF_FFFF_FFFF_FFFF
     return value - (1 << 64) if value >> 63 else value

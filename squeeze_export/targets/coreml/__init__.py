@@ -1,11 +1,11 @@
-"""Core ML: an ML program for iOS 17 or 18, in a package folder; written by coremltools' builder without TensorFlow or torch.
+"""Core ML: an ML program for iOS 17 or 18 in a package folder, written by coremltools' builder without TensorFlow or torch.
 
-    input    `image`: one RGB image, which Vision scales and crops itself; or `input`: (N, H, W, 3) floats, 0 to 255
+    input    `image`: one RGB image, which Vision scales and crops; or `input`: (N, H, W, 3) floats, 0 to 255
     output   `logits` or `probabilities`: (N, classes) float32, in the order of the classes
-             with an image and labels also what Vision and Xcode show: `classLabel`, and the dictionary `classLabel_probs`,
-             which holds probabilities in either case
+             with an image input and labels also what Vision and Xcode show: `classLabel`, and the dictionary
+             `classLabel_probs`, which always holds probabilities
 
-The keys of a dictionary differ, so labels that occur twice get their class index: ImageNet's `crane` is `crane (134)` and
+A dictionary's keys must be unique, so labels that occur twice get their class index: ImageNet's `crane` is `crane (134)` and
 `crane (517)`.
 """
 
@@ -45,17 +45,17 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
     """Writes the network as a package.
 
     Args:
-        network: a `QuantizedGraph` for int8, a `Graph` for the others.
+        network: a `QuantizedGraph` for int8, else a `Graph`.
         scheme: one of `SCHEMES`.
-        options: the outer form. An image input takes one image; a dynamic batch of floats goes to 64.
-        metadata: into the model's user-defined metadata; `labels`, a JSON list, is added where the labels have no other place.
+        options: the outer form. An image input takes one image; a dynamic batch of floats takes up to 64.
+        metadata: into the model's user-defined metadata, with the JSON list `labels` unless the package is a classifier.
 
     Returns:
         Path inside the package -> bytes; the same arguments give the same bytes.
 
     Raises:
-        BadInput: the batch does not go with the input, or two names of the network are one in Core ML.
-        Refused: a number has no half, or coremltools refuses the program.
+        BadInput: an image input has a batch other than 1, or two of the network's names are the same in Core ML.
+        Refused: a number is too large for float16, or coremltools refuses the program.
         Unavailable: `coremltools` is not installed.
     """
     if options.input_dtype == "uint8" and options.batch != 1:
@@ -76,7 +76,7 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
 
 
 def _distinct(labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels with the class index behind those that occur more than once."""
+    """The labels, with the class index added to those that occur more than once."""
     counts = Counter(labels)
     found: dict[str, None] = {}
     for index, label in enumerate(labels):
@@ -88,9 +88,9 @@ def _distinct(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def _converted(ct: Any, program: Any, source: Any, options: EmitOptions, classes: Sequence[str]) -> tuple[Any, bytes]:
-    """The `Model` message and the blob file, without any pass that would rewrite the program."""
+    """The `Model` message and the blob file. No pass rewrites the program."""
     labels = ct.ClassifierConfig(list(classes), _LABEL, CLASS_PROBABILITIES) if classes else None
-    # Progress bars go to stderr, and a temporary folder of coremltools' own complains of being forgotten.
+    # coremltools prints progress bars to stderr, and warns of a temporary folder that it leaves behind.
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder, warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
@@ -101,19 +101,19 @@ def _converted(ct: Any, program: Any, source: Any, options: EmitOptions, classes
                 inputs=[source],
                 classifier_config=labels,
                 minimum_deployment_target={17: ct.target.iOS17, 18: ct.target.iOS18}[options.ios],
-                compute_precision=ct.precision.FLOAT32,  # as the program says itself
+                compute_precision=ct.precision.FLOAT32,  # keeps the dtypes that the program states
                 pass_pipeline=ct.PassPipeline.EMPTY,
                 skip_model_load=True,
                 package_dir=str(Path(folder) / "network.mlpackage"),
             )
             return model.get_spec(), (Path(model.weights_dir) / "weight.bin").read_bytes()
-        except Exception as err:  # coremltools raises bare ones
+        except Exception as err:  # coremltools raises plain exceptions
             reason = " ".join(str(err).split())[:MAX_REASON_CHARACTERS]  # it may quote the whole program
             raise Refused(f"coremltools refuses the program: {reason}") from err
 
 
 def _describe(description: Any, network: Graph | QuantizedGraph, scheme: Scheme) -> None:
-    """What Xcode shows. A licence is left out: it is the weights' own, which nobody told us."""
+    """Sets what Xcode shows, without a licence: that of the weights is not known here."""
     preprocess = network.preprocess
     size = f"{preprocess.crop_px} x {preprocess.crop_px} px"
     about = description.metadata

@@ -1,4 +1,4 @@
-"""An `.mlpackage` as files: manifest, specification and weights, put together; and coremltools, which writes the two last."""
+"""An `.mlpackage` as files: manifest, specification and weights; and coremltools, which writes the last two."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ _NOT_NEEDED = (
 
 
 def coremltools() -> Any:
-    """The module, imported without the frameworks that it would convert from, and without its complaints.
-
-    Away from a Mac it logs eight warnings that it cannot run files; those who run files here know.
+    """The module, imported without the frameworks that it converts from, and without the eight warnings that it logs on other
+    systems than macOS.
 
     Raises:
         Unavailable: it is not installed.
@@ -36,14 +35,12 @@ def coremltools() -> Any:
 
 
 def package_files(specification: bytes, weights: bytes) -> dict[str, bytes]:
-    """The files of a package. Its identifiers, random elsewhere, are made from the content: the same content, the same bytes.
+    """The files of a package: path inside it -> bytes. Its identifiers are hashes of the content, so the same content gives the
+    same bytes.
 
     Args:
         specification: a serialized `Model` message.
-        weights: the blob file that it refers to.
-
-    Returns:
-        Path inside the package -> bytes.
+        weights: its blob file.
     """
     content = hashlib.sha256(hashlib.sha256(specification).digest() + hashlib.sha256(weights).digest()).hexdigest()
     entries = {

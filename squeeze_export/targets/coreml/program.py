@@ -3,9 +3,9 @@
     int8     pixels -> quantize, dequantize -> conv, relu, quantize, dequantize ... dequantize -> reduce_mean -> logits
     others   pixels -> conv, relu ... reduce_mean -> logits
 
-Core ML has no integer convolution to write down: it recognises an operator between dequantize and quantize. The table's zero points
-are 0 almost everywhere, and left out then, which Core ML likes best. A tensor that the table has no integers for, because layers
-were kept in float, has no such pair behind it.
+Core ML has no integer convolution. It recognises an operator between dequantize and quantize. A zero point of 0, as almost all are,
+is left out, which Core ML supports best. A tensor that the table does not quantize, next to a layer kept in float, has no such
+pair.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ IMAGE = "image"
 PROBABILITIES = "probabilities"
 CLASS_PROBABILITIES = "class_probabilities"
 MAX_BATCH = 64
-"""Of a dynamic batch: an ML program must name a bound."""
+"""Of a dynamic batch. An ML program needs a bound."""
 
 HALF_PIXEL = 1 / 128
-"""What a pixel's step is in halves. Weights for whole pixels are so small that their scales would be below the smallest normal
-half, which hardware may take for 0. A power of two changes nothing else."""
+"""The size of a pixel's step where operators compute in float16. With a step of 1 the scales of conv1's weights would be below the
+smallest normal float16, which hardware may round to 0. A power of two changes nothing else."""
 
 
 def build_program(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, *, classifier: bool) -> tuple[Any, Any]:
@@ -41,17 +41,17 @@ def build_program(network: Graph | QuantizedGraph, scheme: Scheme, options: Emit
         network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
         scheme: how numbers are carried.
         options: the outer form.
-        classifier: whether a second output, `CLASS_PROBABILITIES`, is to be turned into labels.
+        classifier: whether to add the output `CLASS_PROBABILITIES`, which coremltools turns into labels.
 
     Returns:
-        The MIL program, and its input as `coremltools.convert` wants it described.
+        The MIL program, and the description of its input for `coremltools.convert`.
 
     Raises:
-        BadInput: two tensors would have one name.
-        Refused: a number has no half.
+        BadInput: two tensors would have the same name.
+        Refused: a number is too large for float16.
     """
     ct, mil = require("coremltools", "coreml"), require("coremltools.converters.mil.mil", "coreml")
-    mil.Builder.name_count.clear()  # a program that failed would leave its numbers behind, and later constants other names
+    mil.Builder.name_count.clear()  # a failed program leaves its counts behind, which would change the names of later constants
     height, width, _ = network.sizes[network.input.name]
     shape: tuple[Any, ...] = (1, 3, height, width)
     if options.input_dtype == "uint8":
@@ -70,7 +70,7 @@ def build_program(network: Graph | QuantizedGraph, scheme: Scheme, options: Emit
 
 
 def identifier(name: str) -> str:
-    """A node's name as MIL takes it: `fire2/squeeze1x1` becomes `fire2_squeeze1x1`."""
+    """A node's name as MIL spells it: `fire2/squeeze1x1` becomes `fire2_squeeze1x1`."""
     return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
@@ -79,7 +79,7 @@ class _Lowering:
 
     Attributes:
         dtype: what the operators compute in.
-        pixel: real value of one step of a pixel; conv1's weights make up for it.
+        pixel: the size of a pixel's step; conv1's weights compensate for it.
     """
 
     def __init__(self, builder: Any, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
@@ -92,7 +92,7 @@ class _Lowering:
             raise BadInput("two of the network's tensors have one name in Core ML, which takes letters, digits and `_` alone")
 
     def run(self, source: Any, *, classifier: bool) -> list[Any]:
-        """Writes every node; the output tensors."""
+        """Writes every node. Returns the output tensors."""
         network = self.network
         made = {network.input.name: self._pixels(source)}
         for node in network.nodes:
@@ -120,11 +120,11 @@ class _Lowering:
             made[node.name] = value if q is None else self._requantized(value, name, q, gain)
         logits = made[network.output.name]
         wanted = self.mb.softmax(x=logits, axis=1, name=PROBABILITIES) if self.options.softmax else logits
-        # A program gives no tensor under two names, so the classifier has a softmax of its own.
+        # A program cannot give one tensor under two names, so the classifier has its own softmax.
         return [wanted, *([self.mb.softmax(x=logits, axis=1, name=CLASS_PROBABILITIES)] if classifier else [])]
 
     def _parameters(self, **values: Any) -> dict[str, Any]:
-        """Operands that are constants. Operators share what is the same: the program would be twice as long otherwise."""
+        """Constant operands. Operators share equal constants, which halves the length of the program."""
         found = {}
         for operand, value in values.items():
             array = np.asarray(value)
@@ -135,7 +135,7 @@ class _Lowering:
         return found
 
     def _pixels(self, pixels: Any) -> Any:
-        """The pixels as the first node wants them; halves hold them exactly."""
+        """The pixels as the first node reads them. float16 holds them exactly."""
         if self.options.input_dtype == "float32":
             pixels = self.mb.transpose(x=pixels, perm=[0, 3, 1, 2], name="pixels_nchw")
         if self.dtype == np.float16:
@@ -146,7 +146,7 @@ class _Lowering:
         return self._requantized(pixels, "pixels", Quantization(self.pixel, 0))
 
     def _requantized(self, value: Any, name: str, q: Quantization, gain: float = 1.0) -> Any:
-        """To the table's integers and back to real values, of which there are 256 now; `value` is `gain` times the real one."""
+        """Rounds to the table's 256 values: quantize and dequantize. `value` is `gain` times the real value."""
         zero_point = {"zero_point": np.uint8(q.zero_point)} if q.zero_point else {}
         before, after = (self._parameters(scale=self._scale(scale, name), **zero_point) for scale in (q.scale * gain, q.scale))
         integers = self.mb.quantize(input=value, **before, **self._parameters(output_dtype="uint8"), name=f"{name}_uint8")
@@ -177,7 +177,7 @@ class _Lowering:
         return self.mb.relu(x=value, name=result) if node.relu else value
 
     def _integer_constants(self, node: QuantizedConv, name: str) -> tuple[Any, NDArray[np.float64], float]:
-        """The table's weights, its bias as real numbers, which is how Core ML takes it, and how many times both are too large."""
+        """The table's weights, the bias as real numbers, and the factor by which both are too large."""
         assert isinstance(self.network, QuantizedGraph)
         scale, gain = node.weight_scale / np.float32(self._unit(node)), 1.0
         held: NDArray[np.floating[Any]] = scale
@@ -187,11 +187,7 @@ class _Lowering:
         return self._linear(node.weight, held, name), node.bias * products * gain, gain
 
     def _constants(self, node: Conv, name: str) -> tuple[Any, NDArray[np.float64]]:
-        """The weights as the scheme holds them, of a layer kept in float as what the program computes in; and the bias.
-
-        The first convolution reads raw pixels, far from 0 on average, so what rounding takes off its weights would come back as an
-        offset: its bias makes up for that at the mean pixel.
-        """
+        """The weights in the scheme's form, or for a layer kept in float in `dtype`; and the bias, see `recentred_bias`."""
         unit = self._unit(node)
         weight = node.weight / np.float32(unit)
         if self.dtype == np.float16:

@@ -1,8 +1,7 @@
 """Weights as Core ML's compile-time constants: 8-bit integers with a scale per output channel, or indices into a palette.
 
-`coremltools.optimize` writes the same operators into a finished file, on Linux too. It is not used: the first bias has to follow
-the rounding of its weights, which it does not know of, and its palettes of less than 10,000 weights need scikit-learn and are not
-the best ones.
+`coremltools.optimize` could write the same operators into a finished file. It is not used: it does not adapt the first bias to the
+rounded weights, and its palettes for less than 10,000 weights need scikit-learn and are not optimal.
 """
 
 from __future__ import annotations
@@ -35,19 +34,18 @@ def symmetric(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
 
 
 def palette_of(weight: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """The palette with the least squared error, and which of its values each weight takes.
+    """The palette with the least squared error, and the index of each weight's value.
 
-    One-dimensional k-means has an exact answer (Wu 1991, "Optimal quantization by matrix searching"); coremltools brings the
-    program that finds it. No random start, so the same weights always have the same palette. Neighbours closer than a thousandth
-    of the range, or of the list, count as one value: without that the error of SqueezeNet 1.1 in 6 bits is 0.003 dB smaller, and
-    found in five seconds instead of one.
+    One-dimensional k-means has an exact solution (Wu 1991, "Optimal quantization by matrix searching"), which coremltools' kmeans1d
+    finds without a random start: the same weights give the same palette. Neighbours closer than a thousandth of the range, or of
+    the list, count as one value: for SqueezeNet 1.1 in 6 bits this costs 0.003 dB and takes one second instead of five.
 
     Args:
         weight: (out, in, kernel, kernel).
         bits: of an index, 1 to 8.
 
     Returns:
-        Indices of the weights' shape, and (2 ** bits,) values in ascending order; those that nobody takes, at the end, are 0.
+        Indices of the weights' shape, and (2 ** bits,) values in ascending order; unused ones, at the end, are 0.
     """
     clusters = require("coremltools._deps.kmeans1d", "coreml")
     values, places, counts = np.unique(weight.astype(np.float16).astype(np.float64), return_inverse=True, return_counts=True)
@@ -65,10 +63,10 @@ def palette_of(weight: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint8
 
 
 def half(name: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
-    """Numbers in half precision.
+    """Numbers in float16.
 
     Raises:
-        Refused: one of them has no half.
+        Refused: one of them is too large.
     """
     largest = np.abs(values).max()
     if not largest <= np.finfo(np.float16).max:
@@ -79,11 +77,11 @@ def half(name: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
 
 
 def half_scales(name: str, scale: NDArray[np.float32], steps: NDArray[np.int8]) -> tuple[NDArray[np.float16], float]:
-    """Weight scales in half precision, all of them multiplied by one power of two that leaves none below the smallest normal half:
-    hardware may take what is below it for 0, and a filter would be gone.
+    """Weight scales in float16, multiplied by one power of two so that none is below the smallest normal float16: hardware may
+    round such a scale to 0, which would erase a filter.
 
     Args:
-        name: of the layer, for the message.
+        name: of the layer, for messages.
         scale: (out,), above 0.
         steps: (out, in, kernel, kernel): the integers. A filter of zeros may have any scale.
 
@@ -91,7 +89,7 @@ def half_scales(name: str, scale: NDArray[np.float32], steps: NDArray[np.int8]) 
         (out,) scales, and the power of two, 1 or more.
 
     Raises:
-        Refused: no power of two makes halves of them.
+        Refused: with every power of two a scale is too large or too small.
     """
     smallest = np.finfo(np.float16).tiny
     used = scale[steps.any(axis=(1, 2, 3))]
@@ -100,6 +98,6 @@ def half_scales(name: str, scale: NDArray[np.float32], steps: NDArray[np.int8]) 
 
 
 def bits_of(indices: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Indices one behind the other, `bits` each and the lowest bit first, as iOS 16 and 17 store them."""
+    """Packs indices without gaps, `bits` each and lowest bit first, as iOS 16 and 17 store them."""
     ones = indices.reshape(-1, 1) >> np.arange(bits, dtype=np.uint8) & 1
     return np.packbits(ones.ravel(), bitorder="little")

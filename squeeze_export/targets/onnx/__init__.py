@@ -1,10 +1,10 @@
 """ONNX. Floats as Conv and Relu; integers as QuantizeLinear / DequantizeLinear pairs around each operator (QDQ).
 
-A layer kept in float has float weights, and no pair behind it where the table has no integers for what it makes. Between two pairs
-ONNX Runtime would round its weights to 8 bits all the same, and run it in integers: that is refused.
+A layer kept in float has float weights, and no pair behind it where the table does not quantize its result. A float layer between
+two pairs is refused, because ONNX Runtime would round its weights to 8 bits and run it in integers.
 
-Activations are uint8: with int8 ones ONNX Runtime leaves every convolution in float on x86. `int8-symmetric` has int8 ones, as
-TensorRT takes no others. Max-pools carry explicit pads, which every runtime reads alike; `ceil_mode` they do not.
+Activations are uint8, because ONNX Runtime leaves every convolution with int8 activations in float on x86. `int8-symmetric` has
+int8 ones, as TensorRT requires. Max-pools have explicit pads, which all runtimes read alike; with `ceil_mode` they differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
     """Writes the network as an ONNX model: (N, H, W, 3) pixels 0 to 255 in, (N, classes) float32 out.
 
     Args:
-        network: a `QuantizedGraph` for an integer scheme, a `Graph` for the others.
+        network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
         scheme: one of `SCHEMES`.
         options: the outer form. A dynamic batch is the symbolic dimension `N`.
         metadata: into `metadata_props`, sorted; `labels` is added as a JSON list where the network has labels.
@@ -38,7 +38,7 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
 
     Raises:
         Refused: a weight is too large for float16, the first convolution is padded in a scheme without zero points, or a layer
-            kept in float stands between integers.
+            kept in float is between integers.
         Unavailable: `onnx` is not installed.
     """
     writer = Writer(require("onnx", "onnx"), signed=scheme.symmetric)
@@ -49,15 +49,10 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
 
 
 def emit_with_taps(graph: Graph, names: Collection[str]) -> bytes:
-    """Writes the float network for calibration: batch 1, fp32, and the named tensors as further outputs.
-
-    Args:
-        graph: the float graph.
-        names: of tensors that nodes make.
+    """Writes the float network for calibration: batch 1, fp32, with the results of the named nodes as further outputs.
 
     Returns:
-        An ONNX model whose first output is the logits; then come the named tensors in the order in which the graph makes
-        them, (1, H, W, C) each, under their own names.
+        An ONNX model whose first output is the logits, followed by the named tensors in the graph's order, (1, H, W, C) each.
     """
     writer = Writer(require("onnx", "onnx"))
     logits = write_nodes(writer, graph, FP32, "uint8", names)

@@ -15,10 +15,10 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph
 
 OPSET = 13
-"""The first with a scale per channel, which is all that int8 needs: readers from 2020 on open the file, those included that
-stop short of opset 21 (16-bit QDQ). ONNX Runtime turns both into the same operators."""
+"""The first opset with a scale per channel. Readers since 2020 open it, also those without opset 21 (16-bit QDQ). ONNX Runtime
+makes the same operators of both."""
 IR_VERSION = 7
-"""The one that belongs to opset 13. Written by hand: `onnx` would put its own newest, which older runtimes refuse."""
+"""The version of opset 13. `onnx` would write its newest one, which older runtimes refuse."""
 
 
 class Writer:
@@ -26,7 +26,7 @@ class Writer:
 
     Args:
         onnx: the module.
-        signed: whether activations are int8, 128 lower than the table has them, or uint8 as there.
+        signed: whether activations are int8, 128 lower than in the table, or uint8 as there.
     """
 
     def __init__(self, onnx: Any, *, signed: bool = False) -> None:
@@ -37,7 +37,7 @@ class Writer:
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def add(self, operator: str, inputs: list[str], output: str, *, name: str = "", **attributes: object) -> str:
-        """Adds a node, called after its output unless named. Returns the output."""
+        """Adds a node, named after its output by default. Returns the output."""
         self._nodes.append(self.onnx.helper.make_node(operator, inputs, [output], name=name or output, **attributes))
         return output
 
@@ -46,7 +46,7 @@ class Writer:
         return self.add("Cast", [source], output, to=self.onnx.helper.np_dtype_to_tensor_dtype(dtype))
 
     def constant(self, name: str, values: NDArray[np.generic]) -> str:
-        """Adds an initializer, or returns the name of one with the same content: a shared scale is one initializer."""
+        """Adds an initializer. Returns its name, or that of an earlier one with the same content."""
         found = self._known.setdefault((values.dtype.str, values.shape, values.tobytes()), name)
         if found == name:
             self._constants[name] = values
@@ -57,7 +57,7 @@ class Writer:
         return self.add("QuantizeLinear", [source, *self._parameters(output, q)], output, name=f"{output}/quantize")
 
     def dequantize(self, source: str, q: Quantization, output: str = "") -> str:
-        """integer -> float, under the name `source/real` unless told another."""
+        """integer -> float, named `source/real` by default."""
         return self.add("DequantizeLinear", [source, *self._parameters(source, q)], output or f"{source}/real")
 
     def _parameters(self, name: str, q: Quantization) -> list[str]:
@@ -74,7 +74,7 @@ class Writer:
         outputs: Mapping[str, tuple[int | str, ...]],
         metadata: Mapping[str, str],
     ) -> bytes:
-        """The finished file. `outputs`: name -> shape without the batch; all float32."""
+        """The file. `outputs`: name -> shape without the batch; all are float32."""
         onnx, helper = self.onnx, self.onnx.helper
         batch = "N" if options.batch == "dynamic" else options.batch
         pixels = helper.np_dtype_to_tensor_dtype(np.dtype(options.input_dtype))

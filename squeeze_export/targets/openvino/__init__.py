@@ -2,14 +2,14 @@
 
     int8   uint8 -> Transpose -> Convert -> FakeQuantize -> int8 network -> ReduceMean -> float32 logits
     fp32   uint8 -> Transpose -> Convert -> float32 network -> ReduceMean -> float32 logits
-    fp16   the same; weights are stored in half and pass through a Convert, which the runtime folds away; biases stay float32
-    w8     the same; weights are int8 times a scale per output channel, which the runtime folds into floats when it opens the file
+    fp16   as fp32; weights are float16 and pass through a Convert, which the runtime folds away; biases stay float32
+    w8     as fp32; weights are int8 times a scale per output channel, which the runtime folds into floats when it opens the file
 
-An integer network is written on floats: FakeQuantize says which 256 values a tensor may take, the weights are int8 times a scale.
-The runtime turns both into integers. Without the FakeQuantize on the pixels it leaves the first convolution in float. A layer kept
-in float has float weights, and no FakeQuantize where the table has no integers for its output: the runtime then runs that layer
-in float and those around it in integers. Max-pools are of version 8 with explicit pads: those with the rounding mode of torch,
-which only version 14 has, it computes in float.
+An integer network is written on floats: FakeQuantize says which 256 values a tensor may take, and the weights are int8 times a
+scale. The runtime turns both into integers. Without the FakeQuantize on the pixels it leaves the first convolution in float. A
+layer kept in float has float weights, and no FakeQuantize where the table does not quantize its result: the runtime then runs this
+layer in float and its neighbours in integers. Max-pools have version 8 and explicit pads, because the runtime computes those of
+version 14 with torch's rounding mode in float.
 """
 
 from __future__ import annotations
@@ -39,13 +39,11 @@ LABELS_FILE = "labels.txt"
 
 
 def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> dict[str, bytes]:
-    """Writes the network down; see `Target.emit`.
-
-    A node of the file that makes the value of a node of the graph (of an integer graph: its real value after rounding) has its
-    name, and so has its tensor.
+    """Writes the network; see `Target.emit`. The operator and the tensor that hold the result of a node, rounded in an integer
+    network, have the node's name.
 
     Args:
-        network: a `QuantizedGraph` for an integer scheme, a `Graph` for the others.
+        network: a `QuantizedGraph` for an integer scheme, else a `Graph`.
         scheme: one of `SCHEMES`.
         options: the outer form. A dynamic batch is the dimension -1.
         metadata: into `rt_info`, under `squeeze_export`, beside the keys that OpenVINO's Model API reads.
@@ -54,10 +52,10 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
         `model.xml`, `model.bin` and, where the network has labels, `labels.txt`, one a line.
 
     Raises:
-        Refused: a weight is too large for float16, or OpenVINO lays out its XML in an unknown way.
+        Refused: a weight is too large for float16, or this version of OpenVINO lays out its XML differently.
         Unavailable: `openvino` is not installed.
     """
-    # Importing it reports the import to its maker, by this package; without it nothing else changes.
+    # `openvino` reports its own import through this package, and works without it.
     openvino = require("openvino", "openvino", without=("openvino_telemetry",))
     model = Lowering(openvino, network, scheme, options).run()
     for path, text in runtime_info(network, metadata):
@@ -67,7 +65,7 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
 
 
 def _serialized(openvino: Any, model: Any) -> dict[str, bytes]:
-    """The two files' bytes. OpenVINO writes to paths only."""
+    """The two files. OpenVINO writes only to paths."""
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         paths = [Path(folder) / name for name in (MODEL_FILE, WEIGHTS_FILE)]
         openvino.serialize(model, *paths)

@@ -15,12 +15,13 @@ from squeeze_export.graph.weights import stored_conv
 
 _LEVELS = 256
 _PRODUCT_SUFFIX = "/product"
-"""A node of the graph is several operators in the file; the one that multiplies is called `<node>/product`."""
+"""A convolution is several operators in the file; the one that multiplies is called `<node>/product`."""
 _CHANNELS_FIRST = (0, 3, 1, 2)
 
 
 class Lowering:
-    """Turns nodes into operators, one method a kind. Every operator gets a name: OpenVINO's own count up in a process.
+    """Turns nodes into operators, one method per kind. Every operator gets a name, because OpenVINO's default names depend on how
+    many the process has made.
 
     Attributes:
         made: tensor of the graph -> its value in the file, (N, C, H, W).
@@ -33,7 +34,7 @@ class Lowering:
         self.made: dict[str, Any] = {}
 
     def run(self) -> Any:
-        """Writes every node down; the model."""
+        """Writes every node. Returns the model."""
         name = self._network.input.name
         batch = -1 if self._options.batch == "dynamic" else self._options.batch
         shape, dtype = [batch, *self._network.input.shape[1:]], np.dtype(self._options.input_dtype)
@@ -52,7 +53,7 @@ class Lowering:
                 total = self._op.add(*inputs, name=f"{node.name}/sum")
                 result = self._quantized(self._op.relu(total, name=f"{node.name}/relu") if node.relu else total, node.name)
             else:
-                # In float: logits of 8 bits tie for the best class.
+                # In float, because 8-bit logits often tie for the best class.
                 axes = self._constant(f"{node.name}/axes", np.array([2, 3], np.int64))
                 result = self._op.reduce_mean(inputs[0], axes, keep_dims=False)
             self.made[node.name] = _named(result, node.name).output(0)  # a max-pool has a second one, of positions
@@ -64,7 +65,7 @@ class Lowering:
         return self._openvino.Model([output], [source], self._network.name)
 
     def _pixels(self, source: Any) -> Any:
-        """The parameter's pixels, (N, 3, H, W) float32; for a convolution in integers one of 256 steps."""
+        """The pixels as (N, 3, H, W) float32, behind a FakeQuantize where an integer convolution reads them."""
         name = self._network.input.name
         order = self._constant(f"{name}/order", np.array(_CHANNELS_FIRST, np.int64))
         result = self._op.transpose(source, order, name=f"{name}/nchw")
@@ -78,7 +79,7 @@ class Lowering:
         return self._op.constant(values, name=name)
 
     def _quantized(self, source: Any, tensor: str, name: str = "") -> Any:
-        """A float tensor on the steps that the table gives `tensor`; unchanged where it gives none, as in a float network."""
+        """A FakeQuantize with the table's steps for `tensor`; the source itself where the table has none."""
         q = self._steps.get(tensor)
         if q is None:
             return source

@@ -1,4 +1,4 @@
-"""What an OpenVINO file says of itself: the keys that OpenVINO's Model API reads, and this tool's own metadata."""
+"""An OpenVINO file's metadata: the keys that OpenVINO's Model API reads, and this tool's own."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ SECTION = "squeeze_export"
 _PREFIX = f"{SECTION}."
 _KEY = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-"""Characters that XML cannot hold in any spelling (XML 1.0, 2.2)."""
+"""Characters that XML cannot represent (XML 1.0, 2.2)."""
 
 
 def runtime_info(network: Graph | QuantizedGraph, metadata: Mapping[str, str]) -> Iterator[tuple[tuple[str, str], str]]:
     """The entries of `rt_info`: (section, key) and text.
 
-    Model API resizes and crops an image itself, so it is told how; mean, std and channel order are inside the network, so it is
-    told of none. It takes RGB images then. What it calls `crop` cuts out the largest square and scales it: it knows no margin
-    around the crop.
+    Model API resizes and crops RGB images by these entries. Mean, std and channel order are part of the network and are not
+    repeated. Its resize type `crop` cuts out the largest square and scales it, without a margin.
 
     Args:
-        metadata: key -> text; `squeeze_export.` before a key is the section's name and is left out.
+        metadata: key -> text; the prefix `squeeze_export.` of a key becomes the section.
 
     Raises:
-        ValueError: a key that is no XML name.
+        ValueError: a key is no XML name.
     """
     model_info = {
         "model_type": "Classification",
@@ -47,10 +46,10 @@ def runtime_info(network: Graph | QuantizedGraph, metadata: Mapping[str, str]) -
 
 
 def label_word(label: str) -> str:
-    """A label as Model API writes it: it splits the list at white space, so a label may hold none."""
+    """A label without white space, at which Model API splits the list."""
     return "_".join(_FORBIDDEN.sub(" ", label).split()) or "_"
 
 
 def labels_file(labels: Sequence[str]) -> bytes:
-    """The labels as they are, one a line, UTF-8."""
+    """The labels, one per line, in UTF-8."""
     return "".join(f"{label}\n" for label in labels).encode("utf-8", "backslashreplace")

@@ -1,16 +1,16 @@
 """TensorFlow Lite (LiteRT): the flatbuffer written directly, without TensorFlow.
 
-Integers of the table are unsigned; the format carries them as int8, 128 lower, or as int16, 32,768 lower, zero points too: the same
-steps under another name. The input stays uint8, the output is float: MediaPipe and LiteRT.js accept no other form. `int8-npu` has
-int8 logits, which leaves no float in the file. Pixels given as int8, 128 lower, are the network's own integers: no QUANTIZE then.
+The table's integers are unsigned. The format stores them as int8, 128 lower, or as int16, 32,768 lower, with zero points to match:
+the real values are the same. The input is uint8 and the output float, as MediaPipe and LiteRT.js require. `int8-npu` has int8
+logits, so nothing in the file is float. With int8 pixels, 128 lower than uint8 ones, the file needs no QUANTIZE.
 
     int8       uint8 -> QUANTIZE -> int8 network -> DEQUANTIZE -> MEAN -> float32 logits; `int8-per-tensor` too
                a layer kept in float: DEQUANTIZE -> float32 -> QUANTIZE, where its neighbours are in integers
     int8-npu   uint8 -> QUANTIZE -> int8 network -> MEAN -> int8 logits
     int16x8    uint8 -> CAST -> int16 network, int8 weights, int64 biases -> DEQUANTIZE -> MEAN -> float32 logits
     fp32       uint8 -> DEQUANTIZE (scale 1) -> float32 network -> MEAN -> float32 logits
-    fp16       the same; weights are stored in half and pass through a DEQUANTIZE, which XNNPACK folds away; biases stay float32
-    w8         likewise, with weights of int8 and a scale per output channel
+    fp16       as fp32; weights are float16 and pass through a DEQUANTIZE, which XNNPACK folds away; biases stay float32
+    w8         as fp16, with int8 weights and a scale per output channel
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ RUNTIMES = ("litert", "litert-builtin", "tflite-runtime", "tensorflow-lite", "tf
 PACKAGES = ("ai-edge-litert", "flatbuffers")
 
 PROVENANCE_NAME = "squeeze_export"
-"""The metadata entry that holds the caller's key -> text, as JSON."""
+"""The metadata entry with the caller's metadata as JSON."""
 
 
 def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, metadata: Mapping[str, str]) -> bytes:
-    """Writes the network down; see `Target.emit`.
+    """Writes the network; see `Target.emit`.
 
     Raises:
-        Refused: a pool is padded in a way that the format has no word for.
+        Refused: the format cannot express the padding of a pool, or a weight is too large for float16.
         Unavailable: `ai_edge_litert` or `flatbuffers` is not installed.
     """
     lowering = Lowering(network, scheme, options)

@@ -18,17 +18,16 @@ _PIXELS = {"uint8": Steps((1.0,), (0,)), "int8": Steps((1.0,), (-128,)), "int16"
 
 
 class Lowering:
-    """Turns nodes into operators, one method a kind.
+    """Turns nodes into operators, one method per kind.
 
-    A tensor that the table has integers for is written in integers, every other one in float. Who computes in float takes the real
-    values of integers from one DEQUANTIZE, which all such readers share, and its result is rounded where the table has integers for
-    it.
+    A tensor that the table quantizes is written in integers, any other in float. Float operators read integers through one
+    DEQUANTIZE that they share, and a QUANTIZE follows where the table quantizes their result.
 
     Attributes:
         writer: the file under construction.
         output_name: `logits`, or `probabilities` after a softmax.
-        integers: tensor name -> the file's tensor of the network's own integers.
-        reals: tensor name -> the file's tensor of its real values.
+        integers: tensor name -> index of its integer tensor in the file.
+        reals: tensor name -> index of its float tensor in the file.
     """
 
     def __init__(self, network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions) -> None:
@@ -37,7 +36,7 @@ class Lowering:
         self.scheme = scheme
         self.steps: Mapping[str, Quantization] = network.tensors if isinstance(network, QuantizedGraph) else {}
         self.wide = scheme.activation_bits == 16
-        self.version = 2 + self.wide  # of every operator that moves or pools integers: 2 added int8, 3 int16
+        self.version = 2 + self.wide  # of operators that move or pool integers: 2 added int8, 3 int16
         self.carried = f"int{scheme.activation_bits}"
         self.batch = -1 if options.batch == "dynamic" else options.batch
         self.output_name = "probabilities" if options.softmax else network.output.name
@@ -46,7 +45,7 @@ class Lowering:
         self.reals: dict[str, int] = {}
 
     def run(self) -> tuple[int, int]:
-        """Writes every node; (input tensor, output tensor)."""
+        """Writes every node. Returns the input tensor and the output tensor."""
         source = self._input()
         for node in self.network.nodes:
             if isinstance(node, Conv | QuantizedConv):
@@ -75,7 +74,7 @@ class Lowering:
         return [self.integers[name] if self._computes_integers(node) else self._real(name) for name in node.inputs]
 
     def _real(self, name: str) -> int:
-        """The tensor of real values, of which there is one."""
+        """The float tensor, made from the integers at the first call."""
         if name not in self.reals:
             self.reals[name] = self._tensor(f"{name}/float", self.network.sizes[name])
             source = [self.integers[name]]
@@ -83,7 +82,7 @@ class Lowering:
         return self.reals[name]
 
     def _tensor(self, name: str, size: Sequence[int], like: str = "") -> int:
-        """Adds a tensor of a batch: float32, or in the integers that the table has for the tensor `like`."""
+        """Adds a tensor with a batch dimension: float32, or with the integers that the table has for the tensor `like`."""
         if not like:
             return self.writer.tensor(name, (self.batch, *size), "float32")
         q = self.steps[like]
@@ -92,7 +91,7 @@ class Lowering:
     def _operator(
         self, kind: str, node: QuantizedNode, inputs: list[int], options: tuple[str, Mapping[str, Any]], version: int | None = None
     ) -> None:
-        """Adds a node's operator; `version` is that of its integer kernel, where it is not that of most."""
+        """Adds a node's operator; `version` is that of its integer kernel where it differs from `self.version`."""
         name, size, rounded = node.name, self.network.sizes[node.name], node.name in self.steps
         if self._computes_integers(node):
             self.integers[name] = self._tensor(name, size, name)
@@ -107,7 +106,7 @@ class Lowering:
             self.reals[name] = output
 
     def _input(self) -> int:
-        """The input tensor and what brings it to its readers' dtype, without changing a value."""
+        """The input tensor, converted to its readers' dtypes without changing a value."""
         name, given = self.network.input.name, self.options.input_dtype
         size = (self.batch, *self.network.sizes[name])
         source = self.writer.tensor(name, size, given, _PIXELS.get(given))
@@ -142,7 +141,7 @@ class Lowering:
         self._operator("CONV_2D", node, [source, weight, bias], ("Conv2DOptions", fields), version)
 
     def _padded(self, node: Conv | QuantizedConv, size: tuple[int, int, int], source: int) -> int:
-        """Real zeros around a convolution's input: of integers, that of the tensor's own zero point."""
+        """Pads a convolution's input with zeros; in integers, with the tensor's zero point."""
         top, left, bottom, right = node.pads
         amounts = np.array([(0, 0), (top, bottom), (left, right), (0, 0)], np.int32)
         name, shape = f"{node.name}/padded", (size[0] + top + bottom, size[1] + left + right, size[2])
@@ -162,7 +161,7 @@ class Lowering:
         self._operator("MAX_POOL_2D", node, self._sources(node), ("Pool2DOptions", fields))
 
     def _mean(self, node: GlobalAveragePool) -> None:
-        """In float, unless the scheme wants integers: logits of 8 bits tie for the best class."""
+        """In float unless the scheme has integer logits, because 8-bit logits often tie for the best class."""
         (source,) = self._sources(node)
         integer = self.scheme.integer_output
         inputs = [source, self.writer.constant(f"{node.name}/axes", np.array([1, 2], np.int32))]

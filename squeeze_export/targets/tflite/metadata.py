@@ -1,8 +1,8 @@
-"""TFLite's own metadata: what the input and output mean, and the labels, as MediaPipe and the task library read them.
+"""TFLite's model metadata: the meaning of input and output, and the labels, as MediaPipe and the task library read them.
 
-The flatbuffer follows `metadata_schema.fbs` (file id M001). Only the handful of fields that say something here are written, so
-the raw builder is enough and neither MediaPipe nor tflite-support is needed. The labels are a zip archive appended to the
-model: readers find it from the end of the file.
+The flatbuffer follows `metadata_schema.fbs` (file id M001). Few fields are needed, so they are written with the flatbuffers
+builder, without MediaPipe or tflite-support. The labels are in a zip archive appended to the model; readers find it from the end of
+the file.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def model_metadata(*, name: str, description: str, size_px: tuple[int, int], out
         description: one line.
         size_px: (width, height) of the input image.
         output: name of the output tensor.
-        labels: one per class, or empty: then no labels file is announced.
+        labels: one per class, or empty for no labels file.
 
     Raises:
-        BadInput: a label spans several lines, and would shift all that follow.
+        BadInput: a label has several lines, which would shift the labels that follow.
         Unavailable: `flatbuffers` is not installed.
     """
     for label in labels:
@@ -70,14 +70,14 @@ def model_metadata(*, name: str, description: str, size_px: tuple[int, int], out
 
 
 def with_files(model: bytes, files: Mapping[str, bytes]) -> bytes:
-    """The model with files appended as a zip archive, stored uncompressed: readers map them. Same arguments, same bytes."""
+    """The model with files appended as a zip archive, uncompressed so that readers can map them. The bytes are reproducible."""
     if not files:
         return model
     stream = io.BytesIO(model)
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
         for name, content in files.items():
             entry = zipfile.ZipInfo(name, _ZIP_EPOCH)
-            entry.create_system = 3  # Unix everywhere; Python would write the machine's own
+            entry.create_system = 3  # Unix on every machine
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content)
     return stream.getvalue()
@@ -86,7 +86,7 @@ def with_files(model: bytes, files: Mapping[str, bytes]) -> bytes:
 def _input(builder: Any, size_px: tuple[int, int]) -> int:
     size = _table(builder, 2, (0, "uint32", size_px[0]), (1, "uint32", size_px[1]))
     image = _table(builder, 2, (0, "int8", _RGB), (1, "offset", size))
-    # Raw pixels: mean 0, standard deviation 1. The network holds its own normalization.
+    # Mean 0 and standard deviation 1 mean raw pixels: the network normalizes them.
     options = _table(builder, 2, (0, "offset", _floats(builder, 0.0)), (1, "offset", _floats(builder, 1.0)))
     unit = _table(builder, 2, (0, "uint8", _NORMALIZATION), (1, "offset", options))
     stats = _table(builder, 2, (0, "offset", _floats(builder, 255.0)), (1, "offset", _floats(builder, 0.0)))  # max, min
@@ -124,7 +124,7 @@ def _content(builder: Any, kind: int, properties: int) -> int:
 
 
 def _table(builder: Any, slots: int, *fields: _Field) -> int:
-    """A table of `slots` fields, of which these are set. Offsets must be written before, so arguments are built first."""
+    """A table with `slots` fields, some of them set. What offsets refer to must be written before."""
     builder.StartObject(slots)
     for slot, kind, value in fields:
         if kind == "offset":

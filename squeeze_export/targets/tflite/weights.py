@@ -1,4 +1,4 @@
-"""A convolution's constants as TFLite holds them: weights in OHWI and the bias, in each scheme's own form."""
+"""A convolution's constants in TFLite: weights in OHWI and the bias, in the form of each scheme."""
 
 from __future__ import annotations
 
@@ -11,17 +11,7 @@ from squeeze_export.targets.tflite.writer import Steps, Writer
 
 
 def write_integers(writer: Writer, node: QuantizedConv, source: Quantization, scheme: Scheme) -> tuple[int, int]:
-    """Adds the integers of a table.
-
-    Args:
-        writer: the file under construction.
-        node: of the table.
-        source: of what the convolution reads.
-        scheme: the table's.
-
-    Returns:
-        Weight tensor, bias tensor.
-    """
+    """Adds the constants of an integer convolution, whose input has the quantization `source`. Returns (weight, bias) tensors."""
     # In float32, as the runtimes check it: bias scale = input scale * weight scale.
     scales = node.weight_scale[:1] if scheme.per_tensor else node.weight_scale
     products = np.float32(source.scale) * scales
@@ -34,10 +24,8 @@ def write_integers(writer: Writer, node: QuantizedConv, source: Quantization, sc
 
 
 def write_floats(writer: Writer, node: Conv, network: Graph | QuantizedGraph, scheme: Scheme) -> tuple[int, int]:
-    """Adds float constants as the scheme stores them, with a DEQUANTIZE that turns smaller ones into float32.
-
-    Returns:
-        Weight tensor, bias tensor.
+    """Adds the constants of a float convolution, with a DEQUANTIZE for weights that the scheme stores in fewer bits. Returns weight
+    tensor and bias tensor.
 
     Raises:
         Refused: a weight is too large for float16.

@@ -1,4 +1,4 @@
-"""A TFLite flatbuffer under construction: tensors, constants and operators of one subgraph, packed by the schema's classes."""
+"""A TFLite flatbuffer under construction: one subgraph of tensors, constants and operators, packed by the schema's classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from squeeze_export.core import require
 from squeeze_export.graph.nodes import Pads, Pair
 
 _ALIGNMENT = 16
-"""The schema's `force_align` of constant data. flatbuffers' Python code generator leaves it out."""
+"""The schema's `force_align` of constant data, which flatbuffers' generated Python code ignores."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class Steps:
 
 
 class Writer:
-    """Collects a model and packs it. Everything is numbered in the order of the calls, so the same calls give the same bytes.
+    """Collects a model and packs it. Tensors and operators are numbered in the order of the calls, so the same calls give the same
+    bytes.
 
     Args:
-        description: the model's own text.
+        description: the model's description.
     """
 
     def __init__(self, description: str) -> None:
@@ -45,13 +46,13 @@ class Writer:
         self._codes: dict[tuple[str, int], int] = {}
 
     def tensor(self, name: str, shape: Sequence[int], dtype: str, steps: Steps | None = None) -> int:
-        """Adds a tensor that is computed; its index.
+        """Adds a computed tensor. Returns its index.
 
         Args:
             name: unique in the file.
-            shape: -1 for a free dimension, which counts as 1 until the runtime resizes it.
+            shape: -1 for an open dimension, which is 1 until the runtime resizes it.
             dtype: numpy's name.
-            steps: where it is quantized.
+            steps: of a quantized tensor.
         """
         quantization = None
         if steps is not None:
@@ -69,7 +70,7 @@ class Writer:
         return len(self._tensors) - 1
 
     def constant(self, name: str, values: NDArray[Any], steps: Steps | None = None) -> int:
-        """Adds a tensor with data (any shape and dtype of the schema, written little-endian); its index."""
+        """Adds a tensor with data, of any shape and any dtype of the schema. Returns its index."""
         index = self.tensor(name, values.shape, values.dtype.name, steps)
         little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
         self._tensors[index].buffer = self._buffer(little.tobytes())
@@ -82,7 +83,7 @@ class Writer:
 
         Args:
             kind: a name of `BuiltinOperator`.
-            version: of the kernel's contract, as TensorFlow's `op_version.cc` assigns it.
+            version: of the kernel, as TensorFlow's `op_version.cc` defines it.
             inputs: tensor indices.
             output: tensor index.
             options: the options class without its `T`, and its fields.
@@ -96,13 +97,7 @@ class Writer:
         self._operators.append(operator)
 
     def pack(self, source: int, result: int, metadata: Mapping[str, bytes]) -> bytes:
-        """The finished file.
-
-        Args:
-            source: the input tensor.
-            result: the output tensor.
-            metadata: name -> content, each in a buffer of its own.
-        """
+        """The file, with the input tensor `source` and the output tensor `result`. `metadata`: name -> content."""
         schema, tensors = self.schema, self._tensors
         subgraph = schema.SubGraphT(name="main", tensors=tensors, operators=self._operators, inputs=[source], outputs=[result])
         signature = schema.SignatureDefT(
@@ -129,18 +124,18 @@ class Writer:
 
     def _code(self, kind: str, version: int) -> Any:
         code = getattr(self.schema.BuiltinOperator, kind)
-        # Runtimes older than the wider field read the deprecated one.
+        # Old runtimes read the deprecated, narrower field.
         return self.schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=min(code, 127), version=version)
 
 
 class _AlignedBuffer:
-    """Packs like `BufferT`, with the data at a multiple of 16 bytes, copied in one piece."""
+    """Packs like `BufferT`, but aligns the data to 16 bytes and copies them in one piece."""
 
     def __init__(self, schema: Any, content: bytes) -> None:
         self._schema = schema
         self._content = content
 
-    def Pack(self, builder: Any) -> int:  # noqa: N802 - the schema's classes call it so
+    def Pack(self, builder: Any) -> int:  # noqa: N802 - the schema's name
         count = len(self._content)
         builder.StartVector(1, count, _ALIGNMENT)
         builder.head -= count
@@ -152,12 +147,8 @@ class _AlignedBuffer:
 
 
 def padding_word(size: tuple[int, int, int], kernel: Pair, strides: Pair, pads: Pads) -> str | None:
-    """The format's word for explicit pads, or None where it has none.
-
-    SAME gives ceil(size / stride) outputs and puts the odd pixel of padding at the bottom and right.
-
-    Args:
-        size: (height, width, channels) of the input.
+    """`SAME` or `VALID` where it means these pads, else None. SAME gives ceil(size / stride) outputs, with the odd pixel of padding
+    at the bottom and right. `size` is (height, width, channels) of the input.
     """
     if not any(pads):
         return "VALID"
