@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -21,8 +21,9 @@ from squeeze_export.errors import Refused, Unavailable
 FloatArray: TypeAlias = NDArray[np.float32]
 ByteArray: TypeAlias = NDArray[np.uint8]
 
-ChannelOrder = Literal["rgb", "bgr"]
+ChannelOrder = Literal["rgb", "bgr", "gray"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+ResizeMode = Literal["short-side", "stretch"]
 Evidence = Literal["measured", "emulated", "simulated", "estimated"]
 Dimension = int | str
 
@@ -68,25 +69,49 @@ class Preprocess:
     """How a decoded photograph becomes the network's input. Belongs to the checkpoint, travels inside every artifact.
 
     Attributes:
-        resize_px: the short side after resizing.
-        crop_px: side of the centre crop: the network's input height and width.
+        resize_px: the short side after resizing; with `stretch` the height.
+        crop_px: height of the centre crop: the network's input height.
         interpolation: the resampling filter.
-        channel_order: the order in which the *network* expects its channels. Callers always pass RGB pixels.
+        channel_order: the order in which the *network* expects its channels, or `gray` for one channel. Callers always pass RGB
+            or grey pixels.
         mean: per channel, in pixel units (0 to 255), in `channel_order`.
         std: per channel, in pixel units, in `channel_order`, above 0.
+        width_px: width of the centre crop: the network's input width. None for a square.
+        resize_mode: `short-side` keeps the picture's ratio; `stretch` gives the whole picture the crop's.
     """
 
     resize_px: int
     crop_px: int
     interpolation: Interpolation
     channel_order: ChannelOrder
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    width_px: int | None = None
+    resize_mode: ResizeMode = "short-side"
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Height, width and channels of the network's input."""
+        width_px = self.crop_px if self.width_px is None else self.width_px
+        return self.crop_px, width_px, 1 if self.channel_order == "gray" else 3
+
+    @property
+    def size_text(self) -> str:
+        """The network's input size in pixels, for people: `224`, or height and width as `96 x 128`."""
+        return f"{self.crop_px}" if self.width_px is None else f"{self.crop_px} x {self.width_px}"
 
     @property
     def mean_rgb(self) -> tuple[float, ...]:
         """`mean` in the order of the pixels."""
-        return self.mean if self.channel_order == "rgb" else self.mean[::-1]
+        return self.mean[::-1] if self.channel_order == "bgr" else self.mean
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, as files keep them. Those of later versions are left out where they have the value that was meant before."""
+        values = asdict(self)
+        for name in ("width_px", "resize_mode"):
+            if values[name] == getattr(Preprocess, name):
+                del values[name]
+        return values
 
 
 TORCHVISION = Preprocess(256, 224, "bilinear", "rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))

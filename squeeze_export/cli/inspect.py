@@ -11,6 +11,7 @@ from squeeze_export.cli.console import print_json, stdout_console
 from squeeze_export.cli.options import Command, option
 from squeeze_export.cli.options.network import NETWORK, chosen_network
 from squeeze_export.cli.options.output import OUTPUT
+from squeeze_export.errors import BadInput
 from squeeze_export.nets.architecture import FAMILY, architecture
 from squeeze_export.nets.complexity import LayerCost, table, total
 
@@ -32,6 +33,10 @@ def command(family: str | None, **values: Any) -> None:
     else:
         network = chosen_network(values)
         arch, input_px = network.architecture, network.graph.preprocess.crop_px
+        if network.graph.preprocess.width_px is not None:
+            input_px = network.graph.preprocess.input_size[:2]
+    if isinstance(input_px, tuple):
+        raise BadInput(f"the table is of square images, not of `{input_px[0]} x {input_px[1]}` px", hint="--crop PX")
     rows = table(arch, input_px)
     summed = total(rows)
     if values["as_json"]:

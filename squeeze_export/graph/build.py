@@ -1,8 +1,4 @@
-"""Architecture and tensors to graph. Mean, std and channel order are folded into conv1, so every target takes raw RGB pixels.
-
-The fold is exact because conv1 has no padding in any member of the family:
-sum_k w_k (x_k - mean_k) / std_k + b  =  sum_k (w_k / std_k) x_k + (b - sum_k w_k mean_k / std_k).
-"""
+"""Architecture and tensors to graph. It takes raw pixels: mean, std and channel order are put into it (`pixels`)."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from numpy.typing import NDArray
 from squeeze_export.core import Preprocess, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Node, Pads, output_px
+from squeeze_export.graph.pixels import on_pixels
 from squeeze_export.nets.architecture import Architecture
 from squeeze_export.nets.recognition import check_shapes
 
@@ -34,7 +31,7 @@ def build_graph(
     Args:
         arch: the description.
         tensors: torchvision's key -> float32 array, exactly the keys and shapes of `tensor_shapes(arch)`.
-        preprocess: of the checkpoint; `crop_px` becomes the input size.
+        preprocess: of the checkpoint; its crop becomes the input size.
         labels: one per class, or empty.
         checkpoint_sha256: recorded in every product.
 
@@ -42,14 +39,11 @@ def build_graph(
         BadInput: a tensor is missing, superfluous, misshapen or not finite; the input is too small; labels do not match.
     """
     _check(arch, tensors, preprocess, labels)
-    size_px = preprocess.crop_px
     nodes: list[Node] = []
-    current, height = "input", size_px
+    current, (height, width) = "input", preprocess.input_size[:2]
 
     def conv(name: str, key: str, source: str, *, stride: int = 1, pad: int = 0, relu: bool = True) -> str:
         weight, bias = tensors[f"{key}.weight"], tensors[f"{key}.bias"]
-        if name == "conv1":
-            weight, bias = _fold(weight, bias, preprocess)
         nodes.append(Conv(name, source, weight, bias, (stride, stride), (pad, pad, pad, pad), relu))
         return name
 
@@ -57,13 +51,13 @@ def build_graph(
         key = f"features.{layer.index}"
         if layer.kind == "conv1":
             current = conv("conv1", key, current, stride=2)
-            height = output_px(height, arch.conv1_kernel, 2, 0)
+            height, width = (output_px(side, arch.conv1_kernel, 2, 0) for side in (height, width))
         elif layer.kind == "pool":
-            if height < 2:
-                raise BadInput(f"an input of `{size_px}` px shrinks to nothing before {layer.name}", hint="see --crop")
-            pads = ceil_pads(height)
+            if min(height, width) < 2:
+                raise BadInput(f"an input of `{preprocess.size_text}` px shrinks to nothing before {layer.name}", hint="see --crop")
+            pads = ceil_pads(height, width)
             nodes.append(MaxPool(layer.name, current, (3, 3), (2, 2), pads))
-            current, height = layer.name, output_px(height, 3, 2, pads[2])
+            current, height, width = layer.name, output_px(height, 3, 2, pads[2]), output_px(width, 3, 2, pads[3])
         elif layer.fire is not None:
             source = current
             squeezed = conv(f"{layer.name}/squeeze1x1", f"{key}.squeeze", source)
@@ -82,8 +76,8 @@ def build_graph(
     nodes.append(GlobalAveragePool("logits", current))
     return Graph(
         arch.name,
-        tuple(nodes),
-        TensorSpec("input", ("N", size_px, size_px, 3), "uint8", "NHWC", 1.0, 0),
+        on_pixels(nodes, preprocess),
+        TensorSpec("input", ("N", *preprocess.input_size), "uint8", "NHWC", 1.0, 0),
         TensorSpec("logits", ("N", arch.class_count), "float32", "NC"),
         preprocess,
         labels,
@@ -91,22 +85,9 @@ def build_graph(
     )
 
 
-def ceil_pads(size_px: int) -> Pads:
-    """Padding that makes a 3x3 stride-2 pool of a square map equal to torch's `ceil_mode=True`."""
-    overhang = (size_px - 3) % 2
-    return (0, 0, overhang, overhang)
-
-
-def _fold(
-    weight: NDArray[np.float32], bias: NDArray[np.float32], preprocess: Preprocess
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    mean = np.asarray(preprocess.mean, np.float64)[:, None, None]
-    std = np.asarray(preprocess.std, np.float64)[:, None, None]
-    scaled = weight.astype(np.float64) / std  # (O, 3, k, k), channels in the network's order
-    folded_bias = bias.astype(np.float64) - (scaled * mean).sum(axis=(1, 2, 3))
-    if preprocess.channel_order == "bgr":
-        scaled = scaled[:, ::-1]
-    return np.ascontiguousarray(scaled, np.float32), folded_bias.astype(np.float32)
+def ceil_pads(height_px: int, width_px: int) -> Pads:
+    """Padding that makes a 3x3 stride-2 pool equal to torch's `ceil_mode=True`."""
+    return (0, 0, (height_px - 3) % 2, (width_px - 3) % 2)
 
 
 def _check(arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], preprocess: Preprocess, labels: tuple[str, ...]) -> None:
@@ -114,8 +95,12 @@ def _check(arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], prepr
     for key, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise BadInput(f"tensor `{key}` holds values that are not finite")
-    if not MIN_INPUT_PX <= preprocess.crop_px <= MAX_INPUT_PX:
-        raise BadInput(f"an input of `{preprocess.crop_px}` px is outside {MIN_INPUT_PX} to {MAX_INPUT_PX}", hint="see --crop")
+    height, width, channels = preprocess.input_size
+    if not MIN_INPUT_PX <= min(height, width) <= max(height, width) <= MAX_INPUT_PX:
+        raise BadInput(f"an input of `{preprocess.size_text}` px is outside {MIN_INPUT_PX} to {MAX_INPUT_PX}", hint="see --crop")
+    taken = tensors["features.0.weight"].shape[1]
+    if taken != channels:
+        raise BadInput(f"the network takes images of `{taken}` channels, its preprocessing gives `{channels}`")
     if labels and len(labels) != arch.class_count:
         raise BadInput(
             f"`{len(labels)}` labels for a network of `{arch.class_count}` classes",

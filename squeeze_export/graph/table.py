@@ -105,7 +105,7 @@ def _header(graph: Graph | QuantizedGraph, arrays: dict[str, NDArray[Any]]) -> d
         "nodes": [_saved_node(node, arrays) for node in graph.nodes],
         "input": asdict(graph.input),
         "output": asdict(graph.output),
-        "preprocess": asdict(graph.preprocess),
+        "preprocess": graph.preprocess.to_json(),
         "labels": list(graph.labels),
     }
 
@@ -301,7 +301,7 @@ def _check_shapes(graph: Graph | QuantizedGraph) -> None:
             raise ValueError(f"{node.name} joins tensors of different sizes")
         if isinstance(node, GlobalAveragePool) != (node is nodes[-1]):
             raise ValueError("the average pool is not the last node")
-    if sizes[graph.input.name] != (graph.preprocess.crop_px, graph.preprocess.crop_px, 3):
+    if sizes[graph.input.name] != graph.preprocess.input_size:
         raise ValueError("the input is not the preprocessing's crop")
     class_count = sizes[graph.output.name][2]
     if graph.output.shape[1:] != (class_count,) or len(graph.labels) not in (0, class_count):

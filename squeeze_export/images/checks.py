@@ -27,7 +27,7 @@ def check_calibration(pixels: ByteArray, files: Sequence[Path], hashes: Sequence
     """Refuses calibration images that would give wrong ranges without anyone noticing.
 
     Args:
-        pixels: (N, H, W, 3) uint8.
+        pixels: (N, H, W, C) uint8, RGB or grey.
         files: N paths, for the messages.
         hashes: N SHA-256 of the files.
 
@@ -94,9 +94,9 @@ def check_overlap(
 def _is_constant(image: ByteArray) -> bool:
     """True where no channel's standard deviation over (H, W) reaches one step."""
     # A sixteenth of the pixels settles almost every photograph: n * variance of the whole is at least that of any part.
-    if image[::4, ::4].reshape(-1, 3).astype(np.float32).var(axis=0).max() > 20:
+    if image[::4, ::4].reshape(-1, image.shape[2]).astype(np.float32).var(axis=0).max() > 20:
         return False
-    return bool(image.reshape(-1, 3).astype(np.float64).std(axis=0).max() < 1)
+    return bool(image.reshape(-1, image.shape[2]).astype(np.float64).std(axis=0).max() < 1)
 
 
 def neighbour_correlation(image: ByteArray) -> float:
@@ -104,12 +104,13 @@ def neighbour_correlation(image: ByteArray) -> float:
     of means of 2 x 2 of them. Fine texture in one direction or at one scale does not make an image noise.
 
     Args:
-        image: (H, W, 3) uint8, RGB, H and W at least 2.
+        image: (H, W, C) uint8, RGB or grey, H and W at least 2.
 
     Returns:
         at most 1; above `NOISE_CORRELATION` as soon as one of the four is, without looking at the rest.
     """
-    luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    values = image.astype(np.float32)
+    luma = values[..., 0] if image.shape[2] == 1 else values @ np.array([0.299, 0.587, 0.114], np.float32)
     largest = -1.0
     for scale in (1, 2):
         height, width = (side // scale for side in luma.shape)

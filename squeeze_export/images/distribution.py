@@ -68,11 +68,13 @@ def image_statistics(image: ByteArray) -> Doubles:
     """What is read off an image.
 
     Args:
-        image: (H, W, 3) uint8, RGB.
+        image: (H, W, C) uint8, RGB or grey, which has three equal channels here.
 
     Returns:
         (6,) in the order of `STATISTICS`, to hundredths, so that equal images are equal on every machine.
     """
+    if image.shape[2] == 1:
+        image = image.repeat(3, axis=2)
     part = image[::4, ::4].reshape(-1, 3).astype(np.float32)
     luma = part @ _LUMA
     red, green, blue = part.mean(axis=0)

@@ -1,8 +1,8 @@
 """From an image file to the pixels that the network sees: decoded, upright, resized, cropped.
 
 The geometry is torchvision's (`transforms.Resize(resize_px)`, then `transforms.CenterCrop(crop_px)`, both on Pillow images), so
-that a checkpoint trained with torchvision meets the pixels it was trained for. Mean, standard deviation and channel order are
-not applied here: the graph folds them into its first convolution.
+that a checkpoint trained with torchvision meets the pixels it was trained for; `stretch` is `transforms.Resize((height, width))`.
+Mean, standard deviation and channel order are not applied here: the graph has them in it (`graph.pixels`).
 
 Three shortcuts were measured and left out, since each changes pixels: JPEG draft mode, `reducing_gap`, and resizing only the
 box that the crop keeps (Pillow takes its edges as float32, and from version 13 on may swap the two passes because of it).
@@ -14,12 +14,12 @@ import io
 import struct
 import zlib
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from squeeze_export.core import Preprocess
+from squeeze_export.core import Preprocess, ResizeMode
 from squeeze_export.errors import BadInput
 from squeeze_export.images.names import shown
 
@@ -67,20 +67,30 @@ class BrokenImage(BadInput):
 
 
 def check_preprocess(preprocess: Preprocess) -> None:
-    """Refuses a crop that the resized image cannot fill, and an unknown filter.
+    """Refuses a crop that the resized image cannot fill, an unknown filter, and other numbers of means than of channels.
 
     Raises:
         BadInput: the value is named.
     """
-    if preprocess.crop_px < 1:
-        raise BadInput(f"a crop of `{preprocess.crop_px}` px has no pixels", hint="the network's input side, such as 224")
-    if preprocess.resize_px < preprocess.crop_px:
+    height, width, channels = preprocess.input_size
+    if min(height, width) < 1:
+        raise BadInput(f"a crop of `{preprocess.size_text}` px has no pixels", hint="the network's input side, such as 224")
+    stretched = preprocess.resize_mode == "stretch"
+    least, resized = (height, "height") if stretched else (max(height, width), "short side")
+    if preprocess.resize_px < least:
         raise BadInput(
-            f"the short side is resized to `{preprocess.resize_px}` px, less than the crop of `{preprocess.crop_px}` px",
-            hint=f"resize to {preprocess.crop_px} px or more",
+            f"the {resized} is resized to `{preprocess.resize_px}` px, less than the crop of `{preprocess.size_text}` px",
+            hint=f"resize to {least} px or more",
         )
     if preprocess.interpolation not in _FILTERS:
         raise BadInput(f"unknown interpolation {shown(preprocess.interpolation)}", hint=f"one of {', '.join(_FILTERS)}")
+    if preprocess.resize_mode not in get_args(ResizeMode):
+        raise BadInput(f"unknown resize mode {shown(preprocess.resize_mode)}", hint=f"one of {', '.join(get_args(ResizeMode))}")
+    for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
+        if len(values) != channels:
+            raise BadInput(
+                f"`{len(values)}` numbers for --{name}; the network's images have `{channels}` channel{'s'[: channels > 1]}"
+            )
 
 
 def read_image_bytes(path: Path) -> bytes:
@@ -132,11 +142,16 @@ def decode(file: IO[bytes], name: object) -> Image.Image:
         raise BrokenImage(name, " ".join(str(err).split())[:120] or type(err).__name__) from err
 
 
-def resized_size(width_px: int, height_px: int, resize_px: int) -> tuple[int, int]:
-    """(width, height) after the short side became `resize_px`.
+def resized_size(width_px: int, height_px: int, preprocess: Preprocess) -> tuple[int, int]:
+    """(width, height) after resizing.
 
-    The long side is rounded down, as in torchvision's `transforms.functional._compute_resized_output_size`.
+    The long side is rounded down, as in torchvision's `transforms.functional._compute_resized_output_size`. Stretched, the picture
+    has the ratio of the crop.
     """
+    resize_px = preprocess.resize_px
+    if preprocess.resize_mode == "stretch":
+        crop_height, crop_width, _ = preprocess.input_size
+        return round(resize_px * crop_width / crop_height), resize_px
     if width_px <= height_px:
         return resize_px, int(resize_px * height_px / width_px)
     return int(resize_px * width_px / height_px), resize_px
@@ -148,25 +163,28 @@ def crop_offset(length_px: int, crop_px: int) -> int:
 
 
 def fit(image: Image.Image, preprocess: Preprocess, name: object) -> ByteArray:
-    """Resizes the short side, then crops the centre.
+    """Resizes, then crops the centre.
 
     Args:
-        image: RGB.
+        image: RGB. For a network of one channel Pillow's `convert("L")` makes it grey first.
         preprocess: checked by `check_preprocess`.
         name: what to call the image in an error.
 
     Returns:
-        (crop_px, crop_px, 3) uint8, RGB.
+        (H, W, C) uint8 of the network's input size, RGB or grey.
 
     Raises:
         BrokenImage: so thin that resizing its short side would make more than `MAX_PIXELS`.
     """
-    width, height = resized_size(image.width, image.height, preprocess.resize_px)
+    width, height = resized_size(image.width, image.height, preprocess)
     if width * height > MAX_PIXELS:
         raise BrokenImage(name, f"{image.width} x {image.height} pixels would be resized to {width} x {height}")
+    crop_height, crop_width, channels = preprocess.input_size
+    if channels == 1:
+        image = image.convert("L")
     resized = image.resize((width, height), _FILTERS[preprocess.interpolation])
-    left, top = crop_offset(width, preprocess.crop_px), crop_offset(height, preprocess.crop_px)
-    return np.array(resized.crop((left, top, left + preprocess.crop_px, top + preprocess.crop_px)))
+    left, top = crop_offset(width, crop_width), crop_offset(height, crop_height)
+    return np.array(resized.crop((left, top, left + crop_width, top + crop_height))).reshape(preprocess.input_size)
 
 
 def load_pixels(path_or_file: Path | IO[bytes], preprocess: Preprocess) -> ByteArray:
@@ -176,14 +194,14 @@ def load_pixels(path_or_file: Path | IO[bytes], preprocess: Preprocess) -> ByteA
 
     Args:
         path_or_file: a path, or a binary file.
-        preprocess: `resize_px`, `crop_px` and `interpolation` are used.
+        preprocess: all but `mean` and `std` are used.
 
     Returns:
-        (crop_px, crop_px, 3) uint8, RGB.
+        (H, W, C) uint8 of the network's input size, RGB or grey.
 
     Raises:
         BrokenImage: the file is no usable image.
-        BadInput: `resize_px` is less than `crop_px`.
+        BadInput: the resized image cannot fill the crop.
     """
     check_preprocess(preprocess)
     if isinstance(path_or_file, Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -41,7 +42,7 @@ class Batch:
     """Some images of a set, in its order.
 
     Attributes:
-        pixels: (N, crop_px, crop_px, 3) uint8, RGB.
+        pixels: (N, H, W, C) uint8 of the network's input size, RGB or grey.
         labels: (N,) int64, class index, -1 where unknown.
         files: N paths.
         hashes: N SHA-256 of the files' bytes, hexadecimal.
@@ -153,14 +154,14 @@ class ImageStream:
         """
         if self._kept is not None:
             return self._kept, self.skipped
-        count, side = len(self.image_set.files), self.preprocess.crop_px
+        count = len(self.image_set.files)
         if self.size_bytes > MAX_LOADED_BYTES:
             raise BadInput(
-                f"`{count}` images of {side} px need `{self.size_bytes // 10**6:,}` MB of memory, "
+                f"`{count}` images of {self.preprocess.size_text} px need `{self.size_bytes // 10**6:,}` MB of memory, "
                 f"above the limit of {MAX_LOADED_BYTES // 10**6:,} MB",
-                hint=f"pass at most {MAX_LOADED_BYTES // (3 * side * side):,} images; a few hundred calibrate as well",
+                hint=f"pass at most {MAX_LOADED_BYTES // (self.size_bytes // count):,} images; a few hundred calibrate as well",
             )
-        pixels = np.empty((count, side, side, 3), np.uint8)
+        pixels = np.empty((count, *self.preprocess.input_size), np.uint8)
         labels = np.empty(count, np.int64)
         files: list[Path] = []
         hashes: list[str] = []
@@ -176,7 +177,7 @@ class ImageStream:
     @property
     def size_bytes(self) -> int:
         """Of all pixels in memory."""
-        return len(self.image_set.files) * 3 * self.preprocess.crop_px**2
+        return len(self.image_set.files) * math.prod(self.preprocess.input_size)
 
     def __iter__(self) -> Iterator[Batch]:
         if self.size_bytes <= self.keep_bytes:

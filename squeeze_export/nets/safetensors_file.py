@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import ChannelOrder, Interpolation, Preprocess
+from squeeze_export.core import ChannelOrder, Interpolation, Preprocess, ResizeMode
 from squeeze_export.errors import BadInput
 from squeeze_export.files import write_bytes
 from squeeze_export.nets.architecture import Architecture, architecture_from_json
@@ -24,6 +24,8 @@ from squeeze_export.nets.recognition import check_architecture
 MAX_LABEL_CHARACTERS = 1000
 MAX_SIDE_PX = 4096
 MAX_PIXEL_VALUE = 1e6
+_REQUIRED = 6
+"""So many fields of `Preprocess` every file has; the others may be missing."""
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -95,39 +97,42 @@ def write_safetensors(
     """
     from safetensors.numpy import save
 
-    metadata = {"architecture": json.dumps(arch.to_json()), "preprocess": json.dumps(asdict(preprocess))}
+    metadata = {"architecture": json.dumps(arch.to_json()), "preprocess": json.dumps(preprocess.to_json())}
     if labels:
         metadata["labels"] = json.dumps(list(labels), ensure_ascii=False)
     write_bytes(path, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}, metadata))
 
 
 def preprocess_from_json(values: Mapping[str, Any]) -> Preprocess:
-    """Reads back `dataclasses.asdict` of a `Preprocess`.
+    """Reads back what `Preprocess.to_json` gives.
 
     Raises:
         BadInput: a field is missing, superfluous or out of its range; it is named.
     """
-    fields = ("resize_px", "crop_px", "interpolation", "channel_order", "mean", "std")
-    for key in (*fields, *values):
-        if key not in values or key not in fields:
-            raise BadInput(f"the stored preprocessing {'lacks' if key in fields else 'has an unknown field,'} `{key}`")
-    resize_px, crop_px, interpolation, channel_order = (values[key] for key in fields[:4])
-    for key, value in (("resize_px", resize_px), ("crop_px", crop_px)):
-        if type(value) is not int or not 1 <= value <= MAX_SIDE_PX:
-            raise BadInput(f"the stored preprocessing has {key} `{value}`; 1 to {MAX_SIDE_PX} is possible")
-    if interpolation not in get_args(Interpolation) or channel_order not in get_args(ChannelOrder):
-        raise BadInput(f"the stored preprocessing has interpolation `{interpolation}` and channel order `{channel_order}`")
-    mean, std = (_triple(values[key], key) for key in ("mean", "std"))
+    known = [field.name for field in fields(Preprocess)]
+    for key in (*known[:_REQUIRED], *values):
+        if key not in values or key not in known:
+            raise BadInput(f"the stored preprocessing {'lacks' if key in known else 'has an unknown field,'} `{key}`")
+    for key in ("resize_px", "crop_px", "width_px"):
+        if key in values and (type(values[key]) is not int or not 1 <= values[key] <= MAX_SIDE_PX):
+            raise BadInput(f"the stored preprocessing has {key} `{values[key]}`; 1 to {MAX_SIDE_PX} is possible")
+    named = {"interpolation": Interpolation, "channel_order": ChannelOrder, "resize_mode": ResizeMode}
+    for key, names in named.items():
+        if key in values and values[key] not in get_args(names):
+            raise BadInput(f"the stored preprocessing has {key} `{values[key]}`; {', '.join(get_args(names))} are possible")
+    count = 1 if values["channel_order"] == "gray" else 3
+    mean, std = (_numbers(values[key], key, count) for key in ("mean", "std"))
     if min(std) <= 0:
         raise BadInput(f"the stored preprocessing has std `{std}`; each must be above 0")
-    return Preprocess(resize_px, crop_px, interpolation, channel_order, mean, std)
+    return Preprocess(**{**values, "mean": mean, "std": std})
 
 
-def _triple(value: object, key: str) -> tuple[float, float, float]:
+def _numbers(value: object, key: str, count: int) -> tuple[float, ...]:
     numbers = value if isinstance(value, list | tuple) else ()
-    if len(numbers) != 3 or not all(type(v) in (int, float) and abs(v) <= MAX_PIXEL_VALUE for v in numbers):
-        raise BadInput(f"the stored preprocessing has {key} `{str(value)[:60]}`; three numbers in pixel units are expected")
-    return float(numbers[0]), float(numbers[1]), float(numbers[2])
+    if len(numbers) != count or not all(type(v) in (int, float) and abs(v) <= MAX_PIXEL_VALUE for v in numbers):
+        wanted = "one number" if count == 1 else "three numbers"
+        raise BadInput(f"the stored preprocessing has {key} `{str(value)[:60]}`; {wanted} in pixel units expected")
+    return tuple(map(float, numbers))
 
 
 def _json(text: str, key: str, kind: type) -> Any:

@@ -218,7 +218,7 @@ def provenance_of(network: Graph | QuantizedGraph, scheme: Scheme, target: str) 
     found: dict[str, Any] = {
         "scheme": scheme.name,
         "checkpoint_sha256": network.checkpoint_sha256,
-        "preprocess": json.loads(json.dumps(asdict(network.preprocess))),  # tuples become lists, as the sidecar reads back
+        "preprocess": json.loads(json.dumps(network.preprocess.to_json())),  # tuples become lists, as the sidecar reads back
         "versions": {"squeeze-export": __version__, **tool_versions(target_named(target).PACKAGES)},
     }
     if isinstance(network, QuantizedGraph):

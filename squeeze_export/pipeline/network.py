@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_export import demo
-from squeeze_export.core import ChannelOrder, Interpolation, Preprocess, Progress, silent
+from squeeze_export.core import ChannelOrder, Interpolation, Preprocess, Progress, ResizeMode, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.nodes import Graph
@@ -23,15 +23,17 @@ from squeeze_export.nets.download import NAMED_WEIGHTS, fetch_weights
 class PreprocessChoice:
     """What the user changes of the preprocessing; None keeps the checkpoint's value.
 
-    Attributes are those of `Preprocess`; `mean` and `std` are in pixel units (0 to 255), in the network's channel order.
+    Attributes are those of `Preprocess`; `mean` and `std` are in pixel units (0 to 255), in the network's channel order, and
+    `crop_px` may be height and width.
     """
 
     resize_px: int | None = None
-    crop_px: int | None = None
+    crop_px: int | tuple[int, int] | None = None
     interpolation: Interpolation | None = None
     channel_order: ChannelOrder | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize_mode: ResizeMode | None = None
 
     def applied_to(self, preprocess: Preprocess) -> Preprocess:
         """The checkpoint's preprocessing with the user's choices.
@@ -40,9 +42,18 @@ class PreprocessChoice:
             BadInput: a value out of range, or means that look like the 0 to 1 scale.
         """
         chosen = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
-        if self.crop_px is not None and self.resize_px is None:
+        if self.crop_px is not None:
+            height, width = self.crop_px if isinstance(self.crop_px, tuple) else (self.crop_px, self.crop_px)
+            chosen |= {"crop_px": height, "width_px": None if width == height else width}
+        result = replace(preprocess, **chosen)
+        if self.resize_px is None and self.resize_mode == "stretch":
+            result = replace(result, resize_px=result.crop_px)  # nothing is cut off a picture that is pressed into shape
+        elif self.resize_px is None and self.crop_px is not None:
             # The resize that came with the checkpoint belongs to its own crop: keep their ratio.
-            chosen["resize_px"] = max(self.crop_px, round(preprocess.resize_px * self.crop_px / preprocess.crop_px))
+            side, old_side = (max(one.input_size[:2]) for one in (result, preprocess))
+            result = replace(result, resize_px=max(side, round(preprocess.resize_px * side / old_side)))
+        if self.channel_order is not None and "gray" in (preprocess.channel_order, self.channel_order) != ("gray", "gray"):
+            raise BadInput(f"--channel-order `{self.channel_order}` does not fit a network of {preprocess.channel_order} images")
         for name in ("mean", "std"):
             values = chosen.get(name)
             if values is None:
@@ -50,10 +61,9 @@ class PreprocessChoice:
             given = ",".join(f"{value:g}" for value in values)
             if not all(math.isfinite(value) for value in values) or (name == "std" and min(values) <= 0):
                 raise BadInput(f"--{name} `{given}` is no {name} of pixels", hint=f"--{name} A,B,C in pixel values, 0 to 255")
-            if max(values) <= 1 and values != (1.0, 1.0, 1.0) and any(values):
+            if max(values) <= 1 and set(values) != {1.0} and any(values):
                 scaled = ",".join(f"{value * 255:g}" for value in values)
                 raise BadInput(f"--{name} `{given}` looks like the 0 to 1 scale", hint=f"pixels are 0 to 255: --{name} {scaled}")
-        result = replace(preprocess, **chosen)
         check_preprocess(result)
         return result
 
@@ -80,11 +90,12 @@ class Network:
 
     def facts(self) -> dict[str, Any]:
         """What a report says about it."""
+        preprocess = self.graph.preprocess
         facts = {
             "name": self.name,
             "source": self.source,
             "class_count": self.architecture.class_count,
-            "input_px": self.graph.preprocess.crop_px,
+            "input_px": preprocess.crop_px if preprocess.width_px is None else list(preprocess.input_size[:2]),
             "parameter_count": sum(conv.weight.size + conv.bias.size for conv in self.graph.convs),
             "checkpoint_sha256": self.graph.checkpoint_sha256,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -121,7 +122,7 @@ def read_training(
             f"`{len(bare)}` of `{len(images.files)}` training images have no label, the first is {first}",
             hint="remove them from `--train`",
         )
-    count, image_bytes = len(images.files), 3 * network.graph.preprocess.crop_px**2
+    count, image_bytes = len(images.files), math.prod(network.graph.preprocess.input_size)
     if count * image_bytes > MAX_LOADED_BYTES:
         most = MAX_LOADED_BYTES // image_bytes
         raise BadInput(

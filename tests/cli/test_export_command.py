@@ -271,6 +271,14 @@ def test_preprocessing_options_reach_the_file(squeeze, net):
     }
 
 
+def test_an_oblong_crop_and_a_stretched_picture_reach_the_file(squeeze, net):
+    assert squeeze("onnx", *net, "--crop", "40x56", "--resize-mode", "stretch", *FILES_ONLY).code == 0
+    told = sidecar("squeezenet_custom.fp32.onnx")
+    preprocess = told["provenance"]["preprocess"]
+    assert [preprocess[key] for key in ("resize_px", "crop_px", "width_px", "resize_mode")] == [40, 40, 56, "stretch"]
+    assert told["input"]["shape"] == [1, 40, 56, 3]
+
+
 def test_pinned(squeeze, net):
     if not hasattr(os, "sched_getaffinity"):
         pytest.skip("this system cannot pin")

@@ -52,7 +52,7 @@ def test_weights_are_fp16_and_fit_the_architecture(checkpoint):
 def test_metadata_describes_the_network(checkpoint):
     _, metadata = checkpoint
     assert architecture_from_json(json.loads(metadata["architecture"])) == demo.ARCHITECTURE
-    assert json.loads(metadata["preprocess"]) == json.loads(json.dumps(asdict(demo.PREPROCESS)))
+    assert json.loads(metadata["preprocess"]) == json.loads(json.dumps(demo.PREPROCESS.to_json()))
     assert tuple(json.loads(metadata["labels"])) == CLASS_NAMES
     assert metadata["trained_by"] == demo.measured()["command"]
     assert metadata["top1"].startswith(f"{demo.measured()['fp32_top1_of_fp16_weights']['value']:.4f} ")

@@ -17,6 +17,7 @@ from squeeze_export.graph.build import build_graph, ceil_pads
 from squeeze_export.graph.nodes import Add, Concat, Graph, MaxPool, output_px
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, architecture, tensor_shapes
+from squeeze_export.nets.modules import build_module, load_arrays
 
 SMALL = Architecture("small", 4, 3, (Fire(2, 3, 5), Fire(2, 3, 5)), (0,), 6)
 
@@ -136,11 +137,31 @@ def test_padding_of_conv10_is_kept() -> None:
     assert graph.sizes["conv10"] == (height + 2, width + 2, 6)
 
 
+def test_an_oblong_input_pools_each_side_as_torch_does() -> None:
+    tensors, preprocess = random_tensors(SMALL), replace(TORCHVISION, crop_px=41, width_px=56)
+    graph = build_graph(SMALL, tensors, preprocess)
+    sides = {"input": (41, 56), "conv1": (20, 27), "pool1": (10, 13), "pool2": (5, 6)}
+    assert {name: graph.sizes[name][:2] for name in sides} == sides
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 41, 56, 3), np.uint8)
+    module = build_module(SMALL).eval()
+    load_arrays(module, tensors)
+    with torch.no_grad():
+        image = (torch.from_numpy(pixels).float() - torch.tensor(preprocess.mean)) / torch.tensor(preprocess.std)
+        expected = module(image.permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(FloatRunner(graph)(pixels), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_grey_images_for_a_network_of_colour_are_refused() -> None:
+    grey = replace(TORCHVISION, channel_order="gray", mean=(1.0,), std=(1.0,))
+    with pytest.raises(BadInput, match="takes images of `3` channels, its preprocessing gives `1`"):
+        small_graph(grey)
+
+
 @given(st.integers(2, 300))
 @settings(max_examples=60)
 def test_ceil_pads_give_torchs_size(size_px: int) -> None:
     pooled = torch.nn.MaxPool2d(3, 2, ceil_mode=True)(torch.zeros(1, 1, size_px, size_px))
-    pads = ceil_pads(size_px)
+    pads = ceil_pads(size_px, size_px)
     assert output_px(size_px, 3, 2, pads[0] + pads[2]) == pooled.shape[2]
 
 

@@ -211,7 +211,7 @@ def test_max_pool_with_ceil_pads_is_torchs_ceil_mode(size_px: int, seed: int) ->
     """Values below zero too: padding must never win."""
     values = np.random.default_rng(seed).normal(-1, 1, (2, size_px, size_px, 3)).astype(np.float32)
     pooled = torch.nn.MaxPool2d(3, 2, ceil_mode=True)(torch.from_numpy(values.transpose(0, 3, 1, 2).copy()))
-    found = max_pool(values, (3, 3), (2, 2), ceil_pads(size_px), np.float32(-np.inf))
+    found = max_pool(values, (3, 3), (2, 2), ceil_pads(size_px, size_px), np.float32(-np.inf))
     np.testing.assert_array_equal(found, pooled.numpy().transpose(0, 2, 3, 1))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,10 @@ def plain(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     new_short, new_long = preprocess.resize_px, int(preprocess.resize_px * long / short)
     size = (new_short, new_long) if width <= height else (new_long, new_short)
     resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling[preprocess.interpolation.upper()]))
-    crop = preprocess.crop_px
-    top = int(round((resized.shape[0] - crop) / 2.0))  # noqa: RUF046 - as torchvision has it
-    left = int(round((resized.shape[1] - crop) / 2.0))  # noqa: RUF046
-    return resized[top : top + crop, left : left + crop]
+    height, width = preprocess.crop_px, preprocess.width_px or preprocess.crop_px
+    top = int(round((resized.shape[0] - height) / 2.0))  # noqa: RUF046 - as torchvision has it
+    left = int(round((resized.shape[1] - width) / 2.0))  # noqa: RUF046
+    return resized[top : top + height, left : left + width]
 
 
 def triangle(source: int, resized: int) -> np.ndarray:
@@ -115,10 +116,57 @@ def test_bilinear_by_hand():
 
 @given(width=st.integers(1, 10**5), height=st.integers(1, 10**5), resize=st.integers(1, 1024))
 def test_the_short_side_is_exact_and_the_long_side_rounds_down(width, height, resize):
-    new_width, new_height = resized_size(width, height, resize)
+    new_width, new_height = resized_size(width, height, replace(SMALL, resize_px=resize))
     assert min(new_width, new_height) == resize
     exact = resize * max(width, height) / min(width, height)
     assert max(new_width, new_height) == math.floor(exact)
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60), (200, 31)])
+@pytest.mark.parametrize("crop", [(24, 40), (40, 24), (32, 32)])
+def test_a_crop_may_have_any_shape(shape, crop):
+    pixels, preprocess = noise(*shape), replace(SMALL, resize_px=40, crop_px=crop[0], width_px=crop[1])
+    found = load_pixels(png(pixels), preprocess)
+    assert found.shape == (*crop, 3)
+    np.testing.assert_array_equal(found, plain(pixels, preprocess))
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60)])
+@pytest.mark.parametrize(("resize", "size"), [(24, (24, 40)), (48, (48, 80)), (36, (36, 60))])
+def test_a_stretched_image_has_the_crops_ratio(shape, resize, size):
+    """torchvision's `Resize((height, width))`; what is larger than the crop is cut off all round alike."""
+    pixels, preprocess = noise(*shape), replace(SMALL, resize_px=resize, crop_px=24, width_px=40, resize_mode="stretch")
+    whole = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+    top, left = (size[0] - 24) // 2, (size[1] - 40) // 2
+    found = load_pixels(png(pixels), preprocess)
+    np.testing.assert_array_equal(found, whole[top : top + 24, left : left + 40])
+    assert (found != load_pixels(png(pixels), replace(preprocess, resize_px=48, resize_mode="short-side"))).any()
+
+
+def test_grey_is_pillows_luma_before_anything_else():
+    preprocess = replace(SMALL, channel_order="gray", mean=(0.0,), std=(1.0,))
+    pixels = noise(20, 30)
+    found = load_pixels(png(pixels), preprocess)
+    assert found.shape == (6, 6, 1)
+    np.testing.assert_array_equal(found[..., 0], plain(np.asarray(Image.fromarray(pixels).convert("L")), preprocess))
+    grey = noise(20, 30)[..., 0]  # an image that is grey already keeps its values
+    np.testing.assert_array_equal(load_pixels(png(grey), preprocess)[..., 0], plain(grey, preprocess))
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "says"),
+    [
+        (replace(SMALL, width_px=9), "the short side is resized to `8` px, less than the crop of `6 x 9` px"),
+        (replace(SMALL, width_px=0), "a crop of `6 x 0` px has no pixels"),
+        (replace(SMALL, resize_px=5, resize_mode="stretch"), "the height is resized to `5` px, less than the crop"),
+        (replace(SMALL, resize_mode="fit"), "unknown resize mode"),
+        (replace(SMALL, channel_order="gray"), "`3` numbers for --mean; the network's images have `1` channel"),
+        (replace(SMALL, std=(1.0,)), "`1` numbers for --std; the network's images have `3` channels"),
+    ],
+)
+def test_preprocessing_that_contradicts_itself_is_refused(preprocess, says):
+    with pytest.raises(BadInput, match=says):
+        load_pixels(png(noise(20, 20)), preprocess)
 
 
 @given(crop=st.integers(1, 500), spare=st.integers(0, 500))

@@ -11,7 +11,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +283,7 @@ def metadata_file(path: Path, **metadata: str) -> Path:
     return path
 
 
-PREPROCESS = asdict(CAFFE)
+PREPROCESS = CAFFE.to_json()
 BAD_METADATA: dict[str, tuple[dict[str, str], str]] = {
     "not JSON": ({"preprocess": "{"}, "`preprocess` is not JSON"),
     "nested without end": ({"labels": "[" * 100_000}, "`labels` is not JSON"),
@@ -302,7 +302,10 @@ BAD_METADATA: dict[str, tuple[dict[str, str], str]] = {
     "crop of a text": ({"preprocess": json.dumps({**PREPROCESS, "crop_px": "224"})}, "crop_px `224`"),
     "crop too large": ({"preprocess": json.dumps({**PREPROCESS, "resize_px": 10**9})}, "resize_px `1000000000`"),
     "interpolation": ({"preprocess": json.dumps({**PREPROCESS, "interpolation": "area"})}, "interpolation `area`"),
-    "channel order": ({"preprocess": json.dumps({**PREPROCESS, "channel_order": "gbr"})}, "channel order `gbr`"),
+    "channel order": ({"preprocess": json.dumps({**PREPROCESS, "channel_order": "gbr"})}, "channel_order `gbr`"),
+    "resize mode": ({"preprocess": json.dumps({**PREPROCESS, "resize_mode": "fit"})}, "resize_mode `fit`"),
+    "width of 0": ({"preprocess": json.dumps({**PREPROCESS, "width_px": 0})}, "width_px `0`"),
+    "grey with three means": ({"preprocess": json.dumps({**PREPROCESS, "channel_order": "gray"})}, "one number in pixel units"),
     "mean of two": ({"preprocess": json.dumps({**PREPROCESS, "mean": [1, 2]})}, "mean"),
     "mean of NaN": ({"preprocess": json.dumps({**PREPROCESS, "mean": [1, 2, float("nan")]})}, "mean"),
     "mean too large": ({"preprocess": json.dumps({**PREPROCESS, "mean": [1, 2, 10**400]})}, "mean"),
@@ -321,7 +324,9 @@ def test_metadata_in_parts(tmp_path: Path) -> None:
     path = metadata_file(tmp_path / "net.safetensors", preprocess=json.dumps(PREPROCESS), format="pt")
     found = read_checkpoint(path)
     assert (found.architecture, found.preprocess, found.labels) == (SMALL, CAFFE, ())
-    assert preprocess_from_json(asdict(TORCHVISION)) == TORCHVISION
+    assert preprocess_from_json(TORCHVISION.to_json()) == TORCHVISION
+    other = replace(TORCHVISION, width_px=96, resize_mode="stretch", channel_order="gray", mean=(1.0,), std=(2.0,))
+    assert preprocess_from_json(json.loads(json.dumps(other.to_json()))) == other
 
 
 def test_simple_bypass_is_asked_for_or_stored(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class Drawing:
                 current = self.conv(key, current, tensors, strides=[2, 2])
                 side = (side - arch.conv1_kernel) // 2 + 1
             elif layer.kind == "pool":
-                how: dict[str, Any] = {"pads": list(ceil_pads(side))} if self.pools == "pads" else {}
+                how: dict[str, Any] = {"pads": list(ceil_pads(side, side))} if self.pools == "pads" else {}
                 if self.pools == "ceil":
                     how["ceil_mode"] = 1
                 current = self.add("MaxPool", [current], kernel_shape=[3, 3], strides=[2, 2], **how)

@@ -20,13 +20,34 @@ def test_no_choice_keeps_what_came_with_the_checkpoint():
 
 def test_every_choice_replaces_its_field():
     chosen = PreprocessChoice(300, 280, "bicubic", "bgr", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)).applied_to(TORCHVISION)
-    assert dataclasses.astuple(chosen) == (300, 280, "bicubic", "bgr", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    assert dataclasses.astuple(chosen)[:6] == (300, 280, "bicubic", "bgr", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    assert PreprocessChoice(resize_mode="stretch", resize_px=300).applied_to(TORCHVISION).resize_mode == "stretch"
 
 
 @pytest.mark.parametrize(("crop_px", "resize_px"), [(112, 128), (224, 256), (448, 512), (97, 111)])
 def test_a_crop_alone_keeps_the_ratio_to_the_resize(crop_px, resize_px):
     chosen = PreprocessChoice(crop_px=crop_px).applied_to(TORCHVISION)
     assert (chosen.crop_px, chosen.resize_px) == (crop_px, resize_px)
+
+
+@pytest.mark.parametrize(
+    ("crop", "mode", "expected"),
+    [
+        ((224, 224), None, (256, 224, None)),
+        ((112, 224), None, (256, 112, 224)),
+        ((448, 224), None, (512, 448, 224)),
+        ((112, 224), "stretch", (112, 112, 224)),
+        (None, "stretch", (224, 224, None)),
+    ],
+)
+def test_a_crop_of_any_shape_is_filled(crop, mode, expected):
+    chosen = PreprocessChoice(crop_px=crop, resize_mode=mode).applied_to(TORCHVISION)
+    assert (chosen.resize_px, chosen.crop_px, chosen.width_px) == expected
+
+
+def test_a_square_crop_replaces_an_oblong_one():
+    oblong = dataclasses.replace(TORCHVISION, width_px=112)
+    assert PreprocessChoice(crop_px=64).applied_to(oblong) == PreprocessChoice(crop_px=64).applied_to(TORCHVISION)
 
 
 @pytest.mark.parametrize("mean", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.5, 0.5, 120.0)])
@@ -42,6 +63,8 @@ def test_means_that_are_pixels(mean):
         (PreprocessChoice(std=(0.0, 0.0, 0.0)), "--std `0,0,0` is no std of pixels"),
         (PreprocessChoice(mean=(float("inf"), 1.0, 1.0)), "--mean `inf,1,1` is no mean of pixels"),
         (PreprocessChoice(crop_px=300, resize_px=256), "less than the crop"),
+        (PreprocessChoice(mean=(1.0,)), "`1` numbers for --mean; the network's images have `3` channels"),
+        (PreprocessChoice(channel_order="gray"), "`gray` does not fit a network of rgb images"),
     ],
 )
 def test_refused_choices(choice, message):

@@ -194,7 +194,7 @@ def _write_weights(path: Path, halves: dict[str, NDArray[np.float16]], measured:
     accuracy = measured["fp32_top1_of_fp16_weights"]
     metadata = {
         "architecture": json.dumps(demo.ARCHITECTURE.to_json()),
-        "preprocess": json.dumps(asdict(demo.PREPROCESS)),
+        "preprocess": json.dumps(demo.PREPROCESS.to_json()),
         "labels": json.dumps(CLASS_NAMES),
         "trained_by": COMMAND,
         "top1": f"{accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}, {accuracy['count']} fresh draws)",

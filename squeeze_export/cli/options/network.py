@@ -15,7 +15,22 @@ from squeeze_export.pipeline.network import Network, PreprocessChoice, open_netw
 DEMO_NOTE = "no --weights: this is the embedded demo network, 24 drawn classes at 96 px"
 
 _input = partial(option, group="Input")
-_PER_CHANNEL = Numbers("A,B,C", float, "three numbers: one per channel, with commas between", 3)
+_PER_CHANNEL = Numbers("A,B,C", float, "one number per channel, with commas between")
+
+
+class Crop(click.ParamType[int | tuple[int, int]]):
+    """A side in pixels, or height and width as `HxW`."""
+
+    name = "PX|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, int]:
+        """Reads the text, or the settings file's number."""
+        height, times, width = str(value).lower().partition("x")
+        try:
+            return (int(height), int(width)) if times else int(height)
+        except ValueError:
+            self.fail(f"`{value}` is neither a side in pixels nor height and width, such as `96x128`", param, ctx)
+
 
 NETWORK = (
     option(
@@ -40,7 +55,18 @@ NETWORK = (
     _input("--std", type=_PER_CHANNEL, help="Standard deviation of each channel, likewise."),
     _input("--channel-order", type=click.Choice(["rgb", "bgr"]), help="The channel order that the network was trained on."),
     _input("--resize", "resize_px", type=int, metavar="PX", help="Length of an image's short side after resizing."),
-    _input("--crop", "crop_px", type=int, metavar="PX", help="Side of the centre crop. This is the input size."),
+    _input(
+        "--crop",
+        "crop_px",
+        type=Crop(),
+        metavar="PX|HxW",
+        help="Side of the centre crop, or its height and width. This is the input size.",
+    ),
+    _input(
+        "--resize-mode",
+        type=click.Choice(["short-side", "stretch"]),
+        help="`stretch` gives up the image's ratio for the crop's; without --resize nothing is then cut off.",
+    ),
     _input(
         "--interpolation",
         type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]),
