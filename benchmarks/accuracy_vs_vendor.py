@@ -15,7 +15,7 @@ from benchmarks.recording import assets, write
 from squeeze_export.core import FloatArray
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.folders import open_images
-from squeeze_export.images.labels import read_labels
+from squeeze_export.images.label_files import read_labels
 from squeeze_export.images.stream import ImageStream, usable_cores
 from squeeze_export.measure.accuracy import compare
 from squeeze_export.measure.statistics import paired_difference

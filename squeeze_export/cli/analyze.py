@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from squeeze_export.analyze.results import Analysis, MixedPrecision
-from squeeze_export.cli.console import note, print_json, shown_progress, stdout_console, warn
+from squeeze_export.cli.console import note, note_images, print_json, shown_progress, stdout_console, warn
 from squeeze_export.cli.options import FILE, Command, call_with, option
 from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION
 from squeeze_export.cli.options.network import NETWORK, chosen_network
@@ -66,8 +66,7 @@ def command(**values: Any) -> int:
         from squeeze_export.analyze.report import print_analysis
 
         print_analysis(analysis, stdout_console())
-    if analysis.evaluation.get("note"):
-        note(f"analysed on {analysis.image_count} images: {analysis.evaluation['note']}")
+    note_images({**analysis.evaluation, "image_count": analysis.image_count}, "analysed")
     if analysis.kept is None:
         return EXIT_DONE
     if analysis.kept.table:

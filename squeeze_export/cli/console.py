@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from squeeze_export.results import Report
+
+SHOWN_CLASSES = 10
+"""Folders that are printed with their class."""
 
 
 def stdout_console() -> Console:
@@ -85,8 +88,28 @@ def print_report(report: Report, *, as_json: bool, below: str = "") -> None:
         click.echo(f"\n{below}")
     if emulated_note(report.measurements):
         note(emulated_note(report.measurements))
-    if report.evaluation.get("note"):
-        note(f"compared on {report.evaluation['image_count']} images: {report.evaluation['note']}")
+    note_images(report.evaluation, "compared")
+
+
+def note_images(evaluation: Mapping[str, Any], what: str) -> None:
+    """On stderr: which images these were, where they are not the user's own, and what their folders stand for.
+
+    Folders that have the very name of their class need no word, and of the others the first are enough: the JSON has all.
+
+    Args:
+        evaluation: of a report.
+        what: was done with them, such as `compared`.
+    """
+    if evaluation.get("note"):
+        note(f"{what} on {evaluation['image_count']} images: {evaluation['note']}")
+    every = evaluation.get("class_matches", ())
+    rows = [row for row in every if row["found"] != row["label"]]
+    for row in rows[:SHOWN_CLASSES]:
+        label = f" `{row['label']}`" if row["label"] else ""
+        how = "" if row["exact"] or not row["label"] else ", not letter for letter"
+        note(f"`{row['found']}` is class {row['class_index']}{label}{how}")
+    if len(rows) > SHOWN_CLASSES:
+        note(f"and {len(rows) - SHOWN_CLASSES} more of {len(every)} folders or labels: the report's JSON has all")
 
 
 def print_json(value: Any) -> None:

@@ -1,101 +1,128 @@
-"""Class names: read from a file, and matched to the names of folders."""
+"""The classes of a network by name, and matching the names of folders to them."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from squeeze_export.errors import BadInput
 from squeeze_export.images.names import shown
 
-MAX_LABELS_BYTES = 16_000_000
+WNID = re.compile(r"n\d{8}", re.ASCII)
+"""A WordNet id: ImageNet's name of a class, and of its folder."""
 
 _LABELS_HINT = "pass `--labels` a file with one name a line, in index order"
+_TWICE_HINT = "pass `--labels` or `--classes` a file whose names differ, such as wnids, or give `class_index` in a manifest"
 
 
-def read_text(path: Path, max_bytes: int) -> str:
-    """A UTF-8 file of at most `max_bytes`, without its byte-order mark.
+@dataclass(frozen=True)
+class Labels:
+    """The classes of a network by name.
 
-    Raises:
-        BadInput: unreadable, larger, or not UTF-8 (the line is named).
+    Attributes:
+        names: what people read, in index order; empty where no names are known. Two classes may share one, as ImageNet's two
+            `crane`s do: only a folder of that name is refused.
+        wnids: the WordNet ids that stood beside the names, in the same order, or empty.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as err:
-        raise BadInput(f"{shown(path)} cannot be read ({err.strerror or type(err).__name__})", hint="check the path") from err
-    if len(data) > max_bytes:
-        raise BadInput(f"{shown(path)} is larger than `{max_bytes:,}` bytes", hint="is it the right file?")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as err:
-        line = data.count(b"\n", 0, err.start) + 1
-        raise BadInput(f"{shown(path)} line `{line}` is not UTF-8 text", hint="save the file as UTF-8") from err
+
+    names: tuple[str, ...] = ()
+    wnids: tuple[str, ...] = ()
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """The class names of a network, one a line, in index order.
+@dataclass(frozen=True)
+class ClassMatch:
+    """A folder, or a label in a manifest, and the class that it stands for.
 
-    Two classes may share a name, as ImageNet's two `crane`s do: names that go into an artifact need not differ. Only matching
-    folders or manifest rows to such a name is refused (`LabelIndex.find`).
-
-    Returns:
-        the names, white space at both ends taken off; a newline after the last is allowed.
-
-    Raises:
-        BadInput: unreadable, not UTF-8, above `MAX_LABELS_BYTES`, without a name, an empty line or a control character (with
-            the line number).
+    Attributes:
+        name: of the folder, or the text in the manifest.
+        class_index: of the network.
+        exact: whether a name or wnid is the same letter for letter. Without any labels it is False: the order decided.
     """
-    lines = read_text(path, MAX_LABELS_BYTES).split("\n")
-    if not lines[-1].strip():
-        lines.pop()
-    names = tuple(line.strip() for line in lines)
-    for number, name in enumerate(names, start=1):
-        if not name:
-            raise BadInput(f"{shown(path)} line `{number}` is empty", hint="one name a line, in index order")
-        if any(unicodedata.category(character) == "Cc" for character in name):
-            raise BadInput(f"{shown(path)} line `{number}` holds control characters: {shown(name)}", hint="a plain text file")
-    if not names:
-        raise BadInput(f"{shown(path)} holds no labels", hint="one name a line, in index order")
-    return names
+
+    name: str
+    class_index: int
+    exact: bool
 
 
-def check_label_count(labels: Sequence[str], class_count: int) -> None:
+def check_label_count(labels: Labels, class_count: int) -> None:
     """Refuses labels that are not one per class.
 
     Raises:
         BadInput: both counts are named.
     """
-    if len(labels) != class_count:
-        raise BadInput(f"`{len(labels)}` labels for a network of `{class_count}` classes", hint=_LABELS_HINT)
+    if len(labels.names) != class_count:
+        raise BadInput(f"`{len(labels.names)}` labels for a network of `{class_count}` classes", hint=_LABELS_HINT)
 
 
 class LabelIndex:
-    """Finds the index of a class by its name."""
+    """Finds a class by its name or wnid.
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._indices: dict[str, list[int]] = {}
-        for index, name in enumerate(labels):
-            self._indices.setdefault(name, []).append(index)
+    What is not there letter for letter is looked for once more without regard to case, spaces, underscores and hyphens; then,
+    where there are wnids, among the synonyms that WordNet separates by commas, and by a wnid in front of the name, as in
+    `n02085620-Chihuahua`. Each of these counts only where it leads to a single class.
+    """
 
-    def find(self, name: str) -> int | None:
-        """The class of that name, matched letter for letter; None where there is none.
+    def __init__(self, labels: Labels) -> None:
+        self._exact: dict[str, list[int]] = {}
+        self._loosely: dict[str, list[int]] = {}
+        self._synonyms: dict[str, list[int]] = {}
+        for index, name in enumerate(labels.names):
+            keys = dict.fromkeys((name, *labels.wnids[index : index + 1]))
+            for key in keys:
+                self._exact.setdefault(key, []).append(index)
+            for key in dict.fromkeys(map(_loosened, keys)):
+                self._loosely.setdefault(key, []).append(index)
+            for key in dict.fromkeys(map(_loosened, name.split(","))) if labels.wnids else ():
+                self._synonyms.setdefault(key, []).append(index)
+
+    def find(self, name: str) -> ClassMatch | None:
+        """The class of that name; None where there is none.
 
         Raises:
             BadInput: more than one class has the name.
         """
-        found = self._indices.get(name, [])
-        if len(found) > 1:
+        loosened = _loosened(name)
+        tries = [(self._exact, name), (self._loosely, loosened), (self._synonyms, loosened)]
+        if WNID.match(name):
+            tries.append((self._exact, name[:9]))
+        for names, key in tries:
+            found = names.get(key, [])
+            if len(found) > 1:
+                raise BadInput(f"{shown(name)} is the name of classes `{found[0]}` and `{found[1]}`", hint=_TWICE_HINT)
+            if found:
+                return ClassMatch(name, found[0], exact=names is self._exact and key == name)
+        return None
+
+
+def _loosened(name: str) -> str:
+    """Without regard to case, spaces, underscores and hyphens; file systems also differ in how they compose accents."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+
+
+def check_one_each(matches: Iterable[ClassMatch], what: str) -> None:
+    """Refuses two names of one class: one of them may be meant for a class that the labels lack.
+
+    Args:
+        matches: of different names.
+        what: they are, such as `folders`.
+
+    Raises:
+        BadInput: the first two are named.
+    """
+    first: dict[int, str] = {}
+    for match in matches:
+        other = first.setdefault(match.class_index, match.name)
+        if other != match.name:
             raise BadInput(
-                f"{shown(name)} is the name of classes `{found[0]}` and `{found[1]}`",
-                hint="pass `--labels` a file whose names differ, such as wnids, or give `class_index` in a manifest",
+                f"the {what} {shown(other)} and {shown(match.name)} would both be class `{match.class_index}`",
+                hint="give both the class's own name, or pass labels that tell them apart",
             )
-        return found[0] if found else None
 
 
-def match_folders(with_images: Sequence[str], every: Sequence[str], class_count: int, labels: Sequence[str]) -> dict[str, int]:
-    """Folder names to class indices.
+def match_folders(with_images: Sequence[str], every: Sequence[str], class_count: int, labels: Labels) -> tuple[ClassMatch, ...]:
+    """Folder names to classes.
 
     By name where there are labels. Otherwise in alphabetical order, which is how torchvision's `ImageFolder` numbers them, but
     only where there is one folder per class: with fewer, the numbers would be those of other classes.
@@ -104,23 +131,28 @@ def match_folders(with_images: Sequence[str], every: Sequence[str], class_count:
         with_images: folders that hold images.
         every: all folders, sorted; in the alphabetical rule an empty one has its number too.
         class_count: classes of the network.
-        labels: class names in index order, or none.
+        labels: of the network's classes, or none.
+
+    Returns:
+        one for each folder that was matched, in their order.
 
     Raises:
-        BadInput: a folder is no class (the first is named), is two classes, or the counts differ.
+        BadInput: a folder is no class (the first is named), is two classes, two are one, or the counts differ.
     """
-    if not labels:
+    if not labels.names:
         if len(every) != class_count:
             folders = "folder" if len(every) == 1 else "folders"
             raise BadInput(f"`{len(every)}` {folders} cannot be matched to `{class_count}` classes", hint=_LABELS_HINT)
-        return {name: index for index, name in enumerate(every)}
+        return tuple(ClassMatch(name, index, exact=False) for index, name in enumerate(every))
     check_label_count(labels, class_count)
     index = LabelIndex(labels)
     found = {name: index.find(name) for name in with_images}
-    unknown = [name for name, number in found.items() if number is None]
+    unknown = [name for name, match in found.items() if match is None]
     if unknown:
         raise BadInput(
             f"`{len(unknown)}` of `{len(found)}` folders are not among the labels, the first is {shown(unknown[0])}",
-            hint="pass `--labels` a file with the folders' names, one a line, in index order",
+            hint="pass `--labels`, or `--classes` beside it, a file with the folders' names, one a line, in index order",
         )
-    return {name: number for name, number in found.items() if number is not None}
+    matches = tuple(match for match in found.values() if match is not None)
+    check_one_each(matches, "folders")
+    return matches

@@ -1,11 +1,16 @@
-"""The CSV manifest: which files, and what is on them.
+"""The manifest: which files, and what is on them. Paths are relative to its own folder.
+
+A `.csv` file has a header. The class is `class_index` (0 up) or `label` (a name out of `--labels`); where both columns are there,
+`class_index` counts. An empty cell means that the class is unknown. Other columns are ignored.
 
     file,class_index
     cats/0001.jpg,281
     dogs/0007.jpg,207
 
-`file` is relative to the manifest's own folder. The class is `class_index` (0 up) or `label` (a name out of `--labels`); where
-both columns are there, `class_index` counts. An empty cell means that the class is unknown. Other columns are ignored.
+A `.txt` file is Caffe's and ImageNet's `val.txt`: a path and a class index on each line, or on each line a path alone.
+
+    cats/0001.jpg 281
+    dogs/0007.jpg 207
 """
 
 from __future__ import annotations
@@ -13,43 +18,60 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
 from squeeze_export.errors import BadInput
-from squeeze_export.images.labels import LabelIndex, check_label_count, read_text
+from squeeze_export.images.label_files import read_text
+from squeeze_export.images.labels import ClassMatch, LabelIndex, Labels, check_label_count, check_one_each
 from squeeze_export.images.names import shown
 
 MAX_MANIFEST_BYTES = 64_000_000
 MAX_ROWS = 5_000_000
 UNKNOWN = -1
 
+SUFFIXES = (".csv", ".txt")
+
 _HEADER_HINT = "the first line is a header: `file,class_index` or `file,label`"
+_LINE_HINT = "`path index` on every line, or a path alone on every line"
 _SOURCES = {
     "": "labels ignored",
     "class_index": "manifest column class_index",
     "label": "manifest column label, matched to the labels",
+    "list": "list of paths and class indices",
 }
 _Row = tuple[int, str, str]  # line number, file, class
 
 
-def read_manifest(path: Path, *, class_count: int | None = None, labels: Sequence[str] = ()) -> tuple[dict[Path, int], str]:
+class Listed(NamedTuple):
+    """What a manifest says.
+
+    Attributes:
+        files: file -> class index (`UNKNOWN` where not given), in the order of the rows.
+        class_source: how the classes were matched.
+        matches: the labels in it, and the classes that they stand for; empty where it has class indices.
+    """
+
+    files: dict[Path, int]
+    class_source: str
+    matches: tuple[ClassMatch, ...]
+
+
+def read_manifest(path: Path, *, class_count: int | None = None, labels: Labels | None = None) -> Listed:
     """Reads a manifest.
 
     Args:
-        path: the `.csv` file, UTF-8, comma-separated, with a header.
+        path: the `.csv` or `.txt` file, UTF-8.
         class_count: classes of the network; None reads the files alone and ignores what is on them.
-        labels: class names in index order, for the column `label`.
-
-    Returns:
-        file -> class index (`UNKNOWN` where not given), in the order of the rows; and how the classes were matched.
+        labels: of the network's classes, for the column `label`.
 
     Raises:
         BadInput: with the line number: a missing column, a class out of range or unknown, a path that leaves the folder, a file
             that is missing or listed twice; or the manifest is larger than `MAX_MANIFEST_BYTES` or `MAX_ROWS`.
     """
-    column, rows = _rows(path, class_count is not None)
-    if class_count is not None and labels:
+    labels = labels or Labels()
+    column, rows = (_lines if path.suffix.lower() == ".txt" else _rows)(path, class_count is not None)
+    if class_count is not None and labels.names:
         check_label_count(labels, class_count)
     elif column == "label":
         raise BadInput(f"{shown(path)} names classes by `label`, but no names are known", hint="pass `--labels FILE`")
@@ -57,6 +79,7 @@ def read_manifest(path: Path, *, class_count: int | None = None, labels: Sequenc
     found: dict[Path, int] = {}
     first_line: dict[Path, int] = {}
     missing: list[tuple[int, str]] = []
+    matches: dict[str, ClassMatch] = {}
     for line, name, text in rows:
         where = f"{shown(path)} line `{line}`"
         file = _inside(path.parent, name, where)
@@ -65,18 +88,42 @@ def read_manifest(path: Path, *, class_count: int | None = None, labels: Sequenc
         first_line[file] = line
         if not os.path.isfile(file):
             missing.append((line, name))
-        found[file] = _class(text, column, class_count or 0, index, where)
+        if column == "label" and text:
+            matches[text] = matches.get(text) or _match(index, text, where)
+            found[file] = matches[text].class_index
+        else:
+            found[file] = _class(text, class_count or 0, where) if column and text else UNKNOWN
+    check_one_each(matches.values(), "labels")
     if missing:
         line, name = missing[0]
         raise BadInput(
             f"`{len(missing)}` of `{len(found)}` files in {shown(path)} are missing, the first is {shown(name)} (line {line})",
             hint="paths are relative to the manifest's folder",
         )
-    return found, _SOURCES[column]
+    return Listed(found, _SOURCES[column], tuple(matches.values()))
+
+
+def _lines(path: Path, classes: bool) -> tuple[str, list[_Row]]:
+    """The rows of a list of paths, and `list` as the column that gives the class, if there is one and it is asked for."""
+    rows: list[_Row] = []
+    for number, line in enumerate(read_text(path, MAX_MANIFEST_BYTES).split("\n"), start=1):
+        before = line.strip().rstrip("0123456789")
+        name, index = before.rstrip(" \t,;"), line.strip()[len(before) :]
+        if line.strip():
+            rows.append((number, name, index) if index and name != before else (number, line.strip(), ""))
+        if len(rows) > MAX_ROWS:
+            raise BadInput(f"{shown(path)} has more than `{MAX_ROWS:,}` rows", hint="split it")
+    if not rows:
+        raise BadInput(f"{shown(path)} lists no files", hint=_LINE_HINT)
+    indexed = any(index for _, _, index in rows)
+    bare = next((row for row in rows if not row[2]), None)
+    if indexed and bare:
+        raise BadInput(f"{shown(path)} line `{bare[0]}` has no class index, others have one: {shown(bare[1])}", hint=_LINE_HINT)
+    return "list" if indexed and classes else "", rows
 
 
 def _rows(path: Path, classes: bool) -> tuple[str, list[_Row]]:
-    """The column that gives the class (empty: none) and the rows, checked for their form."""
+    """The column of a CSV file that gives the class (empty: none) and the rows, checked for their form."""
     reader = csv.reader(io.StringIO(read_text(path, MAX_MANIFEST_BYTES), newline=""), strict=True)
     rows: list[_Row] = []
     try:
@@ -124,15 +171,16 @@ def _inside(folder: Path, name: str, where: str) -> Path:
     return folder / name
 
 
-def _class(text: str, column: str, class_count: int, index: LabelIndex, where: str) -> int:
-    """The class of one row."""
-    if not column or not text:
-        return UNKNOWN
-    if column == "label":
-        found = index.find(text)
-        if found is None:
-            raise BadInput(f"{where}: {shown(text)} is not among the labels", hint="names are matched letter for letter")
-        return found
+def _match(index: LabelIndex, text: str, where: str) -> ClassMatch:
+    """The class of a label."""
+    found = index.find(text)
+    if found is None:
+        raise BadInput(f"{where}: {shown(text)} is not among the labels", hint="names of `--labels`, or of `--classes` beside it")
+    return found
+
+
+def _class(text: str, class_count: int, where: str) -> int:
+    """The class of an index."""
     # int() would also take `+1`, `1_0` and digits of other scripts.
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise BadInput(f"{where}: {shown(text)} is not a class index", hint=f"a whole number from 0 to {class_count - 1}")

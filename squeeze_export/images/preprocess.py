@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, get_args
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from squeeze_export.core import Preprocess, ResizeMode
 from squeeze_export.errors import BadInput
@@ -30,8 +30,15 @@ if TYPE_CHECKING:
 MAX_PIXELS = 2**28 // 3
 MAX_FILE_BYTES = 2**29
 
+READS_AVIF = "avif" in features.modules and features.check("avif") is True
+"""Whether Pillow reads AVIF: from 11.3 on, where it was built with libavif."""
 # A closed list: a `.jpg` that is really an EPS must not start Ghostscript.
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", *(("AVIF",) if READS_AVIF else ()))
+_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+}
+"""Major brands of ISO media files (ISO/IEC 14496-12, `ftyp`), which phones also store as `.jpg`."""
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -137,9 +144,16 @@ def decode(file: IO[bytes], name: object) -> Image.Image:
             image = image.convert("RGBA")  # the same colours as straight to RGB, without Pillow's warning
         return image if image.mode == "RGB" else image.convert("RGB")
     except UnidentifiedImageError as err:
-        raise BrokenImage(name, f"not one of {', '.join(_FORMATS)}") from err
+        raise BrokenImage(name, f"{_kind(file)}not one of {', '.join(_FORMATS)}") from err
     except _DECODER_ERRORS as err:
         raise BrokenImage(name, " ".join(str(err).split())[:120] or type(err).__name__) from err
+
+
+def _kind(file: IO[bytes]) -> str:
+    """`HEIC inside, ` by the first bytes of such a file, whatever its ending; else nothing."""
+    file.seek(0)
+    head = file.read(12)
+    return f"{kind} inside, " if head[4:8] == b"ftyp" and (kind := _BRANDS.get(head[8:12])) else ""
 
 
 def resized_size(width_px: int, height_px: int, preprocess: Preprocess) -> tuple[int, int]:

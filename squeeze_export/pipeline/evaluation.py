@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 from squeeze_export import demo
 from squeeze_export.core import Progress, silent
 from squeeze_export.images.calibration import BATCH, CalibrationImages, CalibrationSource, calibration_folders
-from squeeze_export.images.folders import open_calibration_folders, open_images
+from squeeze_export.images.folders import ImageSet, open_calibration_folders, open_images
 from squeeze_export.images.stream import KEPT_BYTES, ImageStream
 from squeeze_export.pipeline.network import Network
+
+CLASS_MATCHES = "class_matches"
+"""Key of a report's evaluation: every folder, or label of a manifest, and the class that it was matched to."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def evaluation_images(
         return None
     if path is not None:
         names = path.name
-        images = open_images(path, class_count=network.architecture.class_count, labels=network.graph.labels)
+        images = open_images(path, class_count=network.architecture.class_count, labels=network.classes)
     else:
         note = "these are the calibration images: give --eval DIR for an independent check"
         if isinstance(calib, CalibrationImages):
@@ -93,5 +97,22 @@ def evaluation_images(
         "image_count": len(images.files),
         "labelled": images.labels is not None,
         "classes_from": images.class_source,
+        **({CLASS_MATCHES: _class_rows(images, network.graph.labels or network.classes.names)} if images.matches else {}),
     }
     return Evaluation(stream, found | ({"note": note} if note else {}), independent=path is not None)
+
+
+def _class_rows(images: ImageSet, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """`found` is the folder's name, `label` the class's, if it has one. Matches that are not letter for letter come first."""
+    counts = Counter(images.labels)
+    rows = [
+        {
+            "found": match.name,
+            "class_index": match.class_index,
+            "label": labels[match.class_index] if labels else None,
+            "exact": match.exact,
+            "image_count": counts[match.class_index],
+        }
+        for match in images.matches
+    ]
+    return sorted(rows, key=lambda row: bool(row["exact"]))

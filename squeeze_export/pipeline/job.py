@@ -44,7 +44,8 @@ class Job:
             is the demo network.
         table: a table file instead of calibration.
         eval: evaluation images; without them the calibration images serve, and the report says so.
-        labels: one class name or wnid a line.
+        labels: a file of class names, in any form that `label_files` reads.
+        classes: the same, of the names that folders of images go by, where these differ.
         preprocess: what the user changes of the checkpoint's.
         bypass: needed for simple bypass checkpoints.
         recipe: how to quantize.
@@ -66,6 +67,7 @@ class Job:
     table: Path | None = None
     eval: Path | None = None
     labels: Path | None = None
+    classes: Path | None = None
     preprocess: PreprocessChoice = field(default_factory=PreprocessChoice)
     bypass: Bypass | None = None
     recipe: str = "fast"
@@ -112,7 +114,9 @@ def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> 
     """`run`, for a caller that needs the network and the files too; `again` as in `evaluation_images`."""
     scheme = scheme_named(job.scheme)
     recipe = _check(job, scheme)
-    network = open_network(job.weights, preprocess=job.preprocess, labels=job.labels, bypass=job.bypass, progress=progress)
+    network = open_network(
+        job.weights, preprocess=job.preprocess, labels=job.labels, classes=job.classes, bypass=job.bypass, progress=progress
+    )
     if job.table is None:
         check_keepable(network.graph, job.keep_float)
     if job.training is not None and job.eval is not None and job.validate:

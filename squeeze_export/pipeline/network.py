@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from squeeze_export.core import ChannelOrder, Interpolation, Preprocess, Progres
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.images.labels import check_label_count, read_labels
+from squeeze_export.images.label_files import read_labels
+from squeeze_export.images.labels import Labels, check_label_count
 from squeeze_export.images.preprocess import check_preprocess
 from squeeze_export.nets.architecture import Architecture, Bypass
 from squeeze_export.nets.checkpoints import read_checkpoint
@@ -79,6 +80,7 @@ class Network:
         graph: its float graph: the reference.
         is_demo: whether it is the embedded one.
         notes: what was left out or changed while reading, one line each.
+        classes: the names that folders of images go by; their wnids too, where they are known.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Network:
     graph: Graph
     is_demo: bool
     notes: tuple[str, ...] = ()
+    classes: Labels = field(default_factory=Labels)
 
     def facts(self) -> dict[str, Any]:
         """What a report says about it."""
@@ -107,6 +110,7 @@ def open_network(
     *,
     preprocess: PreprocessChoice | None = None,
     labels: Path | None = None,
+    classes: Path | None = None,
     bypass: Bypass | None = None,
     progress: Progress = silent,
 ) -> Network:
@@ -115,7 +119,8 @@ def open_network(
     Args:
         weights: a file, a key of `NAMED_WEIGHTS`, or None for the demo network.
         preprocess: what the user changes of the checkpoint's.
-        labels: one class name or wnid a line, in index order; replaces those stored in the checkpoint.
+        labels: class names, in any form that `label_files` reads; they replace those stored in the checkpoint.
+        classes: names that folders of images go by, where these differ; likewise.
         bypass: needed for simple bypass, which has no tensors.
         progress: told of a download.
 
@@ -125,21 +130,22 @@ def open_network(
     """
     is_demo = weights is None
     checkpoint = read_checkpoint(_path(weights, progress), bypass=bypass)
-    names = checkpoint.labels
-    if labels is not None:
-        names = read_labels(labels)
-        check_label_count(names, checkpoint.architecture.class_count)
+    names = Labels(checkpoint.labels) if labels is None else read_labels(labels)
+    folders = names if classes is None else read_labels(classes)
+    for given in (names, folders):
+        if given.names:
+            check_label_count(given, checkpoint.architecture.class_count)
     graph = build_graph(
         checkpoint.architecture,
         checkpoint.tensors,
         (preprocess or PreprocessChoice()).applied_to(checkpoint.preprocess),
-        labels=names,
+        labels=names.names,
         checkpoint_sha256=checkpoint.sha256,
     )
     name, source = checkpoint.architecture.name, checkpoint.path.name
     if is_demo:
         name, source = demo.NAME, "embedded demo network"
-    return Network(name, source, checkpoint.architecture, graph, is_demo, checkpoint.notes)
+    return Network(name, source, checkpoint.architecture, graph, is_demo, checkpoint.notes, folders)
 
 
 def _path(weights: str | Path | None, progress: Progress) -> Path:

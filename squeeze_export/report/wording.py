@@ -165,7 +165,7 @@ def spelt_facts(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, name in words and value in words of each fact that has a value; units move from the name to the value."""
     spelt = []
     for name, value in facts.items():
-        if value is None or value == "":
+        if value is None or value == "" or name == "class_matches":  # up to a thousand: the JSON has them
             continue
         suffix = next((suffix for suffix in _UNITS if name.endswith(suffix)), "")
         word = name[: len(name) - len(suffix)].replace("_", " ")

@@ -408,7 +408,7 @@ def test_folders_that_are_no_class(refused, net, tiny):
     copy_images(tiny / "eval", Path("val/zebra"))
     message, hint = refused("tflite", *net, "--eval", "val", "--labels", tiny / "labels.txt")
     assert message == "`1` of `1` folders are not among the labels, the first is `zebra`"
-    assert hint == "pass `--labels` a file with the folders' names, one a line, in index order"
+    assert hint == "pass `--labels`, or `--classes` beside it, a file with the folders' names, one a line, in index order"
 
 
 def test_folders_that_cannot_be_told_apart(refused, net, tiny):

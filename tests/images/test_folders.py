@@ -18,12 +18,14 @@ from squeeze_export.errors import BadInput
 from squeeze_export.images import manifest as manifest_module
 from squeeze_export.images import stream as stream_module
 from squeeze_export.images.folders import open_calibration, open_images
-from squeeze_export.images.labels import read_labels
-from squeeze_export.images.preprocess import load_pixels
+from squeeze_export.images.label_files import read_labels
+from squeeze_export.images.labels import ClassMatch, Labels
+from squeeze_export.images.preprocess import READS_AVIF, load_pixels
 from squeeze_export.images.stream import ImageStream, usable_cores
 
 SMALL = Preprocess(8, 6, "bilinear", "rgb", (0, 0, 0), (1, 1, 1))
-NAMES = ("dog", "cat", "ant")
+AVIF = ", AVIF" if READS_AVIF else ""
+NAMES = Labels(("dog", "cat", "ant"))
 
 
 def draw(path: Path, seed: int = 0) -> Path:
@@ -44,12 +46,12 @@ def names(image_set) -> list[str]:
 
 
 def test_a_plain_folder_is_unlabelled(tmp_path: Path):
-    for name in ("b.PNG", "a.jpg", "c.jpeg", ".hidden.jpg", "d.gif", "e.tif", "f.TIFF", "g.bmp", "h.webp"):
+    for name in ("b.PNG", "a.jpg", "c.jpeg", ".hidden.jpg", "d.gif", "e.tif", "f.TIFF", "g.bmp", "h.webp", "i.JFIF"):
         draw(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "empty").mkdir()
     found = open_images(tmp_path, class_count=3)
-    assert names(found) == ["a.jpg", "b.PNG", "c.jpeg", "d.gif", "e.tif", "f.TIFF", "g.bmp", "h.webp"]
+    assert names(found) == ["a.jpg", "b.PNG", "c.jpeg", "d.gif", "e.tif", "f.TIFF", "g.bmp", "h.webp", "i.JFIF"]
     assert (found.labels, found.root) == (None, tmp_path)
     assert found.class_source.startswith("none")
 
@@ -62,6 +64,16 @@ def test_folders_are_matched_by_name(tmp_path: Path):
     assert names(found) == ["ant/9.png", "dog/2.png", "dog/deep/er/1.png"]
     assert found.labels == (2, 0, 0)
     assert found.class_source == "folder names, matched to the labels"
+    assert found.matches == (ClassMatch("ant", 2, exact=True), ClassMatch("dog", 0, exact=True))
+
+
+def test_wnid_folders_and_folders_that_are_spelt_otherwise(tmp_path: Path):
+    for name in ("n02084071/1.png", "House Cat/2.png", "ANT/3.png"):
+        draw(tmp_path / name)
+    labels = Labels(("dog, domestic dog", "cat, house cat", "ant"), ("n02084071", "n02121620", "n02219486"))
+    found = open_images(tmp_path, class_count=3, labels=labels)
+    assert dict(zip(names(found), found.labels, strict=True)) == {"n02084071/1.png": 0, "House Cat/2.png": 1, "ANT/3.png": 2}
+    assert [match.exact for match in found.matches] == [False, False, True]  # `ANT`, `House Cat`, the wnid
 
 
 def test_the_alphabetical_rule_needs_a_folder_per_class(tmp_path: Path):
@@ -71,6 +83,7 @@ def test_the_alphabetical_rule_needs_a_folder_per_class(tmp_path: Path):
     found = open_images(tmp_path, class_count=3)
     assert found.labels == (0, 2)
     assert "alphabetical" in found.class_source
+    assert found.matches == tuple(ClassMatch(name, index, exact=False) for index, name in enumerate(("ant", "cat", "dog")))
     with pytest.raises(BadInput, match="`3` folders cannot be matched to `1000` classes"):
         open_images(tmp_path, class_count=1000)
 
@@ -99,10 +112,40 @@ def test_nothing_to_find(tmp_path: Path):
         assert ".webp" in str(caught.value.hint)
         with pytest.raises(BadInput, match="does not exist"):
             opened(tmp_path / "nowhere")
-        with pytest.raises(BadInput, match="neither a folder nor a"):
+        with pytest.raises(BadInput, match=r"neither a folder nor a `[.]csv` manifest nor a `[.]txt` list"):
             opened(draw(tmp_path / "else" / "x.png"))
         (tmp_path / "else" / "x.png").unlink()
         (tmp_path / "else").rmdir()
+
+
+@pytest.mark.parametrize("opened", [open_calibration, lambda path: open_images(path, class_count=1, labels=Labels(("dog",)))])
+def test_images_of_formats_that_are_not_read_are_counted_and_named(tmp_path: Path, opened):
+    draw(tmp_path / "dog" / "a.png")
+    for name in ("dog/IMG_2.HEIC", "dog/IMG_1.heic", "dog/x.DNG", "heic only/IMG_3.heif", ".hidden.heic", "dog/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"anything")
+    found = opened(tmp_path)
+    assert names(found) == ["dog/a.png"]
+    assert found.notes == (
+        "not read, `3` HEIC files, the first is `dog/IMG_1.heic`, `1` raw file, the first is `dog/x.DNG`:"
+        " convert them to JPEG or PNG to use them",
+    )
+    (tmp_path / "dog" / "a.png").unlink()
+    with pytest.raises(BadInput, match="no images that can be read: `3` HEIC files, the first is `dog/IMG_1") as caught:
+        opened(tmp_path)
+    assert "magick" in str(caught.value.hint)
+
+
+def test_a_plain_folder_has_no_notes(tmp_path: Path):
+    draw(tmp_path / "a.png")
+    assert open_calibration(tmp_path).notes == ()
+
+
+@pytest.mark.parametrize("name", ["IMG_1.jpg", "IMG_1.png"])
+def test_heic_under_another_ending_is_named(tmp_path: Path, name):
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(BadInput, match=rf"`1` of `1` images cannot be read, the first is `{name}` \(HEIC inside, not one of JPEG"):
+        list(ImageStream(open_calibration(tmp_path), SMALL))
 
 
 def test_links(tmp_path: Path):
@@ -176,6 +219,16 @@ def test_manifest_without_a_known_class_is_unlabelled(tmp_path: Path):
     assert open_images(manifest(tmp_path, "file,class_index\na.png,\n", "a.png"), class_count=3).labels is None
 
 
+def test_labels_in_a_manifest_may_be_spelt_otherwise(tmp_path: Path):
+    path = manifest(tmp_path, "file,label\na.png,Dog\nb.png,Dog\nc.png,ant\n", "a.png", "b.png", "c.png")
+    found = open_images(path, class_count=3, labels=NAMES)
+    assert found.labels == (0, 0, 2)
+    assert found.matches == (ClassMatch("Dog", 0, exact=False), ClassMatch("ant", 2, exact=True))
+    path = manifest(tmp_path, "file,label\na.png,Dog\nb.png,dog\n")
+    with pytest.raises(BadInput, match="the labels `Dog` and `dog` would both be class `0`"):
+        open_images(path, class_count=3, labels=NAMES)
+
+
 def test_calibration_manifest_needs_files_only(tmp_path: Path):
     found = open_calibration(manifest(tmp_path, "file,label\na.png,unheard of\n", "a.png"))
     assert (names(found), found.labels) == (["a.png"], None)
@@ -215,6 +268,60 @@ def test_bad_manifests(tmp_path: Path, text, match):
     assert "\n" not in caught.value.message
 
 
+# --- lists
+
+
+def listing(folder: Path, text: str, *images: str) -> Path:
+    path = manifest(folder, "", *images).with_name("val.txt")
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("gap", [" ", "\t", "  ", ", ", ","])
+def test_a_list_of_paths_and_class_indices(tmp_path: Path, gap):
+    path = listing(tmp_path, f"b/2.png{gap}2\r\n\na 1.png{gap}0\n", "a 1.png", "b/2.png", "unlisted.png")
+    found = open_images(path, class_count=3)
+    assert (names(found), found.labels, found.root) == (["a 1.png", "b/2.png"], (0, 2), tmp_path)
+    assert (found.class_source, found.matches) == ("list of paths and class indices", ())
+    assert names(open_calibration(path)) == ["a 1.png", "b/2.png"]
+    assert open_calibration(path).labels is None
+
+
+def test_a_list_of_paths_alone(tmp_path: Path):
+    path = listing(tmp_path, "b/2.png\na.png\n", "a.png", "b/2.png")
+    assert open_images(path, class_count=3).labels is None
+    assert names(open_calibration(path)) == ["a.png", "b/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("\n", "lists no files"),
+        ("a.png 3\n", "line `1`: class `3` is out of range"),
+        ("a.png 1\n\na.png\n", "line `3` has no class index, others have one: `a.png`"),
+        ("a.png 1\nb.png -1\n", "line `2` has no class index"),
+        ("a.png 9999999999\n", "line `1`: `9999999999` is not a class index"),
+        ("a.png 1\na.png 2\n", "line `2`: `a.png` is already on line `1`"),
+        ("/etc/passwd 1\n", "line `1`: `/etc/passwd` leads out"),
+        ("../a.png 1\n", "leads out"),
+        ("a.png 1\nb.png 1\n", r"`1` of `2` files in .* missing, the first is `b.png` \(line 2\)"),
+        ("1\n2\n", r"`2` of `2` files in .* missing, the first is `1`"),
+    ],
+)
+def test_bad_lists(tmp_path: Path, text, match):
+    with pytest.raises(BadInput, match=match) as caught:
+        open_images(listing(tmp_path, text, "a.png"), class_count=3)
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_lists_are_bounded(tmp_path: Path, monkeypatch):
+    path = listing(tmp_path, "a.png 0\nb.png 0\n", "a.png", "b.png")
+    monkeypatch.setattr(manifest_module, "MAX_ROWS", 1)
+    with pytest.raises(BadInput, match="more than `1` rows"):
+        open_calibration(path)
+
+
 @pytest.mark.parametrize(
     ("labels", "match"),
     [
@@ -225,7 +332,7 @@ def test_bad_manifests(tmp_path: Path, text, match):
 )
 def test_manifest_labels_that_do_not_fit(tmp_path: Path, labels, match):
     with pytest.raises(BadInput, match=match):
-        open_images(manifest(tmp_path, "file,label\na.png,cat\n", "a.png"), class_count=3, labels=labels)
+        open_images(manifest(tmp_path, "file,label\na.png,cat\n", "a.png"), class_count=3, labels=Labels(labels))
 
 
 def test_manifests_are_bounded(tmp_path: Path, monkeypatch):
@@ -273,7 +380,7 @@ def test_broken_images_are_counted_then_refused(tmp_path: Path):
     with pytest.raises(BadInput) as caught:
         seen.extend(stream)
     assert caught.value.message == (
-        "`3` of `12` images cannot be read, the first is `005.png` (not one of JPEG, PNG, BMP, WEBP, TIFF, GIF)"
+        f"`3` of `12` images cannot be read, the first is `005.png` (not one of JPEG, PNG, BMP, WEBP, TIFF, GIF{AVIF})"
     )
     assert caught.value.hint == "`--skip-broken` leaves them out"
     assert [f.name for b in seen for f in b.files] == ["000.png", "001.png", "002.png", "003.png"]

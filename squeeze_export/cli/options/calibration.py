@@ -57,8 +57,8 @@ EVALUATION = option(
     "evaluation",
     group="Most used",
     type=FILE,
-    metavar="DIR|CSV",
-    help="Images to compare on: one folder per class, a CSV manifest, or a folder without labels.",
+    metavar="DIR|CSV|TXT",
+    help="Images to compare on: one folder per class, a CSV manifest, a val.txt, or a folder without labels.",
 )
 CALIBRATION = (
     option(

@@ -44,8 +44,9 @@ NETWORK = (
         "--labels",
         group="Most used",
         type=FILE,
-        help="Class names or WordNet ids, one per line, in the order of the network's outputs.",
+        help="Class names, such as one per line in the order of the network's outputs; synset_words.txt and JSON are read too.",
     ),
+    _input("--classes", type=FILE, help="Names that the class folders of images go by, where they differ from --labels."),
     _input(
         "--bypass",
         type=click.Choice(["simple", "complex"]),

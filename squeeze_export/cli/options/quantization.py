@@ -18,7 +18,7 @@ from squeeze_export.pipeline.training import Training
 _option = partial(option, group="Quantization")
 
 TRAINING = (
-    _option("--train", type=FILE, metavar="DIR|CSV", help="Recipe qat: labelled images to train the integers on."),
+    _option("--train", type=FILE, metavar="DIR|CSV|TXT", help="Recipe qat: labelled images to train the integers on."),
     _option("--train-epochs", default=Training.epochs, metavar="N", help="Recipe qat: passes over these images."),
     _option(
         "--train-reach",
