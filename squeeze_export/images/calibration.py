@@ -40,7 +40,7 @@ class CalibrationImages:
     Attributes:
         stream: the set that they are of; a loop over it reads no file again.
         batch: all of them, N.
-        weights: N, how often each counts.
+        weights: N, how often each counts; 1 where all count alike.
         folders: of each folder its name, `image_count` and `weight`.
         source: what a report calls them: the folders' names, or a name given in their place.
         warnings: what the user should know.
@@ -113,6 +113,7 @@ def read_calibration_images(
     warnings = check_calibration(batch.pixels, batch.files, batch.hashes) + skipped_warning(skipped, "calibration images")
     counts = Counter(owner[file] for file in batch.files)
     weights = tuple(folders[owner[file]].weight for file in batch.files)
+    weights = weights if len(set(weights)) > 1 else (1,) * len(weights)
     return CalibrationImages(
         stream,
         batch,

@@ -143,7 +143,7 @@ def calibrate(
         recipe=recipe.calibration,
         seed=seed,
         threads=cores,
-        weights=images.weights if len(set(images.weights)) > 1 else None,  # equal weights are as good as none
+        weights=images.weights,
         provenance=provenance,
         progress=progress,
     )

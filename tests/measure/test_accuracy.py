@@ -14,6 +14,7 @@ from scipy import special, stats
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.measure.accuracy import UNLABELLED, Tally, accuracy_of, compare, near_chance, tally
 from squeeze_export.measure.statistics import paired_difference, wilson
+from squeeze_export.results import sqnr_db
 
 
 def logits(*rows):
@@ -180,3 +181,9 @@ def test_outputs_that_are_not_finite():
 )
 def test_near_chance(accuracy, class_count, count, near):
     assert near_chance(accuracy, class_count, count) is near
+
+
+def test_sqnr_by_hand():
+    assert sqnr_db(1000, 1) == pytest.approx(30)
+    assert sqnr_db(5, 0) == sqnr_db(0, 0) == math.inf
+    assert sqnr_db(0, 1) == -math.inf

@@ -10,7 +10,7 @@ from PIL import Image
 
 from squeeze_export.errors import BadInput
 from squeeze_export.images.calibration import CalibrationFolder
-from squeeze_export.pipeline import calibrate, read_calibration, run, write_table
+from squeeze_export.pipeline import calibrate, calibration_curve, read_calibration, run, write_table
 from squeeze_export.pipeline.calibration import APPEARANCE, FOLDERS, shift_warnings
 from squeeze_export.pipeline.evaluation import Evaluation
 
@@ -41,12 +41,13 @@ def same_integers(first, second):
     )
 
 
-def test_folders_of_equal_weight_are_one_set(network, halves):
+def test_folders_of_equal_weight_are_one_set(network, halves, tiny):
     both = calibrate(network, folders(halves))
     together = calibrate(network, halves)  # day/ and night/ lie in it, in this order
     assert both.image_hashes == together.image_hashes
     assert same_integers(both, together)
     assert same_integers(calibrate(network, folders(halves, 7, 7)), together)
+    assert same_integers(calibration_curve(network, folders(halves, 7, 7), tiny / "eval")[0], together)
 
 
 def test_the_table_and_the_report_tell_each_folder(network, halves):
