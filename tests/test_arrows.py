@@ -57,7 +57,7 @@ ROOMS: dict[str, set[str]] = {
     "workers": CORE,
     "nets": CORE | {"formats"},
     "images": CORE,
-    "graph": CORE | {"nets"},  # build.py reads the architecture
+    "graph": CORE | {"nets", "formats"},  # build.py reads the architecture, onnx_graph.py an ONNX file
     "formats": {"core", "errors", "files", "registry"},
     **dict.fromkeys(WORKSHOPS, LOW),
     "analyze": LOW | {"quant", "report"},  # tries quantizations, and its page is a report's

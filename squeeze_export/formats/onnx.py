@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import require
 from squeeze_export.errors import BadInput
-from squeeze_export.files import read_bounded
+from squeeze_export.files import read_bounded, reading
 from squeeze_export.formats.audit import Policy
 from squeeze_export.formats.contents import FREE, UNKNOWN, Attribute, Contents, FileOperator, FileTensor
 from squeeze_export.formats.qdq import Groups, Words
@@ -109,8 +111,13 @@ def checked(content: bytes, path: Path) -> OnnxFile:
     return file
 
 
-def parsed(content: bytes, name: Path | str) -> OnnxFile:
-    """As `checked`, without the checks. `name` is for messages.
+def parsed(content: bytes, name: Path | str, folder: Path | None = None) -> OnnxFile:
+    """As `checked`, without the checks.
+
+    Args:
+        content: of the file.
+        name: of it, for messages.
+        folder: where files with its weights may lie (`model.onnx.data`); None refuses those.
 
     Raises:
         BadInput: it is no ONNX file.
@@ -118,7 +125,7 @@ def parsed(content: bytes, name: Path | str) -> OnnxFile:
     """
     onnx, message = require("onnx", "onnx"), require("google.protobuf.message", "onnx")
     try:
-        return OnnxFile(onnx.load_model_from_string(content), name)
+        return OnnxFile(onnx.load_model_from_string(content), name, folder)
     except (message.DecodeError, RuntimeError, ValueError) as err:
         raise BadInput(f"`{name}` is not a sound ONNX file: {' '.join(str(err).split())}") from err
 
@@ -135,10 +142,12 @@ class OnnxFile:
         model: the `ModelProto`.
         graph: its `GraphProto`.
         stored: name -> the `TensorProto` of every initializer and Constant node.
+        external: name -> content of every file of weights beside it that was read.
     """
 
-    def __init__(self, model: Any, name: Path | str) -> None:
+    def __init__(self, model: Any, name: Path | str, folder: Path | None = None) -> None:
         self._onnx, self._name, self.model, self.graph = require("onnx", "onnx"), name, model, model.graph
+        self._folder, self.external = folder, dict[str, bytes]()
         self.stored: dict[str, Any] = {tensor.name: tensor for tensor in self.graph.initializer}
         for node in self.graph.node:
             if node.op_type == "Constant" and node.output:
@@ -157,6 +166,44 @@ class OnnxFile:
             for name in node.input:
                 found.setdefault(name, []).append(node)
         return found
+
+    @cached_property
+    def sorted_nodes(self) -> Sequence[Any]:
+        """The nodes, each after those whose results it reads; in the file's own order where that is one already.
+
+        Raises:
+            BadInput: a name is no text, a tensor is made twice, or there is no such order, since nodes wait for each other or for a
+                tensor that nobody makes.
+        """
+        nodes = list(self.graph.node)
+        texts = [text for node in nodes for text in (node.name, node.op_type, node.domain, *node.input, *node.output)]
+        texts += [entry.name for entry in (*self.graph.initializer, *self.graph.input, *self.graph.output)]
+        if not all(isinstance(text, str) for text in texts):  # protobuf hands out as bytes what is no UTF-8
+            raise BadInput(f"`{self._name}` is damaged: a name in it is not UTF-8 text")
+        given = {"", *self.stored, *(entry.name for entry in self.graph.input)}
+        made = Counter(name for node in nodes for name in node.output if name and node.op_type != "Constant")
+        twice = next((name for name, count in made.items() if count > 1 or name in given), None)
+        if twice is not None:
+            raise BadInput(f"`{self._name}` is damaged: `{twice}` is made twice")
+        missing = [{name for name in node.input if name not in given} for node in nodes]
+        waiting: dict[str, list[int]] = {}
+        for place, names in enumerate(missing):
+            for name in names:
+                waiting.setdefault(name, []).append(place)
+        ready, order = [place for place, names in enumerate(missing) if not names], []
+        while ready:
+            place = heapq.heappop(ready)
+            order.append(nodes[place])
+            for name in nodes[place].output:
+                for reader in waiting.pop(name, ()):
+                    missing[reader].discard(name)
+                    if not missing[reader]:
+                        heapq.heappush(ready, reader)
+        if len(order) < len(nodes):
+            stuck = next(node for node, names in zip(nodes, missing, strict=True) if names)
+            why = "waits for a tensor that nobody makes, or for itself"
+            raise BadInput(f"`{self._name}` is damaged: {stuck.op_type} `{node_name(stuck)}` {why}")
+        return order
 
     @cached_property
     def _types(self) -> Mapping[str, Any]:
@@ -219,6 +266,11 @@ class OnnxFile:
         """numpy's name of an element type."""
         return self._dtype(elem_type)[0]
 
+    def numpy_dtype(self, elem_type: int) -> np.dtype[Any]:
+        """numpy's dtype of an element type that `dtype` knows."""
+        dtype: np.dtype[Any] = self._onnx.helper.tensor_dtype_to_np_dtype(elem_type)
+        return dtype
+
     def _dtype(self, elem_type: int) -> tuple[str, int]:
         """numpy's name of an element type and bytes per element, 0 where it is unknown."""
         try:
@@ -234,14 +286,42 @@ class OnnxFile:
             BadInput: it is damaged, or stored in another file.
             LookupError: the file stores no such constant.
         """
-        stored = self.stored[name]
-        if stored.data_location == self._onnx.TensorProto.EXTERNAL or stored.external_data:
-            raise BadInput(f"`{self._name}` keeps `{name}` in another file", hint="save the model with its weights inside")
+        return self.values(self.stored[name])
+
+    def values(self, tensor: Any) -> NDArray[Any]:
+        """A `TensorProto`'s values, as `array` gives them."""
         try:
-            values: NDArray[Any] = self._onnx.numpy_helper.to_array(stored)
+            if tensor.data_location == tensor.EXTERNAL or tensor.external_data:
+                return self._outside(tensor)
+            values: NDArray[Any] = self._onnx.numpy_helper.to_array(tensor)
         except (TypeError, ValueError, RuntimeError, OverflowError, LookupError) as err:
-            raise BadInput(f"the tensor `{name}` in `{self._name}` is damaged: {err}") from err
+            raise BadInput(f"the tensor `{tensor.name}` in `{self._name}` is damaged: {err}") from err
         return values
+
+    def _outside(self, tensor: Any) -> NDArray[Any]:
+        """Values in a file beside this one: in the same folder or below, and never behind a link that leads elsewhere. No copy.
+
+        https://onnx.ai/onnx/repo-docs/ExternalData.html
+        """
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if self._folder is None:
+            raise BadInput(f"`{self._name}` keeps `{tensor.name}` in another file", hint="save the model with its weights inside")
+        if location not in self.external:
+            path = self._folder / location
+            if not location or "\\" in location or not path.resolve().is_relative_to(self._folder.resolve()):
+                raise BadInput(f"`{self._name}` keeps `{tensor.name}` in `{location}`, outside its own folder: that is not read")
+            with reading(path):
+                if not path.is_file():
+                    why = f"`{self._name}` keeps its weights in `{location}`, which is not beside it"
+                    raise BadInput(why, hint=f"put {location} into the same folder")
+            room = MAX_BYTES - sum(map(len, self.external.values()))
+            self.external[location] = read_bounded(path, room, "an ONNX file's weights")
+        dtype, shape, offset = self.numpy_dtype(tensor.data_type), tuple(tensor.dims), int(entries.get("offset", 0))
+        size = math.prod(shape) * dtype.itemsize
+        if int(entries.get("length", size)) != size or offset < 0:
+            raise ValueError(f"{size} bytes, said to be {entries.get('length')} at {offset}")
+        return np.frombuffer(self.external[location], dtype, math.prod(shape), offset).reshape(shape)
 
     def attributes(self, node: Any) -> dict[str, Any]:
         """A node's attributes as Python has them (int, list of int, bytes, tensor ...)."""

@@ -22,7 +22,7 @@ _FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 
 
 class FloatGraph:
-    """The parts of an ONNX graph that matching asks for, checked: one input, one output, topological order, known operators.
+    """The parts of an ONNX graph that matching asks for, checked: one input, one output, no circle, known operators.
 
     Attributes:
         input: name of the input tensor.
@@ -35,25 +35,17 @@ class FloatGraph:
         opset = max((entry.version for entry in file.model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
         if opset < OLDEST_OPSET:
             raise BadInput(f"`{name}` has opset `{opset}`; {OLDEST_OPSET} and later are read")
-        names = [tensor.name for tensor in graph.initializer]
-        names += [text for node in graph.node for text in (node.name, node.op_type, node.domain, *node.input, *node.output)]
-        if not all(isinstance(text, str) for text in names):  # protobuf hands out as bytes what is no UTF-8
-            raise BadInput(f"`{name}` is damaged: a name in it is not UTF-8 text")
         initial = {tensor.name for tensor in graph.initializer}
         inputs = [entry for entry in graph.input if entry.name not in initial]
         if len(inputs) != 1 or len(graph.output) != 1:
             raise BadInput(f"`{name}` has `{len(inputs)}` inputs and `{len(graph.output)}` outputs; a SqueezeNet has one of each")
-        known = {"", inputs[0].name, *initial}
-        for node in graph.node:
-            if any(source not in known for source in node.input) or any(made and made in known for made in node.output):
-                raise BadInput(f"`{name}` is not in topological order at {_text(node)}")
+        for node in file.sorted_nodes:
             count = len(node.input)
             if count < _OPERAND_COUNT.get(node.op_type, 1) or not node.output or (node.op_type == "Add" and count != 2):
                 raise BadInput(f"`{name}` is damaged: {_text(node)} has `{count}` inputs and `{len(node.output)}` outputs")
-            known.update(node.output)
         self.input, self.output = inputs[0].name, graph.output[0].name
         self.side_px = self._side(inputs[0])
-        self._refuse_foreign(graph.node)
+        self._refuse_foreign(file.sorted_nodes)
 
     def find(self, tensor: str) -> Any | None:
         """The node that makes a tensor, those that change nothing skipped; None for the input and for stored tensors."""

@@ -80,11 +80,13 @@ def read_onnx(data: bytes, name: str) -> tuple[Architecture, dict[str, Array], P
     found = _match(net)
     _check_sizes(net, found)
     arch, tensors = _assemble(net, found)
-    if file.model.producer_name == "onnx-caffe2" or any(_CAFFE_NAME.fullmatch(tensor.name) for tensor in file.graph.initializer):
-        return arch, tensors, CAFFE
+    caffe = file.model.producer_name == "onnx-caffe2" or any(
+        _CAFFE_NAME.fullmatch(tensor.name) for tensor in file.graph.initializer
+    )
+    preprocess = CAFFE if caffe else TORCHVISION
     if net.side_px is None:
-        return arch, tensors, TORCHVISION
-    return arch, tensors, replace(TORCHVISION, resize_px=max(TORCHVISION.resize_px, net.side_px), crop_px=net.side_px)
+        return arch, tensors, preprocess
+    return arch, tensors, replace(preprocess, resize_px=max(preprocess.resize_px, net.side_px), crop_px=net.side_px)
 
 
 def _match(net: FloatGraph) -> _Net:

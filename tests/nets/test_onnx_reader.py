@@ -217,11 +217,24 @@ def test_the_family_is_named(name: str) -> None:
     assert read(Drawing(arch=arch, side=227).model(weights(arch)))[0] == arch
 
 
+def test_nodes_in_any_order_are_read() -> None:
+    model = Drawing(arch=RICH).model(weights(RICH))
+    expected = read(model)
+    shuffle(model)
+    arch, tensors, preprocess = read(model)
+    assert (arch, preprocess) == (expected[0], expected[2])
+    assert all(np.array_equal(tensors[key], expected[1][key]) for key in expected[1])
+
+
 def test_caffe_names_bring_caffes_preprocessing() -> None:
-    assert read(Drawing(caffe_names=True).model(weights(PLAIN)))[2] == CAFFE
-    model = Drawing().model(weights(PLAIN))
+    assert read(Drawing(caffe_names=True, side="S", pools="ceil").model(weights(PLAIN)))[2] == CAFFE
+    model = Drawing(side="S", pools="ceil").model(weights(PLAIN))
     model.producer_name = "onnx-caffe2"
     assert read(model)[2] == CAFFE
+
+
+def test_the_input_size_of_a_caffe_file_is_its_own() -> None:
+    assert read(Drawing(caffe_names=True).model(weights(PLAIN)))[2] == replace(CAFFE, crop_px=SIDE_PX)
 
 
 def test_a_large_fixed_input_raises_the_resize_too() -> None:
@@ -406,8 +419,12 @@ BROKEN: dict[str, tuple[Drawing, Callable[[onnx.ModelProto], None], str]] = {
     "huge dimensions": (Drawing(), huge_dims, "is damaged"),
     "opset 6": (Drawing(), old_opset, "opset `6`"),
     "no opset": (Drawing(), lambda m: m.ClearField("opset_import"), "opset `0`"),
-    "out of order": (Drawing(), shuffle, "topological order"),
-    "tensor made twice": (Drawing(), lambda m: node_of(m, "Relu").output.__setitem__(0, "t0"), "topological order"),
+    "a circle": (
+        Drawing(),
+        rewire("Conv", 0, 0, "t9"),
+        "is damaged: Conv `n0` waits for a tensor that nobody makes, or for itself",
+    ),
+    "tensor made twice": (Drawing(), lambda m: node_of(m, "Relu").output.__setitem__(0, "t0"), "is damaged: `t0` is made twice"),
     "lacking operand": (Drawing(), lambda m: node_of(m, "Relu").input.pop(), "is damaged: Relu `n1` has `0` inputs"),
     "Add of three": (
         Drawing(arch=SIMPLE),
@@ -508,7 +525,7 @@ def test_the_2018_file(assets: Path) -> None:
     found = read_checkpoint(assets / "weights" / "squeezenet1_1_caffe_fp16.onnx")
     assert found.architecture == FAMILY["squeezenet1_1"]
     assert found.kind == "onnx"
-    assert found.preprocess == CAFFE
+    assert found.preprocess == replace(CAFFE, crop_px=224)
     model = onnx.load(found.path)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert np.array_equal(found.tensors["features.3.squeeze.weight"], stored["fire2/squeeze1x1_w_0"].astype(np.float32))

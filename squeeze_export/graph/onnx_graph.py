@@ -1,0 +1,824 @@
+"""An ONNX file of any graph to ours, by what it computes: no structure is expected, and no name.
+
+Every operator of the file becomes nodes of the graph, or changes one exactly:
+
+- BatchNormalization, and a constant added or multiplied channel by channel, go into the convolution before it, in float64; where
+  a ReLU or a pool is in between, into the one behind it, or else into a 1x1 convolution of its own.
+- A ReLU behind a max-pool or a Concat goes before it: max(relu(x)) = relu(max(x)).
+- AveragePool inside the network is a convolution with 1 / (rows * columns) from each channel to itself.
+- A linear layer behind the global average pool is a 1x1 convolution before it: the mean of W x + b is W mean(x) + b. On a flattened
+  map it is a convolution with a kernel of the whole map.
+- What is done to the pixels first is mean, std and layout, which `Preprocess` says; Softmax and its like at the end are left out.
+
+Maps are in float64 until the nodes are made. The file's own batch size counts while its shapes are computed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeeze_export.core import CAFFE, TORCHVISION, Preprocess, TensorSpec
+from squeeze_export.errors import BadInput
+from squeeze_export.formats.onnx import OnnxFile, node_name
+from squeeze_export.formats.onnx_constants import MAX_ELEMENTS, evaluate, flattened, reshaped, squeezed, unsqueezed
+from squeeze_export.graph.draft import INPUT, NO_PADS, OUTPUT, Doubles, Draft, DraftLayer
+from squeeze_export.graph.nodes import Graph, Node, Pads, Pair
+from squeeze_export.graph.pixels import on_pixels
+
+OLDEST_OPSET = 7
+MIN_SIDE_PX, MAX_SIDE_PX = 8, 2048
+DEFAULT_SIDE_PX = 224
+MAX_NODES = 4096
+MAX_AVERAGING = 1 << 24
+"""Weights of a convolution that only averages or scales, which the file does not hold."""
+_FLOATS = ("float32", "float16", "float64", "bfloat16")
+_ENDS = ("Softmax", "LogSoftmax", "Sigmoid")
+_INTEGER_FILE = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear", "MatMulInteger")
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxGraph:
+    """What an ONNX file computes.
+
+    Attributes:
+        nodes: in topological order, float32. They read `input`: pixels as the file's first layer wants them, normalized and in the
+            file's channel order, (N, H, W, C). `graph.pixels.on_pixels` puts raw ones in front.
+        size: height, width and channels of the input.
+        fixed: whether the file itself fixes height and width.
+        byte_input: whether the file takes integers, 0 to 255.
+        mean: per channel, in the units of the file's own input, what it takes from its pixels; 0 where it takes nothing.
+        std: per channel, in the same units, what it divides them by; 1 where it divides by nothing.
+        class_count: outputs.
+        notes: what was done beyond one operator for one: layers made up, operators left out.
+    """
+
+    nodes: tuple[Node, ...]
+    size: tuple[int, int, int]
+    fixed: bool
+    byte_input: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_count: int
+    notes: tuple[str, ...]
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the file brings pixels to the first layer's range by itself."""
+        return any(self.mean) or any(value != 1 for value in self.std)
+
+
+def preprocess_of(read: OnnxGraph) -> Preprocess:
+    """What has to happen to a photograph's pixels before the first layer, as far as the file tells; torchvision's values elsewhere.
+
+    Where a file of floats normalizes by itself, its mean and std tell whether it takes pixels of 0 to 1 or 0 to 255. Caffe's mean
+    (104, 117, 123) tells that the channels are blue, green, red.
+    """
+    height, width, channels = read.size
+    short = min(height, width)
+    fitted = replace(
+        TORCHVISION,
+        resize_px=TORCHVISION.resize_px if 192 <= short <= TORCHVISION.resize_px else max(short, round(short * 256 / 224)),
+        crop_px=height,
+        width_px=None if width == height else width,
+        channel_order="gray" if channels == 1 else "rgb",
+    )
+    if not read.normalizes and not read.byte_input:
+        return fitted if channels == 3 else replace(fitted, mean=(0.0,), std=(255.0,))
+    unit = 1.0 if read.byte_input or max(*map(abs, read.mean), *read.std) > 1 else 255.0
+    mean, std = tuple(value * unit for value in read.mean), tuple(value * unit for value in read.std)
+    caffe = channels == 3 and all(abs(one - other) < 2 for one, other in zip(mean, CAFFE.mean, strict=True))
+    return replace(fitted, mean=mean, std=std, channel_order="bgr" if caffe else fitted.channel_order)
+
+
+def read_graph(file: OnnxFile, name: str, size: Pair | None = None) -> OnnxGraph:
+    """Reads a float network of Conv, BatchNormalization, ReLU, pools, Concat, Add, global pool and linear layers.
+
+    Args:
+        file: the file; its nodes may be in any order.
+        name: of it, for messages.
+        size: height and width of the input; None is the file's own, or 224 x 224 where the file leaves it open.
+
+    Raises:
+        BadInput: an operator that is not among these or has a form that cannot be kept (both are named), integers instead of
+            floats, a damaged file, or a `size` that is not the file's.
+        Unavailable: `onnx` is not installed.
+    """
+    return _Reading(file, name, size).graph()
+
+
+def graph_of(
+    read: OnnxGraph, preprocess: Preprocess, *, name: str, labels: tuple[str, ...] = (), checkpoint_sha256: str = ""
+) -> Graph:
+    """The float graph of raw pixels.
+
+    Args:
+        read: what the file computes.
+        preprocess: all that happens to the pixels before the first layer, what the file does itself included.
+        name: of the network.
+        labels: one per class, or empty.
+        checkpoint_sha256: recorded in every product.
+    """
+    height, width, channels = read.size
+    return Graph(
+        name,
+        on_pixels(read.nodes, preprocess),
+        TensorSpec(INPUT, ("N", height, width, channels), "uint8", "NHWC", 1.0, 0),
+        TensorSpec(OUTPUT, ("N", read.class_count), "float32", "NC"),
+        preprocess,
+        labels,
+        checkpoint_sha256,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Value:
+    """A tensor of the file: what a layer makes, and what has happened to that since.
+
+    Attributes:
+        made: the layer's name.
+        dims: of the tensor in the file, batch included.
+        by_channel: whether its elements lie channel by channel (NCHW), or channels innermost (NHWC).
+        scale: (C,), by which the layer's values are multiplied. None is 1.
+        shift: (C,), what is added then. None is 0.
+        pads: zeros around the map, after that.
+        pooled: whether its mean over height and width is meant.
+        end: the operator that turned logits into something else.
+    """
+
+    made: str
+    dims: tuple[int, ...]
+    by_channel: bool = True
+    scale: Doubles | None = None
+    shift: Doubles | None = None
+    pads: Pads = NO_PADS
+    pooled: bool = False
+    end: str = ""
+
+
+class _Reading:
+    """One reading of one file."""
+
+    def __init__(self, file: OnnxFile, name: str, size: Pair | None) -> None:
+        self._file, self._name = file, name
+        self._nodes = _checked_nodes(file, name)
+        self._front: tuple[Doubles, Doubles] | None = None
+        self._notes: list[str] = []
+        self._computed = 0
+        self._values: dict[str, NDArray[Any] | _Value] = {}
+        self._read_input(size)
+
+    def graph(self) -> OnnxGraph:
+        for node in self._nodes:
+            operands = [self._operand(node, source) for source in node.input]
+            made = (
+                self._constant(node, operands) if not any(isinstance(o, _Value) for o in operands) else self._step(node, operands)
+            )
+            self._values[node.output[0]] = made
+        result = self._values.get(self._file.graph.output[0].name)
+        if not isinstance(result, _Value) or result.made == INPUT:
+            raise BadInput(f"`{self._name}` gives nothing that a convolution made of its input")
+        last = self._file.makers.get(self._file.graph.output[0].name)
+        channels = self._draft.layers[result.made].size[0]
+        if math.prod(result.dims[1:]) != channels and not (result.dims == (channels,) and self._batch == 1):
+            self._refuse(last, f"gives `{list(result.dims)}`, where one number for each class is needed")
+        nodes = self._draft.nodes(self._settled(last, result))
+        mean, std = self._normalization()
+        _, height, width = self._draft.layers[INPUT].size
+        notes = tuple(dict.fromkeys(self._notes))
+        return OnnxGraph(nodes, (height, width, len(mean)), self._fixed, self._byte_input, mean, std, channels, notes)
+
+    def _read_input(self, size: Pair | None) -> None:
+        graph = self._file.graph
+        entry = next(entry for entry in graph.input if entry.name not in self._file.stored)
+        dims = [dim.dim_value if dim.WhichOneof("value") == "dim_value" else None for dim in entry.type.tensor_type.shape.dim]
+        if len(dims) != 4 or any(side is not None and side < 1 for side in dims):
+            raise BadInput(f"`{self._name}` takes an input of `{dims}`; a batch of images has four dimensions")
+        by_channel = dims[1] in (1, 3) or dims[3] not in (1, 3)
+        channels, height, width = (dims[1], dims[2], dims[3]) if by_channel else (dims[3], dims[1], dims[2])
+        channels = 3 if channels is None else channels
+        if channels not in (1, 3):
+            raise BadInput(f"`{self._name}` takes images of `{channels}` channels; 3, or 1 for grey ones, are possible")
+        self._fixed = height is not None and width is not None
+        own = (height, width)
+        sides = size or (height or width or DEFAULT_SIDE_PX, width or height or DEFAULT_SIDE_PX)
+        if any(side not in (None, wanted) for side, wanted in zip(own, sides, strict=True)):
+            hint = "leave out --crop, or export the network at that size"
+            raise BadInput(f"`{self._name}` takes images of `{_by(own)}` px, not `{_by(sides)}`", hint=hint)
+        if not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in sides):
+            raise BadInput(f"`{self._name}` takes images of `{_by(sides)}` px; {MIN_SIDE_PX} to {MAX_SIDE_PX} are possible")
+        dtype = self._file.dtype(entry.type.tensor_type.elem_type)
+        if dtype not in (*_FLOATS, "uint8", "int32", "int64"):
+            raise BadInput(f"`{self._name}` takes `{dtype}` images; floats or uint8 are needed")
+        self._byte_input, self._batch = dtype not in _FLOATS, dims[0] or 1
+        self._draft = Draft(self._name, (channels, *sides))
+        shape = (self._batch, channels, *sides) if by_channel else (self._batch, *sides, channels)
+        self._values[entry.name] = _Value(INPUT, shape, by_channel)
+
+    def _operand(self, node: Any, name: str) -> NDArray[Any] | _Value:
+        if not name:
+            return np.empty(0)
+        if name not in self._values:
+            if name not in self._file.stored:
+                self._refuse(node, f"takes `{name}`, a further result of an operator")
+            self._values[name] = self._file.array(name)
+        return self._values[name]
+
+    def _constant(self, node: Any, operands: Sequence[Any]) -> NDArray[Any]:
+        if node.domain not in ("", "ai.onnx"):
+            self._refuse_foreign(node)
+        try:
+            made = evaluate(node.op_type, operands, self._attributes(node))
+        except NotImplementedError:
+            self._refuse(node, "is no operator that is computed beforehand, and all that it takes is constant")
+        except ValueError as err:
+            self._refuse(node, f"cannot be computed: {err}")
+        self._count(node, made, operands)
+        return made
+
+    def _count(self, node: Any, made: NDArray[Any], sources: Sequence[NDArray[Any]]) -> None:
+        """Bounds the memory that all computed constants take together; views of their sources take none."""
+        self._computed += 0 if any(np.may_share_memory(made, source) for source in sources) else made.size
+        if self._computed > MAX_ELEMENTS:
+            self._refuse(node, "comes after too many other computed constants")
+
+    def _step(self, node: Any, operands: Sequence[Any]) -> NDArray[Any] | _Value:
+        """What an operator makes of a value that depends on the image."""
+        step = _STEPS.get(node.op_type)
+        if step is None or node.domain not in ("", "ai.onnx"):
+            self._refuse_foreign(node)
+        values = [operand for operand in operands if isinstance(operand, _Value)]
+        ended = next((value.end for value in values if value.end), "")
+        if ended and node.op_type not in _AFTER_END:
+            self._refuse(node, f"stands behind a {ended}, which ends a network")
+        return step(self, node, operands)
+
+    # Layers
+
+    def _conv(self, node: Any, operands: Sequence[Any]) -> _Value:
+        value, weight = self._map(node, operands[0]), self._floats(node, operands, 1)
+        if weight.ndim != 4 or 0 in weight.shape:
+            self._refuse(node, f"has a weight of {list(weight.shape)}; four dimensions are needed")
+        held, kernel = self._attributes(node), (int(weight.shape[2]), int(weight.shape[3]))
+        if held.get("group", 1) != 1:
+            self._refuse(node, f"works in {held['group']} groups, which no target's integers are checked for")
+        if list(held.get("kernel_shape", kernel)) != list(kernel):
+            self._refuse(node, f"says kernel_shape {held['kernel_shape']}, and has a weight of {_by(kernel)}")
+        strides, pads, _ = self._window(node, kernel, value)
+        bias = self._floats(node, operands, 2) if len(operands) > 2 and operands[2].size else np.zeros(len(weight))
+        if bias.shape != weight.shape[:1]:
+            self._refuse(node, f"has a bias of {list(bias.shape)} for {len(weight)} channels")
+        if value.pooled and (kernel != (1, 1) or any(pads)):
+            self._refuse(node, "convolves what the global pool left with more than one pixel")
+        return self._convolved(node, value, weight, bias, (1, 1) if value.pooled else strides, pads)
+
+    def _linear(self, node: Any, operands: Sequence[Any]) -> _Value:
+        """Gemm or MatMul."""
+        value, held = operands[0], self._attributes(node)
+        if not isinstance(value, _Value) or isinstance(operands[1], _Value) or held.get("transA", 0):
+            self._refuse(node, "does not multiply a vector of features by constant weights")
+        weight = self._floats(node, operands, 1)
+        weight = weight if held.get("alpha", 1.0) == 1 else weight.astype(np.float64) * held["alpha"]
+        weight = weight if held.get("transB", 0) else weight.T  # (out, in)
+        if weight.ndim != 2 or 0 in weight.shape or math.prod(value.dims[:-1]) != self._batch or value.dims[-1] != weight.shape[1]:
+            self._refuse(node, f"multiplies {list(value.dims)} by weights of {list(weight.T.shape)}")
+        bias = np.zeros(len(weight))
+        if len(operands) > 2 and operands[2].size:
+            given = self._floats(node, operands, 2).astype(np.float64) * held.get("beta", 1.0)
+            if given.size not in (1, len(weight)):
+                self._refuse(node, f"adds {list(given.shape)} to {len(weight)} outputs")
+            bias = bias + given.reshape(-1)
+        channels, height, width = self._draft.layers[value.made].size
+        if value.pooled:
+            height = width = 1
+            self._note(node, "becomes a 1x1 convolution before the global pool, which changes nothing: it is linear")
+        if value.by_channel:
+            kernels = weight.reshape(len(weight), channels, height, width)
+        else:
+            kernels = weight.reshape(len(weight), height, width, channels).transpose(0, 3, 1, 2)
+        self._count(node, kernels, [weight])
+        made = self._convolved(node, value, kernels, bias, (1, 1), NO_PADS)
+        return replace(made, dims=(*value.dims[:-1], len(weight)), by_channel=value.by_channel)
+
+    def _convolved(
+        self, node: Any, value: _Value, weight: NDArray[Any], bias: NDArray[Any], strides: Pair, pads: Pads, relu: bool = False
+    ) -> _Value:
+        """A convolution. What was pending before it goes into its weights, where the border that it pads allows that."""
+        if value.made != INPUT and value.shift is not None and value.shift.any() and any((*pads, *value.pads)):
+            value = self._only_padded(node, value)
+        source, shift = self._draft.layers[value.made], np.asarray(bias, np.float64)
+        if weight.shape[1] != source.size[0]:
+            self._refuse(node, f"takes {weight.shape[1]} channels where {source.size[0]} arrive")
+        gain = value.scale
+        if value.made == INPUT:
+            self._see_pixels(node, value)
+            gain = None
+        elif value.shift is not None:
+            shift = shift + np.tensordot(weight.sum(axis=(2, 3), dtype=np.float64), value.shift, 1)
+        pads = _sum(pads, value.pads)
+        kernel = (int(weight.shape[2]), int(weight.shape[3]))
+        sides = [
+            (side + before + after - window) // step + 1
+            for side, before, after, window, step in zip(source.size[1:], pads[:2], pads[2:], kernel, strides, strict=True)
+        ]
+        if min(sides) < 1:
+            self._refuse(node, f"has a kernel of {_by(kernel)} on a map of {_by(source.size[1:])}")
+        count = len(weight)
+        size = (count, sides[0], sides[1])
+        made = self._draft.add(
+            DraftLayer(
+                *("Conv", (value.made,), size, self._wish(node), kernel, strides, pads, relu),
+                weight=weight,
+                gain=gain,
+                scale=np.ones(count),
+                shift=shift,
+            )
+        )
+        return _Value(made, (self._batch, count, *((1, 1) if value.pooled else sides)), pooled=value.pooled)
+
+    def _scaled(self, node: Any, value: _Value, scale: Doubles, shift: Doubles) -> _Value:
+        """`value` times `scale` plus `shift`, both (C,). Into the convolution that made it, if nothing is in between."""
+        if any(value.pads) and shift.any():
+            self._refuse(node, "adds to a map that was padded before")
+        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+            self._refuse(node, "has constants that are not finite")
+        layer = self._draft.layers[value.made]
+        commutes = not layer.relu or (not shift.any() and bool((scale > 0).all()))
+        if layer.kind == "Conv" and value.scale is None and value.shift is None and commutes:
+            folded = replace(layer, scale=layer.scale * scale, shift=layer.shift * scale + shift)
+            return replace(value, made=self._draft.add(folded))
+        old_scale = 1.0 if value.scale is None else value.scale
+        old_shift = 0.0 if value.shift is None else value.shift
+        return replace(value, scale=old_scale * scale, shift=old_shift * scale + shift)
+
+    def _normalized(self, node: Any, operands: Sequence[Any]) -> _Value:
+        """BatchNormalization: y = (x - mean) / sqrt(var + epsilon) * scale + bias (Ioffe and Szegedy, arXiv:1502.03167)."""
+        value, held = self._map(node, operands[0]), self._attributes(node)
+        if held.get("training_mode", 0) or not held.get("spatial", 1):
+            self._refuse(node, "normalizes by the batch itself, or pixel by pixel: export the network after `model.eval()`")
+        gamma, beta, mean, var = (self._floats(node, operands, place).astype(np.float64) for place in range(1, 5))
+        if {operand.shape for operand in (gamma, beta, mean, var)} != {(self._draft.layers[value.made].size[0],)}:
+            self._refuse(node, f"has constants of {gamma.shape} for {self._draft.layers[value.made].size[0]} channels")
+        with np.errstate(all="ignore"):
+            scale = gamma / np.sqrt(var + held.get("epsilon", 1e-5))
+        return self._scaled(node, value, scale, beta - mean * scale)
+
+    def _arithmetic(self, node: Any, operands: Sequence[Any]) -> _Value:
+        """Add, Sub, Mul, Div and Sum, of two values or of a value and a constant."""
+        if node.op_type == "Sum" and len(operands) == 1:
+            return self._value(node, operands[0])
+        if node.op_type == "Sum" and len(operands) > 2:
+            return self._arithmetic(node, [self._arithmetic(node, operands[:-1]), operands[-1]])
+        one, other = operands
+        if isinstance(one, _Value) and isinstance(other, _Value):
+            return self._added(node, one, other)
+        first = isinstance(one, _Value)
+        value, constant = (one, other) if first else (other, one)
+        if constant.dtype.name not in _FLOATS:
+            self._refuse(node, f"computes in {constant.dtype.name}, not in floats")
+        held = self._by_channel(node, value, constant)
+        ones, zeros = np.ones_like(held), np.zeros_like(held)
+        match node.op_type:
+            case "Add" | "Sum":
+                return self._scaled(node, value, ones, held)
+            case "Sub":
+                return self._scaled(node, value, ones if first else -ones, -held if first else held)
+            case "Mul":
+                return self._scaled(node, value, held, zeros)
+        if not first or not held.all():
+            self._refuse(node, "divides a constant by a map" if not first else "divides by zero")
+        return self._scaled(node, value, 1 / held, zeros)
+
+    def _added(self, node: Any, one: _Value, other: _Value) -> _Value:
+        if node.op_type not in ("Add", "Sum"):
+            self._refuse(node, "combines two maps otherwise than by adding them")
+        if one.dims != other.dims or one.by_channel != other.by_channel or one.pooled != other.pooled:
+            self._refuse(node, f"adds {list(one.dims)} and {list(other.dims)}, which differ")
+        if one.made == other.made != INPUT and not any((*one.pads, *other.pads)):
+            ones, zeros = np.ones(self._draft.layers[one.made].size[0]), np.zeros(self._draft.layers[one.made].size[0])
+            scale = sum((ones if value.scale is None else value.scale for value in (one, other)), zeros)
+            shift = sum((zeros if value.shift is None else value.shift for value in (one, other)), zeros)
+            return self._scaled(node, replace(one, scale=None, shift=None), scale, shift)
+        first, second = self._bare(node, one), self._bare(node, other)
+        size = self._draft.layers[first.made].size
+        if size != self._draft.layers[second.made].size:
+            self._refuse(node, f"adds means of maps of {_by(size)} and {_by(self._draft.layers[second.made].size)}")
+        return replace(first, made=self._draft.add(DraftLayer("Add", (first.made, second.made), size, self._wish(node))))
+
+    def _relu(self, node: Any, operands: Sequence[Any]) -> _Value:
+        value, held = self._value(node, operands[0]), self._attributes(node)
+        if node.op_type == "Clip":
+            bounds = [held.get(key) for key in ("min", "max")]
+            for place, operand in enumerate(operands[1:3]):
+                bounds[place] = (
+                    float(operand.reshape(-1)[0]) if isinstance(operand, np.ndarray) and operand.size == 1 else bounds[place]
+                )
+            low, high = bounds
+            if low != 0 or (high is not None and high < np.finfo(np.float16).max):
+                self._refuse(node, f"clips between {low} and {high}; a plain ReLU is needed")
+        if value.pooled and self._draft.layers[value.made].size[1:] != (1, 1):
+            self._refuse(node, "stands behind the global average pool, where only linear layers can be: it cannot go before it")
+        shifted = value.shift is not None and bool(value.shift.any())
+        if value.made == INPUT or shifted or (value.scale is not None and not (value.scale > 0).all()):
+            value = self._only_padded(node, value)
+        return replace(value, made=self._draft.rectify(value.made))
+
+    def _max_pool(self, node: Any, operands: Sequence[Any]) -> _Value:
+        value = self._map(node, operands[0])
+        held = self._attributes(node)
+        kernel = self._kernel(node, held)
+        if value.made == INPUT or (value.scale is not None and not (value.scale > 0).all()):
+            value = self._only_padded(node, value)
+        if any(value.pads) and (value.shift is not None or self._draft.rectify(value.made) != value.made):
+            self._refuse(node, "takes a map padded with zeros, which may be its largest values")
+        strides, pads, size = self._window(node, kernel, value)
+        if value.pooled:
+            self._refuse(node, "stands behind the global average pool")
+        channels, pads = self._draft.layers[value.made].size[0], _sum(pads, value.pads)
+        if any(pad >= kernel[place % 2] for place, pad in enumerate(pads)):
+            self._refuse(node, f"has pads {list(pads)}, which are no smaller than its window of {_by(kernel)}")
+        layer = DraftLayer("MaxPool", (value.made,), (channels, *size), self._wish(node), kernel, strides, pads)
+        return replace(value, made=self._draft.add(layer), dims=(self._batch, channels, *size), pads=NO_PADS)
+
+    def _average_pool(self, node: Any, operands: Sequence[Any]) -> _Value:
+        value, held = self._map(node, operands[0]), self._attributes(node)
+        kernel = self._kernel(node, held)
+        channels, *whole = self._draft.layers[value.made].size
+        strides, pads, size = self._window(node, kernel, value)
+        if value.pooled or (list(kernel) == whole and size == (1, 1) and not any((*pads, *value.pads))):
+            return self._global_pool(node, [value])
+        given = self._given_pads(node, held, kernel, strides, value.dims[2:])
+        if pads != given or (any(given) and not held.get("count_include_pad", 0)):
+            self._refuse(node, "averages fewer pixels at the border, where padding does not count: its weights would differ there")
+        self._diagonal_fits(node, channels, math.prod(kernel))
+        self._note(node, f"becomes a {_by(kernel)} convolution from each channel to itself")
+        weight = np.zeros((channels, channels, *kernel), np.float32)
+        weight[np.arange(channels), np.arange(channels)] = 1
+        made = self._convolved(node, value, weight, np.zeros(channels), strides, pads)
+        return self._scaled(node, made, np.full(channels, 1 / math.prod(kernel)), np.zeros(channels))
+
+    def _global_pool(self, node: Any, operands: Sequence[Any]) -> _Value:
+        value = self._map(node, operands[0])
+        if any(value.pads):
+            value = self._bare(node, value)
+        return replace(value, dims=(self._batch, value.dims[1], 1, 1), pooled=True)
+
+    def _mean(self, node: Any, operands: Sequence[Any]) -> _Value:
+        """ReduceMean over height and width."""
+        value, held = self._value(node, operands[0]), self._attributes(node)
+        axes = [int(axis) for axis in operands[1].reshape(-1)] if len(operands) > 1 else held.get("axes", [])
+        channels, *_ = self._draft.layers[value.made].size
+        over = sorted(int(axis) % len(value.dims) for axis in axes) if value.dims else []
+        spatial = [2, 3] if value.by_channel else [1, 2]
+        if over != spatial or value.dims != self._dims(value):
+            self._refuse(node, f"takes the mean over the axes {axes} of {list(value.dims)}; height and width are needed")
+        if any(value.pads):
+            value = self._bare(node, value)
+        kept = (1, 1) if held.get("keepdims", 1) else ()
+        dims = (self._batch, channels, *kept) if value.by_channel else (self._batch, *kept, channels)
+        return replace(value, dims=dims, pooled=True)
+
+    def _joined(self, node: Any, operands: Sequence[Any]) -> _Value:
+        values = [self._value(node, operand) for operand in operands]
+        first, axis = values[0], self._attributes(node).get("axis", 1)
+        place = 1 if first.by_channel else 3
+        if any(v.dims != self._dims(v) or v.by_channel != first.by_channel or v.pooled for v in values) or axis % 4 != place:
+            self._refuse(node, f"does not join maps along their channels (axis {axis})")
+        if len(values) == 1:
+            return first
+        inputs = tuple(self._settled(node, value) for value in values)
+        sizes = [self._draft.layers[name].size for name in inputs]
+        if len({size[1:] for size in sizes}) != 1:
+            self._refuse(node, f"joins maps of {' and '.join(_by(size[1:]) for size in sizes)} px")
+        channels = sum(size[0] for size in sizes)
+        made = self._draft.add(DraftLayer("Concat", inputs, (channels, *sizes[0][1:]), self._wish(node)))
+        return self._fresh(made, first.by_channel)
+
+    # Forms
+
+    def _same(self, node: Any, operands: Sequence[Any]) -> _Value:
+        """Identity, Dropout, Cast."""
+        value, held = self._value(node, operands[0]), self._attributes(node)
+        if (
+            node.op_type == "Cast"
+            and held["to"].name not in _FLOATS
+            and (value.made != INPUT or not self._byte_input or value.scale is not None)
+        ):
+            self._refuse(node, f"rounds to {held['to'].name}")
+        if len(operands) > 2 and isinstance(operands[2], np.ndarray) and operands[2].any():
+            self._refuse(node, "drops at random (training_mode): export the network after `model.eval()`")
+        return value
+
+    def _padded(self, node: Any, operands: Sequence[Any]) -> _Value:
+        value, held = self._map(node, operands[0]), self._attributes(node)
+        pads = held.get("pads") or (operands[1].reshape(-1).tolist() if len(operands) > 1 else [])
+        value_of = operands[2].reshape(-1) if len(operands) > 2 else np.array([held.get("value", 0.0)])
+        if len(operands) > 3 and operands[3].size and len(pads) == 2 * operands[3].size:
+            axes, given = [int(axis) % 4 for axis in operands[3].reshape(-1)], pads
+            pads = [0] * 8
+            for place, axis in enumerate(axes):
+                pads[axis], pads[axis + 4] = given[place], given[place + len(axes)]
+        sides = [int(side) for side in pads]
+        plain = held.get("mode", "constant") == "constant" and not value_of.any()
+        if len(sides) != 8 or any(sides[place] for place in (0, 1, 4, 5)) or min(sides) < 0 or not plain or value.pooled:
+            self._refuse(node, "does not put zeros around a map")
+        padded = replace(value, pads=_sum(value.pads, (sides[2], sides[3], sides[6], sides[7])))
+        return replace(padded, dims=self._dims(padded))
+
+    def _reshape(self, node: Any, operands: Sequence[Any]) -> _Value:
+        """Reshape, Flatten, Squeeze, Unsqueeze: the elements stay where they are."""
+        value, held = self._value(node, operands[0]), self._attributes(node)
+        given = [int(side) for side in operands[1].reshape(-1)] if len(operands) > 1 else None
+        if any(value.pads):
+            value = self._bare(node, value)
+        try:
+            match node.op_type:
+                case "Flatten":
+                    dims: tuple[int, ...] = flattened(value.dims, held.get("axis", 1))
+                case "Squeeze":
+                    dims = squeezed(value.dims, held.get("axes", given))
+                case "Unsqueeze":
+                    dims = unsqueezed(value.dims, held.get("axes", given or []))
+                case _:
+                    dims = reshaped(value.dims, held.get("shape", given or []), allow_zero=bool(held.get("allowzero", 0)))
+        except ValueError as err:
+            self._refuse(node, f"cannot be computed: {err}")
+        return replace(value, dims=dims)
+
+    def _transpose(self, node: Any, operands: Sequence[Any]) -> _Value:
+        value = self._value(node, operands[0])
+        rank = len(value.dims)
+        perm = [int(place) for place in self._attributes(node).get("perm", range(rank)[::-1])]
+        if sorted(perm) != list(range(rank)):
+            self._refuse(node, f"has perm {perm} for {rank} dimensions")
+        dims, moved = tuple(value.dims[place] for place in perm), [place for place in perm if value.dims[place] != 1]
+        if moved == sorted(moved):
+            return replace(value, dims=dims)
+        if value.dims != self._dims(value) or perm != ([0, 2, 3, 1] if value.by_channel else [0, 3, 1, 2]):
+            self._refuse(node, f"brings the axes of {list(value.dims)} into the order {perm}; only the channels may change place")
+        return replace(value, dims=dims, by_channel=not value.by_channel)
+
+    def _shape(self, node: Any, operands: Sequence[Any]) -> NDArray[Any]:
+        return np.array(self._value(node, operands[0]).dims, np.int64)
+
+    def _ended(self, node: Any, operands: Sequence[Any]) -> _Value:
+        """Softmax, LogSoftmax, Sigmoid: left out."""
+        value = self._value(node, operands[0])
+        classes = self._draft.layers[value.made].size[0]
+        places = [place for place, side in enumerate(value.dims) if place and side != 1]
+        axis = self._attributes(node).get("axis", 1 if self._opset < 13 else -1)
+        wrong = node.op_type != "Sigmoid" and self._opset >= 13 and classes > 1 and places != [axis % len(value.dims)]
+        if math.prod(value.dims) != self._batch * classes or len(places) > 1 or wrong:
+            self._refuse(node, f"does not work on the scores of the classes: axis {axis} of {list(value.dims)}")
+        back = "--softmax puts it back" if node.op_type == "Softmax" else "apply it to the logits"
+        self._note(node, f"at the end is left out: files give logits ({back})")
+        return replace(value, end=node.op_type)
+
+    # Parts
+
+    def _value(self, node: Any, operand: Any) -> _Value:
+        if not isinstance(operand, _Value):
+            self._refuse(node, "takes a constant where a map is needed")
+        return operand
+
+    def _map(self, node: Any, operand: Any) -> _Value:
+        value = self._value(node, operand)
+        if value.dims != self._dims(value) or not value.by_channel:
+            layout = "" if value.by_channel else ", channels last"
+            self._refuse(node, f"takes {list(value.dims)}{layout}; a map of (N, C, H, W) is needed")
+        return value
+
+    def _dims(self, value: _Value) -> tuple[int, ...]:
+        """What the dimensions of a map with these values are."""
+        channels, height, width = self._draft.layers[value.made].size
+        top, left, bottom, right = value.pads
+        sides = (1, 1) if value.pooled else (height + top + bottom, width + left + right)
+        return (self._batch, channels, *sides) if value.by_channel else (self._batch, *sides, channels)
+
+    def _fresh(self, made: str, by_channel: bool = True) -> _Value:
+        value = _Value(made, (), by_channel)
+        return replace(value, dims=self._dims(value))
+
+    def _by_channel(self, node: Any, value: _Value, constant: NDArray[Any]) -> Doubles:
+        """A constant operand as one number for each channel, (C,)."""
+        channels, height, width = self._draft.layers[value.made].size
+        if constant.size == 1:
+            return np.full(channels, float(constant.reshape(-1)[0]))
+        if value.dims == self._dims(value):
+            place = 1 if value.by_channel else 3
+        elif math.prod(value.dims) == self._batch * channels and (value.pooled or (height, width) == (1, 1)):
+            place = next((place for place, side in enumerate(value.dims) if place and side == channels), len(value.dims) - 1)
+        else:
+            place = -1
+        shape = (1,) * (len(value.dims) - constant.ndim) + constant.shape
+        if place < 0 or constant.ndim > len(value.dims) or constant.size != channels or shape[place] != channels:
+            self._refuse(
+                node, f"has a constant of {list(constant.shape)} for {list(value.dims)}, which is not one number a channel"
+            )
+        return constant.reshape(-1).astype(np.float64)
+
+    def _floats(self, node: Any, operands: Sequence[Any], place: int) -> NDArray[Any]:
+        operand = operands[place] if place < len(operands) else None
+        if not isinstance(operand, np.ndarray):
+            self._refuse(
+                node, f"takes `{node.input[place] if operand is not None else 'nothing'}` where constant numbers are needed"
+            )
+        if operand.dtype.name not in _FLOATS:
+            self._refuse(node, f"has `{node.input[place]}` of {operand.dtype.name}, not floats")
+        return operand
+
+    def _see_pixels(self, node: Any, value: _Value) -> None:
+        """Keeps what the file does to its pixels: all that read them must want the same."""
+        channels = self._draft.layers[INPUT].size[0]
+        front = (
+            np.ones(channels) if value.scale is None else value.scale,
+            np.zeros(channels) if value.shift is None else value.shift,
+        )
+        if self._front is not None and not all(np.array_equal(a, b) for a, b in zip(self._front, front, strict=True)):
+            self._refuse(node, "takes the pixels otherwise normalized than another operator does")
+        self._front = front
+
+    def _normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """scale * x + shift as (x - mean) / std."""
+        scale, shift = self._front or (np.ones(1), np.zeros(1))
+        if (scale <= 0).any():
+            raise BadInput(f"`{self._name}` multiplies its pixels by `{scale.min():g}`: a positive factor is needed")
+        return tuple(float(v) for v in 0 - shift / scale), tuple(float(v) for v in 1 / scale)
+
+    def _settled(self, node: Any, value: _Value) -> str:
+        """The name of a layer that makes just this value: what is pending becomes a 1x1 convolution, and so do bare pixels."""
+        if value.made != INPUT and value.scale is None and value.shift is None and not any(value.pads):
+            return value.made
+        channels = self._draft.layers[value.made].size[0]
+        self._diagonal_fits(node, channels, 1)
+        if value.made != INPUT:
+            self._note(
+                node, "has a 1x1 convolution of its own before it, for a scale, shift or padding that fits into no other layer"
+            )
+        eye = np.eye(channels, dtype=np.float32)[:, :, None, None]
+        return self._convolved(node, value, eye, np.zeros(channels), (1, 1), NO_PADS).made
+
+    def _bare(self, node: Any, value: _Value) -> _Value:
+        """The same value, with nothing pending."""
+        return replace(value, made=self._settled(node, value), scale=None, shift=None, pads=NO_PADS)
+
+    def _only_padded(self, node: Any, value: _Value) -> _Value:
+        """The same value, with nothing pending but zeros around it."""
+        return replace(self._bare(node, replace(value, pads=NO_PADS)), pads=value.pads)
+
+    def _diagonal_fits(self, node: Any, channels: int, area: int) -> None:
+        if channels * channels * area > MAX_AVERAGING:
+            self._refuse(node, f"would need a convolution of {channels} channels to {channels}, which is too large")
+
+    def _kernel(self, node: Any, held: Mapping[str, Any]) -> Pair:
+        kernel = held.get("kernel_shape")
+        if not isinstance(kernel, list) or len(kernel) != 2 or min(kernel) < 1:
+            self._refuse(node, f"has kernel_shape {kernel}; height and width are needed")
+        return kernel[0], kernel[1]
+
+    def _window(self, node: Any, kernel: Pair, value: _Value) -> tuple[Pair, Pads, Pair]:
+        """Strides, pads (a ceil mode written out) and the size of what a window makes."""
+        held = self._attributes(node)
+        strides = held.get("strides", [1, 1])
+        dilations = held.get("dilations", [1, 1])
+        if not isinstance(strides, list) or len(strides) != 2 or min(strides) < 1:
+            self._refuse(node, f"has strides {strides}")
+        if any(step != 1 and window > 1 for step, window in zip(dilations, kernel, strict=False)):
+            self._refuse(node, f"has dilations {dilations}; [1, 1] is needed")
+        sides = value.dims[2:]
+        pads = list(self._given_pads(node, held, kernel, (strides[0], strides[1]), sides))
+        size = []
+        for place, (side, window, step) in enumerate(zip(sides, kernel, strides, strict=True)):
+            before, after = pads[place], pads[place + 2]
+            room = side + before + after - window
+            count = room // step + 1
+            if held.get("ceil_mode", 0) and room % step and count * step < side + before:  # torch's rule, and ONNX Runtime's
+                count, pads[place + 2] = count + 1, after + count * step - room
+            if room < 0 or count < 1:
+                self._refuse(node, f"has a window of {_by(kernel)} on a map of {_by(sides)}")
+            size.append(count)
+        return (strides[0], strides[1]), (pads[0], pads[1], pads[2], pads[3]), (size[0], size[1])
+
+    def _given_pads(self, node: Any, held: Mapping[str, Any], kernel: Pair, strides: Pair, sides: Sequence[int]) -> Pads:
+        automatic = held.get("auto_pad", "NOTSET")
+        pads = held.get("pads", [0, 0, 0, 0])
+        if automatic in ("SAME_UPPER", "SAME_LOWER"):
+            before, after = [], []
+            for side, window, step in zip(sides, kernel, strides, strict=True):
+                both = max((-(-side // step) - 1) * step + window - side, 0)
+                less, more = both // 2, both - both // 2
+                before.append(less if automatic == "SAME_UPPER" else more)
+                after.append(more if automatic == "SAME_UPPER" else less)
+            pads = [*before, *after]
+        elif automatic == "VALID":
+            pads = [0, 0, 0, 0]
+        elif automatic not in ("NOTSET", ""):
+            self._refuse(node, f"has auto_pad {automatic}")
+        if not isinstance(pads, list) or len(pads) != 4 or not all(type(pad) is int and 0 <= pad <= MAX_SIDE_PX for pad in pads):
+            self._refuse(node, f"has pads {pads}; four numbers from 0 on are needed")
+        return pads[0], pads[1], pads[2], pads[3]
+
+    @property
+    def _opset(self) -> int:
+        return opset_of(self._file)
+
+    def _attributes(self, node: Any) -> dict[str, Any]:
+        """A node's attributes: text as text, tensors as arrays, the type of a Cast as a dtype."""
+        held = self._file.attributes(node)
+        for key, value in held.items():
+            if isinstance(value, bytes):
+                held[key] = value.decode("utf-8", "replace")
+            elif hasattr(value, "data_type"):
+                held[key] = self._file.values(value)
+            elif key == "to" and node.op_type == "Cast":
+                name = self._file.dtype(value)
+                if name == "unknown":
+                    self._refuse(node, f"casts to a type `{value}` that is not known")
+                held[key] = self._file.numpy_dtype(value)
+        return held
+
+    def _note(self, node: Any, what: str) -> None:
+        self._notes.append(f"{node.op_type} `{node_name(node)}` {what}")
+
+    def _wish(self, node: Any) -> str:
+        """What the file calls a layer: a convolution's weights tell that best, since exporters make up the nodes' names."""
+        if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1:
+            found = re.fullmatch(r"([A-Za-z].*?)([._/]weight|_w_0|[._/][wW]|/kernel\S*)", node.input[1])
+            if found is not None and not node.input[1].startswith("onnx::"):
+                return found[1]
+        name = node_name(node).lstrip("/")
+        return re.sub(rf"/{node.op_type}(_\d+)?$", "", name)
+
+    def _refuse_foreign(self, node: Any) -> NoReturn:
+        hint = None
+        if node.op_type in _INTEGER_FILE:
+            hint = "give the float model; an int8 file is a product"
+        domain = f"{node.domain}:" if node.domain not in ("", "ai.onnx") else ""
+        raise BadInput(
+            f"`{self._name}` cannot be read: {domain}{node.op_type} `{node_name(node)}` is not among the operators that are"
+            f" ({', '.join(_STEPS)})",
+            hint=hint,
+        )
+
+    def _refuse(self, node: Any, why: str) -> NoReturn:
+        raise BadInput(f"`{self._name}` cannot be read: {node.op_type} `{node_name(node)}` {why}")
+
+
+def opset_of(file: OnnxFile) -> int:
+    """The version of the standard operators that the file uses; 0 where it says none."""
+    return max((entry.version for entry in file.model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def _checked_nodes(file: OnnxFile, name: str) -> list[Any]:
+    """The nodes that the output depends on, in an order in which they can be computed."""
+    opset = opset_of(file)
+    if opset < OLDEST_OPSET:
+        raise BadInput(f"`{name}` has opset `{opset}`; {OLDEST_OPSET} and later are read")
+    inputs = [entry.name for entry in file.graph.input if entry.name not in file.stored]
+    if len(inputs) != 1 or len(file.graph.output) != 1:
+        raise BadInput(f"`{name}` has `{len(inputs)}` inputs and `{len(file.graph.output)}` outputs; one of each is needed")
+    needed, nodes = {file.graph.output[0].name}, []
+    for node in reversed(file.sorted_nodes):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(node.input)
+    if len(nodes) > MAX_NODES:
+        raise BadInput(f"`{name}` has `{len(nodes)}` operators; at most {MAX_NODES} are read")
+    return nodes[::-1]
+
+
+def _sum(one: Pads, other: Pads) -> Pads:
+    top, left, bottom, right = (a + b for a, b in zip(one, other, strict=True))
+    return top, left, bottom, right
+
+
+def _by(sides: Sequence[int | None]) -> str:
+    return "x".join("?" if side is None else str(side) for side in sides)
+
+
+_STEPS: Mapping[str, Callable[[_Reading, Any, Sequence[Any]], NDArray[Any] | _Value]] = {
+    "Conv": _Reading._conv,
+    "BatchNormalization": _Reading._normalized,
+    "Relu": _Reading._relu,
+    "Clip": _Reading._relu,
+    "MaxPool": _Reading._max_pool,
+    "AveragePool": _Reading._average_pool,
+    "Concat": _Reading._joined,
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Sum"), _Reading._arithmetic),
+    "GlobalAveragePool": _Reading._global_pool,
+    "ReduceMean": _Reading._mean,
+    **dict.fromkeys(("Gemm", "MatMul"), _Reading._linear),
+    "Pad": _Reading._padded,
+    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _Reading._reshape),
+    "Transpose": _Reading._transpose,
+    "Shape": _Reading._shape,
+    **dict.fromkeys(("Identity", "Dropout", "Cast"), _Reading._same),
+    **dict.fromkeys(_ENDS, _Reading._ended),
+}
+_AFTER_END = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Shape")
