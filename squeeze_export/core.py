@@ -119,6 +119,21 @@ CAFFE = Preprocess(256, 227, "bilinear", "bgr", (104.0, 117.0, 123.0), (1.0, 1.0
 
 
 @dataclass(frozen=True)
+class Assumption:
+    """Something about the network that its file does not tell and that nobody else told either.
+
+    Attributes:
+        subject: what it is about, in a word or two: `conv1 padding`, `mean`.
+        value: what was assumed, so that it reads by itself: `conv1 pad 0`, `mean 123.675,116.28,103.53`.
+        why: where the value comes from: `torchvision's SqueezeNet 1.1`.
+    """
+
+    subject: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """An input or output of a graph or artifact.
 

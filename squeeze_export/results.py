@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from squeeze_export.core import Audit, Evidence, Placement
+from squeeze_export.core import Assumption, Audit, Evidence, Placement
 from squeeze_export.errors import BadInput
 from squeeze_export.files import write_text
 
@@ -302,6 +302,7 @@ class Report:
         warnings: that were shown to the user.
         differences: the files of several targets against the integer run and against each other.
         verdicts: whether int8 is worth it, for each int8 row that was timed together with others.
+        assumptions: what the checkpoint does not tell about the network, and nobody else told.
     """
 
     schema_version: int
@@ -315,6 +316,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     differences: tuple[Difference, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -360,12 +362,13 @@ class Curve:
         }
 
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda document: document,  # 2 added `measurements[].recipe` and `differences`, which may be missing
     2: lambda document: document,  # 3 added `measurements[].checkpoint_sha256` and `verdicts`, which may be missing
     3: lambda document: document,  # 4 added `measurements[].audit.kept_float`, which may be missing
     4: lambda document: document,  # 5 added `estimate` and `facts` of measurements, and to placements where operators ran
+    5: lambda document: document,  # 6 added `assumptions`, which may be missing
 }
 """Version -> function that makes the next version's document. A change of `Report` adds one, and its test."""
 

@@ -79,7 +79,9 @@ def _tell_export(table: Path, scheme: str, values: dict[str, Any]) -> None:
     how = ["--int8"] if scheme == "int8" else ["--scheme", scheme]
     for param in NETWORK:
         value = values[param.name or ""]
-        if value is not None:
+        if param.is_flag:
+            how += [param.opts[0]] if value else []
+        elif value is not None:
             how += [param.opts[0], ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     note(f"wrote {table}")
     note(f"export it: {shlex.join(['squeeze-export', 'tflite', *how, '--table', str(table)])}")

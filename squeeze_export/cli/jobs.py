@@ -11,7 +11,7 @@ import click
 from squeeze_export.cli.console import note, print_report, shown_progress
 from squeeze_export.cli.options import Option, Repeatable, call_with, option
 from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, TABLE
-from squeeze_export.cli.options.network import DEMO_NOTE, NETWORK
+from squeeze_export.cli.options.network import DEMO_NOTE, NETWORK, structure_choice, tell_reading
 from squeeze_export.cli.options.output import OUT, OUTPUT
 from squeeze_export.cli.options.quantization import recipe_options
 from squeeze_export.cli.options.running import FULL_PLACEMENT, NO_VALIDATE
@@ -20,7 +20,7 @@ from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.pipeline import check_full_placement, run_compiled
 from squeeze_export.pipeline.calibration import KEPT_FLOAT
 from squeeze_export.pipeline.job import Job
-from squeeze_export.pipeline.network import PreprocessChoice
+from squeeze_export.pipeline.network import Network, PreprocessChoice
 from squeeze_export.pipeline.recipes import recipe_names
 from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.results import Measurement, Report
@@ -62,6 +62,7 @@ def job_from(values: Mapping[str, Any], **given: Any) -> Job:
         "targets": (),
         "eval": values["evaluation"],
         "preprocess": call_with(PreprocessChoice, values),
+        "structure": structure_choice(values),
         "options": call_with(EmitOptions, values),
         "run": call_with(RunOptions, values),
         "validate": not values["no_validate"],
@@ -70,12 +71,12 @@ def job_from(values: Mapping[str, Any], **given: Any) -> Job:
     return replace(call_with(Job, {**values, **read}), **given)
 
 
-def run_shown(job: Job, run: Callable[[Job, Progress], Report]) -> Report:
-    """Runs a job with a progress bar; a note on stderr if it is on the demo network."""
+def run_shown(job: Job, run: Callable[[Job, Progress, Callable[[Network], None]], Report]) -> Report:
+    """Runs a job with a progress bar. Notes on stderr: if it is on the demo network, and what is told of its reading."""
     if job.weights is None and job.table is None:
         note(DEMO_NOTE)
     with shown_progress() as progress:
-        return run(job, progress)
+        return run(job, progress, tell_reading)
 
 
 def compile_and_show(
@@ -94,7 +95,7 @@ def compile_and_show(
         The exit code.
     """
     job = job_from(values, **given)
-    report = run_shown(job, lambda job, progress: run_compiled(job, compiler, chips, settings, progress))
+    report = run_shown(job, lambda job, *told: run_compiled(job, compiler, chips, settings, *told))
     return finish(report, job, values, [row for row in report.measurements if row.target == compiler])
 
 
@@ -109,8 +110,6 @@ def finish(report: Report, job: Job, values: Mapping[str, Any], rows: Sequence[M
 
     write_json(report, job.out / "report.json")
     write_html(report, job.out / "report.html")
-    for text in report.network.get("notes", ()):
-        note(text)
     print_report(report, as_json=values["as_json"])
     kept = report.calibration.get(KEPT_FLOAT)
     if kept:

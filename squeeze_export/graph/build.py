@@ -50,12 +50,12 @@ def build_graph(
     for layer in arch.layers():
         key = f"features.{layer.index}"
         if layer.kind == "conv1":
-            current = conv("conv1", key, current, stride=2)
-            height, width = (output_px(side, arch.conv1_kernel, 2, 0) for side in (height, width))
+            current = conv("conv1", key, current, stride=arch.conv1_stride, pad=arch.conv1_pad)
+            height, width = (output_px(side, arch.conv1_kernel, arch.conv1_stride, 2 * arch.conv1_pad) for side in (height, width))
         elif layer.kind == "pool":
-            if min(height, width) < 2:
+            if min(height, width) < (2 if arch.ceil_pools else 3):
                 raise BadInput(f"an input of `{preprocess.size_text}` px shrinks to nothing before {layer.name}", hint="see --crop")
-            pads = ceil_pads(height, width)
+            pads = ceil_pads(height, width) if arch.ceil_pools else (0, 0, 0, 0)
             nodes.append(MaxPool(layer.name, current, (3, 3), (2, 2), pads))
             current, height, width = layer.name, output_px(height, 3, 2, pads[2]), output_px(width, 3, 2, pads[3])
         elif layer.fire is not None:
@@ -72,7 +72,7 @@ def build_graph(
                     source = conv(f"{layer.name}/bypass1x1", f"{key}.bypass", source, relu=False)
                 nodes.append(Add(f"{layer.name}/add", (current, source)))
                 current = f"{layer.name}/add"
-    current = conv("conv10", "classifier.1", current, pad=arch.conv10_pad)
+    current = conv("conv10", "classifier.1", current, pad=arch.conv10_pad, relu=arch.final_relu)
     nodes.append(GlobalAveragePool("logits", current))
     return Graph(
         arch.name,

@@ -45,11 +45,16 @@ class Architecture:
     Attributes:
         name: as in torchvision where torchvision has it.
         conv1_channels: filters of conv1.
-        conv1_kernel: its side, pixels (7 in v1.0, 3 in v1.1); stride 2, no padding.
+        conv1_kernel: its side, pixels (7 in v1.0, 3 in v1.1).
         fires: the Fire modules, fire2 first.
-        pools_after: indices into `fires`; a 3x3 stride-2 ceil-mode max-pool follows each of these. One always follows conv1.
+        pools_after: indices into `fires`; a 3x3 stride-2 max-pool follows each of these. One always follows conv1.
         class_count: outputs of conv10.
         conv10_pad: zero padding of conv10: 0, but 1 in the authors' own training files.
+        conv1_stride: 2 in the paper and in torchvision; 1 is usual for small images.
+        conv1_pad: zero padding of conv1, in the normalized domain; 0 in torchvision.
+        ceil_pools: whether a pool's last window may hang over the map's edge (torch's `ceil_mode`), as in Caffe and torchvision.
+        final_relu: whether a ReLU follows conv10, as in the paper and in torchvision.
+        in_channels: of the image: 3, or 1 for a grey one.
     """
 
     name: str
@@ -59,6 +64,11 @@ class Architecture:
     pools_after: tuple[int, ...]
     class_count: int
     conv10_pad: int = 0
+    conv1_stride: int = 2
+    conv1_pad: int = 0
+    ceil_pools: bool = True
+    final_relu: bool = True
+    in_channels: int = 3
 
     @property
     def bypass(self) -> Bypass:
@@ -72,7 +82,7 @@ class Architecture:
         Yields:
             conv1, then its pool, the Fire modules and the pools between them, each with torchvision's index in `features`.
         """
-        yield Layer("conv1", 0, "conv1", 3, None)
+        yield Layer("conv1", 0, "conv1", self.in_channels, None)
         yield Layer("pool1", 2, "pool", self.conv1_channels, None)
         index, channels = 3, self.conv1_channels
         for position, fire in enumerate(self.fires):
@@ -90,6 +100,29 @@ class Architecture:
     def to_json(self) -> dict[str, Any]:
         """The description as JSON values; `architecture_from_json` reads it back."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class StructureChoice:
+    """What a state dict does not tell about its network, as the user tells it; None: as the file tells, or torchvision.
+
+    Attributes are those of `Architecture`; `bypass` is `simple`, which has no tensors of its own, or what the tensors say anyway.
+    """
+
+    conv1_stride: int | None = None
+    conv1_pad: int | None = None
+    final_relu: bool | None = None
+    ceil_pools: bool | None = None
+    conv10_pad: int | None = None
+    bypass: Bypass | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Field -> value, of those that the user told."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def applied_to(self, arch: Architecture) -> Architecture:
+        """The architecture with what was told, bypass aside: that is part of the Fire modules."""
+        return replace(arch, **{name: value for name, value in self.given().items() if name != "bypass"})
 
 
 @dataclass(frozen=True)
@@ -191,6 +224,11 @@ def architecture_from_json(values: Mapping[str, Any]) -> Architecture:
             tuple(int(i) for i in values["pools_after"]),
             int(values["class_count"]),
             int(values["conv10_pad"]),
+            int(values.get("conv1_stride", 2)),  # files of earlier versions have none of these
+            int(values.get("conv1_pad", 0)),
+            _flag(values.get("ceil_pools", True)),
+            _flag(values.get("final_relu", True)),
+            int(values.get("in_channels", 3)),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise BadInput(f"the stored architecture cannot be read: {err!r}") from err
@@ -200,6 +238,12 @@ def _fire(values: Mapping[str, Any]) -> Fire:
     if values["bypass"] not in get_args(Bypass):
         raise ValueError(f"bypass `{values['bypass']}`")
     return Fire(int(values["squeeze"]), int(values["expand1x1"]), int(values["expand3x3"]), values["bypass"])
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"`{value}` is neither true nor false")
+    return value
 
 
 def tensor_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
@@ -217,7 +261,7 @@ def tensor_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     for layer in arch.layers():
         key = f"features.{layer.index}"
         if layer.kind == "conv1":
-            conv(key, arch.conv1_channels, 3, arch.conv1_kernel)
+            conv(key, arch.conv1_channels, layer.in_channels, arch.conv1_kernel)
         elif layer.fire is not None:
             fire = layer.fire
             conv(f"{key}.squeeze", fire.squeeze, layer.in_channels, 1)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import CAFFE, TORCHVISION, Preprocess
+from squeeze_export.core import CAFFE, TORCHVISION, Assumption, Preprocess
 from squeeze_export.errors import BadInput
 from squeeze_export.files import read_bounded
-from squeeze_export.nets.architecture import Architecture, Bypass, tensor_shapes
+from squeeze_export.nets.architecture import Architecture, StructureChoice, tensor_shapes
+from squeeze_export.nets.assumptions import PIXELS, structure_assumptions, torchvision_name
 from squeeze_export.nets.net_reader import MAX_NET_BYTES, read_net
 from squeeze_export.nets.onnx_reader import read_onnx
 from squeeze_export.nets.recognition import check_shapes, named, recognize, without_wrapper
@@ -41,6 +42,8 @@ class Checkpoint:
         labels: one per class in index order, or empty.
         sha256: of the file's bytes, in hex.
         notes: what was left out or changed while reading, one line each.
+        assumptions: what neither the file nor the user told about the architecture.
+        untold: the fields of `preprocess` that the file does not tell, and where their values come from.
     """
 
     path: Path
@@ -51,16 +54,18 @@ class Checkpoint:
     labels: tuple[str, ...]
     sha256: str
     notes: tuple[str, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
+    untold: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_checkpoint(path: Path, *, bypass: Bypass | None = None) -> Checkpoint:
+def read_checkpoint(path: Path, *, structure: StructureChoice | None = None) -> Checkpoint:
     """Reads a checkpoint of any kind in `KINDS`, told apart by the file's ending.
 
     The file is read once, so the hash belongs to what was decoded.
 
     Args:
         path: the file.
-        bypass: needed for simple bypass, which leaves no trace in a state dict; where the file tells, it must agree.
+        structure: what the user tells of what leaves no trace in a state dict; where the file tells, it must agree.
 
     Raises:
         BadInput: no such file, an unknown ending, a file too large, cut short or hostile, or weights that are no SqueezeNet.
@@ -70,14 +75,16 @@ def read_checkpoint(path: Path, *, bypass: Bypass | None = None) -> Checkpoint:
     if kind is None:
         raise BadInput(f"`{path}` is not a checkpoint of a supported format", hint=f"supported endings: {', '.join(KINDS)}")
     data = _read(path, MAX_BYTES[kind])
+    told = structure or StructureChoice()
     arch: Architecture | None = None
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
+    untold: dict[str, str] = {}
     if kind == "onnx":
-        arch, tensors, preprocess = read_onnx(data, str(path))
+        arch, tensors, preprocess, untold = read_onnx(data, str(path))
     elif kind == "net":
         arch, tensors = read_net(data, str(path))
-        preprocess = CAFFE
+        preprocess, untold = CAFFE, dict.fromkeys(PIXELS, "Caffe's preprocessing")
     elif kind == "safetensors":
         stored = read_safetensors(data, str(path))
         tensors, arch, preprocess, labels = dict(stored.tensors), stored.architecture, stored.preprocess, stored.labels
@@ -85,27 +92,43 @@ def read_checkpoint(path: Path, *, bypass: Bypass | None = None) -> Checkpoint:
         tensors = read_torch(data, str(path))
     plain = without_wrapper(tensors)
     tensors = {plain[key]: tensor for key, tensor in tensors.items()}
-    arch = _settle(arch, {key: tensor.shape for key, tensor in tensors.items()}, bypass)
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    assumptions: tuple[Assumption, ...] = ()
+    if arch is None:
+        arch = recognize(shapes, structure=told)
+        assumptions = structure_assumptions(arch, told, torchvision_name(arch))
+    elif kind == "net":
+        conv10_pad = arch.conv10_pad if told.conv10_pad is None else told.conv10_pad
+        arch = recognize(shapes, structure=replace(told, conv10_pad=conv10_pad))
+        assumptions = structure_assumptions(arch, told, "its authors' SqueezeNet 1.0")
+    else:
+        arch = _settled(arch, shapes, told)
     if labels and len(labels) != arch.class_count:
         raise BadInput(f"`{path}` stores `{len(labels)}` labels for a network of {arch.class_count} classes")
-    return Checkpoint(
-        path,
-        kind,
-        arch,
-        {key: tensors[key] for key in tensor_shapes(arch)},
-        preprocess or TORCHVISION,
-        labels,
-        hashlib.sha256(data).hexdigest(),
-    )
+    if preprocess is None:
+        preprocess, untold = TORCHVISION, dict.fromkeys(PIXELS, "torchvision's preprocessing")
+    if arch.in_channels == 1 and untold:
+        preprocess = replace(preprocess, channel_order="gray", mean=(127.5,), std=(127.5,))
+        untold = untold | dict.fromkeys(("mean", "std"), "usual for grey images, -1 to 1")
+        untold = {name: why for name, why in untold.items() if name != "channel_order"}
+    digest = hashlib.sha256(data).hexdigest()
+    tensors = {key: tensors[key] for key in tensor_shapes(arch)}
+    return Checkpoint(path, kind, arch, tensors, preprocess, labels, digest, assumptions=assumptions, untold=untold)
 
 
-def _settle(arch: Architecture | None, shapes: Mapping[str, tuple[int, ...]], bypass: Bypass | None) -> Architecture:
-    if arch is None:
-        return recognize(shapes, bypass=bypass)
+def _settled(arch: Architecture, shapes: Mapping[str, tuple[int, ...]], told: StructureChoice) -> Architecture:
+    """The architecture that a file tells, if it fits its tensors and what the user told."""
     check_shapes(arch, shapes)
-    if bypass is not None and bypass != arch.bypass:
-        raise BadInput(f"bypass `{bypass}` was asked for, but the file says `{arch.bypass}`")
+    for name, value in told.given().items():
+        stored = getattr(arch, name)
+        if value != stored:
+            subject = name.replace("_", " ")
+            raise BadInput(f"{subject} `{_shown(value)}` was asked for, but the file says `{_shown(stored)}`")
     return named(arch)
+
+
+def _shown(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -73,11 +73,11 @@ def table(arch: Architecture, input_px: int, weight_bytes: int = 4, activation_b
         source = (px, layer.in_channels)
         fire, depth = layer.fire, 0
         if layer.kind == "conv1":
-            px = (px - arch.conv1_kernel) // 2 + 1
+            px = (px + 2 * arch.conv1_pad - arch.conv1_kernel) // arch.conv1_stride + 1
             tally.conv(source, (px, arch.conv1_channels), arch.conv1_kernel)
             channels, depth = arch.conv1_channels, 1
         elif fire is None:
-            px //= 2  # kernel 3, stride 2, ceil mode: ceil((px - 3) / 2) + 1
+            px = px // 2 if arch.ceil_pools else (px - 1) // 2  # kernel 3, stride 2: ceil((px - 3) / 2) + 1, or floor
             channels = layer.in_channels
             tally.move(source, (px, channels))
         else:

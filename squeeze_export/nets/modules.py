@@ -32,7 +32,7 @@ def build_module(arch: Architecture, *, batch_norm: bool = False) -> nn.Module:
         batch_norm: put a BatchNorm after every convolution, for training; the keys then differ.
 
     Returns:
-        a module from (N, 3, H, W) float32, normalised as the checkpoint's `Preprocess` says, to logits (N, classes) float32.
+        a module from (N, C, H, W) float32, normalised as the checkpoint's `Preprocess` says, to logits (N, classes) float32.
 
     Raises:
         Unavailable: torch is not installed.
@@ -43,17 +43,24 @@ def build_module(arch: Architecture, *, batch_norm: bool = False) -> nn.Module:
     features: OrderedDict[str, nn.Module] = OrderedDict()
     for layer in arch.layers():
         if layer.kind == "conv1":
-            features["0"] = _conv(3, arch.conv1_channels, arch.conv1_kernel, stride=2, batch_norm=batch_norm)
+            features["0"] = _conv(
+                arch.in_channels,
+                arch.conv1_channels,
+                arch.conv1_kernel,
+                stride=arch.conv1_stride,
+                pad=arch.conv1_pad,
+                batch_norm=batch_norm,
+            )
             features["1"] = nn.ReLU(inplace=True)
         elif layer.kind == "pool":
-            features[str(layer.index)] = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+            features[str(layer.index)] = nn.MaxPool2d(3, stride=2, ceil_mode=arch.ceil_pools)
         elif layer.fire is not None:
             features[str(layer.index)] = _fire_class()(layer.in_channels, layer.fire, batch_norm)
     # Index 0 is torchvision's dropout, which has no tensors; it keeps conv10 at `classifier.1`.
     classifier: OrderedDict[str, nn.Module] = OrderedDict()
     classifier["0"] = nn.Identity()
     classifier["1"] = _conv(arch.feature_channels, arch.class_count, 1, pad=arch.conv10_pad, batch_norm=batch_norm)
-    classifier["2"] = nn.ReLU(inplace=True)
+    classifier["2"] = nn.ReLU(inplace=True) if arch.final_relu else nn.Identity()
     classifier["3"] = nn.AdaptiveAvgPool2d(1)
     rooms = [("features", nn.Sequential(features)), ("classifier", nn.Sequential(classifier)), ("flatten", nn.Flatten())]
     return nn.Sequential(OrderedDict(rooms))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from squeeze_export.core import CAFFE, TORCHVISION, Preprocess
 from squeeze_export.formats.onnx import parsed
 from squeeze_export.nets.architecture import Architecture, Bypass, Fire
+from squeeze_export.nets.assumptions import PIXELS
 from squeeze_export.nets.onnx_file import AFTER_POOL, FINAL_POOLS, FloatGraph
 from squeeze_export.nets.recognition import CUSTOM_NAME, MAX_CONV1_KERNEL, check_architecture, check_shapes, named
 
@@ -58,7 +59,7 @@ class _Net:
     final_pool: Any
 
 
-def read_onnx(data: bytes, name: str) -> tuple[Architecture, dict[str, Array], Preprocess]:
+def read_onnx(data: bytes, name: str) -> tuple[Architecture, dict[str, Array], Preprocess, dict[str, str]]:
     """Matches an ONNX file and takes its weights out.
 
     Args:
@@ -67,8 +68,8 @@ def read_onnx(data: bytes, name: str) -> tuple[Architecture, dict[str, Array], P
 
     Returns:
         The architecture, the tensors under torchvision's keys, float32 OIHW, and the preprocessing: Caffe's where the tensors
-        have Caffe's names, otherwise torchvision's, with the crop of the file's own input size where that is fixed. A softmax
-        at the end is left out.
+        have Caffe's names, otherwise torchvision's, with the crop of the file's own input size where that is fixed; and its fields
+        that the file does not tell, with where their values come from. A softmax at the end is left out.
 
     Raises:
         BadInput: the file is damaged, keeps its weights elsewhere, or is not a SqueezeNet; the first foreign operator or the
@@ -84,9 +85,11 @@ def read_onnx(data: bytes, name: str) -> tuple[Architecture, dict[str, Array], P
         _CAFFE_NAME.fullmatch(tensor.name) for tensor in file.graph.initializer
     )
     preprocess = CAFFE if caffe else TORCHVISION
+    untold = dict.fromkeys(PIXELS, "Caffe's preprocessing" if caffe else "torchvision's preprocessing")
     if net.side_px is None:
-        return arch, tensors, preprocess
-    return arch, tensors, replace(preprocess, resize_px=max(preprocess.resize_px, net.side_px), crop_px=net.side_px)
+        return arch, tensors, preprocess, untold
+    del untold["crop_px"]
+    return arch, tensors, replace(preprocess, resize_px=max(preprocess.resize_px, net.side_px), crop_px=net.side_px), untold
 
 
 def _match(net: FloatGraph) -> _Net:

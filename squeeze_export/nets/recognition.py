@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from squeeze_export.errors import BadInput
-from squeeze_export.nets.architecture import FAMILY, Architecture, Bypass, Fire, tensor_shapes
+from squeeze_export.nets.architecture import FAMILY, Architecture, Bypass, Fire, StructureChoice, tensor_shapes
 
 Shape = tuple[int, ...]
 
 CUSTOM_NAME = "squeezenet_custom"
 MAX_CONV1_KERNEL = 15
+MAX_CONV1_STRIDE = 8
+IMAGE_CHANNELS = (1, 3)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KEY = re.compile(r"(features\.0|features\.(\d{1,4})\.(squeeze|expand1x1|expand3x3|bypass)|classifier\.1)\.(weight|bias)")
 _PARTS = ("squeeze", "expand1x1", "expand3x3")
@@ -35,21 +37,23 @@ def without_wrapper(keys: Iterable[str]) -> dict[str, str]:
     return plain
 
 
-def recognize(shapes: Mapping[str, Shape], *, bypass: Bypass | None = None) -> Architecture:
-    """Infers version, widths, bypass and class count from a state dict's shapes.
+def recognize(shapes: Mapping[str, Shape], *, structure: StructureChoice | None = None) -> Architecture:
+    """Infers version, widths, bypass, class count and image channels from a state dict's shapes.
 
     Args:
         shapes: torchvision's key -> shape, OIHW for weights, in the file's order.
-        bypass: what the user says. `simple` has no tensors of its own, so only this can tell; None is `complex` where bypass
-            convolutions are present and `none` elsewhere.
+        structure: what the user says about what shapes do not tell. Bypass None is `complex` where bypass convolutions are present
+            and `none` elsewhere; the other fields have torchvision's values where they are None.
 
     Returns:
-        The architecture, under its name in the family or `squeezenet_custom`; conv10_pad is 0. A pool after the last Fire
-        module leaves no gap and is not seen.
+        The architecture, under its name in the family or `squeezenet_custom`. A pool after the last Fire module leaves no gap
+        and is not seen.
 
     Raises:
-        BadInput: a tensor has no place, is missing or misshapen (the first is named), or `bypass` contradicts the tensors.
+        BadInput: a tensor has no place, is missing or misshapen (the first is named), `structure` contradicts the tensors, or a
+            value of it is out of range.
     """
+    told = structure or StructureChoice()
     indices: set[int] = set()
     for key in shapes:
         found = _KEY.fullmatch(key)
@@ -63,22 +67,26 @@ def recognize(shapes: Mapping[str, Shape], *, bypass: Bypass | None = None) -> A
         raise BadInput(f"tensor `features.0.weight` has a kernel of `{conv1[2]}` px; conv1 takes 1 to {MAX_CONV1_KERNEL}")
     widths = [[_kernel_shape(shapes, f"features.{i}.{part}.weight")[0] for part in _PARTS] for i in order]
     complex_at = {position for position, i in enumerate(order) if f"features.{i}.bypass.weight" in shapes}
-    kinds = _bypass_kinds([w[1] + w[2] for w in widths], complex_at, bypass)
+    kinds = _bypass_kinds([w[1] + w[2] for w in widths], complex_at, told.bypass)
     fires = tuple(Fire(w[0], w[1], w[2], kind) for w, kind in zip(widths, kinds, strict=True))
     class_count = _kernel_shape(shapes, "classifier.1.weight")[0]
-    arch = Architecture(CUSTOM_NAME, conv1[0], conv1[2], fires, pools_after, class_count)
+    in_channels = conv1[1] if conv1[1] in IMAGE_CHANNELS else 3
+    arch = Architecture(CUSTOM_NAME, conv1[0], conv1[2], fires, pools_after, class_count, in_channels=in_channels)
     check_shapes(arch, shapes)
+    arch = told.applied_to(arch)
+    check_windows(arch)
     return named(arch)
 
 
 def named(arch: Architecture) -> Architecture:
-    """The same architecture under the name of the family member that it equals, class count and conv10_pad aside.
+    """The same architecture under the name of the family member whose tensors it has, class count and image channels aside.
 
     An architecture that equals none keeps its own name if that can be a file name and is not one of the family's; otherwise its
     name becomes `squeezenet_custom`.
     """
     for name, member in FAMILY.items():
-        if replace(member, name=arch.name, class_count=arch.class_count, conv10_pad=arch.conv10_pad) == arch:
+        same = ("conv1_channels", "conv1_kernel", "fires", "pools_after")
+        if all(getattr(arch, field) == getattr(member, field) for field in same):
             return replace(arch, name=name)
     own = _NAME.fullmatch(arch.name) is not None and arch.name not in FAMILY
     return arch if own else replace(arch, name=CUSTOM_NAME)
@@ -105,8 +113,8 @@ def check_architecture(arch: Architecture) -> None:
     """Checks a description that was read from a file.
 
     Raises:
-        BadInput: a width below 1, a pool where no module is, a simple bypass where the channel count changes, a padding of
-            conv10 other than 0 or 1.
+        BadInput: a width below 1, a pool where no module is, a simple bypass where the channel count changes, and what
+            `check_windows` raises.
     """
     widths = [arch.conv1_channels, arch.class_count, *(w for f in arch.fires for w in (f.squeeze, f.expand1x1, f.expand3x3))]
     if not arch.fires or min(widths) < 1 or not 1 <= arch.conv1_kernel <= MAX_CONV1_KERNEL:
@@ -114,14 +122,31 @@ def check_architecture(arch: Architecture) -> None:
     pools = arch.pools_after
     if list(pools) != sorted(set(pools)) or any(not 0 <= i < len(arch.fires) for i in pools):
         raise BadInput(f"the stored architecture pools after modules `{pools}`, but has `{len(arch.fires)}`")
-    if arch.conv10_pad not in (0, 1):
-        raise BadInput(f"the stored architecture pads conv10 by `{arch.conv10_pad}`; 0 or 1 is possible")
+    if arch.in_channels not in IMAGE_CHANNELS:
+        raise BadInput(f"the stored architecture takes images of `{arch.in_channels}` channels; 1 or 3 are possible")
+    check_windows(arch, "the stored architecture")
     for layer in arch.layers():
         if layer.fire is not None and layer.fire.bypass == "simple" and layer.fire.channels != layer.in_channels:
             raise BadInput(
                 f"the stored architecture has a simple bypass around `{layer.name}`, which turns `{layer.in_channels}` channels"
                 f" into `{layer.fire.channels}`"
             )
+
+
+def check_windows(arch: Architecture, what: str = "the network") -> None:
+    """Checks the strides and paddings, which no tensor shows.
+
+    Raises:
+        BadInput: a stride of conv1 outside 1 to 8, a padding of conv1 that is not less than its kernel, a padding of conv10 other
+            than 0 or 1.
+    """
+    if not 1 <= arch.conv1_stride <= MAX_CONV1_STRIDE:
+        raise BadInput(f"{what} moves conv1 by `{arch.conv1_stride}` px; 1 to {MAX_CONV1_STRIDE} is possible")
+    if not 0 <= arch.conv1_pad < arch.conv1_kernel:
+        window = f"with its kernel of {arch.conv1_kernel} px 0 to {arch.conv1_kernel - 1} is possible"
+        raise BadInput(f"{what} pads conv1 by `{arch.conv1_pad}`; {window}")
+    if arch.conv10_pad not in (0, 1):
+        raise BadInput(f"{what} pads conv10 by `{arch.conv10_pad}`; 0 or 1 is possible")
 
 
 def _positions(indices: set[int]) -> tuple[list[int], tuple[int, ...]]:

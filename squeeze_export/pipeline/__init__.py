@@ -5,6 +5,7 @@ from squeeze_export.pipeline import Job, run
 report = run(Job(targets=("tflite",), scheme="int8", weights="squeezenet1_1.pth", calib=Path("imgs")))
 """
 
+from squeeze_export.nets.architecture import StructureChoice
 from squeeze_export.pipeline.analysis import analyze
 from squeeze_export.pipeline.calibration import Calibration, CalibrationFolder, calibrate, read_calibration, write_table
 from squeeze_export.pipeline.compiling import run_compiled
@@ -25,6 +26,7 @@ __all__ = [
     "Network",
     "PreprocessChoice",
     "RunOptions",
+    "StructureChoice",
     "analyze",
     "audit_file",
     "bench_files",

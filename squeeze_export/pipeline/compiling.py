@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from squeeze_export.core import Artifact, Progress, silent
 from squeeze_export.errors import BadInput, SqueezeExportError
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.pipeline.export import keep_compiled
-from squeeze_export.pipeline.job import Job, carry_out
+from squeeze_export.pipeline.job import Job, carry_out, nobody
 from squeeze_export.pipeline.measuring import Comparing, measured, row_of
+from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, kept
 from squeeze_export.results import Measurement, Report
 from squeeze_export.runtimes import runtime_named
@@ -28,7 +29,12 @@ corresponding TensorFlow Lite reference kernels" (README of ethos-u-vela 3.x, Te
 
 
 def run_compiled(
-    job: Job, compiler: str, chips: Sequence[str], settings: Mapping[str, str] | None = None, progress: Progress = silent
+    job: Job,
+    compiler: str,
+    chips: Sequence[str],
+    settings: Mapping[str, str] | None = None,
+    progress: Progress = silent,
+    opened: Callable[[Network], None] = nobody,
 ) -> Report:
     """Does the job for the format that a compiler takes, and compiles the file for every chip.
 
@@ -43,6 +49,7 @@ def run_compiled(
         chips: each of the compiler's `CHIPS`, or a name that it understands; empty takes its first.
         settings: name -> value, as the user chose; the others have their defaults.
         progress: told of everything.
+        opened: as in `job.run`.
 
     Raises:
         BadInput: a scheme that the compiler does not take, a chip or a setting that it does not know, and what `run` raises.
@@ -59,7 +66,7 @@ def run_compiled(
     base, runtime = _runtimes(job, compiler, module)
     if runtime:
         runtime_named(runtime).check_device(job.run.device)
-    done = carry_out(replace(job, targets=(module.TARGET,), run=base), progress, again=bool(runtime) and job.validate)
+    done = carry_out(replace(job, targets=(module.TARGET,), run=base), progress, opened, again=bool(runtime) and job.validate)
     source = done.exported[0].files[-1]
     made: dict[str, tuple[Artifact, Compiled]] = {}
     failures: dict[str, SqueezeExportError] = {}

@@ -54,16 +54,24 @@ def export(
 
 
 def export_checked(
-    network: Graph | QuantizedGraph, target: str, scheme: Scheme, out: Path, *, name: str, options: EmitOptions
+    network: Graph | QuantizedGraph,
+    target: str,
+    scheme: Scheme,
+    out: Path,
+    *,
+    name: str,
+    options: EmitOptions,
+    origin: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """`export` to a target that is known to carry the scheme in this outer form."""
+    """`export` to a target that is known to carry the scheme in this outer form; `origin` (of `Network`) goes into the sidecar."""
     module = target_named(target)
     check_fits(network, scheme)
     if not name or Path(name).name != name or not name.isprintable():
         raise BadInput(f"the network's name {shown(name)} is no file name")  # a stranger's table may say anything
     provenance = provenance_of(network, scheme, target)
     content = module.emit(network, scheme, options, metadata_of(provenance))
-    return keep(content, out / f"{name}.{scheme.name}{module.SUFFIX}", target, scheme, provenance, network.labels)
+    told = {**provenance, **(origin or {})}  # in the sidecar alone: the file's own bytes stay what they are
+    return keep(content, out / f"{name}.{scheme.name}{module.SUFFIX}", target, scheme, told, network.labels)
 
 
 def keep(

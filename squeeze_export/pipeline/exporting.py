@@ -61,6 +61,7 @@ def export_all(
     name: str,
     options: EmitOptions,
     vendor: Vendor | None = None,
+    origin: Mapping[str, Any],
     progress: Progress,
 ) -> list[Exported]:
     """Writes everything. Of several targets, one that fails is there with its failure; a single one raises.
@@ -71,18 +72,19 @@ def export_all(
         name: first part of the file names.
         options: the outer form.
         vendor: what the vendors' tools are given, if they make the integers of what was asked for.
+        origin: of `Network.origin`, into the sidecars.
         progress: told of finished targets.
 
     Raises:
         SqueezeExportError: what stopped a single target.
     """
     if len(targets) > 1 and vendor is None:
-        return export_apart(targets, orders, name=name, options=options, progress=progress)
+        return export_apart(targets, orders, name=name, options=options, origin=origin, progress=progress)
 
     def written(target: str, order: Order) -> Artifact:
         if vendor is not None and order is orders[0]:
-            return export_vendor(vendor, order.network, target, order.out, name=name)
-        return export_checked(order.network, target, order.scheme, order.out, name=name, options=options)
+            return export_vendor(vendor, order.network, target, order.out, name=name, origin=origin)
+        return export_checked(order.network, target, order.scheme, order.out, name=name, options=options, origin=origin)
 
     def one(target: str) -> Exported:
         try:  # the product last: what fails before it leaves none behind
@@ -94,13 +96,19 @@ def export_all(
 
 
 def export_apart(
-    targets: Sequence[str], orders: Sequence[Order], *, name: str, options: EmitOptions, progress: Progress
+    targets: Sequence[str],
+    orders: Sequence[Order],
+    *,
+    name: str,
+    options: EmitOptions,
+    origin: Mapping[str, Any],
+    progress: Progress,
 ) -> list[Exported]:
     """`export_all` in processes that run side by side, one for each target."""
     found = []
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder, ExitStack() as stack:
         workers: dict[str, Worker] = {}
-        request = {"name": name, "options": asdict(options), "orders": _handed_over(orders, Path(folder))}
+        request = {"name": name, "options": asdict(options), "origin": dict(origin), "orders": _handed_over(orders, Path(folder))}
         for target in targets:
             # In the user's folder, to which paths and messages are relative.
             workers[target] = stack.enter_context(Worker(__name__, tool=f"the {target} toolchain", cwd=Path()))
@@ -132,6 +140,7 @@ def write_files(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[d
     for order in reversed(values["orders"]):  # the product last: what fails before it leaves none behind
         scheme = scheme_named(order["scheme"])
         network = (read_table if scheme.integer else read_graph)(Path(order["network"]))
-        artifact = export_checked(network, values["target"], scheme, Path(order["out"]), name=values["name"], options=options)
+        form = {"name": values["name"], "options": options, "origin": values["origin"]}
+        artifact = export_checked(network, values["target"], scheme, Path(order["out"]), **form)
         paths.append(str(artifact.path))
     return {"paths": paths}, {}

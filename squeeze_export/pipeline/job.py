@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from squeeze_export.files import make_folder
 from squeeze_export.graph.quantized import FP32, Scheme, scheme_named
 from squeeze_export.images.calibration import CalibrationSource, only_folder
 from squeeze_export.measure.latency import pinned
-from squeeze_export.nets.architecture import Bypass
+from squeeze_export.nets.architecture import StructureChoice
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings
 from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.exporting import Exported, Order, export_all
@@ -47,7 +47,7 @@ class Job:
         labels: a file of class names, in any form that `label_files` reads.
         classes: the same, of the names that folders of images go by, where these differ.
         preprocess: what the user changes of the checkpoint's.
-        bypass: needed for simple bypass checkpoints.
+        structure: what the user tells of what a state dict does not tell.
         recipe: how to quantize.
         training: for the recipe `qat`: on which images, and how.
         seed: for the sampled positions and the training.
@@ -69,7 +69,7 @@ class Job:
     labels: Path | None = None
     classes: Path | None = None
     preprocess: PreprocessChoice = field(default_factory=PreprocessChoice)
-    bypass: Bypass | None = None
+    structure: StructureChoice = field(default_factory=StructureChoice)
     recipe: str = "fast"
     training: Training | None = None
     seed: int = 0
@@ -99,24 +99,39 @@ class Done:
     images: Evaluation | None
 
 
-def run(job: Job, progress: Progress = silent) -> Report:
+def nobody(network: Network) -> None:
+    """Is told of a network that was opened, and does nothing."""
+
+
+def run(job: Job, progress: Progress = silent, opened: Callable[[Network], None] = nobody) -> Report:
     """Exports to every target, validates and times the files, and reports.
 
     With several targets, one that fails becomes a failed row and leaves the others intact; a single one raises.
 
+    Args:
+        job: what to do.
+        progress: told of everything.
+        opened: told of the network before the long work begins, so that a user sees at once what was assumed about it.
+
     Raises:
         SqueezeExportError: whatever stops the job; see `errors` for the kinds.
     """
-    return carry_out(job, progress).report
+    return carry_out(job, progress, opened).report
 
 
-def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> Done:
+def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network], None] = nobody, *, again: bool = False) -> Done:
     """`run`, for a caller that needs the network and the files too; `again` as in `evaluation_images`."""
     scheme = scheme_named(job.scheme)
     recipe = _check(job, scheme)
     network = open_network(
-        job.weights, preprocess=job.preprocess, labels=job.labels, classes=job.classes, bypass=job.bypass, progress=progress
+        job.weights,
+        preprocess=job.preprocess,
+        labels=job.labels,
+        classes=job.classes,
+        structure=job.structure,
+        progress=progress,
     )
+    opened(network)
     if job.table is None:
         check_keepable(network.graph, job.keep_float)
     if job.training is not None and job.eval is not None and job.validate:
@@ -162,7 +177,8 @@ def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> 
         if reference_known and needed and scheme != FP32:
             orders.append(Order(network.graph, FP32, Path(folder)))
         vendor = integers if isinstance(integers, Vendor) else None
-        exported = export_all(job.targets, orders, name=name, options=job.options, vendor=vendor, progress=progress)
+        origin = network.origin() if reference_known else {}
+        exported = export_all(job.targets, orders, name=name, options=job.options, vendor=vendor, origin=origin, progress=progress)
         entries = entries_of([artifact for each in exported for artifact in each.files], job.run, needed=needed)
         comparing = None
         if evaluation is not None:
@@ -181,6 +197,7 @@ def carry_out(job: Job, progress: Progress = silent, *, again: bool = False) -> 
         evaluation=evaluation.facts if evaluation is not None else None,
         warnings=warnings,
         differences=found.differences,
+        assumptions=network.assumptions if reference_known else (),
     )
     return Done(report, tuple(exported), network, evaluation)
 

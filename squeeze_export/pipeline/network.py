@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from squeeze_export import demo
-from squeeze_export.core import ChannelOrder, Interpolation, Preprocess, Progress, ResizeMode, silent
+from squeeze_export.core import Assumption, ChannelOrder, Interpolation, Preprocess, Progress, ResizeMode, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.images.label_files import read_labels
 from squeeze_export.images.labels import Labels, check_label_count
 from squeeze_export.images.preprocess import check_preprocess
-from squeeze_export.nets.architecture import Architecture, Bypass
-from squeeze_export.nets.checkpoints import read_checkpoint
+from squeeze_export.nets.architecture import Architecture, StructureChoice
+from squeeze_export.nets.assumptions import pixel_assumptions
+from squeeze_export.nets.checkpoints import Checkpoint, read_checkpoint
 from squeeze_export.nets.download import NAMED_WEIGHTS, fetch_weights
 
 
@@ -81,6 +82,8 @@ class Network:
         is_demo: whether it is the embedded one.
         notes: what was left out or changed while reading, one line each.
         classes: the names that folders of images go by; their wnids too, where they are known.
+        assumptions: what neither the file nor the user told about it.
+        told: what the user told of what a state dict does not tell.
     """
 
     name: str
@@ -90,6 +93,8 @@ class Network:
     is_demo: bool
     notes: tuple[str, ...] = ()
     classes: Labels = field(default_factory=Labels)
+    assumptions: tuple[Assumption, ...] = ()
+    told: StructureChoice = field(default_factory=StructureChoice)
 
     def facts(self) -> dict[str, Any]:
         """What a report says about it."""
@@ -104,6 +109,15 @@ class Network:
         }
         return facts | ({"notes": list(self.notes)} if self.notes else {})
 
+    def origin(self) -> dict[str, Any]:
+        """What a sidecar says about it besides its hash, if the checkpoint does not tell everything: its structure as the user told
+        it or as it was assumed, and the assumptions.
+        """
+        if not self.assumptions and not self.told.given():
+            return {}
+        assumptions = [asdict(assumption) for assumption in self.assumptions]
+        return {"architecture": self.architecture.to_json(), "assumptions": assumptions}
+
 
 def open_network(
     weights: str | Path | None = None,
@@ -111,7 +125,7 @@ def open_network(
     preprocess: PreprocessChoice | None = None,
     labels: Path | None = None,
     classes: Path | None = None,
-    bypass: Bypass | None = None,
+    structure: StructureChoice | None = None,
     progress: Progress = silent,
 ) -> Network:
     """Opens a checkpoint file, named weights, or the embedded demo network.
@@ -121,7 +135,7 @@ def open_network(
         preprocess: what the user changes of the checkpoint's.
         labels: class names, in any form that `label_files` reads; they replace those stored in the checkpoint.
         classes: names that folders of images go by, where these differ; likewise.
-        bypass: needed for simple bypass, which has no tensors.
+        structure: what the user tells of what a state dict does not tell.
         progress: told of a download.
 
     Raises:
@@ -129,23 +143,34 @@ def open_network(
         Unavailable: offline, or a reader's package is missing.
     """
     is_demo = weights is None
-    checkpoint = read_checkpoint(_path(weights, progress), bypass=bypass)
+    checkpoint = read_checkpoint(_path(weights, progress), structure=structure)
     names = Labels(checkpoint.labels) if labels is None else read_labels(labels)
     folders = names if classes is None else read_labels(classes)
     for given in (names, folders):
         if given.names:
             check_label_count(given, checkpoint.architecture.class_count)
+    choice = preprocess or PreprocessChoice()
     graph = build_graph(
         checkpoint.architecture,
         checkpoint.tensors,
-        (preprocess or PreprocessChoice()).applied_to(checkpoint.preprocess),
+        choice.applied_to(checkpoint.preprocess),
         labels=names.names,
         checkpoint_sha256=checkpoint.sha256,
     )
     name, source = checkpoint.architecture.name, checkpoint.path.name
     if is_demo:
         name, source = demo.NAME, "embedded demo network"
-    return Network(name, source, checkpoint.architecture, graph, is_demo, checkpoint.notes, folders)
+    told, assumptions = structure or StructureChoice(), _assumptions(checkpoint, graph.preprocess, choice)
+    return Network(name, source, checkpoint.architecture, graph, is_demo, checkpoint.notes, folders, assumptions, told)
+
+
+def _assumptions(checkpoint: Checkpoint, preprocess: Preprocess, choice: PreprocessChoice) -> tuple[Assumption, ...]:
+    """What is left to assume when the file and the user have told what they know."""
+    untold = {name: why for name, why in checkpoint.untold.items() if getattr(choice, name) is None}
+    found = checkpoint.assumptions
+    for why in dict.fromkeys(untold.values()):
+        found += pixel_assumptions(preprocess, {name for name in untold if untold[name] == why}, why)
+    return found
 
 
 def _path(weights: str | Path | None, progress: Progress) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from squeeze_export.core import Assumption
 from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.measure.verdict import verdicts_of
 from squeeze_export.pipeline.sessions import DEFAULT_PRECISION
@@ -35,6 +36,7 @@ def report_of(
     evaluation: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     differences: Sequence[Difference] = (),
+    assumptions: Sequence[Assumption] = (),
 ) -> Report:
     """The report, with this machine's facts, the versions of the tools, and the verdicts that follow from the rows."""
     return Report(
@@ -49,4 +51,5 @@ def report_of(
         tuple(warnings),
         tuple(differences),
         verdicts_of(rows, {beside: main for main, beside in DEFAULT_PRECISION.items()}),
+        tuple(assumptions),
     )

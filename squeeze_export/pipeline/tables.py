@@ -8,6 +8,7 @@ from pathlib import Path
 
 from squeeze_export.core import Artifact
 from squeeze_export.errors import BadInput
+from squeeze_export.graph.nodes import QuantizedNode
 from squeeze_export.pipeline.calibration import Calibration, read_calibration
 from squeeze_export.pipeline.network import Network
 from squeeze_export.quant.mixed import check_keepable, keep_float
@@ -30,10 +31,16 @@ def check_table(
     quantized, graph = calibration.quantized, network.graph
     if quantized.checkpoint_sha256 != graph.checkpoint_sha256:
         raise BadInput(f"the table `{table}` was not made from `{network.source}`", hint=hint)
-    if [node.name for node in quantized.nodes] != [node.name for node in graph.nodes]:
-        raise BadInput(f"the table `{table}` is of a network with other layers", hint="--bypass as when it was calibrated")
+    if [_form(node) for node in quantized.nodes] != [_form(node) for node in graph.nodes]:
+        hint = "--conv1-stride --conv1-pad --pools --no-final-relu --conv10-pad --bypass as when it was calibrated"
+        raise BadInput(f"the table `{table}` is of a network with other layers", hint=hint)
     if quantized.preprocess != graph.preprocess:
         raise BadInput(f"the table `{table}` was made with other preprocessing than was asked for", hint="calibrate again")
+
+
+def _form(node: QuantizedNode) -> tuple[object, ...]:
+    """A node without its numbers: its name, and how it moves over its input."""
+    return (node.name, *(getattr(node, field, None) for field in ("kernel", "strides", "pads", "relu")))
 
 
 def table_behind(artifacts: Sequence[Artifact], network: Network, table: Path) -> Calibration:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from squeeze_export.core import Artifact, Progress, silent
 from squeeze_export.errors import BadInput
+from squeeze_export.nets.architecture import StructureChoice, architecture_from_json
+from squeeze_export.nets.assumptions import option_for
+from squeeze_export.nets.safetensors_file import preprocess_from_json
 from squeeze_export.pipeline.calibration import Calibration, shift_warnings
 from squeeze_export.pipeline.evaluation import evaluation_images
 from squeeze_export.pipeline.export import read_artifact
@@ -69,6 +73,7 @@ def validate_exported(
             raise BadInput(
                 f"`{artifact.path.name}` was not made from `{network.source}`", hint="name its checkpoint with --weights"
             )
+        _check_reading(artifact, network)
     images = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
     if images is None:
         raise BadInput("there are no images to validate on", hint="--eval DIR")
@@ -77,7 +82,31 @@ def validate_exported(
     hashes = calibration.image_hashes if calibration is not None else ()
     found = measured(entries_of(artifacts, options), options, comparing=Comparing(network, images, hashes, listeners=listeners))
     warnings = found.warnings + shift_warnings(calibration, images)
-    return report_of(found.rows, network=network.facts(), evaluation=images.facts, warnings=warnings)
+    return report_of(
+        found.rows,
+        network=network.facts(),
+        evaluation=images.facts,
+        warnings=warnings,
+        assumptions=network.assumptions,
+    )
+
+
+def _check_reading(artifact: Artifact, network: Network) -> None:
+    """Refuses a reference that has the file's tensors, but was told or assumed something else about them than the file was."""
+    found = network.architecture
+    made = architecture_from_json(artifact.provenance["architecture"]) if "architecture" in artifact.provenance else found
+    if made != found:
+        names = [field.name for field in fields(StructureChoice) if getattr(made, field.name) != getattr(found, field.name)]
+        options = " ".join(option_for(name, getattr(made, name)) for name in names)
+        message = f"`{artifact.path.name}` was made from `{network.source}` as another network than this one"
+        raise BadInput(message, hint=f"as at its export: {options}")
+    here, there = network.graph.preprocess, preprocess_from_json(artifact.provenance["preprocess"])
+    other = [field.name for field in fields(here) if getattr(here, field.name) != getattr(there, field.name)]
+    if other:
+        message = (
+            f"`{artifact.path.name}` was made with other preprocessing than this: its {other[0]} is `{getattr(there, other[0])}`"
+        )
+        raise BadInput(message, hint="the options of the preprocessing as at its export")
 
 
 def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, progress: Progress = silent) -> Report:

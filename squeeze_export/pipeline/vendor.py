@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,8 +95,12 @@ def vendor_images(images: CalibrationImages, recipe: str, labelled: Evaluation |
     return replace(vendor, validation=pixels, labels=labels, warnings=(*vendor.warnings, seen))
 
 
-def export_vendor(vendor: Vendor, graph: Graph | QuantizedGraph, target: str, out: Path, *, name: str) -> Artifact:
+def export_vendor(
+    vendor: Vendor, graph: Graph | QuantizedGraph, target: str, out: Path, *, name: str, origin: Mapping[str, Any]
+) -> Artifact:
     """Writes `<name>.<recipe>.int8<suffix>` by the vendor's tool; its audit names what is not integer in it.
+
+    `origin`, of `Network`, goes into the sidecar.
 
     Raises:
         BadInput: the target's vendor has no such recipe.
@@ -116,4 +121,4 @@ def export_vendor(vendor: Vendor, graph: Graph | QuantizedGraph, target: str, ou
         write_draft(start, module.emit(graph, FP32, EmitOptions(), metadata_of(provenance)))
         content = peer.quantize(Source(graph, start, vendor.pixels, vendor.validation, vendor.labels), vendor.recipe)
     path = out / f"{name}.{vendor.recipe}.{INT8.name}{module.SUFFIX}"
-    return keep(content, path, target, INT8, provenance, graph.labels, promised=False)
+    return keep(content, path, target, INT8, {**provenance, **origin}, graph.labels, promised=False)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from squeeze_export.core import Assumption
 from squeeze_export.results import Accuracy, Interval, Latency, Measurement, Report
 
 NOTHING = "-"
@@ -188,6 +189,18 @@ def fact(value: Any, name: str = "") -> str:
     if isinstance(value, list | tuple):
         return " ".join(fact(item) for item in value) or "none"
     return str(value)
+
+
+def assumption_line(assumptions: Sequence[Assumption]) -> str:
+    """`assuming torchvision's SqueezeNet 1.1: conv1 3x3/2, ceil pools; torchvision's preprocessing: pixels RGB, 256 -> 224`.
+
+    Empty if nothing was assumed.
+    """
+    values: dict[str, list[str]] = {}
+    for assumption in assumptions:
+        values.setdefault(assumption.why, []).append(assumption.value)
+    parts = [f"{why}: {', '.join(found)}" for why, found in values.items()]
+    return f"assuming {one_line('; '.join(parts))}" if parts else ""
 
 
 def host_line(report: Report) -> str:

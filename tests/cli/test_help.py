@@ -127,7 +127,7 @@ def test_completion_of_an_option(squeeze, monkeypatch, capsys):
     monkeypatch.setenv("COMP_CWORD", "2")
     with pytest.raises(SystemExit):
         squeeze()
-    assert capsys.readouterr().out.split() == ["plain,--no-validate", "plain,--no-bench"]
+    assert capsys.readouterr().out.split() == ["plain,--no-final-relu", "plain,--no-validate", "plain,--no-bench"]
 
 
 def test_python_dash_m_is_the_same_program():

@@ -14,6 +14,7 @@ from squeeze_export.nets.architecture import (
     FAMILY,
     Architecture,
     Fire,
+    StructureChoice,
     architecture,
     architecture_from_json,
     fire_modules,
@@ -120,14 +121,14 @@ def architectures(draw: st.DrawFn) -> Architecture:
 @given(architectures())
 def test_recognition_inverts_tensor_shapes(arch: Architecture) -> None:
     bypass = "simple" if arch.bypass == "simple" else None
-    assert recognize(tensor_shapes(arch), bypass=bypass) == named(arch)
+    assert recognize(tensor_shapes(arch), structure=StructureChoice(bypass=bypass)) == named(arch)
 
 
 @pytest.mark.parametrize("name", list(FAMILY))
 def test_the_family_is_recognized_whatever_the_class_count(name: str) -> None:
     arch = architecture(name, class_count=12)
-    assert recognize(tensor_shapes(arch), bypass="simple" if "simple" in name else None) == arch
-    assert recognize(tensor_shapes(arch), bypass=arch.bypass) == arch
+    assert recognize(tensor_shapes(arch), structure=StructureChoice(bypass="simple" if "simple" in name else None)) == arch
+    assert recognize(tensor_shapes(arch), structure=StructureChoice(bypass=arch.bypass)) == arch
 
 
 @pytest.mark.parametrize(
@@ -140,13 +141,13 @@ def test_the_family_is_recognized_whatever_the_class_count(name: str) -> None:
 )
 def test_a_bypass_that_contradicts_the_tensors_is_refused(name: str, asked: str, says: str) -> None:
     with pytest.raises(BadInput, match=says):
-        recognize(tensor_shapes(FAMILY[name]), bypass=asked)  # type: ignore[arg-type]
+        recognize(tensor_shapes(FAMILY[name]), structure=StructureChoice(bypass=asked))  # type: ignore[arg-type]
 
 
 def test_simple_bypass_needs_a_module_that_keeps_its_channels() -> None:
     arch = replace(FAMILY["squeezenet1_0"], fires=fire_modules(freq=1, count=3), pools_after=())
     with pytest.raises(BadInput, match="no Fire module keeps"):
-        recognize(tensor_shapes(arch), bypass="simple")
+        recognize(tensor_shapes(arch), structure=StructureChoice(bypass="simple"))
 
 
 V1_0 = tensor_shapes(FAMILY["squeezenet1_0"])
@@ -161,7 +162,7 @@ V1_0 = tensor_shapes(FAMILY["squeezenet1_0"])
         ({"features.0.weight": None}, "no tensor `features.0.weight`"),
         ({"features.0.weight": (96, 3, 7)}, "shape `96x3x7`"),
         ({"features.0.weight": (96, 3, 99, 99)}, "kernel of `99` px"),
-        ({"features.0.weight": (96, 1, 7, 7)}, "shape `96x1x7x7` where this SqueezeNet needs `96x3x7x7`"),
+        ({"features.0.weight": (96, 4, 7, 7)}, "shape `96x4x7x7` where this SqueezeNet needs `96x3x7x7`"),
         ({"features.0.weight": (0, 3, 7, 7)}, "none of them 0"),
         ({"features.0.bias": ()}, "`features.0.bias` has shape `scalar`"),
         ({"features.5.expand3x3.weight": None}, "no tensor `features.5.expand3x3.weight`"),

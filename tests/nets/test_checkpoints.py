@@ -23,7 +23,7 @@ from safetensors.numpy import save
 
 from squeeze_export.core import CAFFE, TORCHVISION
 from squeeze_export.errors import BadInput
-from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, architecture, tensor_shapes
+from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, StructureChoice, architecture, tensor_shapes
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.nets.safetensors_file import preprocess_from_json, read_safetensors, write_safetensors
 from squeeze_export.nets.torch_reader import read_torch
@@ -334,12 +334,12 @@ def test_simple_bypass_is_asked_for_or_stored(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     path.write_bytes(save(weights()))
     assert read_checkpoint(path).architecture.bypass == "none"
-    assert read_checkpoint(path, bypass="simple").architecture == simple
+    assert read_checkpoint(path, structure=StructureChoice(bypass="simple")).architecture == simple
     write_safetensors(path, simple, weights(), TORCHVISION)
     assert read_checkpoint(path).architecture == simple
-    assert read_checkpoint(path, bypass="simple").architecture == simple
+    assert read_checkpoint(path, structure=StructureChoice(bypass="simple")).architecture == simple
     with pytest.raises(BadInput, match="bypass `none` was asked for, but the file says `simple`"):
-        read_checkpoint(path, bypass="none")
+        read_checkpoint(path, structure=StructureChoice(bypass="none"))
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

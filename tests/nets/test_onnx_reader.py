@@ -19,6 +19,7 @@ from squeeze_export.errors import BadInput
 from squeeze_export.graph.build import build_graph, ceil_pads
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, tensor_shapes
+from squeeze_export.nets.assumptions import PIXELS
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.nets.onnx_reader import read_onnx
 
@@ -148,7 +149,17 @@ class Drawing:
 
 
 def read(model: onnx.ModelProto) -> tuple[Architecture, dict[str, NDArray[np.float32]], Preprocess]:
-    return read_onnx(model.SerializeToString(), "drawn.onnx")
+    return read_onnx(model.SerializeToString(), "drawn.onnx")[:3]
+
+
+@pytest.mark.parametrize(("side", "told"), [(40, {"crop_px"}), ("side", set())])
+def test_a_graph_tells_its_structure_and_at_most_the_size_of_its_pixels(side: int | str, told: set[str], tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(Drawing(side=side, pools="ceil").model(weights(PLAIN)).SerializeToString())
+    found = read_checkpoint(path)
+    assert found.assumptions == ()
+    assert set(PIXELS) - set(found.untold) == told
+    assert set(found.untold.values()) == {"torchvision's preprocessing"}
 
 
 VARIANTS = {

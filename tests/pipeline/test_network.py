@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from squeeze_export import demo
 from squeeze_export.core import CAFFE, TORCHVISION
 from squeeze_export.errors import BadInput
-from squeeze_export.pipeline import PreprocessChoice, network, open_network
+from squeeze_export.pipeline import PreprocessChoice, StructureChoice, network, open_network
 
 
 def test_no_choice_keeps_what_came_with_the_checkpoint():
@@ -140,7 +140,8 @@ def test_labels_that_do_not_match(tiny, tmp_path):
 def test_bypass_is_handed_on(tiny, tmp_path):
     """Without metadata, only the user can tell a simple bypass."""
     save_file(load_file(tiny / "tiny.safetensors"), tmp_path / "plain.safetensors")
-    plain, simple = (open_network(tmp_path / "plain.safetensors", bypass=bypass) for bypass in (None, "simple"))
+    asked = [None, StructureChoice(bypass="simple")]
+    plain, simple = (open_network(tmp_path / "plain.safetensors", structure=structure) for structure in asked)
     assert [network.architecture.bypass for network in (plain, simple)] == ["none", "simple"]
     assert plain.graph.preprocess == TORCHVISION
 

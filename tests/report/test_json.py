@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from squeeze_export import files, results
-from squeeze_export.core import Audit, Placement
+from squeeze_export.core import Assumption, Audit, Placement
 from squeeze_export.errors import BadInput
 from squeeze_export.results import (
     Accuracy,
@@ -118,7 +118,7 @@ verdicts = st.builds(
 )
 reports = st.builds(
     Report,
-    schema_version=st.just(5),
+    schema_version=st.just(6),
     created=words,
     tool_versions=st.dictionaries(words, words, max_size=2),
     host=facts,
@@ -128,6 +128,7 @@ reports = st.builds(
     measurements=st.lists(measurements, max_size=3).map(tuple),
     warnings=names,
     verdicts=st.lists(verdicts, max_size=2).map(tuple),
+    assumptions=st.lists(st.builds(Assumption, words, words, words), max_size=2).map(tuple),
 )
 
 
@@ -206,7 +207,7 @@ DELETED = object()
         (("schema_version",), DELETED, "`schema_version` is missing"),
         (("schema_version",), True, "`schema_version` is missing or no integer"),
         (("schema_version",), 0, "`0`, which no release has written"),
-        (("schema_version",), 6, "schema version `6`, this program knows up to 5"),
+        (("schema_version",), 7, "schema version `7`, this program knows up to 6"),
     ],
 )
 def test_what_does_not_fit_is_named(report, path, value, message):
@@ -216,7 +217,7 @@ def test_what_does_not_fit_is_named(report, path, value, message):
 
 def test_a_newer_report_says_what_to_type(report):
     with pytest.raises(BadInput) as error:
-        from_json(change(report, ("schema_version",), 6))
+        from_json(change(report, ("schema_version",), 7))
     assert error.value.hint == "pip install --upgrade squeeze-export"
 
 
@@ -258,6 +259,13 @@ def test_a_report_of_version_1_is_read(report):
     del old["differences"], old["verdicts"]
     for row in old["measurements"]:
         del row["recipe"], row["checkpoint_sha256"]
+    assert from_json(old) == report
+
+
+def test_a_report_of_version_5_is_read(report):
+    old = to_json(report)
+    old["schema_version"] = 5
+    del old["assumptions"]
     assert from_json(old) == report
 
 

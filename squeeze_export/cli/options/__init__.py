@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 T = TypeVar("T")
 
-GROUPS = ("Options", "Most used", "Input", "Calibration", "Quantization", "File", "Running", "Output")
+GROUPS = ("Options", "Most used", "Input", "Untold by a state dict", "Calibration", "Quantization", "File", "Running", "Output")
 """Headings of the help, in order. A command's own options are under the first."""
 
 FILE = click.Path(path_type=Path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,14 @@ import click
 from squeeze_export.cli.console import note
 from squeeze_export.cli.options import FILE, Numbers, call_with, option
 from squeeze_export.core import Progress, silent
+from squeeze_export.pipeline import StructureChoice
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
+from squeeze_export.report.wording import assumption_line
 
 DEMO_NOTE = "no --weights: this is the embedded demo network, 24 drawn classes at 96 px"
 
 _input = partial(option, group="Input")
+_untold = partial(option, group="Untold by a state dict")
 _PER_CHANNEL = Numbers("A,B,C", float, "one number per channel, with commas between")
 
 
@@ -32,6 +36,20 @@ class Crop(click.ParamType[int | tuple[int, int]]):
             self.fail(f"`{value}` is neither a side in pixels nor height and width, such as `96x128`", param, ctx)
 
 
+STRUCTURE = (
+    _untold("--conv1-stride", type=click.IntRange(1), metavar="N", help="Stride of the first convolution."),
+    _untold("--conv1-pad", type=click.IntRange(0), metavar="N", help="Zero padding of the first convolution, in pixels."),
+    _untold("--pools", type=click.Choice(["ceil", "floor"]), help="How the max-pools round: `ceil` is torch's ceil_mode=True."),
+    _untold("--no-final-relu", is_flag=True, help="No ReLU follows the last convolution."),
+    _untold("--conv10-pad", type=click.IntRange(0, 1), metavar="N", help="Zero padding of the last convolution, in pixels."),
+    _untold(
+        "--bypass",
+        type=click.Choice(["simple", "complex"]),
+        help="The network's bypass connections. Simple ones have no weights, so no checkpoint shows them.",
+    ),
+)
+"""What a state dict does not tell; `structure_choice` reads their values."""
+
 NETWORK = (
     option(
         "--weights",
@@ -47,11 +65,7 @@ NETWORK = (
         help="Class names, such as one per line in the order of the network's outputs; synset_words.txt and JSON are read too.",
     ),
     _input("--classes", type=FILE, help="Names that the class folders of images go by, where they differ from --labels."),
-    _input(
-        "--bypass",
-        type=click.Choice(["simple", "complex"]),
-        help="The network's bypass connections. Simple ones have no weights, so no checkpoint shows them.",
-    ),
+    *STRUCTURE,
     _input("--mean", type=_PER_CHANNEL, help="Mean of each channel, for pixels from 0 to 255, in the network's channel order."),
     _input("--std", type=_PER_CHANNEL, help="Standard deviation of each channel, likewise."),
     _input("--channel-order", type=click.Choice(["rgb", "bgr"]), help="The channel order that the network was trained on."),
@@ -78,10 +92,25 @@ NETWORK = (
 
 
 def chosen_network(values: dict[str, Any], progress: Progress = silent) -> Network:
-    """Opens the network that a command's values name. Notes on stderr: that it is the demo network, and what reading left out."""
+    """Opens the network that a command's values name. On stderr: if it is the demo network, and what is told of its reading."""
     if values["weights"] is None:
         note(DEMO_NOTE)
-    network = call_with(open_network, {**values, "preprocess": call_with(PreprocessChoice, values), "progress": progress})
+    given = {"preprocess": call_with(PreprocessChoice, values), "structure": structure_choice(values), "progress": progress}
+    network = call_with(open_network, {**values, **given})
+    tell_reading(network)
+    return network
+
+
+def structure_choice(values: Mapping[str, Any]) -> StructureChoice:
+    """What the options of `STRUCTURE` tell."""
+    pools, no_relu = values["pools"], values["no_final_relu"]
+    ceil_pools, final_relu = None if pools is None else pools == "ceil", False if no_relu else None
+    return call_with(StructureChoice, {**values, "ceil_pools": ceil_pools, "final_relu": final_relu})
+
+
+def tell_reading(network: Network) -> None:
+    """What reading left out or changed, and what was assumed about the network: lines on stderr."""
     for text in network.notes:
         note(text)
-    return network
+    if network.assumptions:
+        note(assumption_line(network.assumptions))
