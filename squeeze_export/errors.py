@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 EXIT_DONE = 0
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
@@ -56,3 +58,19 @@ class GateUndecided(SqueezeExportError):
     """The measurement is too uncertain to pass or fail."""
 
     exit_code = 6
+
+
+_FEW = 20
+"""Names that fit into a hint."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
+    """The hint for a name that is not known: the nearest one, and all if they are few; without a near one `otherwise`, or all."""
+    import difflib  # takes 5 ms, and most names are not mistyped
+
+    names = list(known)
+    listed = f"one of: {', '.join(names)}"
+    near = difflib.get_close_matches(name, names, n=1)
+    if not near:
+        return otherwise or listed
+    return f"did you mean `{near[0]}`?" + (f" {listed}" if otherwise is None and len(names) <= _FEW else "")

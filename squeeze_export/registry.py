@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import FunctionType, MethodType
 from typing import Any
 
-from squeeze_export.errors import BadInput, Refused, SqueezeExportError
+from squeeze_export.errors import BadInput, Refused, SqueezeExportError, did_you_mean
 
 TARGETS: Mapping[str, str] = {
     "onnx": "squeeze_export.targets.onnx",
@@ -104,7 +104,7 @@ def entry_named(name: str, own: Mapping[str, str], kind: str, protocol: type) ->
         return filled(pkgutil.resolve_name(own[name]), protocol)
     known = registered(own, kind)
     if name not in known:
-        raise BadInput(f"no {kind} is called `{name}`", hint=f"one of: {', '.join(known)}")
+        raise BadInput(f"no {kind} is called `{name}`", hint=did_you_mean(name, known))
     try:
         found = pkgutil.resolve_name(known[name])
     except Exception as err:  # a module of others may raise anything

@@ -97,4 +97,7 @@ def test_an_unknown_name_is_refused() -> None:
     assert registered(OWN, "greeter") == OWN
     with pytest.raises(BadInput, match="no greeter is called `latin`") as caught:
         entry_named("latin", OWN, "greeter", Greeter)
+    assert caught.value.hint == "did you mean `plain`? one of: plain"
+    with pytest.raises(BadInput) as caught:
+        entry_named("xyz", OWN, "greeter", Greeter)
     assert caught.value.hint == "one of: plain"

@@ -16,7 +16,7 @@ import click
 
 from squeeze_export import __version__
 from squeeze_export.cli.settings import default_map
-from squeeze_export.errors import EXIT_DONE, EXIT_INTERRUPTED, BadInput, SqueezeExportError
+from squeeze_export.errors import EXIT_DONE, EXIT_INTERRUPTED, BadInput, SqueezeExportError, did_you_mean
 from squeeze_export.registry import COMPILERS, TARGETS, registered
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -153,9 +153,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         click.echo(err.format_message(), err=True)
         return BadInput.exit_code
     except click.UsageError as err:
-        # click gives no context if an option lacks its argument.
-        named = [name for name in arguments[:1] if name in commands()]
-        complain(err.format_message(), " ".join(["squeeze-export", *named, "--help"]))
+        complain(*explained(err, arguments))
         return BadInput.exit_code
     except click.ClickException as err:
         complain(err.format_message(), None)
@@ -171,6 +169,17 @@ def run(argv: Sequence[str] | None = None) -> int:
             "no space left on the disk of the temporary folder, or where stdout goes", "set TMPDIR to a folder on another disk"
         )
         return BadInput.exit_code
+
+
+def explained(err: click.UsageError, arguments: Sequence[str]) -> tuple[str, str]:
+    """What is wrong with the arguments, and the hint: the nearest command or option for one that is mistyped, else the help."""
+    # click gives no context if an option lacks its argument.
+    help_of = " ".join(["squeeze-export", *(name for name in arguments[:1] if name in commands()), "--help"])
+    if isinstance(err, click.NoSuchCommand):
+        return err.message, did_you_mean(err.command_name, commands(), otherwise=help_of)
+    if isinstance(err, click.NoSuchOption):
+        return err.message, did_you_mean(err.option_name, err.possibilities or (), otherwise=help_of)
+    return err.format_message(), help_of
 
 
 def complain(message: str, hint: str | None) -> None:

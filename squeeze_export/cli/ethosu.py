@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from squeeze_export.cli.jobs import COMPILING, chip_option, chosen_chips, compile_and_show, compiled_scheme_option
-from squeeze_export.cli.options import FILE, Command, option
+from squeeze_export.cli.options import FILE, Choice, Command, option
 from squeeze_export.compilers.ethosu import CHIPS, NAME, OPTIMISE, SCHEMES
 
 OPTIONS = (
@@ -25,7 +25,7 @@ OPTIONS = (
     option("--vela-config", "config", type=FILE, show_default="Vela's own", help="A vela.ini of yours that defines these names."),
     option(
         "--optimise",
-        type=click.Choice(OPTIMISE),
+        type=Choice(OPTIMISE),
         default=OPTIMISE[-1],
         help="Vela's strategy. auto tries both and keeps the one that needs fewer cycles.",
     ),
@@ -33,7 +33,7 @@ OPTIONS = (
     option(
         "--input",
         "input_dtype",
-        type=click.Choice(["uint8", "int8"]),
+        type=Choice(["uint8", "int8"]),
         default="uint8",
         help="Type of the pixels. As int8 they are 128 lower, which saves the NPU an operator.",
     ),

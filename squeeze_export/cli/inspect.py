@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import print_json, stdout_console
-from squeeze_export.cli.options import Command, option
+from squeeze_export.cli.options import Choice, Command, option
 from squeeze_export.cli.options.network import NETWORK, chosen_network
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.errors import BadInput
@@ -16,7 +16,7 @@ from squeeze_export.nets.architecture import FAMILY, architecture
 from squeeze_export.nets.complexity import LayerCost, table, total
 
 ARCHITECTURE = option(
-    "--architecture", "family", type=click.Choice(list(FAMILY)), help="A member of the family, instead of a checkpoint."
+    "--architecture", "family", type=Choice(list(FAMILY)), help="A member of the family, instead of a checkpoint."
 )
 
 

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import click
-
 from squeeze_export.cli.console import note, print_report, shown_progress
-from squeeze_export.cli.options import Option, Repeatable, call_with, option
+from squeeze_export.cli.options import Choice, Option, Repeatable, call_with, option
 from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, TABLE
 from squeeze_export.cli.options.network import DEMO_NOTE, NETWORK, structure_choice, tell_reading
 from squeeze_export.cli.options.output import OUT, OUTPUT
@@ -37,7 +35,7 @@ COMPILING = (
 
 def chip_option(flag: str, chips: Sequence[str], what: str) -> Option:
     """The option for the chips to compile for. `chosen_chips` reads its value."""
-    kinds: dict[str, Any] = {"type": click.Choice([*chips, _ALL]), "cls": Repeatable, "multiple": True}
+    kinds: dict[str, Any] = {"type": Choice([*chips, _ALL]), "cls": Repeatable, "multiple": True}
     return option(flag, **kinds, default=chips[:1], help=f"{what} to compile for. Repeat it for more.")
 
 
@@ -48,7 +46,7 @@ def chosen_chips(asked: Sequence[str], chips: Sequence[str]) -> Sequence[str]:
 
 def compiled_scheme_option(schemes: Sequence[str], text: str) -> Option:
     """The scheme of the file that is compiled, the compiler's first by default."""
-    return option("--scheme", type=click.Choice(schemes), default=schemes[0], help=text)
+    return option("--scheme", type=Choice(schemes), default=schemes[0], help=text)
 
 
 def job_from(values: Mapping[str, Any], **given: Any) -> Job:

@@ -10,14 +10,14 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import print_json, say
-from squeeze_export.cli.options import FILES, Command, option
+from squeeze_export.cli.options import FILES, Choice, Command, option
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.lint import Finding
 from squeeze_export.pipeline import lint_file
 from squeeze_export.registry import RULEBOOKS
 
-CHIP = option("--for", "chip", type=click.Choice(list(RULEBOOKS)), required=True, help="The chip or compiler whose rules to apply.")
+CHIP = option("--for", "chip", type=Choice(list(RULEBOOKS)), required=True, help="The chip or compiler whose rules to apply.")
 
 
 @click.command("lint", cls=Command, params=[FILES, CHIP, *OUTPUT])

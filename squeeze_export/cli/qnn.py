@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from squeeze_export.cli.jobs import COMPILING, chip_option, chosen_chips, compile_and_show, compiled_scheme_option
-from squeeze_export.cli.options import Command, option
+from squeeze_export.cli.options import Choice, Command, option
 from squeeze_export.cli.options.running import EMULATED_IMAGES, ROUNDS, device_option
 from squeeze_export.compilers.qnn import CHIPS, NAME, OPTIMISE, SCHEMES
 from squeeze_export.errors import BadInput
@@ -20,7 +20,7 @@ OPTIONS = (
     compiled_scheme_option(SCHEMES, "int8 leaves the average pool and the logits in float; int8-npu makes them integers too."),
     option(
         "--finalization-mode",
-        type=click.Choice(OPTIMISE),
+        type=Choice(OPTIMISE),
         default=OPTIMISE[-1],
         help="How long the compiler may optimize.",
     ),

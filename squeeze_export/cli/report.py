@@ -9,14 +9,14 @@ import click
 
 from squeeze_export.cli import visible
 from squeeze_export.cli.console import print_json, stdout_console
-from squeeze_export.cli.options import FILE, Command, option
+from squeeze_export.cli.options import FILE, Choice, Command, option
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.results import from_json, read_json, to_json
 
 FORMAT = option(
     "--format",
     "form",
-    type=click.Choice(["table", "markdown", "html"]),
+    type=Choice(["table", "markdown", "html"]),
     default="table",
     help="The form to show it in.",
 )

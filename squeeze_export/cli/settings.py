@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, did_you_mean
 
 FILE = Path("squeeze-export.toml")
 MAX_BYTES = 1_000_000
@@ -40,7 +39,7 @@ def default_map(known: Callable[[], Options], path: Path = FILE) -> dict[str, di
     tables = {name: value for name, value in values.items() if isinstance(value, dict)}
     for name in tables:
         if name not in options:
-            raise BadInput(f"`{path}` has a table `[{name}]`, which is no command", hint=f"one of: {', '.join(options)}")
+            raise BadInput(f"`{path}` has a table `[{name}]`, which is no command", hint=did_you_mean(name, options))
         _check(tables[name], options[name], f"`{path}` sets `{{}}` in `[{name}]`, which is no option of that command")
     _check(shared, {key for names in options.values() for key in names}, f"`{path}` sets `{{}}`, which is no option")
     return {
@@ -71,5 +70,4 @@ def _check(keys: Iterable[str], options: Iterable[str], message: str) -> None:
     names = sorted(options)
     for key in keys:
         if key not in names:
-            near = difflib.get_close_matches(key.replace("_", "-"), names, n=1)
-            raise BadInput(message.format(key), hint=f"did you mean `{near[0]}`?" if near else f"one of: {', '.join(names)}")
+            raise BadInput(message.format(key), hint=did_you_mean(key.replace("_", "-"), names))

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import note, print_json, shown_progress
-from squeeze_export.cli.options import Command, option
+from squeeze_export.cli.options import Choice, Command, option
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.errors import BadInput
 from squeeze_export.registry import TOOLCHAINS
@@ -24,8 +24,8 @@ from squeeze_export.workers.environments import (
 )
 
 PARAMS = (
-    click.Argument(["action"], type=click.Choice(["install", "list", "remove"])),
-    click.Argument(["name"], required=False, type=click.Choice(list(TOOLCHAINS)), metavar="NAME"),
+    click.Argument(["action"], type=Choice(["install", "list", "remove"])),
+    click.Argument(["name"], required=False, type=Choice(list(TOOLCHAINS)), metavar="NAME"),
     option("--accept-licence", is_flag=True, help="install: accept the toolchain's licence without being asked."),
 )
 

@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import print_json, shown_progress
-from squeeze_export.cli.options import Command, option
+from squeeze_export.cli.options import Choice, Command, option
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.nets.download import NAMED_WEIGHTS, cache_folder, fetch_weights
 
-NAME = click.Argument(["name"], required=False, type=click.Choice(list(NAMED_WEIGHTS)))
+NAME = click.Argument(["name"], required=False, type=Choice(list(NAMED_WEIGHTS)))
 MIRROR = option("--mirror", metavar="URL", help="Address of a folder with the files, instead of the publisher's.")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from squeeze_export.core import Artifact, Placement
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, did_you_mean
 from squeeze_export.registry import COMPILERS, entry_named
 from squeeze_export.results import Estimate
 
@@ -62,7 +62,7 @@ class Compiler(Protocol):
             Unavailable: the toolchain is not on this machine.
         """
         if chip not in self.CHIPS:
-            raise BadInput(f"{self.NAME} does not compile for `{chip}`", hint=f"one of: {', '.join(self.CHIPS)}")
+            raise BadInput(f"{self.NAME} does not compile for `{chip}`", hint=did_you_mean(chip, self.CHIPS))
         if settings:
             raise BadInput(f"{self.NAME} has no setting `{next(iter(settings))}`")
 

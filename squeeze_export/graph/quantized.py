@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import FloatPart, Preprocess, TensorSpec
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, did_you_mean
 from squeeze_export.graph.nodes import Conv, QuantizedConv, QuantizedNode, consumers_of, tensor_sizes
 
 
@@ -87,7 +87,7 @@ def scheme_named(name: str) -> Scheme:
         BadInput: there is no such scheme.
     """
     if name not in SCHEMES:
-        raise BadInput(f"no scheme is called `{name}`", hint=f"one of: {', '.join(SCHEMES)}")
+        raise BadInput(f"no scheme is called `{name}`", hint=did_you_mean(name, SCHEMES))
     return SCHEMES[name]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, did_you_mean
 
 Bypass = Literal["none", "simple", "complex"]
 
@@ -204,7 +204,7 @@ def architecture(name: str, *, class_count: int | None = None) -> Architecture:
         BadInput: the name is not in `FAMILY`.
     """
     if name not in FAMILY:
-        raise BadInput(f"no architecture is called `{name}`", hint=f"one of: {', '.join(FAMILY)}")
+        raise BadInput(f"no architecture is called `{name}`", hint=did_you_mean(name, FAMILY))
     found = FAMILY[name]
     return found if class_count is None else replace(found, class_count=class_count)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, did_you_mean
 from squeeze_export.files import Content
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.registry import PEERS, entry_named
@@ -79,7 +79,7 @@ class Peer(Protocol):
             BadInput: no such recipe.
         """
         if recipe not in self.METHODS:
-            raise BadInput(f"{self.TOOL} has no recipe called `{recipe}`", hint=f"one of: {', '.join(self.METHODS)}")
+            raise BadInput(f"{self.TOOL} has no recipe called `{recipe}`", hint=did_you_mean(recipe, self.METHODS))
         return self.METHODS[recipe]
 
     def quantize(self, source: Source, recipe: str) -> Content:

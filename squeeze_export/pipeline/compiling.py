@@ -9,7 +9,7 @@ from pathlib import Path
 
 from squeeze_export.compilers import Compiled, Compiler, compiler_named
 from squeeze_export.core import Artifact, Progress, silent
-from squeeze_export.errors import BadInput, SqueezeExportError
+from squeeze_export.errors import BadInput, SqueezeExportError, did_you_mean
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.pipeline.export import keep_compiled
 from squeeze_export.pipeline.job import Job, carry_out, nobody
@@ -110,7 +110,7 @@ def _runtimes(job: Job, compiler: str, module: Compiler) -> tuple[RunOptions, st
         return replace(job.run, runtime=asked or ALIKE.get(compiler)), ""
     plain = target_named(module.TARGET).RUNTIMES
     if asked is not None and asked not in (*known, *plain):
-        raise BadInput(f"the runtime `{asked}` does not open {compiler} files", hint=f"one of: {', '.join(known)}")
+        raise BadInput(f"the runtime `{asked}` does not open {compiler} files", hint=did_you_mean(asked, known))
     base = asked if asked in plain and asked not in known else ALIKE.get(compiler)
     own = asked if asked is not None and asked in known else known[0]
     return replace(job.run, runtime=base, device="cpu"), own if job.validate or job.bench else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from squeeze_export.core import require
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, did_you_mean
 from squeeze_export.graph.quantized import Scheme
 from squeeze_export.peers import peer_of
 from squeeze_export.quant.recipes import BEST, FAST
@@ -85,7 +85,7 @@ def check_recipe(name: str, scheme: Scheme, *makers: Maker) -> Recipe:
         Unavailable: it needs torch, which is not installed.
     """
     if name not in recipe_names(*makers):
-        raise BadInput(f"no recipe is called `{name}`", hint=f"one of: {', '.join(recipe_names(*makers))}")
+        raise BadInput(f"no recipe is called `{name}`", hint=did_you_mean(name, recipe_names(*makers)))
     recipe = RECIPES[name]
     if recipe.torch and scheme.activation_bits == 8:
         require("torch", "torch")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from squeeze_export.compilers import compiler_named
 from squeeze_export.core import Artifact, Placement, Session
-from squeeze_export.errors import BadInput, SqueezeExportError
+from squeeze_export.errors import BadInput, SqueezeExportError, did_you_mean
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.measure.latency import pinned
 from squeeze_export.registry import COMPILERS, registered
@@ -247,6 +247,6 @@ def runtime_for(target: str, asked: str | None, *, needed: bool = True) -> str:
         return known[0]
     if asked not in known and asked not in added_runtimes(target):
         makers = [name for name in COMPILERS if asked in compiler_named(name).RUNTIMES]
-        hint = f"it opens what `squeeze-export {makers[0]}` makes of them" if makers else f"one of: {', '.join(known)}"
+        hint = f"it opens what `squeeze-export {makers[0]}` makes of them" if makers else did_you_mean(asked, known)
         raise BadInput(f"the runtime `{asked}` does not open {target} files", hint=hint)
     return asked

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, did_you_mean
 from squeeze_export.graph.nodes import Add, Conv, Graph, QuantizedNode
 from squeeze_export.graph.quantized import MIXED_SCHEMES, QuantizedGraph, Scheme
 from squeeze_export.quant.equalize import twin
@@ -90,10 +89,7 @@ def float_parts(graph: Graph, layers: Collection[str]) -> tuple[frozenset[str], 
     known = [node.name for node in graph.nodes if isinstance(node, Conv | Add)]
     for name in layers:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            raise BadInput(
-                f"no layer is called `{name}`", hint=f"did you mean `{near[0]}`?" if near else f"one of: {', '.join(known)}"
-            )
+            raise BadInput(f"no layer is called `{name}`", hint=did_you_mean(name, known))
     groups = scale_groups(graph)
     touching = _touching(graph, groups)
     named = {groups[name] for name in layers}

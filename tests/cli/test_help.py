@@ -9,7 +9,7 @@ import pytest
 
 from squeeze_export import __version__
 from squeeze_export.cli import COMMANDS, cli, commands, known_options
-from squeeze_export.cli.options import GROUPS
+from squeeze_export.cli.options import GROUPS, Choice
 from squeeze_export.graph.quantized import SCHEMES
 from squeeze_export.registry import TARGETS
 from squeeze_export.targets import target_named
@@ -86,8 +86,20 @@ def test_version(squeeze):
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        (["tflit"], "No such command 'tflit'", "squeeze-export --help"),
-        (["tflite", "--int4"], "No such option '--int4'", "squeeze-export tflite --help"),
+        (["prune"], "No such command 'prune'", "squeeze-export --help"),
+        (["tflit"], "No such command 'tflit'", "did you mean `tflite`?"),
+        (["tflite", "--zzz"], "No such option '--zzz'", "squeeze-export tflite --help"),
+        (["tflite", "--calbi", "imgs"], "No such option '--calbi'", "did you mean `--calib`?"),
+        (["tflite", "--recipe", "bets"], "'bets' is not one of 'fast', 'best'", "did you mean `best`?"),
+        (["tflite", "--recipe", "x"], "'x' is not one of 'fast', 'best'", "squeeze-export tflite --help"),
+        (
+            ["tflite", "--runtime", "litret"],
+            "the runtime `litret` does not open tflite files",
+            "did you mean `litert`? one of: litert, litert-builtin, tflite-runtime, tensorflow-lite, tflite-micro",
+        ),
+        (["weights", "squeezenet11"], "is not one of 'squeezenet1_0'", "did you mean `squeezenet1_1`?"),
+        (["onnx", "--int8", "--keep-float", "fire2/sqeeze1x1"], "no layer is called", "did you mean `fire2/squeeze1x1`?"),
+        (["toolchain", "instal"], "'instal' is not one of 'install'", "did you mean `install`?"),
         (["tflite", "stray.pth"], "unexpected extra argument", "squeeze-export tflite --help"),
         (["bench"], "Missing argument 'FILE...'", "squeeze-export bench --help"),
         (["tflite", "--calib"], "'--calib' requires an argument", "squeeze-export tflite --help"),
@@ -99,6 +111,11 @@ def test_mistyped(arguments, message, hint, squeeze):
     assert (result.code, result.out) == (2, "")
     assert message in result.refusal()[0]
     assert result.refusal()[1] == hint
+
+
+def test_every_choice_answers_with_the_nearest():
+    kinds = {type(param.type) for name in COMMANDS for param in command(name).params if isinstance(param.type, click.Choice)}
+    assert kinds == {Choice}
 
 
 def test_help_imports_no_framework():

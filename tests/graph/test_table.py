@@ -251,7 +251,7 @@ def test_an_unknown_scheme_is_named(path: Path) -> None:
     rewrite(path, lambda header, arrays: header.update(scheme="int7"))
     with pytest.raises(BadInput, match="`int7`") as caught:
         read_table(path)
-    assert caught.value.hint == f"one of: {', '.join(SCHEMES)}"
+    assert caught.value.hint == f"did you mean `int8`? one of: {', '.join(SCHEMES)}"
 
 
 def test_a_newer_version_is_named(path: Path) -> None:

@@ -11,6 +11,8 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from squeeze_export.errors import BadInput, did_you_mean
+
 T = TypeVar("T")
 
 GROUPS = ("Options", "Most used", "Input", "Untold by a state dict", "Calibration", "Quantization", "File", "Running", "Output")
@@ -79,15 +81,28 @@ class Numbers(click.ParamType[tuple[Any, ...]]):
 
 
 class Choice(click.Choice[str]):
-    """Names; help and completion show only some. The others are accepted too, so that an error can say why they do not fit."""
+    """Names; one that is mistyped is answered with the nearest.
 
-    def __init__(self, choices: Sequence[str], shown: Sequence[str]) -> None:
+    Args:
+        choices: what is accepted.
+        shown: what help and completion show; None shows all. The others are accepted, so that an error can say why they do not fit.
+    """
+
+    def __init__(self, choices: Sequence[str], shown: Sequence[str] | None = None) -> None:
         super().__init__(choices)
-        self.shown = tuple(shown)
+        self.shown = tuple(choices if shown is None else shown)
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Reads the name."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as err:
+            help_of = f"{ctx.command_path} --help" if ctx is not None else None
+            raise BadInput(err.format_message(), hint=did_you_mean(str(value), self.shown, otherwise=help_of)) from err
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
         """What the help shows."""
-        return f"[{'|'.join(self.shown)}]"
+        return super().get_metavar(param, ctx) if self.shown == self.choices else f"[{'|'.join(self.shown)}]"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """What completion offers."""

@@ -49,7 +49,7 @@ COREML_FORM = (
     _option("--ios", type=click.IntRange(17, 18), default=17, help="Core ML: the oldest iOS that the file must run on."),
     _option(
         "--coreml-compute",
-        type=click.Choice(["float32", "float16"]),
+        type=Choice(["float32", "float16"]),
         default=EmitOptions.coreml_compute,
         help="Core ML, int8: type of the numbers between the integers.",
     ),

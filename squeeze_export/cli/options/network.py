@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import note
-from squeeze_export.cli.options import FILE, Numbers, call_with, option
+from squeeze_export.cli.options import FILE, Choice, Numbers, call_with, option
 from squeeze_export.core import Progress, silent
 from squeeze_export.pipeline import StructureChoice
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
@@ -39,12 +39,12 @@ class Crop(click.ParamType[int | tuple[int, int]]):
 STRUCTURE = (
     _untold("--conv1-stride", type=click.IntRange(1), metavar="N", help="Stride of the first convolution."),
     _untold("--conv1-pad", type=click.IntRange(0), metavar="N", help="Zero padding of the first convolution, in pixels."),
-    _untold("--pools", type=click.Choice(["ceil", "floor"]), help="How the max-pools round: `ceil` is torch's ceil_mode=True."),
+    _untold("--pools", type=Choice(["ceil", "floor"]), help="How the max-pools round: `ceil` is torch's ceil_mode=True."),
     _untold("--no-final-relu", is_flag=True, help="No ReLU follows the last convolution."),
     _untold("--conv10-pad", type=click.IntRange(0, 1), metavar="N", help="Zero padding of the last convolution, in pixels."),
     _untold(
         "--bypass",
-        type=click.Choice(["simple", "complex"]),
+        type=Choice(["simple", "complex"]),
         help="The network's bypass connections. Simple ones have no weights, so no checkpoint shows them.",
     ),
 )
@@ -68,7 +68,7 @@ NETWORK = (
     *STRUCTURE,
     _input("--mean", type=_PER_CHANNEL, help="Mean of each channel, for pixels from 0 to 255, in the network's channel order."),
     _input("--std", type=_PER_CHANNEL, help="Standard deviation of each channel, likewise."),
-    _input("--channel-order", type=click.Choice(["rgb", "bgr"]), help="The channel order that the network was trained on."),
+    _input("--channel-order", type=Choice(["rgb", "bgr"]), help="The channel order that the network was trained on."),
     _input("--resize", "resize_px", type=int, metavar="PX", help="Length of an image's short side after resizing."),
     _input(
         "--crop",
@@ -79,12 +79,12 @@ NETWORK = (
     ),
     _input(
         "--resize-mode",
-        type=click.Choice(["short-side", "stretch"]),
+        type=Choice(["short-side", "stretch"]),
         help="`stretch` gives up the image's ratio for the crop's; without --resize nothing is then cut off.",
     ),
     _input(
         "--interpolation",
-        type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]),
+        type=Choice(["nearest", "bilinear", "bicubic", "lanczos"]),
         help="Filter used for resizing.",
     ),
 )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import click
 from click.core import ParameterSource
 
 from squeeze_export.cli.options import FILE, Choice, Option, Repeatable, option, source_of
@@ -37,7 +36,7 @@ TRAINING = (
 def recipe_options(recipes: Sequence[str]) -> tuple[Option, ...]:
     """How the integers are chosen; `recipes` are those that the command supports."""
     return (
-        _option("--recipe", type=click.Choice(recipes), default="fast", help="Method that chooses the integers."),
+        _option("--recipe", type=Choice(recipes), default="fast", help="Method that chooses the integers."),
         _option("--seed", default=0, help="The same seed and images give the same integers."),
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from squeeze_export.errors import BadInput, Unavailable
+from squeeze_export.errors import BadInput, Unavailable, did_you_mean
 
 PACKAGE = "ethos-u-vela"
 STRATEGIES = ("Performance", "Size")
@@ -96,10 +96,10 @@ def choices_of(accelerator: str, settings: Mapping[str, str]) -> tuple[VelaSetti
         Unavailable: Vela is not installed.
     """
     if accelerator not in DEFAULTS:
-        raise BadInput(f"no Ethos-U is called `{accelerator}`", hint=f"one of: {', '.join(DEFAULTS)}")
+        raise BadInput(f"no Ethos-U is called `{accelerator}`", hint=did_you_mean(accelerator, DEFAULTS))
     unknown = [name for name in settings if name not in NAMES]
     if unknown:
-        raise BadInput(f"Vela has no setting `{unknown[0]}` here", hint=f"one of: {', '.join(NAMES)}")
+        raise BadInput(f"Vela has no setting `{unknown[0]}` here", hint=did_you_mean(unknown[0], NAMES))
     installed_version()
     optimise = settings.get("optimise", AUTO)
     if optimise not in (*STRATEGIES, AUTO):
@@ -113,7 +113,7 @@ def choices_of(accelerator: str, settings: Mapping[str, str]) -> tuple[VelaSetti
             found = [section.removeprefix(prefix) for section in sections.sections() if section.startswith(prefix)]
             raise BadInput(
                 f"`{config.name}` defines no {option.removeprefix('--').replace('-', ' ')} `{name}`",
-                hint=f"{option} with one of: {', '.join(found) or 'none is in that file'}",
+                hint=did_you_mean(name, found, otherwise=f"{option} with one of: {', '.join(found) or 'none is in that file'}"),
             )
     section = sections[f"{_SYSTEM}{system_config}"]
     if "core_clock" not in section and "inherit" not in section:

@@ -12,7 +12,7 @@ from pathlib import Path
 from squeeze_export.compilers import Compiled
 from squeeze_export.compilers.executorch.network import read_network
 from squeeze_export.core import Artifact
-from squeeze_export.errors import BadInput, Refused
+from squeeze_export.errors import BadInput, Refused, did_you_mean
 from squeeze_export.workers import executorch
 from squeeze_export.workers.environments import check_installed, start
 from squeeze_export.workers.executorch.placement import COMPILE_LIMIT_S, PRODUCT, placement_of
@@ -29,7 +29,7 @@ CHIPS = ("xnnpack",)
 def check(chip: str, settings: Mapping[str, str]) -> None:
     """Refuses other back ends than XNNPACK, any setting, and a missing toolchain; see `Compiler.check`."""
     if chip not in CHIPS:
-        raise BadInput(f"executorch does not lower to `{chip}` here", hint=f"one of: {', '.join(CHIPS)}")
+        raise BadInput(f"executorch does not lower to `{chip}` here", hint=did_you_mean(chip, CHIPS))
     if settings:
         raise BadInput(f"executorch has no setting `{next(iter(settings))}`")
     check_installed(executorch)

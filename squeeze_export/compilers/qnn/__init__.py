@@ -19,7 +19,7 @@ from squeeze_export.compilers import Compiled
 from squeeze_export.compilers.qnn.compiling import compile_apart
 from squeeze_export.compilers.qnn.rounding import ROUNDS_DOWN, correct_biases
 from squeeze_export.core import Artifact, require
-from squeeze_export.errors import BadInput, Refused
+from squeeze_export.errors import BadInput, Refused, did_you_mean
 from squeeze_export.formats.onnx import parsed
 from squeeze_export.formats.qnn import GRAPH_KEY, binary_facts, graph_text, read_graph
 from squeeze_export.workers.process import one_line
@@ -75,12 +75,12 @@ _NO_FLOATS = "was not selected by that EP"
 def check(chip: str, settings: Mapping[str, str]) -> None:
     """Refuses what is certain to fail; see `Compiler.check`."""
     if chip not in SOC_MODELS:
-        raise BadInput(f"no SoC is called `{chip}`", hint=f"one of: {', '.join(CHIPS)}")
+        raise BadInput(f"no SoC is called `{chip}`", hint=did_you_mean(chip, CHIPS))
     for name, value in settings.items():
         if name not in SETTINGS:
             raise BadInput(f"qnn has no setting `{name}`", hint=f"it has: {', '.join(SETTINGS)}")
         if value not in SETTINGS[name]:
-            raise BadInput(f"the setting {name} `{value}`", hint=f"one of: {', '.join(SETTINGS[name])}")
+            raise BadInput(f"the setting {name} `{value}`", hint=did_you_mean(value, SETTINGS[name]))
     require("onnxruntime", "qnn")
     require("onnxruntime_qnn", "qnn")
 
