@@ -101,7 +101,7 @@ def test_format_in_the_settings_file(squeeze, net):
         ("[onx]\nthreads = 2\n", "has a table `[onx]`, which is no command", "did you mean `onnx`?"),
         ("threads = \n", "`squeeze-export.toml` cannot be read: Invalid value", "it is TOML"),
         ("threads = 'two'\n", "'two' is not a valid integer", "squeeze-export onnx --help"),
-        ("mean = 7\n", "`7` is not three numbers", "squeeze-export onnx --help"),
+        ("mean = 7\n", "`7` is not one number per channel", "squeeze-export onnx --help"),
     ],
 )
 def test_refused_settings(text, message, hint, squeeze):
