@@ -185,6 +185,8 @@ class Audit:
         violations: why the file is not the integer network that it claims to be; empty if it is one.
         weight_bytes: dtype -> bytes of constant data.
         kept_float: convolutions that compute in float on request, as the file's own metadata says: they are no violations.
+        untold: what the file does not show, such as an operator of a library that the reader does not know. Where there are no
+            violations and some of these, nobody can tell from the file whether it is an integer network.
     """
 
     operators: Mapping[str, int]
@@ -193,6 +195,7 @@ class Audit:
     violations: tuple[str, ...]
     weight_bytes: Mapping[str, int]
     kept_float: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

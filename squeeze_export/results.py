@@ -368,7 +368,7 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     2: lambda document: document,  # 3 added `measurements[].checkpoint_sha256` and `verdicts`, which may be missing
     3: lambda document: document,  # 4 added `measurements[].audit.kept_float`, which may be missing
     4: lambda document: document,  # 5 added `estimate` and `facts` of measurements, and to placements where operators ran
-    5: lambda document: document,  # 6 added `assumptions`, which may be missing
+    5: lambda document: document,  # 6 added `assumptions` and `measurements[].audit.untold`, which may be missing
 }
 """Version -> function that makes the next version's document. A change of `Report` adds one, and its test."""
 

@@ -5,10 +5,13 @@ operators compute in float, and why. Formats whose integers are carried by pairs
 rest is here: the counts, the float tensors, the bytes of weights, the layers declared as kept in float, and the violations.
 
 Violations come in this order: a file without convolutions; a layer wrongly declared as kept in float; no convolution in integers;
-then, in the file's order, each opaque operator, each product in float with the reasons, and each other float operator; then each
-constant stored in float that an integer network does not need. Float operators are allowed where they convert pixels to integers
-before the first product, behind the last product, and where they belong to a layer kept in float. A file that claims the scheme
-`int8-npu` may be float only where pixels enter and logits leave.
+then, in the file's order, each product in float with the reasons, and each other float operator; then each constant stored in float
+that an integer network does not need. Float operators are allowed where they convert pixels to integers before the first product,
+behind the last product, and where they belong to a layer kept in float. A file that claims the scheme `int8-npu` may be float only
+where pixels enter and logits leave.
+
+Nothing is charged on a guess: an opaque operator is no violation but `untold`, and what only follows from it is not held against
+its neighbours.
 """
 
 from __future__ import annotations
@@ -111,6 +114,7 @@ def audit(contents: Contents, policy: Policy) -> Audit:
         violations=tuple(_violations(file, policy, numbers, floating, kept, stored)),
         weight_bytes=_weight_bytes(file.constants),
         kept_float=kept.names,
+        untold=(*(f"{_named(o)} cannot be seen through: {o.opaque}" for o in file.operators if o.opaque), *file.opaque),
     )
 
 
@@ -144,20 +148,20 @@ def _violations(
     first = {reader for tensor in file.inputs for reader, _ in file.readers.get(tensor.key, ())}
     ahead = (first | file.behind(first)) - behind
     preparing = frozenset(place for place in ahead if file.operators[place].kind in policy.preparing)
-    if not products:
+    tail = frozenset(place for place in floating if _may_be_float_behind(file, policy, place)) - before - products
+    faults = {place: found for place in range(len(file.operators)) if (found := tuple(policy.faults(file, place)))}
+    clear = not file.opaque and not any(operator.opaque for operator in file.operators)
+    if not products and clear:
         yield "the file holds no convolution"
     for name in kept.wrong:
         yield f"the file says that `{name}` was kept in float, which is no convolution in float here"
-    if products and products <= floating:
+    if products and products <= floating and clear and not products & faults.keys():
         yield "no convolution computes in integers"
     for place, operator in enumerate(file.operators):
-        faults = list(policy.faults(file, place))
-        if operator.opaque:
-            yield f"{_named(operator)} cannot be seen through: {operator.opaque}"
-        elif place in kept.operators:
+        if operator.opaque or place in kept.operators:
             continue
-        elif faults:
-            yield from faults
+        if place in faults:
+            yield from faults[place]
         elif place not in floating:
             continue
         elif place in products:
@@ -165,21 +169,29 @@ def _violations(
         elif place in before:
             if place not in preparing and operator.kind not in policy.converting:
                 yield f"{_named(operator)} computes in float before the last convolution"
-        elif file.scheme == ALL_INTEGER_SCHEME:
-            if operator.kind not in policy.delivering or not any(tensor.key in file.given for tensor in operator.outputs):
-                yield f"{_named(operator)} computes in float, in a file of the scheme `{ALL_INTEGER_SCHEME}`"
-        elif policy.tail is not None and operator.kind not in policy.tail:
+        elif place not in tail and file.scheme == ALL_INTEGER_SCHEME:
+            yield f"{_named(operator)} computes in float, in a file of the scheme `{ALL_INTEGER_SCHEME}`"
+        elif place not in tail:
             yield f"{_named(operator)} computes in float behind the last convolution"
 
     def allowed(place: int, index: int) -> bool:
         if place in preparing or (place in kept.convolutions and index > 0) or numbers.takes_parameter(place, index):
+            return True
+        if file.operators[place].opaque or (place in tail and file.operators[place].inputs[index].is_row):
             return True
         return _takes_bias(file, policy, kept.operators, place, index)
 
     for tensor in stored:
         if not _read_as(file, tensor, allowed):
             yield f"the constant `{tensor.name}` is stored as {tensor}"
-    yield from file.opaque
+
+
+def _may_be_float_behind(file: Contents, policy: Policy, place: int) -> bool:
+    """Whether an operator may be float behind the last product."""
+    operator = file.operators[place]
+    if file.scheme == ALL_INTEGER_SCHEME:
+        return operator.kind in policy.delivering and any(tensor.key in file.given for tensor in operator.outputs)
+    return policy.tail is None or operator.kind in policy.tail
 
 
 def _named(operator: FileOperator) -> str:
@@ -191,7 +203,7 @@ def _takes_bias(file: Contents, policy: Policy, kept: Collection[int], place: in
     operator = file.operators[place]
     if policy.float_bias and operator.kind in policy.products:
         return index == 2
-    if operator.kind != policy.bias_sum or place not in kept or sum(side > 1 for side in operator.inputs[index].shape) > 1:
+    if operator.kind != policy.bias_sum or place not in kept or not operator.inputs[index].is_row:
         return False
     makers = (file.maker(tensor) for tensor in operator.inputs)
     return any(maker is not None and maker.kind == policy.convolution for maker in makers)

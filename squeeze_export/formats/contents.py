@@ -69,6 +69,11 @@ class FileTensor:
         return not self.dtype.startswith(_NO_FLOATS)
 
     @property
+    def is_row(self) -> bool:
+        """Whether it is one value, or one row of them, such as a scale or a bias."""
+        return sum(side > 1 for side in self.shape) <= 1
+
+    @property
     def spec(self) -> TensorSpec:
         """The tensor as a classifier's input or output. `layout` is empty where the shape is none of a classifier's."""
         shape = tuple("N" if side == FREE else side for side in self.shape)

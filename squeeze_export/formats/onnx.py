@@ -28,17 +28,36 @@ MAX_VALUES = 16
 """The most elements of a constant that `FileTensor.values` holds."""
 
 _STANDARD = ("", "ai.onnx")
+_MICROSOFT = "com.microsoft"
+"""ONNX Runtime's own operators: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md"""
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
-_ACTIVATIONS = ("Relu", "Clip")
+_ACTIVATIONS = frozenset({"Relu", "Clip"})
 """A runtime fuses them into the operator before them where integers follow."""
-_MULTIPLYING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_INTEGERS = frozenset({"QLinearConv", "QLinearMatMul"})
-_DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
+
+
+def _of_microsoft(*names: str) -> frozenset[str]:
+    return frozenset(f"{_MICROSOFT}:{name}" for name in names)
+
+
+_MULTIPLYING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}) | _of_microsoft("FusedConv", "FusedGemm", "FusedMatMul")
+_DYNAMIC = _of_microsoft("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
+_INTEGER_PRODUCTS = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}) | _of_microsoft(
+    "QLinearConv", "QGemm"
+)
+_INTEGERS = _INTEGER_PRODUCTS | _of_microsoft(
+    "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul",
+    "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
+)  # fmt: skip
+"""ONNX Runtime's QOperator format, and ONNX's own operators of that kind."""
+_KNOWN = _MULTIPLYING | _DYNAMIC | _INTEGERS
+_BYTES = ("int8", "uint8")
+_QGEMM_ZERO_POINT = 8
+"""Input of QGemm with the zero point of its result; without it the result is float32."""
 
 
 def _faults(contents: Contents, place: int) -> Iterator[str]:
     operator = contents.operators[place]
-    if operator.kind in _DYNAMIC:
+    if operator.kind == "DynamicQuantizeLinear" or operator.kind in _DYNAMIC:
         yield f"{operator.kind} `{operator.name}`: a dynamic-range file, its activations are quantized while it runs"
 
 
@@ -48,23 +67,26 @@ POLICY = Policy(
         words=Words(
             "QuantizeLinear",
             "DequantizeLinear",
-            "Relu",
+            _ACTIVATIONS,
             _MULTIPLYING,
             frozenset({
-                "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Add", "Mul", "Relu",
-                "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Softmax",
+                "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Concat", "Add", "Mul", *_ACTIVATIONS, "LeakyRelu",
+                "Sigmoid", "Softmax", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Identity", "Slice",
+                "Split", "Gather", "Pad", "Resize",
             }),
             integers=_INTEGERS,
+            float_bias=True,  # ONNX Runtime 1.31 quantizes it when it opens the file, and TensorRT's files have no other
         )
     ),
-    products=_MULTIPLYING | _INTEGERS,
+    products=_MULTIPLYING | _DYNAMIC | _INTEGER_PRODUCTS,
     convolution="Conv",
     passing=frozenset({"Add", "Concat", "MaxPool", "Relu"}),
     borders=frozenset(_PAIR),
-    preparing=frozenset({"Sub"}),
+    preparing=frozenset({"Sub", "Div", "Mul", "Add"}),
     converting=frozenset({*_PAIR, "Cast", "Transpose", "Reshape"}),
     delivering=frozenset({"DequantizeLinear"}),
     kept_name=lambda contents, place: contents.operators[place].name,
+    float_bias=True,
     faults=_faults,
 )  # fmt: skip
 
@@ -206,12 +228,39 @@ class OnnxFile:
         return order
 
     @cached_property
-    def _types(self) -> Mapping[str, Any]:
+    def _inferred(self) -> Any | None:
+        """The graph with the types that ONNX infers; None where it fails, and unknown types count as float."""
         try:
-            graph = self._onnx.shape_inference.infer_shapes(self.model).graph
+            return self._onnx.shape_inference.infer_shapes(self.model).graph
         except self._onnx.shape_inference.InferenceError:
-            graph = self.graph  # unknown types count as float
+            return None
+
+    @cached_property
+    def _types(self) -> Mapping[str, Any]:
+        graph = self.graph if self._inferred is None else self._inferred
         return {entry.name: entry.type.tensor_type for entry in (*graph.input, *graph.value_info, *graph.output)}
+
+    @cached_property
+    def _followed(self) -> Mapping[str, str]:
+        """Tensor -> dtype of those that ONNX's inference leaves out: results of ONNX Runtime's operators and what follows them."""
+        found: dict[str, str] = {}
+
+        def dtype(name: str) -> str:
+            if name in self.stored:
+                return self.dtype(self.stored[name].data_type)
+            kind = self._types.get(name)
+            return found.get(name, UNKNOWN) if kind is None or not kind.elem_type else self.dtype(kind.elem_type)
+
+        for node in self.graph.node if self._inferred is not None else ():
+            inputs = [dtype(name) if name else UNKNOWN for name in node.input]
+            if node.domain == _MICROSOFT:
+                made = _microsoft_result(node.op_type, inputs)
+            elif node.domain in _STANDARD and not any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
+                made = inputs[0] if inputs else UNKNOWN  # where ONNX cannot tell, it is because the input's dtype is the result's
+            else:
+                made = UNKNOWN
+            found.update((name, made) for name in node.output if name and made != UNKNOWN)
+        return found
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -235,15 +284,16 @@ class OnnxFile:
 
     def operator(self, node: Any) -> FileOperator:
         """A node as an operator."""
-        standard = node.domain in _STANDARD
+        domain = "" if node.domain in _STANDARD or (node.domain == _MICROSOFT and node.op_type in _PAIR) else f"{node.domain}:"
+        kind = f"{domain}{node.op_type}"
         nested = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
         return FileOperator(
-            node.op_type if standard else f"{node.domain}:{node.op_type}",
+            kind,
             node_name(node),
             tuple(self.tensor(name) for name in node.input if name),
             tuple(self.tensor(name) for name in node.output if name),
             {name: plain for name, value in self.attributes(node).items() if (plain := _plain(value)) is not None},
-            "it has operators inside" if nested else "" if standard else "a foreign operator",
+            "it has operators inside" if nested else "" if not domain or kind in _KNOWN else "a foreign operator",
         )
 
     def tensor(self, name: str) -> FileTensor:
@@ -257,8 +307,8 @@ class OnnxFile:
             return FileTensor(name, dtype, shape, True, values=values, size_bytes=math.prod(shape) * itemsize)
         kind = self._types.get(name)
         constant = name in self.makers and self.makers[name].op_type == "Constant"
-        if kind is None:
-            return FileTensor(name, UNKNOWN, (), constant)
+        if kind is None or not kind.elem_type:
+            return FileTensor(name, self._followed.get(name, UNKNOWN), (), constant)
         shape = tuple(int(dim.dim_value) if dim.HasField("dim_value") else FREE for dim in kind.shape.dim)
         return FileTensor(name, self.dtype(kind.elem_type), shape, constant)
 
@@ -326,6 +376,19 @@ class OnnxFile:
     def attributes(self, node: Any) -> dict[str, Any]:
         """A node's attributes as Python has them (int, list of int, bytes, tensor ...)."""
         return {attribute.name: self._onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _microsoft_result(operator: str, inputs: Sequence[str]) -> str:
+    """The dtype that an operator of ONNX Runtime gives, by those of its inputs."""
+    integers = [dtype for dtype in inputs if dtype in _BYTES]
+    if operator == "QuantizeLinear":
+        return inputs[2] if len(inputs) > 2 else "uint8"
+    if operator == "QGemm" and UNKNOWN in (inputs[_QGEMM_ZERO_POINT:] or [UNKNOWN]):
+        return "float32"
+    if operator == "QGemm" or operator.startswith("QLinear"):
+        return integers[0] if integers else UNKNOWN
+    floating = operator == "DequantizeLinear" or f"{_MICROSOFT}:{operator}" in _DYNAMIC
+    return "float32" if floating else inputs[0] if f"{_MICROSOFT}:{operator}" in _MULTIPLYING else UNKNOWN
 
 
 def _plain(value: Any) -> Attribute | None:

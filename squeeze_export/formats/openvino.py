@@ -223,7 +223,7 @@ class _Steps:
     def takes_parameter(self, place: int, index: int) -> bool:
         """See `audit.Arithmetic`: a FakeQuantize's bound, or an integer product's bias or scale; one value, or one per channel."""
         operator = self._operators[place]
-        if sum(side > 1 for side in operator.inputs[index].shape) > 1:
+        if not operator.inputs[index].is_row:
             return False
         return place in self._parameters or self._takes_directly(place, index)
 

@@ -1,8 +1,9 @@
 """Integers in QDQ form, between QuantizeLinear and DequantizeLinear in ONNX, quantize and dequantize in Core ML.
 
 In this form every operator is written on floats. It computes in integers where a runtime can fuse it with its neighbours: all its
-operands come from a dequantize, and only a quantize reads its result, directly or behind a ReLU. The audit counts such a group as
-integer: the floats inside it and the scales are no float tensors.
+operands come from a dequantize, and only a quantize reads its result, directly or behind an activation. The audit counts such a
+group as integer: the floats inside it and the scales are no float tensors. What an opaque operator makes or reads may be part of a
+group.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ class Words:
     Attributes:
         quantize: makes integers of floats; its inputs are data, scale, zero point.
         dequantize: makes floats of integers, with the same inputs.
-        relu: the activation that may stand between an operator and quantize.
+        activations: may stand between an operator and quantize; their inputs are data, then bounds.
         products: multiply activations and weights.
         fused: the other operators that a runtime fuses with the pairs around them.
         unpacking: unpack stored weights when a runtime opens the file; their inputs are the stored values, then scales.
-        integers: are written on integers; their inputs are data first, and any float input is a scale.
+        integers: are written on integers; any float input is a scale.
         unpacked: dtypes of stored integers that `unpacking` may turn into weights.
-        float_bias: whether biases are always float, also in integer operators.
+        float_bias: whether biases may be float, also in integer operators.
     """
 
     quantize: str
     dequantize: str
-    relu: str
+    activations: frozenset[str]
     products: frozenset[str]
     fused: frozenset[str]
     unpacking: frozenset[str] = frozenset()
@@ -69,7 +70,7 @@ class Groups:
         operator, words = self.contents.operators[place], self.words
         if operator.kind in (words.quantize, words.dequantize):
             return index == 1
-        return index > 0 and (operator.kind in words.integers or operator.kind in words.unpacking)
+        return operator.kind in words.integers or (index > 0 and operator.kind in words.unpacking | words.activations)
 
     def _in_group(self, operator: FileOperator) -> bool:
         words = self.words
@@ -78,11 +79,13 @@ class Groups:
         return (operator.kind in words.products or operator.kind in words.fused) and not self._reasons(operator)
 
     def _reasons(self, operator: FileOperator) -> list[str]:
-        found: list[str] = []
+        words, found = self.words, list[str]()
         for index, tensor in enumerate(operator.inputs):
-            if tensor.floating and not (self.words.float_bias and operator.kind in self.words.products and index == 2):
+            given = operator.kind in words.activations and index > 0
+            given = given or (words.float_bias and operator.kind in words.products and index == 2)
+            if tensor.floating and not given:
                 found += self._reasons_of(operator, tensor)
-        if not self._quantized_next(operator, through_relu=operator.kind != self.words.relu):
+        if not self._quantized_next(operator, through=operator.kind not in words.activations):
             made = operator.outputs[0].name if operator.outputs else operator.name
             found.append(f"its result `{made}` is not quantized")
         return found
@@ -90,6 +93,8 @@ class Groups:
     def _reasons_of(self, operator: FileOperator, tensor: FileTensor) -> Iterator[str]:
         """Why an operator with this float operand cannot compute in integers."""
         maker = self.contents.maker(tensor)
+        if maker is not None and maker.opaque:
+            return
         if tensor.constant:
             yield f"its operand `{tensor.name}` is stored as {tensor}"
         elif maker is not None and maker.kind in self.words.unpacking:
@@ -97,7 +102,7 @@ class Groups:
                 yield f"its operand `{tensor.name}` comes from {maker.kind}, whose values are floats"
         elif maker is not None and maker.kind == self.words.dequantize:
             return
-        elif not (operator.kind == self.words.relu and maker is not None and self._is_before_relu(maker)):
+        elif not (operator.kind in self.words.activations and maker is not None and self._is_before_activation(maker)):
             yield f"its input `{tensor.name}` is not quantized"
             weights = self.contents.maker(operator.inputs[1]) if operator.kind in self.words.products else None
             if weights is not None and self._unpacks_integers(weights):
@@ -109,18 +114,19 @@ class Groups:
             return stored.dtype in self.words.unpacked
         return operator.kind == self.words.dequantize and stored.constant and not stored.floating
 
-    def _is_before_relu(self, operator: FileOperator) -> bool:
-        return operator.kind != self.words.relu and operator.kind != self.words.quantize and self._in_group(operator)
+    def _is_before_activation(self, operator: FileOperator) -> bool:
+        return operator.kind not in {*self.words.activations, self.words.quantize} and self._in_group(operator)
 
-    def _quantized_next(self, operator: FileOperator, *, through_relu: bool) -> bool:
-        """Whether only quantize reads an operator's result, directly or behind a ReLU."""
+    def _quantized_next(self, operator: FileOperator, *, through: bool) -> bool:
+        """Whether only quantize reads an operator's result, directly or, if `through`, behind an activation."""
         readers = self.contents.readers_of(operator.outputs[0]) if operator.outputs else []
         return (
             bool(readers)
             and not self._is_given(operator)
             and all(
                 reader.kind == self.words.quantize
-                or (through_relu and reader.kind == self.words.relu and self._quantized_next(reader, through_relu=False))
+                or reader.opaque
+                or (through and reader.kind in self.words.activations and self._quantized_next(reader, through=False))
                 for reader, _ in readers
             )
         )

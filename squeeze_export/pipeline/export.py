@@ -108,9 +108,10 @@ def keep(
         if not scheme.integer:
             audit = replace(audit, violations=())  # a float file breaks no promise by holding floats
         source, result = format_named(file_format).describe(draft)
-    if promised and audit.violations:
-        more = f" (and `{len(audit.violations) - 1}` more)" if len(audit.violations) > 1 else ""
-        raise Refused(f"the {target} file is not the integer network it claims to be: {audit.violations[0]}{more}")
+    faults = (*audit.violations, *audit.untold)
+    if promised and scheme.integer and faults:
+        more = f" (and `{len(faults) - 1}` more)" if len(faults) > 1 else ""
+        raise Refused(f"the {target} file is not the integer network it claims to be: {faults[0]}{more}")
     artifact = Artifact(
         path, target, scheme.name, content_sha256(content), content_size(content), source, result, provenance, audit
     )
@@ -249,7 +250,7 @@ def _write_with_sidecar(content: Content, artifact: Artifact, labels: Sequence[s
         "output": asdict(artifact.output),
         "labels": list(labels),
         "provenance": artifact.provenance,
-        "audit": asdict(artifact.audit) if artifact.audit is not None else None,
+        "audit": _plain_audit(artifact.audit) if artifact.audit is not None else None,
     }
     text = json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n"
     write_files({artifact.path: content, sidecar_path(artifact.path): text.encode("utf-8", "backslashreplace")})
@@ -259,7 +260,12 @@ def _spec(values: dict[str, Any]) -> TensorSpec:
     return replace(TensorSpec(**values), shape=tuple(values["shape"]))
 
 
+def _plain_audit(audit: Audit) -> dict[str, Any]:
+    """As JSON has it; `untold` is left out where it is empty, as in every file of ours."""
+    return {name: value for name, value in asdict(audit).items() if value or name != "untold"}
+
+
 def _audit(values: dict[str, Any]) -> Audit:
-    values = {"kept_float": [], **values}  # files of earlier versions have none
-    lists = {name: tuple(values[name]) for name in ("float_operators", "float_tensors", "violations", "kept_float")}
+    values = {"kept_float": [], "untold": [], **values}  # files of earlier versions have none
+    lists = {name: tuple(values[name]) for name in ("float_operators", "float_tensors", "violations", "kept_float", "untold")}
     return Audit(**{**values, **lists})

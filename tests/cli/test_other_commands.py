@@ -167,6 +167,20 @@ def test_audit_in_json(squeeze, exported):
     assert found[str(FP32)]["violations"]
 
 
+def test_audit_says_what_cannot_be_told(squeeze, tmp_path, exported):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(next(iter(Path().glob("**/*.int8.onnx"))))
+    node = next(node for node in model.graph.node if node.op_type == "MaxPool")
+    node.domain = "com.example"
+    model.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
+    onnx.save(model, "foreign.onnx")
+    result = squeeze("audit", "foreign.onnx")
+    assert result.code == 6
+    assert "foreign.onnx: cannot be told whether it is an integer network\n" in result.out
+    assert f"  cannot be told   com.example:MaxPool `{node.name}` cannot be seen through: a foreign operator\n" in result.out
+    assert squeeze("audit", "foreign.onnx", FP32).code == 4
+
+
 # --- report
 
 

@@ -186,7 +186,7 @@ def test_a_result_that_leaves_in_float(audited: Audited) -> None:
 
 def test_operators_inside_operators(audited: Audited) -> None:
     result = audited(lambda model: operation_named(model, "left_conv").blocks.add())
-    assert "conv `left_conv` cannot be seen through: it has operators inside" in result.violations
+    assert "conv `left_conv` cannot be seen through: it has operators inside" in result.untold
 
 
 def test_no_convolution_at_all(audited: Audited) -> None:
@@ -217,7 +217,7 @@ def test_operands_that_nobody_knows(audited: Audited) -> None:
         conv.inputs["shift"].arguments.add().name = "right_bias"
         del conv.inputs["bias"]
 
-    assert "conv `right_conv` cannot be seen through: it reads `x`, `weight`, `shift`" in audited(change).violations
+    assert "conv `right_conv` cannot be seen through: it reads `x`, `weight`, `shift`" in audited(change).untold
 
 
 def test_wider_integers_are_no_int8(audited: Audited) -> None:

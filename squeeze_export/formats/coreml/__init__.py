@@ -65,7 +65,7 @@ GROUPS = partial(
     Groups,
     words=Words(
         *_PAIR,
-        "relu",
+        frozenset({"relu"}),
         _PRODUCTS,
         frozenset({"max_pool", "avg_pool", "concat", "add", "mul", "relu", "transpose", "reshape"}),
         unpacking=_UNPACKING,
