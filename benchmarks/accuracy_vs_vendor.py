@@ -97,7 +97,7 @@ def _outputs(file: str, files: Sequence[Contestant]) -> tuple[FloatArray, Any, M
     """Logits of the reference, class indices, and the logits of every file."""
     network = open_network(assets() / "weights" / file)
     wnids = read_labels(assets() / "images" / "imagenet_wnids.txt")
-    images = open_images(assets() / "images" / "eval", class_count=network.architecture.class_count, labels=wnids)
+    images = open_images(assets() / "images" / "eval", class_count=network.class_count, labels=wnids)
     entries = entries_of([read_artifact(entry.path) for entry in files], RunOptions())
     run = FloatRunner(network.graph)
     expected, labels, found = [], [], {entry.key: [] for entry in entries}  # type: ignore[var-annotated]

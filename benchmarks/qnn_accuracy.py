@@ -105,7 +105,7 @@ def product_keys(made: Iterable[tuple[str, str]]) -> list[tuple[tuple[str, str],
 
 def images_of(network: Network) -> tuple[ByteArray, FloatArray, Any]:
     """Pixels, reference logits and labels of the part of the evaluation set that is compared."""
-    images = open_images(assets() / "images" / "eval", class_count=network.architecture.class_count, labels=network.classes)
+    images = open_images(assets() / "images" / "eval", class_count=network.class_count, labels=network.classes)
     part = spread_evenly(0, len(images.files), len(images.files), IMAGES)
     labels = tuple(label for label, kept in zip(images.labels or (), part, strict=True) if kept)
     files = tuple(file for file, kept in zip(images.files, part, strict=True) if kept)

@@ -67,7 +67,7 @@ def preprocess_for(found: OnnxGraph) -> Preprocess:
     """What the file is fed with here: 0 to 1 where it normalizes by itself, otherwise pixels normalized by `MEAN` and `STD`."""
     height, width, channels = found.size
     if found.normalizes or found.byte_input:
-        return preprocess_of(found)
+        return preprocess_of(found)[0]
     order = "gray" if channels == 1 else "rgb"
     return Preprocess(height, height, "bilinear", order, MEAN[:channels], STD[:channels], width)  # type: ignore[arg-type]
 

@@ -83,7 +83,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "cli/compile.py": {"compilers"},
     "cli/toolchain.py": {"workers.environments"},
     # Three commands that have no job in the pipeline: they print what one function returns.
-    "cli/inspect.py": {"nets.architecture", "nets.complexity"},
+    "cli/inspect.py": {"nets.architecture", "nets.complexity", "graph.costs", "graph.nodes"},
     "cli/weights.py": {"nets.download"},
     "cli/doctor.py": {"measure.environment"},
 }

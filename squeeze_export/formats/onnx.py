@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import math
 from collections import Counter
@@ -349,12 +350,17 @@ class OnnxFile:
         return values
 
     def _outside(self, tensor: Any) -> NDArray[Any]:
-        """Values in a file beside this one: in the same folder or below, and never behind a link that leads elsewhere. No copy.
+        """Values in a file beside this one, uncopied. https://onnx.ai/onnx/repo-docs/ExternalData.html"""
+        content, entries = self._beside(tensor), {entry.key: entry.value for entry in tensor.external_data}
+        dtype, shape, offset = self.numpy_dtype(tensor.data_type), tuple(tensor.dims), int(entries.get("offset", 0))
+        size = math.prod(shape) * dtype.itemsize
+        if int(entries.get("length", size)) != size or offset < 0:
+            raise ValueError(f"{size} bytes, said to be {entries.get('length')} at {offset}")
+        return np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape)
 
-        https://onnx.ai/onnx/repo-docs/ExternalData.html
-        """
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
+    def _beside(self, tensor: Any) -> bytes:
+        """The file that a tensor lies in: in the same folder or below, and never behind a link that leads elsewhere."""
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
         if self._folder is None:
             raise BadInput(f"`{self._name}` keeps `{tensor.name}` in another file", hint="save the model with its weights inside")
         if location not in self.external:
@@ -367,11 +373,21 @@ class OnnxFile:
                     raise BadInput(why, hint=f"put {location} into the same folder")
             room = MAX_BYTES - sum(map(len, self.external.values()))
             self.external[location] = read_bounded(path, room, "an ONNX file's weights")
-        dtype, shape, offset = self.numpy_dtype(tensor.data_type), tuple(tensor.dims), int(entries.get("offset", 0))
-        size = math.prod(shape) * dtype.itemsize
-        if int(entries.get("length", size)) != size or offset < 0:
-            raise ValueError(f"{size} bytes, said to be {entries.get('length')} at {offset}")
-        return np.frombuffer(self.external[location], dtype, math.prod(shape), offset).reshape(shape)
+        return self.external[location]
+
+    def sha256(self, content: bytes) -> str:
+        """Of the file, and of the files with its weights behind it, sorted by name.
+
+        Raises:
+            BadInput: one of these is not there, or lies elsewhere.
+        """
+        for tensor in self.stored.values():
+            if tensor.data_location == tensor.EXTERNAL or tensor.external_data:
+                self._beside(tensor)
+        digest = hashlib.sha256(content)
+        for location in sorted(self.external):
+            digest.update(self.external[location])
+        return digest.hexdigest()
 
     def attributes(self, node: Any) -> dict[str, Any]:
         """A node's attributes as Python has them (int, list of int, bytes, tensor ...)."""

@@ -31,6 +31,7 @@ from squeeze_export.formats.onnx_constants import MAX_ELEMENTS, evaluate, flatte
 from squeeze_export.graph.draft import INPUT, NO_PADS, OUTPUT, Doubles, Draft, DraftLayer
 from squeeze_export.graph.nodes import Graph, Node, Pads, Pair
 from squeeze_export.graph.pixels import on_pixels
+from squeeze_export.nets.assumptions import PIXELS
 
 OLDEST_OPSET = 7
 MIN_SIDE_PX, MAX_SIDE_PX = 8, 2048
@@ -74,27 +75,41 @@ class OnnxGraph:
         return any(self.mean) or any(value != 1 for value in self.std)
 
 
-def preprocess_of(read: OnnxGraph) -> Preprocess:
-    """What has to happen to a photograph's pixels before the first layer, as far as the file tells; torchvision's values elsewhere.
+def preprocess_of(read: OnnxGraph) -> tuple[Preprocess, dict[str, str]]:
+    """What has to happen to a photograph's pixels before the first layer, as far as the file tells.
 
-    Where a file of floats normalizes by itself, its mean and std tell whether it takes pixels of 0 to 1 or 0 to 255. Caffe's mean
-    (104, 117, 123) tells that the channels are blue, green, red.
+    Where a file of floats normalizes by itself, its mean and std tell whether it takes pixels of 0 to 1 or 0 to 255, and Caffe's
+    mean (104, 117, 123) that the channels are blue, green, red.
+
+    Returns:
+        The preprocessing, and its fields that the file does not tell, with where their values come from.
     """
     height, width, channels = read.size
-    short = min(height, width)
-    fitted = replace(
+    side, usual = max(height, width), TORCHVISION.resize_px
+    preprocess = replace(
         TORCHVISION,
-        resize_px=TORCHVISION.resize_px if 192 <= short <= TORCHVISION.resize_px else max(short, round(short * 256 / 224)),
+        resize_px=usual if 192 <= side <= usual else round(side * usual / TORCHVISION.crop_px),
         crop_px=height,
         width_px=None if width == height else width,
-        channel_order="gray" if channels == 1 else "rgb",
     )
-    if not read.normalizes and not read.byte_input:
-        return fitted if channels == 3 else replace(fitted, mean=(0.0,), std=(255.0,))
-    unit = 1.0 if read.byte_input or max(*map(abs, read.mean), *read.std) > 1 else 255.0
-    mean, std = tuple(value * unit for value in read.mean), tuple(value * unit for value in read.std)
-    caffe = channels == 3 and all(abs(one - other) < 2 for one, other in zip(mean, CAFFE.mean, strict=True))
-    return replace(fitted, mean=mean, std=std, channel_order="bgr" if caffe else fitted.channel_order)
+    untold = {
+        name: why
+        for name, why in dict.fromkeys(PIXELS, "torchvision's preprocessing").items()
+        if name != "crop_px" or not read.fixed
+    }
+    if read.normalizes or read.byte_input:
+        unit = 1.0 if read.byte_input or max(*map(abs, read.mean), *read.std) > 1 else 255.0
+        preprocess = replace(preprocess, mean=tuple(v * unit for v in read.mean), std=tuple(v * unit for v in read.std))
+        untold = {name: why for name, why in untold.items() if name not in ("mean", "std")}
+    elif channels == 1:
+        preprocess = replace(preprocess, mean=(127.5,), std=(127.5,))
+        untold |= dict.fromkeys(("mean", "std"), "usual for grey images, -1 to 1")
+    if channels == 1:
+        del untold["channel_order"]
+        return replace(preprocess, channel_order="gray"), untold
+    if all(abs(one - other) < 2 for one, other in zip(preprocess.mean, CAFFE.mean, strict=True)):
+        return replace(preprocess, channel_order="bgr"), untold | {"channel_order": "the file's own mean, which is Caffe's"}
+    return preprocess, untold
 
 
 def read_graph(file: OnnxFile, name: str, size: Pair | None = None) -> OnnxGraph:

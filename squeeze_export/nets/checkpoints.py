@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from squeeze_export.core import CAFFE, TORCHVISION, Assumption, Preprocess
 from squeeze_export.errors import BadInput
 from squeeze_export.files import read_bounded
+from squeeze_export.formats.onnx import OnnxFile, parsed
 from squeeze_export.nets.architecture import Architecture, StructureChoice, tensor_shapes
-from squeeze_export.nets.assumptions import PIXELS, structure_assumptions, torchvision_name
+from squeeze_export.nets.assumptions import PIXELS, option_for, structure_assumptions, torchvision_name
 from squeeze_export.nets.net_reader import MAX_NET_BYTES, read_net
 from squeeze_export.nets.onnx_reader import read_onnx
 from squeeze_export.nets.recognition import check_shapes, named, recognize, without_wrapper
@@ -36,19 +37,21 @@ class Checkpoint:
     Attributes:
         path: the file.
         kind: `torch`, `safetensors`, `onnx` or `net`.
-        architecture: inferred from the tensors, or stored with them.
-        tensors: torchvision's key -> float32 array, OIHW for weights: exactly the keys, order and shapes of `tensor_shapes`.
+        architecture: inferred from the tensors, or stored with them; None of an ONNX file that is no member of the family.
+        tensors: torchvision's key -> float32 array, OIHW for weights: exactly the keys, order and shapes of `tensor_shapes`. None
+            without an architecture.
         preprocess: that belongs to the weights, as far as the file tells; the default of its kind elsewhere.
         labels: one per class in index order, or empty.
-        sha256: of the file's bytes, in hex.
+        sha256: of the file's bytes, in hex; of an ONNX file with its weights beside it, of all together.
         notes: what was left out or changed while reading, one line each.
         assumptions: what neither the file nor the user told about the architecture.
         untold: the fields of `preprocess` that the file does not tell, and where their values come from.
+        onnx: an ONNX file that is no member of the family, to be read by its graph.
     """
 
     path: Path
     kind: Kind
-    architecture: Architecture
+    architecture: Architecture | None
     tensors: Mapping[str, NDArray[np.float32]]
     preprocess: Preprocess
     labels: tuple[str, ...]
@@ -56,6 +59,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     untold: Mapping[str, str] = field(default_factory=dict)
+    onnx: OnnxFile | None = None
 
 
 def read_checkpoint(path: Path, *, structure: StructureChoice | None = None) -> Checkpoint:
@@ -76,12 +80,18 @@ def read_checkpoint(path: Path, *, structure: StructureChoice | None = None) -> 
         raise BadInput(f"`{path}` is not a checkpoint of a supported format", hint=f"supported endings: {', '.join(KINDS)}")
     data = _read(path, MAX_BYTES[kind])
     told = structure or StructureChoice()
+    digest = hashlib.sha256(data).hexdigest()
     arch: Architecture | None = None
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
     untold: dict[str, str] = {}
     if kind == "onnx":
-        arch, tensors, preprocess, untold = read_onnx(data, str(path))
+        file = parsed(data, str(path), path.parent)
+        digest = file.sha256(data)
+        try:
+            arch, tensors, preprocess, untold = read_onnx(file, str(path))
+        except BadInput:  # whatever is wrong: reading it by its graph tells the reason, if that fails too
+            return _other_graph(path, file, digest, told)
     elif kind == "net":
         arch, tensors = read_net(data, str(path))
         preprocess, untold = CAFFE, dict.fromkeys(PIXELS, "Caffe's preprocessing")
@@ -111,9 +121,15 @@ def read_checkpoint(path: Path, *, structure: StructureChoice | None = None) -> 
         preprocess = replace(preprocess, channel_order="gray", mean=(127.5,), std=(127.5,))
         untold = untold | dict.fromkeys(("mean", "std"), "usual for grey images, -1 to 1")
         untold = {name: why for name, why in untold.items() if name != "channel_order"}
-    digest = hashlib.sha256(data).hexdigest()
     tensors = {key: tensors[key] for key in tensor_shapes(arch)}
     return Checkpoint(path, kind, arch, tensors, preprocess, labels, digest, assumptions=assumptions, untold=untold)
+
+
+def _other_graph(path: Path, file: OnnxFile, digest: str, told: StructureChoice) -> Checkpoint:
+    if told.given():
+        options = " ".join(option_for(name, value) for name, value in told.given().items())
+        raise BadInput(f"`{path}` tells its whole structure itself", hint=f"leave out {options}")
+    return Checkpoint(path, "onnx", None, {}, TORCHVISION, (), digest, onnx=file)
 
 
 def _settled(arch: Architecture, shapes: Mapping[str, tuple[int, ...]], told: StructureChoice) -> Architecture:

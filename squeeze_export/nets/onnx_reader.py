@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import CAFFE, TORCHVISION, Preprocess
-from squeeze_export.formats.onnx import parsed
+from squeeze_export.formats.onnx import OnnxFile
 from squeeze_export.nets.architecture import Architecture, Bypass, Fire
 from squeeze_export.nets.assumptions import PIXELS
 from squeeze_export.nets.onnx_file import AFTER_POOL, FINAL_POOLS, FloatGraph
@@ -59,12 +59,12 @@ class _Net:
     final_pool: Any
 
 
-def read_onnx(data: bytes, name: str) -> tuple[Architecture, dict[str, Array], Preprocess, dict[str, str]]:
+def read_onnx(file: OnnxFile, name: str) -> tuple[Architecture, dict[str, Array], Preprocess, dict[str, str]]:
     """Matches an ONNX file and takes its weights out.
 
     Args:
-        data: the file's bytes.
-        name: of the file, for messages.
+        file: the file.
+        name: of it, for messages.
 
     Returns:
         The architecture, the tensors under torchvision's keys, float32 OIHW, and the preprocessing: Caffe's where the tensors
@@ -72,11 +72,9 @@ def read_onnx(data: bytes, name: str) -> tuple[Architecture, dict[str, Array], P
         that the file does not tell, with where their values come from. A softmax at the end is left out.
 
     Raises:
-        BadInput: the file is damaged, keeps its weights elsewhere, or is not a SqueezeNet; the first foreign operator or the
-            operator whose attributes differ is named.
-        Unavailable: onnx is not installed.
+        BadInput: the file is damaged, or is not a SqueezeNet; the first foreign operator or the operator whose attributes differ
+            is named.
     """
-    file = parsed(data, name)
     net = FloatGraph(file, name)
     found = _match(net)
     _check_sizes(net, found)

@@ -74,7 +74,7 @@ def evaluation_images(
         return None
     if path is not None:
         names = path.name
-        images = open_images(path, class_count=network.architecture.class_count, labels=network.classes)
+        images = open_images(path, class_count=network.class_count, labels=network.classes)
     else:
         note = "these are the calibration images: give --eval DIR for an independent check"
         if isinstance(calib, CalibrationImages):

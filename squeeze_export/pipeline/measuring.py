@@ -169,7 +169,7 @@ def compared(
     found = {key: accuracy_of(total) for key, total in sums.items() if total.count}
     for key, accuracy in found.items():
         of_key[key] = replace(of_key[key], accuracy=accuracy)
-    warnings = _warnings(images, list(found.values()), comparing.reference.architecture.class_count)
+    warnings = _warnings(images, list(found.values()), comparing.reference.class_count)
     if not all(session.gives_logits for session in everyone.values()):
         warnings += ("not validated: benchmark_model gives no logits, so an Android device's rows have only a latency",)
     return [of_key[outcome.entry.key] for outcome in outcomes], warnings

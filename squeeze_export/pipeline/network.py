@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from squeeze_export.core import Assumption, ChannelOrder, Interpolation, Preproc
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.onnx_graph import graph_of, preprocess_of, read_graph
 from squeeze_export.images.label_files import read_labels
 from squeeze_export.images.labels import Labels, check_label_count
 from squeeze_export.images.preprocess import check_preprocess
@@ -77,7 +79,7 @@ class Network:
     Attributes:
         name: first part of the file names.
         source: file name of the checkpoint, or `embedded demo network`.
-        architecture: its description.
+        architecture: its description; None of an ONNX file that is no member of the SqueezeNet family.
         graph: its float graph: the reference.
         is_demo: whether it is the embedded one.
         notes: what was left out or changed while reading, one line each.
@@ -88,7 +90,7 @@ class Network:
 
     name: str
     source: str
-    architecture: Architecture
+    architecture: Architecture | None
     graph: Graph
     is_demo: bool
     notes: tuple[str, ...] = ()
@@ -96,13 +98,18 @@ class Network:
     assumptions: tuple[Assumption, ...] = ()
     told: StructureChoice = field(default_factory=StructureChoice)
 
+    @property
+    def class_count(self) -> int:
+        """Outputs of the network."""
+        return int(self.graph.output.shape[1])
+
     def facts(self) -> dict[str, Any]:
         """What a report says about it."""
         preprocess = self.graph.preprocess
         facts = {
             "name": self.name,
             "source": self.source,
-            "class_count": self.architecture.class_count,
+            "class_count": self.class_count,
             "input_px": preprocess.crop_px if preprocess.width_px is None else list(preprocess.input_size[:2]),
             "parameter_count": sum(conv.weight.size + conv.bias.size for conv in self.graph.convs),
             "checkpoint_sha256": self.graph.checkpoint_sha256,
@@ -116,7 +123,8 @@ class Network:
         if not self.assumptions and not self.told.given():
             return {}
         assumptions = [asdict(assumption) for assumption in self.assumptions]
-        return {"architecture": self.architecture.to_json(), "assumptions": assumptions}
+        structure = {} if self.architecture is None else {"architecture": self.architecture.to_json()}
+        return structure | {"assumptions": assumptions}
 
 
 def open_network(
@@ -146,22 +154,35 @@ def open_network(
     checkpoint = read_checkpoint(_path(weights, progress), structure=structure)
     names = Labels(checkpoint.labels) if labels is None else read_labels(labels)
     folders = names if classes is None else read_labels(classes)
+    choice = preprocess or PreprocessChoice()
+    checkpoint, graph = _built(checkpoint, choice)
     for given in (names, folders):
         if given.names:
-            check_label_count(given, checkpoint.architecture.class_count)
-    choice = preprocess or PreprocessChoice()
-    graph = build_graph(
-        checkpoint.architecture,
-        checkpoint.tensors,
-        choice.applied_to(checkpoint.preprocess),
-        labels=names.names,
-        checkpoint_sha256=checkpoint.sha256,
-    )
-    name, source = checkpoint.architecture.name, checkpoint.path.name
+            check_label_count(given, int(graph.output.shape[1]))
+    graph = replace(graph, labels=names.names)
+    name, source = graph.name, checkpoint.path.name
     if is_demo:
         name, source = demo.NAME, "embedded demo network"
     told, assumptions = structure or StructureChoice(), _assumptions(checkpoint, graph.preprocess, choice)
     return Network(name, source, checkpoint.architecture, graph, is_demo, checkpoint.notes, folders, assumptions, told)
+
+
+def _built(checkpoint: Checkpoint, choice: PreprocessChoice) -> tuple[Checkpoint, Graph]:
+    """The float graph, and what is known of the checkpoint then: an ONNX file's graph tells more than its weights."""
+    if checkpoint.architecture is not None:
+        preprocess = choice.applied_to(checkpoint.preprocess)
+        return checkpoint, build_graph(checkpoint.architecture, checkpoint.tensors, preprocess, checkpoint_sha256=checkpoint.sha256)
+    if checkpoint.onnx is None:
+        raise ValueError("a checkpoint with neither an architecture nor a graph")
+    size = (choice.crop_px, choice.crop_px) if isinstance(choice.crop_px, int) else choice.crop_px
+    read = read_graph(checkpoint.onnx, str(checkpoint.path), size)
+    if read.normalizes and (choice.mean is not None or choice.std is not None):
+        message = f"`{checkpoint.path}` normalizes its pixels itself, which --mean and --std would do once more"
+        raise BadInput(message, hint="leave out --mean and --std")
+    preprocess, untold = preprocess_of(read)
+    told = replace(checkpoint, preprocess=preprocess, untold=untold, notes=(*checkpoint.notes, *read.notes))
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", checkpoint.path.stem).strip("._-")[:64] or "network"
+    return told, graph_of(read, choice.applied_to(preprocess), name=name, checkpoint_sha256=checkpoint.sha256)
 
 
 def _assumptions(checkpoint: Checkpoint, preprocess: Preprocess, choice: PreprocessChoice) -> tuple[Assumption, ...]:

@@ -78,7 +78,7 @@ def check_apart(network: Network, path: Path, evaluation: Path) -> None:
     Raises:
         BadInput: files in both, counted, the first named.
     """
-    class_count, labels = network.architecture.class_count, network.classes
+    class_count, labels = network.class_count, network.classes
     lessons, tests = (open_images(p, class_count=class_count, labels=labels).files for p in (path, evaluation))
     sizes = {file.stat().st_size for file in lessons if file.is_file()}
     alike = [file for file in tests if file.is_file() and file.stat().st_size in sizes]
@@ -110,7 +110,7 @@ def read_training(
     Raises:
         BadInput: no labels, an image without one, classes that are not the network's, too few or too many images, unreadable ones.
     """
-    images = open_images(path, class_count=network.architecture.class_count, labels=network.classes)
+    images = open_images(path, class_count=network.class_count, labels=network.classes)
     if images.labels is None:
         raise BadInput(
             f"{shown(path)} has no labels to train on", hint="one folder per class, or a CSV with `class_index` or `label`"
@@ -179,7 +179,7 @@ def train(
     warnings = []
     if found.best_epoch == 0:
         warnings.append("training made the held-out images no better: these are the integers that it started from")
-    missing = network.architecture.class_count - len(np.unique(images.labels))
+    missing = network.class_count - len(np.unique(images.labels))
     if missing:
         warnings.append(f"the training images lack `{missing}` of the network's classes, which may be recognized less well")
     return replace(found.quantized, provenance=provenance), tuple(warnings)

@@ -95,7 +95,7 @@ def _check_reading(artifact: Artifact, network: Network) -> None:
     """Refuses a reference that has the file's tensors, but was told or assumed something else about them than the file was."""
     found = network.architecture
     made = architecture_from_json(artifact.provenance["architecture"]) if "architecture" in artifact.provenance else found
-    if made != found:
+    if found is not None and made != found:
         names = [field.name for field in fields(StructureChoice) if getattr(made, field.name) != getattr(found, field.name)]
         options = " ".join(option_for(name, getattr(made, name)) for name in names)
         message = f"`{artifact.path.name}` was made from `{network.source}` as another network than this one"

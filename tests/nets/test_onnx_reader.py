@@ -16,12 +16,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from squeeze_export.core import CAFFE, TORCHVISION, Preprocess
 from squeeze_export.errors import BadInput
+from squeeze_export.formats.onnx import parsed
 from squeeze_export.graph.build import build_graph, ceil_pads
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, tensor_shapes
 from squeeze_export.nets.assumptions import PIXELS
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.nets.onnx_reader import read_onnx
+from squeeze_export.pipeline import open_network
 
 SIDE_PX = 43  # k3: 43 -> 21 -> 10 -> 5; k7: 43 -> 19 -> 9 -> 4
 PLAIN = Architecture("squeezenet_custom", 6, 3, (Fire(2, 4, 4), Fire(3, 5, 3), Fire(2, 6, 4)), (1,), 5)
@@ -149,7 +151,7 @@ class Drawing:
 
 
 def read(model: onnx.ModelProto) -> tuple[Architecture, dict[str, NDArray[np.float32]], Preprocess]:
-    return read_onnx(model.SerializeToString(), "drawn.onnx")[:3]
+    return read_onnx(parsed(model.SerializeToString(), "drawn.onnx"), "drawn.onnx")[:3]
 
 
 @pytest.mark.parametrize(("side", "told"), [(40, {"crop_px"}), ("side", set())])
@@ -503,7 +505,7 @@ def test_shape_arithmetic_before_a_reshape_is_not_looked_at() -> None:
 @pytest.mark.parametrize("data", [b"", b"\x00" * 50, b"no protobuf at all", b"\x08"])
 def test_files_that_are_no_onnx_are_refused(data: bytes) -> None:
     with pytest.raises(BadInput):
-        read_onnx(data, "x.onnx")
+        read_onnx(parsed(data, "x.onnx"), "x.onnx")
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
@@ -514,7 +516,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     for end in range(0, len(data), 97):
         path.write_bytes(data[:end])
         with pytest.raises(BadInput):
-            read_checkpoint(path)
+            open_network(path)
 
 
 def test_damaged_bytes_never_give_a_traceback(tmp_path: Path) -> None:
@@ -526,7 +528,7 @@ def test_damaged_bytes_never_give_a_traceback(tmp_path: Path) -> None:
         for at in draw.integers(0, len(data), 3):
             damaged[at] = draw.integers(0, 256)
         try:
-            read_onnx(bytes(damaged), "x.onnx")
+            read_onnx(parsed(bytes(damaged), "x.onnx"), "x.onnx")
         except BadInput:
             refused += 1
     assert 0 < refused <= 150
