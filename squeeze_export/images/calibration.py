@@ -14,7 +14,7 @@ from squeeze_export.images.checks import check_calibration
 from squeeze_export.images.distribution import Distribution, distribution_of
 from squeeze_export.images.folders import open_calibration_folders
 from squeeze_export.images.names import shown
-from squeeze_export.images.stream import Batch, ImageStream, skipped_warning
+from squeeze_export.images.stream import Batch, ImageStream
 
 BATCH = 16
 MAX_WEIGHT = 100
@@ -104,13 +104,13 @@ def read_calibration_images(
         progress: told of reading.
 
     Raises:
-        BadInput: too few, duplicate, constant, unreadable or noise images, or none at all.
+        BadInput: too few, constant, unreadable or noise images, or none at all.
     """
     image_set, owners = open_calibration_folders([folder.path for folder in folders])
     owner = dict(zip(image_set.files, owners, strict=True))
     stream = ImageStream(image_set, preprocess, batch=BATCH, workers=threads, skip_broken=skip_broken, progress=progress)
-    batch, skipped = stream.load()
-    warnings = check_calibration(batch.pixels, batch.files, batch.hashes) + skipped_warning(skipped, "calibration images")
+    batch, _ = stream.load()
+    warnings = check_calibration(batch.pixels, batch.files, left_out=stream.left_out_count) + stream.warnings("calibration images")
     counts = Counter(owner[file] for file in batch.files)
     weights = tuple(folders[owner[file]].weight for file in batch.files)
     weights = weights if len(set(weights)) > 1 else (1,) * len(weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,25 +22,25 @@ NOISE_CORRELATION = 0.45
 0.42, saved as PNG or JPEG and resized; of 600 photographs the least has 0.77, of the 360 drawn demo images 0.51."""
 
 
-def check_calibration(pixels: ByteArray, files: Sequence[Path], hashes: Sequence[str]) -> tuple[str, ...]:
+def check_calibration(pixels: ByteArray, files: Sequence[Path], *, left_out: int = 0) -> tuple[str, ...]:
     """Refuses calibration images that would give wrong ranges without anyone noticing.
 
     Args:
         pixels: (N, H, W, C) uint8, RGB or grey.
         files: N paths, for the messages.
-        hashes: N SHA-256 of the files.
+        left_out: how many more there were, broken or duplicate.
 
     Returns:
         warnings, one line each: what is allowed but may cost accuracy.
 
     Raises:
         BadInput: fewer than `MIN_CALIBRATION_COUNT` images, an image of one colour (the standard deviation of each channel is
-            below one step), an image of noise (`NOISE_CORRELATION`), or two images with the same bytes or the same pixels.
+            below one step), or an image of noise (`NOISE_CORRELATION`).
     """
     count = len(files)
     if count < MIN_CALIBRATION_COUNT:
         raise BadInput(
-            f"`{count}` calibration images are too few",
+            f"`{count}` calibration images are too few" + (f", without the `{left_out}` that were left out" if left_out else ""),
             hint=f"pass at least {MIN_CALIBRATION_COUNT} to `--calib`, better {FEW_CALIBRATION_COUNT} or more",
         )
     constant = [file for file, image in zip(files, pixels, strict=True) if _is_constant(image)]
@@ -59,9 +58,6 @@ def check_calibration(pixels: ByteArray, files: Sequence[Path], hashes: Sequence
             f" have a correlation of `{noise[0][1]:.2f}`, below {NOISE_CORRELATION}",
             hint="remove them: noise drives the layers as no photograph does",
         )
-    _refuse_duplicates(files, hashes, "the same file")
-    pixel_hashes = [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in pixels]
-    _refuse_duplicates(files, pixel_hashes, "the same pixels")
     if count < FEW_CALIBRATION_COUNT:
         return (f"`{count}` calibration images are few: ranges are steadier with {FEW_CALIBRATION_COUNT} or more",)
     return ()
@@ -72,21 +68,22 @@ def check_overlap(
 ) -> None:
     """Refuses to evaluate on images that the network was calibrated on: the result would flatter it.
 
+    It is called for one batch after the other, so that it knows of the first images alone.
+
     Args:
         calibration_hashes: SHA-256 of the calibration files, as the table keeps them.
         evaluation_hashes: N SHA-256 of the evaluation files.
         evaluation_files: N paths, for the message; without them the hash is named.
 
     Raises:
-        BadInput: files in both, counted, the first named.
+        BadInput: files in both, counted among these, the first named.
     """
     known = set(calibration_hashes)
     names: Sequence[object] = evaluation_files or evaluation_hashes
     both = [name for name, digest in zip(names, evaluation_hashes, strict=True) if digest in known]
     if both:
-        count = len(evaluation_hashes)
         raise BadInput(
-            f"`{len(both)}` of `{count}` evaluation images are calibration images too, the first is {shown(both[0])}",
+            f"evaluation images are calibration images too: at least `{len(both)}`, the first is {shown(both[0])}",
             hint="remove them from `--eval` or from `--calib`",
         )
 
@@ -125,15 +122,3 @@ def neighbour_correlation(image: ByteArray) -> float:
             if largest >= NOISE_CORRELATION:
                 return largest
     return largest
-
-
-def _refuse_duplicates(files: Sequence[Path], digests: Sequence[str], how: str) -> None:
-    """Refuses two files of one digest; names the first pair."""
-    first: dict[str, Path] = {}
-    pairs = [(first[key], file) for file, key in zip(files, digests, strict=True) if first.setdefault(key, file) != file]
-    if pairs:
-        one, other = pairs[0]
-        raise BadInput(
-            f"`{len(pairs)}` of `{len(files)}` calibration images are duplicates: {shown(other)} is {how} as {shown(one)}",
-            hint="take the copies out: they count twice in the ranges",
-        )

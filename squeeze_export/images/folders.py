@@ -41,7 +41,7 @@ class ImageSet:
         labels: class index per file, -1 where unknown; None where nothing is known of any.
         class_source: how the labels were matched, for the report.
         matches: the folders, or the manifest's labels, and their classes; empty where there are none.
-        notes: what was left out, one line each.
+        not_read: which images were left out because of their format, one line for each folder.
     """
 
     root: Path
@@ -49,7 +49,7 @@ class ImageSet:
     labels: tuple[int, ...] | None
     class_source: str
     matches: tuple[ClassMatch, ...] = ()
-    notes: tuple[str, ...] = ()
+    not_read: tuple[str, ...] = ()
 
 
 def open_images(path: Path, *, class_count: int, labels: Labels | None = None) -> ImageSet:
@@ -124,8 +124,8 @@ def open_calibration_folders(paths: Sequence[Path]) -> tuple[ImageSet, tuple[int
                 )
     owners = tuple(index for index, found in enumerate(sets) for _ in found.files)
     files = tuple(file for found in sets for file in found.files)
-    notes = tuple(note for found in sets for note in found.notes)
-    return ImageSet(sets[0].root, files, None, "labels ignored", notes=notes), owners
+    not_read = tuple(line for found in sets for line in found.not_read)
+    return ImageSet(sets[0].root, files, None, "labels ignored", not_read=not_read), owners
 
 
 def _listed(path: Path, class_count: int | None = None, labels: Labels | None = None) -> ImageSet:
@@ -148,8 +148,8 @@ def _image_set(
         raise BadInput(f"{shown(root)} holds no images", hint=f"looked for {' '.join(SUFFIXES)}")
     files = tuple(sorted(found, key=lambda file: file.parts))
     labels = tuple(found[file] for file in files)
-    notes = (f"not read, {_counted(others, root)}: convert them to JPEG or PNG to use them",) if others else ()
-    return ImageSet(root, files, labels if any(label != UNKNOWN for label in labels) else None, source, matches, notes)
+    not_read = (f"{_counted(others, root)}; convert them to JPEG or PNG",) if others else ()
+    return ImageSet(root, files, labels if any(label != UNKNOWN for label in labels) else None, source, matches, not_read)
 
 
 _CONVERT_HINT = "convert them to JPEG or PNG, for example with ImageMagick: `magick mogrify -format jpg *.heic`"

@@ -75,13 +75,23 @@ class Skipped:
     reason: str
 
 
-def skipped_warning(skipped: Sequence[Skipped], what: str) -> tuple[str, ...]:
-    """A warning that images were left out, where some were; `what` they are, such as `calibration images`."""
-    return (f"`{len(skipped)}` unreadable {what} were left out, the first is `{skipped[0].file.name}`",) if skipped else ()
+@dataclass(frozen=True)
+class Duplicate:
+    """An image that was left out because one before it has the same pixels.
+
+    Attributes:
+        file: its path.
+        original: the one before it.
+        same_class: whether both stand under one class.
+    """
+
+    file: Path
+    original: Path
+    same_class: bool
 
 
-_Image: TypeAlias = "tuple[ByteArray, int, Path, str, NDArray[np.float64]]"
-"""One image of a `Batch`: its pixels, label, file, hash and statistics."""
+_Image: TypeAlias = "tuple[ByteArray, int, Path, str, NDArray[np.float64], bytes]"
+"""One image of a `Batch`: its pixels, label, file, hash and statistics, and a hash of the pixels."""
 
 
 def usable_cores() -> int:
@@ -100,6 +110,8 @@ class ImageStream:
 
     Iterating raises `BadInput` where images are broken, after the rest was looked through to count them; no batch is handed
     over after the first broken image. With `skip_broken` they are left out, and it raises only where none is left.
+
+    An image with the very pixels of one before it is left out, whatever file it comes in: it would count twice.
 
     Attributes:
         image_set: from `open_images` or `open_calibration`.
@@ -130,6 +142,7 @@ class ImageStream:
             if value < 1:
                 raise BadInput(f"{name} `{value}` is below 1", hint="a whole number from 1 up")
         self._skipped: list[Skipped] = []
+        self._duplicates: list[Duplicate] = []
         self._statistics: list[NDArray[np.float64]] = []
         self._kept: Batch | None = None
 
@@ -142,6 +155,31 @@ class ImageStream:
     def skipped(self) -> tuple[Skipped, ...]:
         """The broken images of the latest loop so far, in order; complete once the loop has ended."""
         return tuple(self._skipped)
+
+    @property
+    def duplicates(self) -> tuple[Duplicate, ...]:
+        """The duplicates of the latest loop so far, in order; complete once the loop has ended."""
+        return tuple(self._duplicates)
+
+    @property
+    def left_out_count(self) -> int:
+        """Broken images and duplicates."""
+        return len(self._skipped) + len(self._duplicates)
+
+    def warnings(self, what: str) -> tuple[str, ...]:
+        """What was left out, one line each; `what` the images are, such as `calibration images`."""
+        found = [f"{what} not read: {line}" for line in self.image_set.not_read]
+        if self._skipped:
+            found.append(f"`{len(self._skipped)}` unreadable {what} were left out, the first is `{self._skipped[0].file.name}`")
+        if self._duplicates:
+            first, root = self._duplicates[0], self.image_set.root
+            alike = f"{shown_file(first.file, root)} shows the same as {shown_file(first.original, root)}"
+            found.append(f"`{len(self._duplicates)}` duplicate {what} were left out: {alike}")
+        odd = [duplicate for duplicate in self._duplicates if not duplicate.same_class]
+        if odd:
+            pair = " and ".join(shown_file(file, self.image_set.root) for file in (odd[0].original, odd[0].file))
+            found.append(f"`{len(odd)}` {what} stand under two classes, the first are {pair}: only the first of each pair counts")
+        return tuple(found)
 
     def load(self) -> tuple[Batch, tuple[Skipped, ...]]:
         """Reads the whole set into memory, and keeps it for later loops.
@@ -185,8 +223,9 @@ class ImageStream:
         return self._read_all() if self._kept is None else self._kept.split(self.batch)
 
     def _read_all(self) -> Iterator[Batch]:
-        self._skipped, self._statistics = [], []
+        self._skipped, self._duplicates, self._statistics = [], [], []
         count = len(self.image_set.files)
+        seen: dict[bytes, tuple[Path, int]] = {}
         waiting: list[_Image] = []
         with closing(self._decoded()) as decoded:
             for done, image in enumerate(decoded, start=1):
@@ -194,6 +233,8 @@ class ImageStream:
                     self.progress("reading images", done, count)
                 if isinstance(image, Skipped):
                     self._skipped.append(image)
+                elif (original := seen.setdefault(image[5], (image[2], image[1])))[0] != image[2]:
+                    self._duplicates.append(Duplicate(image[2], original[0], same_class=original[1] == image[1]))
                 elif self.skip_broken or not self._skipped:
                     waiting.append(image)
                 if len(waiting) == self.batch:
@@ -231,10 +272,11 @@ class ImageStream:
         except BrokenImage as err:
             return Skipped(file, err.reason)
         label = self.image_set.labels[index] if self.image_set.labels else UNKNOWN
-        return pixels, label, file, hashlib.sha256(data).hexdigest(), image_statistics(pixels)
+        of_pixels = hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
+        return pixels, label, file, hashlib.sha256(data).hexdigest(), image_statistics(pixels), of_pixels
 
     def _join(self, images: Sequence[_Image]) -> Batch:
-        pixels, labels, files, hashes, statistics = zip(*images, strict=True)
+        pixels, labels, files, hashes, statistics, _ = zip(*images, strict=True)
         self._statistics.append(np.stack(statistics))
         return Batch(np.stack(pixels), np.array(labels, np.int64), files, hashes, self._statistics[-1])
 

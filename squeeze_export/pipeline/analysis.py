@@ -25,7 +25,7 @@ from squeeze_export.graph.run import one_blas_thread, run_each
 from squeeze_export.images.calibration import CalibrationSource
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.manifest import UNKNOWN
-from squeeze_export.images.stream import skipped_warning, spread_evenly, usable_cores
+from squeeze_export.images.stream import spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
 from squeeze_export.measure.statistics import images_needed, least_drop_pp
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_calibration, read_images, shift_warnings, write_table
@@ -169,11 +169,7 @@ def analyze(
         advice=advice,
         flips=tuple(sorted(counted.flips, key=lambda flip: (-flip.margin_lost, flip.file))),
         labels=network.graph.labels,
-        warnings=(
-            *calibration.warnings,
-            *skipped_warning(evaluation.stream.skipped, "images"),
-            *shift_warnings(calibration, evaluation),
-        ),
+        warnings=tuple(dict.fromkeys((*calibration.warnings, *evaluation.warnings, *shift_warnings(calibration, evaluation)))),
         kept=kept,
     )
 

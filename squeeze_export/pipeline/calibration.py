@@ -116,7 +116,7 @@ def calibrate(
         progress: told of reading, calibrating and training.
 
     Raises:
-        BadInput: too few, duplicate, constant, unreadable or noise images, or none at all; training images without labels;
+        BadInput: too few, constant, unreadable or noise images, or none at all; training images without labels;
             layers that cannot be kept in float.
         Unavailable: `best` or `qat` without torch.
     """
@@ -166,7 +166,7 @@ def read_images(
     """Reads and checks the images to calibrate a network on; images that were read already are returned as they are.
 
     Raises:
-        BadInput: too few, duplicate, constant, unreadable or noise images, or none at all.
+        BadInput: too few, constant, unreadable or noise images, or none at all.
     """
     if isinstance(calib, CalibrationImages):
         return calib

@@ -126,7 +126,8 @@ def calibration_curve(
     }
     if evaluation is not None:
         facts = {name: value for name, value in evaluation.facts.items() if name in facts}
-    calibration = replace(calibration, warnings=(*images.warnings, *shift_warnings(calibration, evaluation)))
+    left_out = evaluation.warnings if evaluation is not None else ()
+    calibration = replace(calibration, warnings=(*images.warnings, *left_out, *shift_warnings(calibration, evaluation)))
     return calibration, Curve(points, enough_count(points), seed, recipe, facts)
 
 

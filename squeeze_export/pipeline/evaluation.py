@@ -35,13 +35,18 @@ class Evaluation:
 
     @property
     def image_count(self) -> int:
-        """The number of files, broken ones included."""
+        """The number of files, broken ones and duplicates included."""
         return len(self.stream.image_set.files)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was left out of them, after a loop over them."""
+        return self.stream.warnings("evaluation images" if self.independent else "calibration images")
+
+    @property
     def facts(self) -> dict[str, Any]:
-        """What a report says about them: `image_count` is how many could be read, `note` why they are not the user's own."""
-        return {**self.found, "image_count": self.image_count - len(self.stream.skipped)}
+        """What a report says about them: `image_count` is how many were compared on, `note` why they are not the user's own."""
+        return {**self.found, "image_count": self.image_count - self.stream.left_out_count}
 
 
 def evaluation_images(

@@ -190,6 +190,7 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
             alone = len(job.targets) == 1
             found = measured(entries, job.run, comparing=comparing, bench=job.bench, alone=alone, progress=progress)
     warnings += (*found.warnings, *shift_warnings(ours, evaluation))
+    warnings = list(dict.fromkeys(warnings))  # where the calibration images serve twice
     report = report_of(
         _rows(exported, job.scheme, entries, found.rows),
         network=network.facts() if reference_known else {"name": name, "source": job.table.name if job.table else ""},

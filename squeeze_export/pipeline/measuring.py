@@ -16,7 +16,7 @@ from squeeze_export.errors import Inapplicable, SqueezeExportError
 from squeeze_export.graph.quantized import FP32, QuantizedGraph
 from squeeze_export.graph.run import FloatRunner, one_blas_thread, run_each
 from squeeze_export.images.checks import check_overlap
-from squeeze_export.images.stream import skipped_warning, spread_evenly, usable_cores
+from squeeze_export.images.stream import spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
 from squeeze_export.measure.latency import latency_of, measure_latency
 from squeeze_export.pipeline.comparison import NO_STEPS, ComparedPart, Comparison, has_steps
@@ -190,7 +190,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def _warnings(images: Evaluation, found: Sequence[Accuracy], class_count: int) -> tuple[str, ...]:
-    warnings = skipped_warning(images.stream.skipped, "evaluation images")
+    warnings = images.warnings
     top1 = found[0].reference_top1 if found else None
     if top1 is not None and near_chance(top1, class_count, found[0].labelled_count):
         warnings += (

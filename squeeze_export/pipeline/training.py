@@ -14,10 +14,10 @@ import numpy as np
 from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
-from squeeze_export.images.folders import open_images
+from squeeze_export.images.folders import ImageSet, open_images
 from squeeze_export.images.manifest import UNKNOWN
 from squeeze_export.images.names import shown, shown_file
-from squeeze_export.images.stream import MAX_LOADED_BYTES, Batch, ImageStream, skipped_warning
+from squeeze_export.images.stream import MAX_LOADED_BYTES, Batch, ImageStream
 from squeeze_export.measure.host import tool_versions
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.recipes import QAT, Recipe
@@ -128,14 +128,23 @@ def read_training(
         raise BadInput(
             f"`{count}` training images do not fit the memory that they may take", hint=f"at most {most:,}, of all classes"
         )
-    batch, skipped = ImageStream(
-        images, network.graph.preprocess, workers=threads, skip_broken=skip_broken, progress=progress
-    ).load()
+    stream = ImageStream(images, network.graph.preprocess, workers=threads, skip_broken=skip_broken, progress=progress)
+    batch, _ = stream.load()
     if len(batch.files) < MIN_COUNT:
         raise BadInput(
             f"`{len(batch.files)}` training images are too few", hint=f"at least {MIN_COUNT} in `--train`, better thousands"
         )
-    return batch, skipped_warning(skipped, "training images")
+    return batch, stream.warnings("training images") + _match_warning(images)
+
+
+def _match_warning(images: ImageSet) -> tuple[str, ...]:
+    """A warning where folders were matched otherwise than letter for letter."""
+    inexact = [match for match in images.matches if not match.exact]
+    if not inexact:
+        return ()
+    first = f"the first is {shown(inexact[0].name)} as class `{inexact[0].class_index}`"
+    how = f"have no class's name letter for letter ({images.class_source})"
+    return (f"`{len(inexact)}` of `{len(images.matches)}` training folders or labels {how}: {first}",)
 
 
 def train(

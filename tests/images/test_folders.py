@@ -126,19 +126,20 @@ def test_images_of_formats_that_are_not_read_are_counted_and_named(tmp_path: Pat
         (tmp_path / name).write_bytes(b"anything")
     found = opened(tmp_path)
     assert names(found) == ["dog/a.png"]
-    assert found.notes == (
-        "not read, `3` HEIC files, the first is `dog/IMG_1.heic`, `1` raw file, the first is `dog/x.DNG`:"
-        " convert them to JPEG or PNG to use them",
-    )
+    line = "`3` HEIC files, the first is `dog/IMG_1.heic`, `1` raw file, the first is `dog/x.DNG`; convert them to JPEG or PNG"
+    assert found.not_read == (line,)
+    assert ImageStream(found, SMALL).warnings("training images") == (f"training images not read: {line}",)
     (tmp_path / "dog" / "a.png").unlink()
     with pytest.raises(BadInput, match="no images that can be read: `3` HEIC files, the first is `dog/IMG_1") as caught:
         opened(tmp_path)
     assert "magick" in str(caught.value.hint)
 
 
-def test_a_plain_folder_has_no_notes(tmp_path: Path):
-    draw(tmp_path / "a.png")
-    assert open_calibration(tmp_path).notes == ()
+def test_nothing_left_out_nothing_said(tmp_path: Path):
+    draw_many(tmp_path, 3)
+    stream = ImageStream(open_calibration(tmp_path), SMALL)
+    stream.load()
+    assert (stream.warnings("images"), stream.left_out_count, stream.duplicates) == ((), 0, ())
 
 
 @pytest.mark.parametrize("name", ["IMG_1.jpg", "IMG_1.png"])
@@ -402,6 +403,50 @@ def test_nothing_but_broken_images(tmp_path: Path):
     with pytest.raises(BadInput, match="`1` of `1` images") as caught:
         list(ImageStream(open_calibration(tmp_path), SMALL, batch=2, skip_broken=True))
     assert caught.value.hint == "is it the right folder?"
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_duplicates_are_left_out_and_named(tmp_path: Path, workers):
+    files = draw_many(tmp_path, 9)
+    (tmp_path / "020.png").write_bytes(files[2].read_bytes())
+    Image.open(files[2]).save(tmp_path / "021.bmp")  # another file with the same pixels
+    Image.open(files[3]).save(tmp_path / "000.tif")
+    stream = ImageStream(open_calibration(tmp_path), SMALL, batch=4, workers=workers)
+    for _ in range(2):  # a second loop starts anew
+        batches = list(stream)
+        assert [len(batch.files) for batch in batches] == [4, 4, 1]
+        assert {file.name for batch in batches for file in batch.files} & {"003.png", "020.png", "021.bmp"} == set()
+        assert [(one.file.name, one.original.name, one.same_class) for one in stream.duplicates] == [
+            ("003.png", "000.tif", True),
+            ("020.png", "002.png", True),
+            ("021.bmp", "002.png", True),
+        ]
+    assert stream.left_out_count == 3
+    assert stream.warnings("training images") == (
+        "`3` duplicate training images were left out: `003.png` shows the same as `000.tif`",
+    )
+    assert ImageStream(open_calibration(tmp_path), SMALL).load()[0].pixels.shape == (9, 6, 6, 3)
+
+
+def test_a_single_different_pixel_makes_another_image(tmp_path: Path):
+    pixels = np.array(Image.open(draw(tmp_path / "a.png")).resize((6, 6)))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    pixels[3, 3, 1] ^= 1
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    stream = ImageStream(open_calibration(tmp_path), Preprocess(6, 6, "bilinear", "rgb", (0, 0, 0), (1, 1, 1)))
+    assert len(stream.load()[0].files) == 2
+
+
+def test_an_image_under_two_classes_is_said(tmp_path: Path):
+    for name in ("ant/1.png", "cat/2.png", "dog/3.png"):
+        draw(tmp_path / name, 1)
+    draw(tmp_path / "dog" / "4.png", 2)
+    stream = ImageStream(open_images(tmp_path, class_count=3, labels=NAMES), SMALL)
+    assert [int(label) for batch in stream for label in batch.labels] == [2, 0]
+    pair = "`ant/1.png` and `cat/2.png`"
+    assert stream.warnings("photographs")[1] == (
+        f"`2` photographs stand under two classes, the first are {pair}: only the first of each pair counts"
+    )
 
 
 def test_work_ahead_is_bounded_and_stops_with_the_consumer(tmp_path: Path, monkeypatch):

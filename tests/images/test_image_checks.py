@@ -19,10 +19,10 @@ from squeeze_export.images.stream import ImageStream
 DEMO = replace(TORCHVISION, resize_px=96, crop_px=96)
 
 
-def images(count: int) -> tuple[np.ndarray, list[Path], list[str]]:
+def images(count: int) -> tuple[np.ndarray, list[Path]]:
     blocks = np.random.default_rng(0).integers(0, 256, (count, 2, 2, 3), dtype=np.uint8)
     pixels = blocks.repeat(4, axis=1).repeat(4, axis=2)  # (count, 8, 8, 3)
-    return pixels, [Path(f"{i}.png") for i in range(count)], [f"{i:064x}" for i in range(count)]
+    return pixels, [Path(f"{i}.png") for i in range(count)]
 
 
 def test_enough_different_images_pass():
@@ -34,24 +34,26 @@ def test_few_images_are_a_warning_and_too_few_an_error():
     with pytest.raises(BadInput, match="`15` calibration images are too few") as caught:
         check_calibration(*images(15))
     assert "16" in str(caught.value.hint)
+    with pytest.raises(BadInput, match="`15` calibration images are too few, without the `2` that were left out"):
+        check_calibration(*images(15), left_out=2)
 
 
 @pytest.mark.parametrize("kind", ["black", "red", "faint noise"])
 def test_constant_images_are_refused(kind):
-    pixels, files, hashes = images(20)
+    pixels, files = images(20)
     for index in (4, 9):
         pixels[index] = [200, 0, 3] if kind == "red" else 0
     if kind == "faint noise":
         pixels[4, ::2], pixels[9, :, ::2] = 1, 1  # a standard deviation of half a step
     with pytest.raises(BadInput, match=r"`2` of `20` calibration images show a single colour, the first is `4.png`"):
-        check_calibration(pixels, files, hashes)
+        check_calibration(pixels, files)
 
 
 def test_one_bright_row_is_enough_to_be_an_image():
-    pixels, files, hashes = images(20)
+    pixels, files = images(20)
     pixels[4] = 0
     pixels[4, 1, :, 2] = 255  # between the pixels that the quick look samples
-    check_calibration(pixels, files, hashes)
+    check_calibration(pixels, files)
 
 
 def saved_noise(file: Path, side: int, draw: np.random.Generator, **settings: object) -> None:
@@ -71,15 +73,15 @@ def test_noise_is_refused_whatever_file_it_comes_in(preprocess, tmp_path):
     with pytest.raises(
         BadInput, match=r"`17` of `17` calibration images are noise, .* correlation of `-?0\.\d\d`, below 0.45"
     ) as caught:
-        check_calibration(batch.pixels, batch.files, batch.hashes)
+        check_calibration(batch.pixels, batch.files)
     assert str(caught.value.hint).startswith("remove them")
 
 
 def test_one_noise_image_is_named():
-    pixels, files, hashes = images(20)
+    pixels, files = images(20)
     pixels[7] = np.random.default_rng(2).integers(0, 256, (8, 8, 3))
     with pytest.raises(BadInput, match=r"`1` of `20` calibration images are noise, the first is `7.png`"):
-        check_calibration(pixels, files, hashes)
+        check_calibration(pixels, files)
 
 
 def test_texture_in_one_direction_or_at_one_scale_is_no_noise():
@@ -104,44 +106,16 @@ def test_the_drawn_images_are_no_noise():
         assert min(map(neighbour_correlation, batch.pixels)) >= NOISE_CORRELATION
 
 
-def test_duplicates_by_file():
-    pixels, files, hashes = images(20)
-    hashes[7] = hashes[3]
-    hashes[9] = hashes[3]
-    with pytest.raises(BadInput, match=r"`2` of `20` calibration images are duplicates: `7.png` is the same file as `3.png`"):
-        check_calibration(pixels, files, hashes)
-
-
-def test_duplicates_by_pixels():
-    pixels, files, hashes = images(20)
-    pixels[19] = pixels[0]
-    with pytest.raises(BadInput, match=r"`1` of `20` .*: `19.png` is the same pixels as `0.png`") as caught:
-        check_calibration(pixels, files, hashes)
-    assert caught.value.hint
-
-
 def test_overlap():
     check_overlap(["a", "b"], ["c", "d"])
     check_overlap([], [])
-    with pytest.raises(BadInput, match=r"`2` of `3` evaluation images are calibration images too, .* `y.png`") as caught:
+    with pytest.raises(BadInput, match=r"evaluation images are calibration images too: at least `2`, .* `y.png`") as caught:
         check_overlap(iter(["a", "b"]), ["c", "b", "a"], [Path("x.png"), Path("y.png"), Path("z.png")])
     assert "--eval" in str(caught.value.hint)
     with pytest.raises(BadInput, match="the first is `b`"):
         check_overlap(["a", "b"], ["c", "b"])
 
 
-@pytest.mark.parametrize("copy", ["other.bmp", "other.tif", "larger.png"])
-def test_the_same_pixels_in_another_file_are_a_duplicate(copy, tmp_path):
-    draw = np.random.default_rng(0)
-    for index in range(20):
-        blobs = Image.fromarray(draw.integers(0, 256, (6, 6, 3), np.uint8)).resize((96, 96), Image.Resampling.BILINEAR)
-        blobs.save(tmp_path / f"{index:02}.png", compress_level=9)
-    Image.open(tmp_path / "03.png").save(tmp_path / copy, **({"compress_level": 0} if copy == "larger.png" else {}))
-    batch, _ = ImageStream(open_calibration(tmp_path), DEMO).load()
-    with pytest.raises(BadInput, match=f"`1` of `21` .*: `.*{copy}` is the same pixels as `.*03.png`"):
-        check_calibration(batch.pixels, batch.files, batch.hashes)
-
-
 def test_the_photographs_pass(assets: Path):
     batch, _ = ImageStream(open_calibration(assets / "images" / "calib"), TORCHVISION).load()
-    assert check_calibration(batch.pixels, batch.files, batch.hashes) == ()
+    assert check_calibration(batch.pixels, batch.files) == ()

@@ -146,7 +146,7 @@ def test_evaluation_on_training_images_is_refused(job, lessons, tmp_path):
 def test_evaluation_of_a_table_on_its_training_images_is_refused(job, calibration, lessons, tmp_path):
     write_table(calibration, tmp_path / "net.table")
     changes = {"table": tmp_path / "net.table", "calib": None, "recipe": "fast", "training": None}
-    with pytest.raises(BadInput, match=r"`16` of `16` evaluation images"):
+    with pytest.raises(BadInput, match="evaluation images are calibration images too: at least `16`"):
         run(job(eval=lessons / "train", **changes))
 
 
@@ -225,6 +225,17 @@ def test_classes_that_are_not_the_networks(tiny, lessons):
         shutil.copytree(lessons / "train" / name, other / name, dirs_exist_ok=True)
     with pytest.raises(BadInput, match="`4` folders cannot be matched to `5` classes"):
         calibrate(unnamed, tiny / "calib", recipe="qat", training=Training(other))
+
+
+def test_folders_that_have_other_names_than_their_classes_are_a_warning(tiny, lessons, labelled):
+    unnamed = open_network(tiny / "tiny.safetensors")
+    assert training_room.read_training(labelled, lessons / "train", threads=1)[1] == ()
+    batch, warnings = training_room.read_training(unnamed, lessons / "train", threads=1)
+    assert warnings == (
+        "`5` of `5` training folders or labels have no class's name letter for letter (folders in alphabetical order, one per"
+        " class): the first is `ant` as class `0`",
+    )
+    assert len(batch.files) == 100
 
 
 def test_more_images_than_memory_may_hold(labelled, tiny, lessons, monkeypatch):
