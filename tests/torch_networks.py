@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,3 +113,12 @@ def pixels_of(count: int, side_px: int, seed: int = 0) -> NDArray[np.uint8]:
     """(N, H, W, 3) uint8, noise of blocks of 4 px."""
     blocks = np.random.default_rng(seed).integers(0, 256, (count, -(-side_px // 4), -(-side_px // 4), 3), np.uint8)
     return np.ascontiguousarray(blocks.repeat(4, 1).repeat(4, 2)[:, :side_px, :side_px])
+
+
+def exported(network: nn.Module, path: Path, side_px: int, **options: Any) -> Path:
+    """The network as an ONNX file, by torch's own exporter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that there is a newer one, which needs another package
+        image = torch.zeros(1, 3, side_px, side_px)
+        torch.onnx.export(network, (image,), path, dynamo=False, opset_version=17, **options)
+    return path

@@ -12,7 +12,7 @@ import click
 from squeeze_export.analyze.results import Analysis, MixedPrecision
 from squeeze_export.cli.console import note, note_images, print_json, shown_progress, stdout_console, warn
 from squeeze_export.cli.options import FILE, Command, call_with, option
-from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION
+from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, EXPECT_TOP1
 from squeeze_export.cli.options.network import NETWORK, chosen_network
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.cli.options.quantization import keep_float_choice, keep_float_option, recipe_options
@@ -34,7 +34,17 @@ OPTIONS = (
 @click.command(
     "analyze",
     cls=Command,
-    params=[*OPTIONS, *NETWORK, *CALIBRATION, EVALUATION, *recipe_options(recipe_names("ours")), ROUNDS, NO_BENCH, *OUTPUT],
+    params=[
+        *OPTIONS,
+        *NETWORK,
+        *CALIBRATION,
+        EVALUATION,
+        EXPECT_TOP1,
+        *recipe_options(recipe_names("ours")),
+        ROUNDS,
+        NO_BENCH,
+        *OUTPUT,
+    ],
 )
 def command(**values: Any) -> int:
     """Show which layers the integers' error comes from, which images change their class, and what would help.

@@ -8,7 +8,7 @@ import click
 
 from squeeze_export.cli.jobs import finish, job_from, run_shown
 from squeeze_export.cli.options import Command, Option
-from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, TABLE
+from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, EXPECT_TOP1, TABLE
 from squeeze_export.cli.options.form import COREML_FORM, INPUTS, form_options
 from squeeze_export.cli.options.network import NETWORK
 from squeeze_export.cli.options.output import OUT, OUTPUT
@@ -55,7 +55,7 @@ def _options(targets: tuple[str, ...]) -> list[click.Parameter]:
     coreml: tuple[Option, ...] = COREML_FORM if "coreml" in targets else ()
     form = (*form_options(inputs), *coreml)
     recipes = recipe_options(recipe_names(targets=targets))
-    most_used = (*NETWORK, *CALIBRATION, EVALUATION)
+    most_used = (*NETWORK, *CALIBRATION, EVALUATION, EXPECT_TOP1)
     quantization = (*scheme_options(schemes), *recipes, keep_float_option(), *TRAINING)
     return [*most_used, *quantization, TABLE, *form, *RUNNING, NO_VALIDATE, NO_BENCH, OUT, *OUTPUT]
 

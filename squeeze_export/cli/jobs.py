@@ -8,7 +8,7 @@ from typing import Any
 
 from squeeze_export.cli.console import note, print_report, shown_progress
 from squeeze_export.cli.options import Choice, Option, Repeatable, call_with, option
-from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, TABLE
+from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, EXPECT_TOP1, TABLE
 from squeeze_export.cli.options.network import DEMO_NOTE, NETWORK, structure_choice, tell_reading
 from squeeze_export.cli.options.output import OUT, OUTPUT
 from squeeze_export.cli.options.quantization import recipe_options
@@ -27,7 +27,7 @@ _ALL = "all"
 """Stands for every chip."""
 
 COMPILING = (
-    *(*NETWORK, *CALIBRATION, EVALUATION, TABLE, *recipe_options(recipe_names("ours"))),
+    *(*NETWORK, *CALIBRATION, EVALUATION, EXPECT_TOP1, TABLE, *recipe_options(recipe_names("ours"))),
     *(FULL_PLACEMENT, NO_VALIDATE, OUT, *OUTPUT),
 )
 """The options of every compiler's command, besides its own."""

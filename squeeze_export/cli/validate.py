@@ -9,7 +9,7 @@ import click
 
 from squeeze_export.cli.console import print_report, shown_progress
 from squeeze_export.cli.options import FILE, FILES, Command, call_with, option
-from squeeze_export.cli.options.calibration import EVALUATION, SKIP_BROKEN
+from squeeze_export.cli.options.calibration import EVALUATION, EXPECT_TOP1, SKIP_BROKEN
 from squeeze_export.cli.options.network import NETWORK, chosen_network
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.cli.options.running import RUNNING
@@ -28,7 +28,7 @@ OPTIONS = (
 )
 
 
-@click.command("validate", cls=Command, params=[FILES, *NETWORK, EVALUATION, *OPTIONS, SKIP_BROKEN, *RUNNING, *OUTPUT])
+@click.command("validate", cls=Command, params=[FILES, *NETWORK, EVALUATION, EXPECT_TOP1, *OPTIONS, SKIP_BROKEN, *RUNNING, *OUTPUT])
 def command(files: tuple[Path, ...], **values: Any) -> None:
     """Compare exported files with the fp32 reference on the same pixels.
 

@@ -41,11 +41,11 @@ class FloatRunner:
         self.graph = graph
         self._layers = laid_out(graph)
 
-    def __call__(self, batch: ByteArray, tap: Tap | None = None) -> FloatArray:
+    def __call__(self, batch: ByteArray | FloatArray, tap: Tap | None = None) -> FloatArray:
         """Runs a batch, image by image: one image's maps stay in the cache.
 
         Args:
-            batch: (N, H, W, 3) uint8 RGB, of the graph's input size.
+            batch: (N, H, W, C) uint8, RGB or grey, of the graph's input size; or float32 for a graph that reads something else.
             tap: sees every node's output, once per image, n = 1.
 
         Returns:

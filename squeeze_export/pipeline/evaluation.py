@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from squeeze_export import demo
 from squeeze_export.core import Progress, silent
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.run import FloatRunner, one_blas_thread, run_each
 from squeeze_export.images.calibration import BATCH, CalibrationImages, CalibrationSource, calibration_folders
 from squeeze_export.images.folders import ImageSet, open_calibration_folders, open_images
-from squeeze_export.images.stream import KEPT_BYTES, ImageStream
+from squeeze_export.images.manifest import UNKNOWN
+from squeeze_export.images.stream import KEPT_BYTES, ImageStream, usable_cores
+from squeeze_export.measure.statistics import wilson
 from squeeze_export.pipeline.network import Network
 
 CLASS_MATCHES = "class_matches"
@@ -105,6 +110,46 @@ def evaluation_images(
         **({CLASS_MATCHES: _class_rows(images, network.graph.labels or network.classes.names)} if images.matches else {}),
     }
     return Evaluation(stream, found | ({"note": note} if note else {}), independent=path is not None)
+
+
+def check_top1(
+    network: Network, eval_path: Path | None, percent: float, *, skip_broken: bool = False, progress: Progress = silent
+) -> None:
+    """Refuses a reference that is right on another share of labelled images than the user knows his network to be.
+
+    Args:
+        network: whose float graph is the reference.
+        eval_path: labelled images; None takes the demo network's own, for the demo network.
+        percent: the top-1 that the user knows, 0 to 100.
+        skip_broken: leaves unreadable images out.
+        progress: told of the images.
+
+    Raises:
+        BadInput: no labelled images, or a top-1 outside the 95% interval (Wilson) of the reference's own.
+    """
+    if not 0 <= percent <= 100:
+        raise BadInput(f"--expect-top1 `{percent:g}` is no percentage", hint="--expect-top1 58.2")
+    evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
+    reference, count, right, done = FloatRunner(network.graph), 0, 0, 0
+    if evaluation is not None:
+        with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:
+            for batch in evaluation.stream:
+                known = batch.labels != UNKNOWN
+                if known.any():
+                    logits = run_each(pool, reference, batch.pixels[known])
+                    right += int((logits.argmax(1) == batch.labels[known]).sum())
+                count += int(known.sum())
+                done += len(known)
+                progress("checking the reference", done, evaluation.image_count)
+    if not count:
+        raise BadInput("--expect-top1 needs labelled images to compare on", hint="--eval with a folder for each class, or a CSV")
+    found = wilson(right, count)
+    if not found.low <= percent / 100 <= found.high:
+        raise BadInput(
+            f"the fp32 reference is right on {found.value:.1%} of {count:,} labelled images ({found.low:.1%} to {found.high:.1%}),"
+            f" not on `{percent:g}%`",
+            hint="what a state dict does not tell may be otherwise; --expect FILE.npz looks for it",
+        )
 
 
 def _class_rows(images: ImageSet, labels: Sequence[str]) -> list[dict[str, Any]]:

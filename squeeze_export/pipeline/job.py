@@ -16,7 +16,7 @@ from squeeze_export.images.calibration import CalibrationSource, only_folder
 from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import StructureChoice
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings
-from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
+from squeeze_export.pipeline.evaluation import Evaluation, check_top1, evaluation_images
 from squeeze_export.pipeline.exporting import Exported, Order, export_all
 from squeeze_export.pipeline.measuring import Comparing, Measured, measured, row_of
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
@@ -48,6 +48,9 @@ class Job:
         classes: the same, of the names that folders of images go by, where these differ.
         preprocess: what the user changes of the checkpoint's.
         structure: what the user tells of what a state dict does not tell.
+        like: a float ONNX file of the same network, which tells it.
+        expect: as in `open_network`: the user's own logits, which the reference must give.
+        expect_top1: the reference's top-1 on the labelled evaluation images as the user knows it, percent.
         recipe: how to quantize.
         training: for the recipe `qat`: on which images, and how.
         seed: for the sampled positions and the training.
@@ -70,6 +73,9 @@ class Job:
     classes: Path | None = None
     preprocess: PreprocessChoice = field(default_factory=PreprocessChoice)
     structure: StructureChoice = field(default_factory=StructureChoice)
+    like: Path | None = None
+    expect: Path | None = None
+    expect_top1: float | None = None
     recipe: str = "fast"
     training: Training | None = None
     seed: int = 0
@@ -129,6 +135,8 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
         labels=job.labels,
         classes=job.classes,
         structure=job.structure,
+        like=job.like,
+        expect=job.expect,
         progress=progress,
     )
     opened(network)
@@ -136,6 +144,8 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
         check_keepable(network.graph, job.keep_float)
     if job.training is not None and job.eval is not None and job.validate:
         check_apart(network, job.training.images, job.eval)
+    if job.expect_top1 is not None:
+        check_top1(network, job.eval, job.expect_top1, skip_broken=job.skip_broken, progress=progress)
     make_folder(job.out)
     warnings: list[str] = []
     integers: Calibration | Vendor | None = None

@@ -21,6 +21,8 @@ from squeeze_export.nets.architecture import Architecture, StructureChoice
 from squeeze_export.nets.assumptions import pixel_assumptions
 from squeeze_export.nets.checkpoints import Checkpoint, read_checkpoint
 from squeeze_export.nets.download import NAMED_WEIGHTS, fetch_weights
+from squeeze_export.pipeline.expectation import Build, Reading, check_expected
+from squeeze_export.pipeline.like import combined, read_likeness, with_likeness
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class PreprocessChoice:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     resize_mode: ResizeMode | None = None
+
+    @property
+    def size_px(self) -> tuple[int, int] | None:
+        """Height and width of the input that the user wants."""
+        return (self.crop_px, self.crop_px) if isinstance(self.crop_px, int) else self.crop_px
 
     def applied_to(self, preprocess: Preprocess) -> Preprocess:
         """The checkpoint's preprocessing with the user's choices.
@@ -134,6 +141,8 @@ def open_network(
     labels: Path | None = None,
     classes: Path | None = None,
     structure: StructureChoice | None = None,
+    like: Path | None = None,
+    expect: Path | None = None,
     progress: Progress = silent,
 ) -> Network:
     """Opens a checkpoint file, named weights, or the embedded demo network.
@@ -144,6 +153,8 @@ def open_network(
         labels: class names, in any form that `label_files` reads; they replace those stored in the checkpoint.
         classes: names that folders of images go by, where these differ; likewise.
         structure: what the user tells of what a state dict does not tell.
+        like: a float ONNX file of the same network, which tells it.
+        expect: an `.npz` file with an image and the user's own logits of it, which the reference must give.
         progress: told of a download.
 
     Raises:
@@ -151,11 +162,16 @@ def open_network(
         Unavailable: offline, or a reader's package is missing.
     """
     is_demo = weights is None
-    checkpoint = read_checkpoint(_path(weights, progress), structure=structure)
+    choice, told = preprocess or PreprocessChoice(), structure or StructureChoice()
+    likeness = read_likeness(like, choice.size_px) if like is not None else None
+    if likeness is not None:
+        told = combined(likeness, told)
+    checkpoint = read_checkpoint(_path(weights, progress), structure=told)
+    if likeness is not None:
+        checkpoint = with_likeness(checkpoint, likeness)
     names = Labels(checkpoint.labels) if labels is None else read_labels(labels)
     folders = names if classes is None else read_labels(classes)
-    choice = preprocess or PreprocessChoice()
-    checkpoint, graph = _built(checkpoint, choice)
+    checkpoint, graph, build = _built(checkpoint, choice)
     for given in (names, folders):
         if given.names:
             check_label_count(given, int(graph.output.shape[1]))
@@ -163,26 +179,36 @@ def open_network(
     name, source = graph.name, checkpoint.path.name
     if is_demo:
         name, source = demo.NAME, "embedded demo network"
-    told, assumptions = structure or StructureChoice(), _assumptions(checkpoint, graph.preprocess, choice)
+    if expect is not None:
+        check_expected(Reading(checkpoint.architecture, graph.preprocess), build, expect, progress=progress)
+    assumptions = _assumptions(checkpoint, graph.preprocess, choice)
     return Network(name, source, checkpoint.architecture, graph, is_demo, checkpoint.notes, folders, assumptions, told)
 
 
-def _built(checkpoint: Checkpoint, choice: PreprocessChoice) -> tuple[Checkpoint, Graph]:
-    """The float graph, and what is known of the checkpoint then: an ONNX file's graph tells more than its weights."""
+def _built(checkpoint: Checkpoint, choice: PreprocessChoice) -> tuple[Checkpoint, Graph, Build]:
+    """What is known of the checkpoint (an ONNX file's graph tells more than its weights), its float graph, and what makes more."""
     if checkpoint.architecture is not None:
-        preprocess = choice.applied_to(checkpoint.preprocess)
-        return checkpoint, build_graph(checkpoint.architecture, checkpoint.tensors, preprocess, checkpoint_sha256=checkpoint.sha256)
+
+        def from_tensors(found: Reading) -> Graph:
+            assert found.architecture is not None
+            return build_graph(found.architecture, checkpoint.tensors, found.preprocess, checkpoint_sha256=checkpoint.sha256)
+
+        found = Reading(checkpoint.architecture, choice.applied_to(checkpoint.preprocess))
+        return checkpoint, from_tensors(found), from_tensors
     if checkpoint.onnx is None:
         raise ValueError("a checkpoint with neither an architecture nor a graph")
-    size = (choice.crop_px, choice.crop_px) if isinstance(choice.crop_px, int) else choice.crop_px
-    read = read_graph(checkpoint.onnx, str(checkpoint.path), size)
+    read = read_graph(checkpoint.onnx, str(checkpoint.path), choice.size_px)
     if read.normalizes and (choice.mean is not None or choice.std is not None):
         message = f"`{checkpoint.path}` normalizes its pixels itself, which --mean and --std would do once more"
         raise BadInput(message, hint="leave out --mean and --std")
     preprocess, untold = preprocess_of(read)
     told = replace(checkpoint, preprocess=preprocess, untold=untold, notes=(*checkpoint.notes, *read.notes))
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", checkpoint.path.stem).strip("._-")[:64] or "network"
-    return told, graph_of(read, choice.applied_to(preprocess), name=name, checkpoint_sha256=checkpoint.sha256)
+
+    def from_nodes(found: Reading) -> Graph:
+        return graph_of(read, found.preprocess, name=name, checkpoint_sha256=checkpoint.sha256)
+
+    return told, from_nodes(Reading(None, choice.applied_to(preprocess))), from_nodes
 
 
 def _assumptions(checkpoint: Checkpoint, preprocess: Preprocess, choice: PreprocessChoice) -> tuple[Assumption, ...]:

@@ -3,8 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch_networks as own
+from PIL import Image
+
+from squeeze_export import demo
+from squeeze_export.core import Preprocess
 
 OUT = Path("squeeze-export-out")
 FILES_ONLY = ("--no-validate", "--no-bench")
@@ -113,3 +118,62 @@ def test_analyze_tells_an_export_with_the_same_options(bare, squeeze, tiny):
     assert result.code == 0
     line = next(line for line in result.err.splitlines() if line.startswith("export it: "))
     assert " --no-final-relu --" in line
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """24 images in folders by the class that a network with conv1 padding 1 gives them, and that network."""
+    folder = tmp_path_factory.mktemp("labelled")
+    net, pixels = own.SqueezeNet(padding=1, final_relu=False), own.pixels_of(24, 38)
+    path = own.saved(net, folder / "net.pth")
+    classes = own.torch_logits(net, pixels, Preprocess(38, 38, "bilinear", "rgb", (0.0,) * 3, (255.0,) * 3)).argmax(1)
+    for index, (image, found) in enumerate(zip(pixels, classes, strict=True)):
+        (folder / "val" / f"c{found}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / "val" / f"c{found}" / f"{index}.png")
+    (folder / "labels.txt").write_text("".join(f"c{index}\n" for index in range(10)))
+    made = ("--weights", path, *SMALL, "--resize", 38, "--eval", folder / "val", "--labels", folder / "labels.txt")
+    return made, ("--conv1-pad", 1, "--no-final-relu")
+
+
+COMPARING = {"onnx": ("--no-bench",), "analyze": ("--images", 1)}
+
+
+@pytest.mark.parametrize("command", list(COMPARING))
+def test_a_reference_with_another_top1_than_expected_is_refused(command, labelled, squeeze, tiny):
+    made, fitting = labelled
+    asked = (command, *COMPARING[command], *made, *fitting, "--calib", tiny / "calib")
+    assert squeeze(*asked, "--expect-top1", 100).code == 0
+    result = squeeze(*asked, "--expect-top1", 80)
+    assert result.code == 2
+    message, hint = result.refusal()
+    assert message.startswith("the fp32 reference is right on 100.0% of 24 labelled images (86.2% to 100.0%), not on `80%`")
+    assert message.endswith("not on `80%`")
+    assert "--expect FILE.npz" in hint
+    assert result.out == ""
+
+
+def test_a_top1_needs_labels(bare, squeeze, tiny):
+    result = squeeze("onnx", "--weights", bare, *SMALL, "--eval", tiny / "eval", "--expect-top1", 50, "--no-bench")
+    assert (result.code, result.refusal()[0]) == (2, "--expect-top1 needs labelled images to compare on")
+    result = squeeze("onnx", "--weights", bare, *SMALL, "--expect-top1", 50, *FILES_ONLY)
+    assert (result.code, result.refusal()[0]) == (2, "--expect-top1 needs labelled images to compare on")
+    result = squeeze("onnx", "--weights", bare, *SMALL, "--expect-top1", 101, *FILES_ONLY)
+    assert (result.code, result.refusal()[0]) == (2, "--expect-top1 `101` is no percentage")
+
+
+def test_the_demo_network_has_its_own_images(squeeze):
+    assert squeeze("onnx", "--expect-top1", 100 * demo.measured()["evaluation_images_top1"], *FILES_ONLY).code == 0
+
+
+def test_an_expectation_and_a_graph_on_the_command_line(bare, squeeze, tmp_path):
+    net = own.SqueezeNet()
+    pixels = own.pixels_of(1, 38)
+    wanted = own.torch_logits(net, pixels, Preprocess(38, 38, "bilinear", "rgb", (0.0,) * 3, (255.0,) * 3))
+    np.savez(tmp_path / "e.npz", pixels=pixels, logits=wanted)
+    asked = ("--weights", bare, *SMALL, "--resize", 38, "--expect", tmp_path / "e.npz")
+    assert squeeze("onnx", *asked, *FILES_ONLY).code == 0
+    result = squeeze("inspect", *asked, "--conv1-pad", 1)
+    assert (result.code, result.refusal()[1]) == (2, "it would fit with --conv1-pad 0")
+    result = squeeze("inspect", "--weights", bare, "--like", own.exported(net, tmp_path / "net.onnx", 38))
+    scale = "mean 123.675,116.28,103.53, std 58.395,57.12,57.375"
+    assert told(result) == [f"assuming torchvision's preprocessing: pixels RGB, {scale}, short side 43, bilinear"]

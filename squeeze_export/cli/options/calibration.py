@@ -60,6 +60,13 @@ EVALUATION = option(
     metavar="DIR|CSV|TXT",
     help="Images to compare on: one folder per class, a CSV manifest, a val.txt, or a folder without labels.",
 )
+EXPECT_TOP1 = option(
+    "--expect-top1",
+    group="Untold by a state dict",
+    type=float,
+    metavar="PCT",
+    help="Your network's top-1 on the labelled images of --eval, in percent, which the reference must have.",
+)
 CALIBRATION = (
     option(
         "--calib",

@@ -12,6 +12,7 @@ from squeeze_export.cli.console import note
 from squeeze_export.cli.options import FILE, Choice, Numbers, call_with, option
 from squeeze_export.core import Progress, silent
 from squeeze_export.pipeline import StructureChoice
+from squeeze_export.pipeline.evaluation import check_top1
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.report.wording import assumption_line
 
@@ -36,6 +37,10 @@ class Crop(click.ParamType[int | tuple[int, int]]):
             self.fail(f"`{value}` is neither a side in pixels nor height and width, such as `96x128`", param, ctx)
 
 
+LIKE = (
+    _untold("--like", type=FILE, help="A float ONNX file of the same network: all that follows is taken from its graph."),
+    _untold("--expect", type=FILE, help="An .npz file with an image and your own network's logits, which the reference must give."),
+)
 STRUCTURE = (
     _untold("--conv1-stride", type=click.IntRange(1), metavar="N", help="Stride of the first convolution."),
     _untold("--conv1-pad", type=click.IntRange(0), metavar="N", help="Zero padding of the first convolution, in pixels."),
@@ -65,6 +70,7 @@ NETWORK = (
         help="Class names, such as one per line in the order of the network's outputs; synset_words.txt and JSON are read too.",
     ),
     _input("--classes", type=FILE, help="Names that the class folders of images go by, where they differ from --labels."),
+    *LIKE,
     *STRUCTURE,
     _input("--mean", type=_PER_CHANNEL, help="Mean of each channel, for pixels from 0 to 255, in the network's channel order."),
     _input("--std", type=_PER_CHANNEL, help="Standard deviation of each channel, likewise."),
@@ -98,6 +104,8 @@ def chosen_network(values: dict[str, Any], progress: Progress = silent) -> Netwo
     given = {"preprocess": call_with(PreprocessChoice, values), "structure": structure_choice(values), "progress": progress}
     network = call_with(open_network, {**values, **given})
     tell_reading(network)
+    if values.get("expect_top1") is not None:
+        check_top1(network, values["evaluation"], values["expect_top1"], skip_broken=values["skip_broken"], progress=progress)
     return network
 
 
