@@ -117,6 +117,9 @@ class Preprocess:
         return values
 
 
+CHANNEL_COUNTS = (1, 3)
+"""Channels that an image may have: grey, or RGB."""
+
 TORCHVISION = Preprocess(256, 224, "bilinear", "rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 CAFFE = Preprocess(256, 227, "bilinear", "bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
 

@@ -13,10 +13,9 @@ from squeeze_export.analyze.results import RangeUse
 from squeeze_export.analyze.sensitivity import Subject
 from squeeze_export.core import ByteArray, FloatArray
 from squeeze_export.graph.integer import IntegerRunner
-from squeeze_export.graph.nodes import Conv
+from squeeze_export.graph.nodes import Conv, signed_tensors
 from squeeze_export.graph.quantized import Quantization
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.quant.observations import signed_tensors
 
 MOST_CLIPPED = 10
 _BELOW, _ABOVE = 1024, 2304
@@ -96,7 +95,7 @@ class Counter:
         self._full = subject.full
         self._float = FloatRunner(subject.graph)
         self._integer = IntegerRunner(subject.quantized)
-        signed = signed_tensors(subject.graph)
+        signed = signed_tensors(subject.graph.nodes)
         quantized = subject.quantized
         # The integer run does not show the integers of the logits, which some schemes have.
         self._names = [name for name in subject.full.outputs if name != quantized.output.name]
@@ -135,7 +134,7 @@ class Counter:
 
 def range_uses(subject: Subject, counted: Mapping[str, TensorCount]) -> tuple[RangeUse, ...]:
     """The use of each range, from the counts of all images, in the network's order."""
-    signed = signed_tensors(subject.graph)
+    signed = signed_tensors(subject.graph.nodes)
     return tuple(_use(subject, name, counted[name], name in signed) for name in subject.layers if name in counted)
 
 

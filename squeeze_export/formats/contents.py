@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
-from squeeze_export.core import TensorSpec
+from squeeze_export.core import CHANNEL_COUNTS, TensorSpec
 from squeeze_export.errors import BadInput
 
 Attribute: TypeAlias = int | float | str | tuple[int, ...]
@@ -79,7 +79,7 @@ class FileTensor:
         shape = tuple("N" if side == FREE else side for side in self.shape)
         layout = "NC" if len(shape) == 2 else ""
         if len(shape) == 4:
-            layout = "NHWC" if shape[3] == 3 else "NCHW" if shape[1] == 3 else ""
+            layout = "NHWC" if shape[3] in CHANNEL_COUNTS else "NCHW" if shape[1] in CHANNEL_COUNTS else ""
         scale, zero_point = (1.0, 0) if self.dtype == "uint8" else (None, None)
         if self.scales:
             scale, zero_point = self.scales[0], self.zero_points[0]
@@ -165,8 +165,8 @@ class Contents:
             path: the file, for messages.
 
         Raises:
-            BadInput: the file has other inputs and outputs than one tensor of RGB images and one row of numbers for each, or
-                their dtype is neither float32 nor uint8 nor a quantized one.
+            BadInput: the file has other inputs and outputs than one tensor of images (RGB or grey) and one row of numbers for
+                each, or their dtype is neither float32 nor uint8 nor a quantized one.
         """
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             counts = f"`{len(self.inputs)}` inputs and `{len(self.outputs)}` outputs"

@@ -65,8 +65,8 @@ class Kernels:
         return found + [f"its integers `{tensor.name}` have no scale" for tensor in _unscaled(operator)]
 
     def takes_parameter(self, place: int, index: int) -> bool:
-        """See `audit.Arithmetic`. Always false: a tensor's scales are attributes, not operands."""
-        return False
+        """See `audit.Arithmetic`: what PADV2 pads with. A tensor's scales are attributes, not operands."""
+        return self.contents.operators[place].kind == "PADV2" and index == 2
 
 
 def _unscaled(operator: FileOperator) -> Iterator[FileTensor]:
@@ -91,7 +91,7 @@ POLICY = Policy(
     arithmetic=Kernels,
     products=_WEIGHTED,
     convolution="CONV_2D",
-    passing=frozenset({"RELU", "MAX_POOL_2D", "CONCATENATION", "ADD", "PAD"}),
+    passing=frozenset({"RELU", "MAX_POOL_2D", "CONCATENATION", "ADD", "PAD", "PADV2"}),
     borders=frozenset({"QUANTIZE", "DEQUANTIZE"}),
     preparing=frozenset({"QUANTIZE"}),
     converting=frozenset({"DEQUANTIZE"}),

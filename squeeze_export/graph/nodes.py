@@ -179,6 +179,16 @@ def consumers_of(nodes: Sequence[N]) -> dict[str, tuple[N, ...]]:
     return found
 
 
+def signed_tensors(nodes: Iterable[QuantizedNode]) -> set[str]:
+    """Tensors that can be negative: what a convolution without ReLU makes, and what follows from it up to the next ReLU."""
+    signed: set[str] = set()
+    for node in nodes:
+        clamped = isinstance(node, Conv | QuantizedConv | Add) and node.relu
+        if not clamped and (isinstance(node, Conv | QuantizedConv) or signed & set(node.inputs)):
+            signed.add(node.name)
+    return signed
+
+
 def groups_of(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Name -> the name that stands for its group; a pair joins the groups of its two names, and the second's name stays."""
     groups = {name: name for name in names}

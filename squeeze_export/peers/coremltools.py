@@ -59,7 +59,9 @@ def work(source: Source, recipe: str, folder: Path) -> Content:
         observed.eval()
         traced = torch.jit.trace(quantizer.finalize(), example)
     height, width, channels = (int(side) for side in graph.input.shape[1:])
-    image = ct.ImageType("image", (1, channels, height, width), bias=(-mean).tolist(), color_layout=ct.colorlayout.RGB)
+    grey = channels == 1
+    bias, layout = (-float(mean[0]), ct.colorlayout.GRAYSCALE) if grey else ((-mean).tolist(), ct.colorlayout.RGB)
+    image = ct.ImageType("image", (1, channels, height, width), bias=bias, color_layout=layout)
     package = ct.convert(
         traced,
         convert_to="mlprogram",

@@ -11,6 +11,7 @@ reliable, so it is estimated from all images: mean + 6 standard deviations of th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -33,24 +34,43 @@ ROUNDS = 10
 def channel_groups(graph: Graph) -> tuple[tuple[str, ...], ...]:
     """The tensors that share one vector of channel factors, group by group.
 
-    Every tensor that may be equalized has its place, which the input, conv10's output and the logits may not. A Concat stands for
-    its inputs: they share its factors (`with_concat_inputs`).
+    Every tensor that may be equalized has its place. A Concat stands for its inputs: they share its factors
+    (`with_concat_inputs`).
     """
     pairs = [(name, node.name) for node in graph.nodes if isinstance(node, MaxPool | Add) for name in node.inputs]
-    left_out = {graph.input.name, graph.output.name, *graph.nodes[-1].inputs}
-    left_out |= {name for node in graph.nodes if isinstance(node, Concat) for name in node.inputs}
+    groups = groups_of(graph.sizes, pairs)
+    fixed = _fixed_groups(graph, groups)
+    parts = {name for node in graph.nodes if isinstance(node, Concat) for name in node.inputs}
     found: dict[str, list[str]] = {}
-    for name, group in groups_of(graph.sizes, pairs).items():
-        if name not in left_out:
+    for name, group in groups.items():
+        if group not in fixed and name not in parts:
             found.setdefault(group, []).append(name)
     return tuple(tuple(names) for names in found.values())
+
+
+def _fixed_groups(graph: Graph, groups: Mapping[str, str]) -> set[str]:
+    """The groups that keep their scale: those of the input, the output and what the average pool reads. With them those of a
+    Concat, and of its inputs, one of which is tied to more than that Concat: pooled, added or concatenated elsewhere too.
+    """
+    members = Counter(groups.values())
+    concats = [node for node in graph.nodes if isinstance(node, Concat)]
+    uses = Counter(name for node in concats for name in node.inputs)
+    made = {conv.name for conv in graph.convs}
+    fixed = {groups[name] for name in (graph.input.name, graph.output.name, *graph.nodes[-1].inputs)}
+    for _ in range(len(concats) + 1):  # each round but the last fixes one more
+        for node in concats:
+            tied = any(name not in made or uses[name] > 1 or members[groups[name]] > 1 for name in node.inputs)
+            joined = {groups[name] for name in (node.name, *node.inputs)}
+            if tied or joined & fixed:
+                fixed |= joined
+    return fixed
 
 
 def with_concat_inputs(graph: Graph, factors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Tensor name -> its factors (C,), those of every Concat handed on to its inputs."""
     found = dict(factors)
     for node in graph.nodes:
-        if isinstance(node, Concat):
+        if isinstance(node, Concat) and node.name in found:
             ends = np.cumsum([graph.sizes[name][2] for name in node.inputs])
             found |= zip(node.inputs, np.split(found[node.name], ends[:-1]), strict=True)
     return found

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from squeeze_export.core import ByteArray, FloatArray, Progress, silent
-from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Pair
+from squeeze_export.graph.nodes import Concat, Conv, Graph, MaxPool, Pair, signed_tensors
 from squeeze_export.graph.run import Tap, one_blas_thread, pad
 
+POINT = (1, 1)
 PATCH_COUNT = 2_048
 """Patches kept of each tensor over all images. benchmarks/recipe_ablation.py runs four times as many."""
 
@@ -29,26 +32,39 @@ class Observation:
         lows: (N, C) the smallest value of each channel in each image, over every position; 0 where nothing can be negative. An
             image that counts twice has two equal rows.
         highs: (N, C) the largest value, likewise.
-        patches: (S, k, k, C) what its widest reader sees at S positions spread over all images, zero padding included.
+        patches: (S, rows, columns, C) what its widest reader sees at S positions spread over all images, zero padding included.
+        others: kernel -> (S, rows, columns, C) likewise for readers of other kernels. 1 x 1 is missing where the centre of
+            `patches` is never padding.
     """
 
     lows: FloatArray
     highs: FloatArray
     patches: FloatArray
+    others: Mapping[Pair, FloatArray] = field(default_factory=dict)
 
     @property
     def samples(self) -> FloatArray:
-        """(S, C) the centres of the patches."""
+        """(S, C) the values at S positions."""
+        if POINT in self.others:
+            return self.others[POINT][:, 0, 0]
         rows, columns = self.patches.shape[1:3]
         return self.patches[:, rows // 2, columns // 2]
 
     def patches_for(self, kernel: Pair) -> FloatArray:
-        """(S, k, k, C) as a reader of this kernel size sees them."""
-        return self.patches if kernel == self.patches.shape[1:3] else self.samples[:, None, None]
+        """(S, rows, columns, C) as a reader with this kernel sees them."""
+        if kernel == self.patches.shape[1:3]:
+            return self.patches
+        return self.samples[:, None, None] if kernel == POINT else self.others[kernel]
 
     def divided(self, factors: FloatArray) -> Observation:
         """The observation of the tensor divided by `factors` (C,), channel by channel."""
-        return Observation(self.lows / factors, self.highs / factors, self.patches / factors)
+        others = {kernel: patches / factors for kernel, patches in self.others.items()}
+        return Observation(self.lows / factors, self.highs / factors, self.patches / factors, others)
+
+    def part(self, rows: NDArray[np.intp], places: NDArray[np.intp]) -> Observation:
+        """These rows of `lows` and `highs`, and these patches."""
+        others = {kernel: patches[places] for kernel, patches in self.others.items()}
+        return Observation(self.lows[rows], self.highs[rows], self.patches[places], others)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +107,7 @@ class Statistics:
         starts = np.cumsum([0, *self.quotas])
         rows = np.repeat(np.asarray(images), counts)
         places = np.concatenate([np.arange(starts[i], starts[i] + q) for i, q in zip(images, wanted, strict=True)])
-        return {name: Observation(o.lows[rows], o.highs[rows], o.patches[places]) for name, o in self.tensors.items()}
+        return {name: observation.part(rows, places) for name, observation in self.tensors.items()}
 
 
 def observed_tensors(graph: Graph) -> tuple[str, ...]:
@@ -135,14 +151,14 @@ def observe(
         for index, quota in zip(part, _quotas([shares[i] for i in part]), strict=True):
             most[index] = max(most[index], quota)
     starts = np.cumsum([0, *most])
-    signed = signed_tensors(graph)
-    readers = {name: _widest_reader(graph, name) for name in observed_tensors(graph)}
-    shown: dict[str, Conv | None] = {**readers, graph.output.name: None}
-    seen = {name: _blank(graph.sizes[name][2], reader, count, int(starts[-1])) for name, reader in shown.items()}
+    signed = signed_tensors(graph.nodes)
+    readers = {name: _readers(graph, name) for name in observed_tensors(graph)}
+    shown: dict[str, dict[Pair, Conv | None]] = {**readers, graph.output.name: {POINT: None}}
+    seen = {name: _blank(graph.sizes[name][2], tuple(kernels), count, int(starts[-1])) for name, kernels in shown.items()}
 
     def one(index: int) -> None:
         # Patches beyond those for all images have a generator of their own, so that the others lie where they always do.
-        rng, more = np.random.default_rng([seed, index]), np.random.default_rng([seed, index, 1])
+        rng, more, apart = (np.random.default_rng([seed, index, *extra]) for extra in ((), (1,), (2,)))
 
         def tap(name: str, values: FloatArray) -> None:
             if name not in readers:
@@ -152,9 +168,12 @@ def observe(
             if name in signed:
                 observation.lows[index] = flat.min(axis=0)
             start, middle, end = starts[index], starts[index] + first[index], starts[index + 1]
-            observation.patches[start:middle] = draw_patches(values[0], readers[name], rng, first[index])
+            widest, *others = readers[name].items()
+            observation.patches[start:middle] = draw_patches(values[0], widest[1], rng, first[index])
             if middle < end:
-                observation.patches[middle:end] = draw_patches(values[0], readers[name], more, int(end - middle))
+                observation.patches[middle:end] = draw_patches(values[0], widest[1], more, int(end - middle))
+            for kernel, reader in others:
+                observation.others[kernel][start:end] = draw_patches(values[0], reader, apart, int(end - start))
 
         tap(graph.input.name, pixels[index : index + 1].astype(np.float32))
         logits = run(pixels[index : index + 1], tap)[0]
@@ -174,33 +193,31 @@ def _quotas(weights: Sequence[int]) -> tuple[int, ...]:
     return tuple(each * weight for weight in weights)
 
 
-def signed_tensors(graph: Graph) -> set[str]:
-    """Tensors that can be negative: a convolution without ReLU, and what follows from it up to the next ReLU."""
-    signed: set[str] = set()
-    for node in graph.nodes:
-        clamped = isinstance(node, Conv | Add) and node.relu
-        if not clamped and (isinstance(node, Conv) or signed & set(node.inputs)):
-            signed.add(node.name)
-    return signed
-
-
-def _blank(channels: int, reader: Conv | None, count: int, patch_count: int) -> Observation:
+def _blank(channels: int, kernels: tuple[Pair, ...], count: int, patch_count: int) -> Observation:
     """Room for what `count` images will show. `lows` stays 0 where nothing can be negative."""
-    kernel = (1, 1) if reader is None else reader.kernel
-    return Observation(
-        np.zeros((count, channels), np.float32),
-        np.zeros((count, channels), np.float32),
-        np.empty((patch_count, *kernel, channels), np.float32),
-    )
+    patches = {kernel: np.empty((patch_count, *kernel, channels), np.float32) for kernel in kernels}
+    widest = patches.pop(kernels[0])
+    return Observation(np.zeros((count, channels), np.float32), np.zeros((count, channels), np.float32), widest, patches)
 
 
-def _widest_reader(graph: Graph, name: str) -> Conv | None:
-    convs = [node for node in graph.consumers[name] if isinstance(node, Conv)]
-    return max(convs, key=lambda conv: conv.kernel, default=None)
+def _readers(graph: Graph, name: str) -> dict[Pair, Conv | None]:
+    """Kernel -> a convolution that reads the tensor with it, the widest first; without any, one point and None."""
+    convs = sorted((node for node in graph.consumers[name] if isinstance(node, Conv)), key=lambda conv: -math.prod(conv.kernel))
+    if not convs:
+        return {POINT: None}
+    found: dict[Pair, Conv | None] = {}
+    for conv in convs:
+        found.setdefault(conv.kernel, conv)
+    (rows, columns), (top, left, bottom, right) = convs[0].kernel, convs[0].pads
+    if len(found) > 1:
+        found.pop(POINT, None)
+    if top > rows // 2 or left > columns // 2 or bottom > (rows - 1) // 2 or right > (columns - 1) // 2:
+        found.setdefault(POINT, None)  # the widest reader's centre may lie in the padding
+    return found
 
 
 def draw_patches(values: FloatArray, reader: Conv | None, rng: np.random.Generator, quota: int) -> FloatArray:
-    """(quota, k, k, C) what the reader sees of (H, W, C) at random positions; the centre where nothing convolves it (None)."""
+    """(quota, rows, columns, C) what the reader sees of (H, W, C) at random positions; None sees single values."""
     if reader is None or reader.kernel == reader.strides == (1, 1):
         # A pointwise reader's own padding (conv10 of the authors' files) would show it nothing but zeros.
         return values.reshape(-1, 1, 1, values.shape[2])[rng.integers(0, values.shape[0] * values.shape[1], quota)]
@@ -208,4 +225,4 @@ def draw_patches(values: FloatArray, reader: Conv | None, rng: np.random.Generat
     windows = np.lib.stride_tricks.sliding_window_view(padded, reader.kernel, axis=(0, 1))
     windows = windows[:: reader.strides[0], :: reader.strides[1]]
     rows, columns = rng.integers(0, windows.shape[0], quota), rng.integers(0, windows.shape[1], quota)
-    return windows[rows, columns].transpose(0, 2, 3, 1)  # (quota, C, k, k) -> (quota, k, k, C)
+    return windows[rows, columns].transpose(0, 2, 3, 1)  # (quota, C, rows, columns) -> (quota, rows, columns, C)

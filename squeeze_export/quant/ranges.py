@@ -16,9 +16,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, Graph, MaxPool, groups_of
+from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, Graph, MaxPool, groups_of, signed_tensors
 from squeeze_export.graph.quantized import INT8, Quantization, Scheme
-from squeeze_export.quant.observations import Observation, signed_tensors
+from squeeze_export.quant.observations import Observation
 
 Float = TypeVar("Float", np.float32, np.float64)
 
@@ -38,7 +38,7 @@ def scale_groups(graph: Graph) -> dict[str, str]:
 
     A MaxPool keeps its input's scale, a Concat has one scale for all its inputs, and an Add of two ReLU outputs has one for both.
     """
-    signed = signed_tensors(graph)
+    signed = signed_tensors(graph.nodes)
     pairs: list[tuple[str, str]] = []
     for node in graph.nodes:
         if isinstance(node, MaxPool | Concat):

@@ -25,7 +25,8 @@ from squeeze_export.quant.rounding import Inputs, compensated, corrected_bias, w
 FAST, BEST = "fast", "best"
 WEIGHT_LIMIT = 127
 FIRST_WEIGHT_LIMIT = 64
-"""conv1 alone sees pixels up to 255 in every position: with 7 bits its u8 x s8 pair sums fit int16 on CPUs without VNNI."""
+"""conv1 alone sees integers up to 255 in every position: with 7 bits its u8 x s8 pair sums fit int16 on CPUs without VNNI. So do
+those behind a `normalize`."""
 
 
 Quantizer: TypeAlias = Callable[[Material], QuantizedGraph]
@@ -87,7 +88,8 @@ def quantize_observed(material: Material, *, recipe: str = FAST, provenance: Map
 def weight_limits(graph: Graph | QuantizedGraph, scheme: Scheme = INT8) -> dict[str, int]:
     """Convolution -> the largest magnitude of its integer weights."""
     first = FIRST_WEIGHT_LIMIT if scheme.activation_bits == 8 else WEIGHT_LIMIT
-    return {conv.name: first if conv.input == graph.input.name else WEIGHT_LIMIT for conv in graph.convs}
+    pixels = {graph.input.name} | {conv.name for conv in graph.convs if conv.input == graph.input.name and not conv.relu}
+    return {conv.name: first if conv.input in pixels else WEIGHT_LIMIT for conv in graph.convs}
 
 
 def fast(material: Material) -> QuantizedGraph:

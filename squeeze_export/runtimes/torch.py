@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, FloatArray, PlacedOperator, place, require
+from squeeze_export.core import CHANNEL_COUNTS, Artifact, ByteArray, FloatArray, PlacedOperator, place, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import read_bounded
 from squeeze_export.formats.contents import FREE
@@ -70,7 +70,7 @@ class _Network:
         input: name of the input.
         output: name of the logits.
         batch: images of an inference; None if it is free.
-        sides: (H, W, 3).
+        sides: (H, W, C).
         dtype: of the input, as torch calls it.
     """
 
@@ -173,7 +173,7 @@ def _read_network(path: Path, device: str) -> _Network:
     steps = tuple(_step(file, node, constants, path) for node in file.graph.node)
     (source, *others), (result, *_) = file.contents.inputs, file.contents.outputs
     batch, *sides = source.shape or (FREE,)
-    if others or len(sides) != 3 or FREE in sides or sides[2] != 3 or source.dtype not in ("uint8", "float32"):
+    if others or len(sides) != 3 or FREE in sides or sides[2] not in CHANNEL_COUNTS or source.dtype not in ("uint8", "float32"):
         raise Refused(f"`{path}` does not take one NHWC tensor of uint8 or float32", hint="open files that this tool wrote")
     return _Network(steps, source.name, result.name, None if batch == FREE else batch, tuple(sides), source.dtype)
 

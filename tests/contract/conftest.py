@@ -16,12 +16,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from squeeze_export.core import TORCHVISION, Artifact, Audit, EmitOptions, Session
+from squeeze_export.core import TORCHVISION, Artifact, Audit, EmitOptions, Preprocess, Session, TensorSpec
 from squeeze_export.errors import Unavailable
 from squeeze_export.files import read_content, write_draft
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
-from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.nodes import (
+    Add,
+    Concat,
+    Conv,
+    GlobalAveragePool,
+    Graph,
+    MaxPool,
+    Node,
+    Pads,
+    Pair,
+    tensor_sizes,
+)
+from squeeze_export.graph.pixels import on_pixels
 from squeeze_export.graph.quantized import QuantizedGraph, scheme_named
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.measure.host import host_facts
@@ -42,7 +54,7 @@ class Net:
     """A network and what it answers.
 
     Attributes:
-        pixels: (16, 64, 64, 3) uint8.
+        pixels: (16, H, W, C) uint8.
         reference: logits of the float run.
         integers: logits of the integer run.
     """
@@ -159,20 +171,31 @@ the file's audit."""
 _ANSWERS: dict[tuple[Path, str], Any] = {}
 """Which file, by its path, and runtime -> the logits."""
 
-VARIANTS: dict[str, tuple[Bypass, int]] = {
+MEMBERS: dict[str, tuple[Bypass, int]] = {
     "plain": ("none", 0),
     "simple": ("simple", 0),
     "complex": ("complex", 0),
     "conv10_pad": ("none", 1),
 }
+"""Of the family: their bypass, and the padding of conv10."""
+
+OTHERS = {
+    "windows": replace(TORCHVISION, crop_px=SIZE_PX),
+    "grey": Preprocess(48, 40, "bilinear", "gray", (127.5,), (64.0,), width_px=48),
+    "normalize": replace(TORCHVISION, crop_px=SIZE_PX),
+}
+"""Networks that are no SqueezeNets: windows and paddings of every form, with an Add and its ReLU and a Concat of three; a grey
+image that is no square; a padded first convolution behind a `normalize`, with logits below 0."""
+
+VARIANTS = (*MEMBERS, *OTHERS)
 
 
 @cache
 def net(variant: str = "plain", scheme: str = "int8") -> Net:
-    """SqueezeNet 1.1 of 12 classes at 64 px, untrained; the variants are shorter. Some filters are dead.
+    """SqueezeNet 1.1 of 12 classes at 64 px, untrained, with some dead filters; the variants are shorter.
 
     Args:
-        variant: a key of `VARIANTS`.
+        variant: one of `VARIANTS`.
         scheme: an integer one: of the table.
     """
     graph, pixels, reference = floats(variant)
@@ -183,7 +206,9 @@ def net(variant: str = "plain", scheme: str = "int8") -> Net:
 @cache
 def floats(variant: str) -> tuple[Graph, Any, Any]:
     """A variant's graph, 32 images, and the logits of the first 16."""
-    bypass, pad = VARIANTS[variant]
+    if variant in OTHERS:
+        return other_floats(variant)
+    bypass, pad = MEMBERS[variant]
     arch = architecture("squeezenet1_1", class_count=CLASSES)
     if variant != "plain":
         fires = (Fire(8, 24, 24), Fire(8, 24, 24, "simple"), Fire(12, 40, 40, "complex"))
@@ -205,11 +230,66 @@ def floats(variant: str) -> tuple[Graph, Any, Any]:
     return graph, pixels, FloatRunner(graph)(pixels[:16])
 
 
-def drawn_images(draw: np.random.Generator, count: int) -> Any:
+def other_floats(variant: str) -> tuple[Graph, Any, Any]:
+    """`floats` of one of `OTHERS`."""
+    preprocess = OTHERS[variant]
+    height, width, channels = preprocess.input_size
+    draw = np.random.default_rng(12)
+    none, even = (0, 0, 0, 0), (1, 1, 1, 1)
+
+    def conv(
+        name: str, source: str, shape: tuple[int, int, int, int], strides: Pair = (1, 1), pads: Pads = none, relu: bool = True
+    ) -> Conv:
+        weight = draw.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
+        return Conv(name, source, weight, draw.normal(0, 0.1, shape[0]).astype(np.float32), strides, pads, relu)
+
+    head = "joined"
+    nodes: dict[str, tuple[Node, ...]] = {
+        "windows": (
+            conv("conv1", "input", (12, 3, 5, 3), (2, 3)),
+            MaxPool("pool1", "conv1", (3, 2), (2, 1), (0, 0, 1, 0)),
+            conv("across", "pool1", (8, 12, 1, 3), pads=(0, 1, 0, 1)),
+            conv("down", "pool1", (6, 12, 3, 1), pads=(2, 0, 0, 0)),
+            conv("even", "pool1", (10, 12, 2, 2), pads=(1, 0, 0, 1)),
+            Concat("three", ("across", "down", "even")),
+            conv("signed", "three", (16, 24, 1, 1), relu=False),
+            MaxPool("pool2", "signed", (3, 3), (2, 2), even),
+            conv("shortcut", "pool1", (16, 12, 3, 3), (2, 2), even, relu=False),
+            Add("joined", ("pool2", "shortcut"), relu=True),
+        ),
+        "grey": (
+            conv("conv1", "input", (16, 1, 3, 3), (2, 2)),
+            MaxPool("pool1", "conv1", (3, 3), (2, 2), (0, 0, 0, 0)),
+            conv("squeeze", "pool1", (12, 16, 1, 1)),
+            conv("expand1x1", "squeeze", (32, 12, 1, 1)),
+            conv("expand3x3", "squeeze", (32, 12, 3, 3), pads=even),
+            Concat("joined", ("expand1x1", "expand3x3")),
+        ),
+        "normalize": (
+            conv("conv1", "input", (16, 3, 7, 7), (2, 2), (3, 3, 3, 3)),
+            MaxPool("pool1", "conv1", (3, 3), (2, 2), even),
+            conv("joined", "pool1", (24, 16, 3, 3), pads=even),
+        ),
+    }
+    body = on_pixels(nodes[variant], preprocess)
+    labels = tuple(f"étiquette {index}" for index in range(CLASSES))
+    taken = TensorSpec("input", ("N", height, width, channels), "uint8", "NHWC", 1.0, 0)
+    given = TensorSpec("logits", ("N", CLASSES), "float32", "NC")
+    features = tensor_sizes(body, taken)[head][2]
+    last = conv("conv10", head, (CLASSES, features, 1, 1), relu=variant != "normalize")
+    graph = Graph(variant, (*body, last, GlobalAveragePool("logits", "conv10")), taken, given, preprocess, labels, CHECKPOINT)
+    pixels = drawn_images(draw, 32, preprocess.input_size)
+    weight, bias = telling_conv10(graph, pixels[:CLASSES]).values()
+    graph = replace(graph, nodes=(*body, replace(last, weight=weight, bias=bias), graph.nodes[-1]))
+    return graph, pixels, FloatRunner(graph)(pixels[:16])
+
+
+def drawn_images(draw: np.random.Generator, count: int, size: tuple[int, int, int] = (SIZE_PX, SIZE_PX, 3)) -> Any:
     """Each of its own colour, with large squares of its own contrast."""
-    colours, contrasts = draw.uniform(0, 256, (count, 1, 1, 3)), draw.uniform(5, 150, (count, 1, 1, 1))
-    coarse = np.clip(colours + contrasts * draw.normal(size=(count, 4, 4, 3)), 0, 255).astype(np.uint8)
-    return coarse.repeat(SIZE_PX // 4, 1).repeat(SIZE_PX // 4, 2)
+    height, width, channels = size
+    colours, contrasts = draw.uniform(0, 256, (count, 1, 1, channels)), draw.uniform(5, 150, (count, 1, 1, 1))
+    coarse = np.clip(colours + contrasts * draw.normal(size=(count, 4, 4, channels)), 0, 255).astype(np.uint8)
+    return coarse.repeat(height // 4, 1).repeat(width // 4, 2)
 
 
 def telling_conv10(graph: Graph, pixels: Any) -> dict[str, Any]:

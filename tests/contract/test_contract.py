@@ -32,6 +32,7 @@ from squeeze_export.measure.difference import first_layer_apart
 from squeeze_export.pipeline.export import export, read_artifact, sidecar_path
 from squeeze_export.registry import COMPILERS, RUNTIMES, TARGETS
 from squeeze_export.targets import target_named
+from tests.contract.conftest import VARIANTS
 
 # ---------------------------------------------------------------------------------------------------------------- the matrix
 
@@ -59,7 +60,7 @@ RUNS = [
     for runtime in target_named(target).RUNTIMES
     if (target, scheme, runtime) not in UNREADABLE and not (runtime in SLOW_TO_OPEN and scheme == "fp32")
 ]
-VARIANTS = ["simple", "complex", "conv10_pad"]
+FURTHER = [name for name in VARIANTS if name != "plain"]
 
 MIN_SQNR_DB = {"fp32": 100, "fp16": 55, "w8": 25, "palette6": 20}
 BF16_SQNR_DB = 30
@@ -384,7 +385,7 @@ def integers_are_the_oracles(subject: Any) -> None:
         assert_alike(subject.logits(), subject.net.integers)
 
 
-@pytest.mark.parametrize("variant", ["plain", *VARIANTS])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("case", [case for case in RUN_FILES if SCHEMES[case[1]].integer], ids="-".join)
 def test_the_default_runtime_gives_the_integers_of_the_table(
     case: tuple[str, ...], variant: str, make_subject: Any, sums_are_exact: bool
@@ -395,7 +396,7 @@ def test_the_default_runtime_gives_the_integers_of_the_table(
 
 
 @pytest.mark.parametrize("behaviour", [answers_are_the_references, an_integer_file_is_really_integer], ids=lambda b: b.__name__)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FURTHER)
 @pytest.mark.parametrize("case", [case for case in RUN_FILES if not weight_only(case[1])], ids="-".join)
 def test_every_member_of_the_family(
     case: tuple[str, ...], variant: str, behaviour: Callable[[Any], None], make_subject: Any
@@ -430,7 +431,7 @@ def test_every_runtime_belongs_to_a_target() -> None:
 
 def test_the_images_tell_networks_apart(make_subject: Any) -> None:
     """What the comparisons are worth: the sixteen answers are not all one class."""
-    for variant in ("plain", *VARIANTS):
+    for variant in VARIANTS:
         assert len(set(make_subject(FILES[0], variant).net.reference.argmax(axis=1))) >= 10
 
 

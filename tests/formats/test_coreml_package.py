@@ -350,7 +350,7 @@ HOSTILE: dict[str, tuple[Callable[[Any], None], str]] = {
     "another size": (blob_size, r"has `432` bytes, `int8\[17, 3, 3, 3\]` has `459`"),
     "other opset": (program_change(other_opset), "the operator set `CoreML99`, written in `CoreML7`"),
     "dictionary": (described(dictionary), "its output `logits` is no array"),
-    "grey": (described(grey), "colour space `10`"),
+    "grey": (described(grey), r"`\[1, 1, 8, 8\]`, its program takes `float32\[1, 3, 8, 8\]`"),
     "width": (described(wider), r"its input `image` is `\[1, 3, 8, 9\]`"),
     "two inputs": (described(two_inputs), "its model has `2` inputs"),
     "another output": (described(renamed), "names `image, other`, its program otherwise"),
@@ -431,8 +431,8 @@ def variadic(model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (described(planes), "floats of (N, H, W, 3) are read"),
-        (described(whole_numbers), "floats of (N, H, W, 3) are read"),
+        (described(planes), "floats of (N, H, W, 3) or (N, H, W, 1) are read"),
+        (described(whole_numbers), "floats of (N, H, W, 3) or (N, H, W, 1) are read"),
         (described(ranges((1, 4), (8, 9), (8, 8), (3, 3))), "only the number of images may be open"),
         (described(ranges((0, 4), (8, 8), (8, 8), (3, 3))), "takes `0` to `4` images"),
         (described(ranges((1, -1), (8, 8), (8, 8), (3, 3))), "takes `1` to `-1` images"),

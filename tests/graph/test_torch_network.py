@@ -38,7 +38,7 @@ def graph_of(name: str) -> Graph:
 @pytest.mark.parametrize("name", [*VARIANTS, "overhanging"])
 def test_the_module_is_the_graph(name: str) -> None:
     torch, graph = pytest.importorskip("torch", reason="torch is not installed"), graph_of(name)
-    pixels = drawn(int(graph.input.shape[1]))
+    pixels = drawn(OVERHANGING_PX) if name == "overhanging" else net(name).pixels
     np.testing.assert_allclose(torch_logits(torch, torch_network(graph), pixels), FloatRunner(graph)(pixels), rtol=1e-3, atol=1e-3)
 
 

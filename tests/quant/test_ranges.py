@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from squeeze_export.core import CAFFE, TensorSpec
 from squeeze_export.graph.build import build_graph
-from squeeze_export.graph.nodes import Conv, GlobalAveragePool, Graph
+from squeeze_export.graph.nodes import Conv, GlobalAveragePool, Graph, signed_tensors
 from squeeze_export.graph.quantized import INT8_NPU, INT8_SYMMETRIC, INT16X8, Quantization, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import FAMILY, Architecture, Bypass, Fire, tensor_shapes
@@ -26,7 +26,6 @@ from squeeze_export.quant.ranges import (
     quantization_of,
     scale_groups,
     search_ranges,
-    signed_tensors,
     summable,
 )
 
@@ -75,14 +74,14 @@ def test_an_add_of_relu_outputs_has_one_scale_for_both_and_another_for_the_sum()
 def test_a_signed_operand_keeps_its_own_scale() -> None:
     graph = network("complex")
     assert not together(graph, "fire2/concat", "fire2/bypass1x1")
-    assert signed_tensors(graph) == {"fire2/bypass1x1", "fire2/add", "pool2", "fire3/add"}
+    assert signed_tensors(graph.nodes) == {"fire2/bypass1x1", "fire2/add", "pool2", "fire3/add"}
 
 
 def test_nothing_is_signed_without_a_complex_bypass() -> None:
-    assert signed_tensors(network("simple")) == set()
+    assert signed_tensors(network("simple").nodes) == set()
     graph = network("complex")
     clamped = replace(graph, nodes=tuple(replace(n, relu=True) if n.name == "fire2/add" else n for n in graph.nodes))
-    assert signed_tensors(clamped) == {"fire2/bypass1x1"}
+    assert signed_tensors(clamped.nodes) == {"fire2/bypass1x1"}
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -109,7 +108,7 @@ def test_the_input_is_raw_pixels() -> None:
 @pytest.mark.parametrize("bypass", ["none", "simple", "complex"])
 def test_ranges_cover_the_smallest_share_of_what_was_seen(bypass: Bypass) -> None:
     seen, chosen = searched(bypass)
-    signed = signed_tensors(network(bypass))
+    signed = signed_tensors(network(bypass).nodes)
     for name in set(seen) - {"logits"}:
         q = chosen[name]
         step = q.scale * (1 + 1e-6)

@@ -105,7 +105,7 @@ def describe(path: Path) -> tuple[TensorSpec, TensorSpec]:
     except ValueError as err:
         raise BadInput(f"`{path}` is not a file of this tool: {err}") from err
     count = pixels.least if pixels.least == pixels.most else "N"
-    shape = (count, pixels.height, pixels.width, 3)
+    shape = (count, pixels.height, pixels.width, pixels.channels)
     source = TensorSpec(pixels.name, shape, "float32", "NHWC")
     if pixels.image:
         source = TensorSpec(pixels.name, shape, "uint8", "NHWC", 1.0, 0)

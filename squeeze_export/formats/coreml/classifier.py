@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from squeeze_export.core import CHANNEL_COUNTS
 from squeeze_export.formats.coreml.blobs import check_blobs
 from squeeze_export.formats.coreml.package import ModelPackage, damage, read_package
 from squeeze_export.formats.coreml.program import Program
@@ -16,7 +17,7 @@ MAX_INPUT_ELEMENTS = 2**27
 """Of the smallest batch, with which a session is tried."""
 
 _IMAGE, _ARRAY = 4, 5
-_RGB, _BGR = 20, 30
+_GRAY, _RGB, _BGR = 10, 20, 30
 _FLOAT16, _FLOAT32 = 65552, 65568
 
 
@@ -26,10 +27,11 @@ class Pixels:
 
     Attributes:
         name: of the feature.
-        image: whether it is an image (1, 3, H, W) or an array (N, H, W, 3).
+        image: whether it is an image (1, C, H, W) or an array (N, H, W, C).
         bgr: whether an image's channels are in the order blue, green, red.
         height: in pixels.
         width: in pixels.
+        channels: 3, or 1 of a grey image.
         least: the smallest batch.
         most: the largest batch.
         dtype: of the program's input: `float32` or `float16`.
@@ -40,6 +42,7 @@ class Pixels:
     bgr: bool
     height: int
     width: int
+    channels: int
     least: int
     most: int
     dtype: str = "float32"
@@ -99,8 +102,9 @@ def _classifier(package: ModelPackage) -> Classifier:
 def _pixels(feature: Message, declared: TensorType) -> Pixels:
     name, kind = feature.text(1), feature.message(3, "FeatureType", (_IMAGE, _ARRAY))
     pixels = _image(name, kind) if kind.only(_IMAGE, _ARRAY) == _IMAGE else _array(name, kind)
-    sizes = (pixels.height, pixels.width)
-    expected = (1, 3, *sizes) if pixels.image else (pixels.least if pixels.least == pixels.most else None, *sizes, 3)
+    sizes, channels = (pixels.height, pixels.width), pixels.channels
+    batch = pixels.least if pixels.least == pixels.most else None
+    expected = (1, channels, *sizes) if pixels.image else (batch, *sizes, channels)
     if declared.shape != expected or declared.element.name not in ("float32", "float16"):
         raise ValueError(f"its input `{name}` is `{list(expected)}`, its program takes `{declared}`")
     return replace(pixels, dtype=declared.element.name)
@@ -108,18 +112,20 @@ def _pixels(feature: Message, declared: TensorType) -> Pixels:
 
 def _image(name: str, kind: Message) -> Pixels:
     image = kind.message(_IMAGE, "ImageFeatureType", (1, 2, 3))
-    if image.integer(3) not in (_RGB, _BGR):
-        raise ValueError(f"its image `{name}` has the colour space `{image.integer(3)}`; RGB and BGR are read")
-    return Pixels(name, True, image.integer(3) == _BGR, image.integer(2), image.integer(1), 1, 1)
+    colours = image.integer(3)
+    if colours not in (_GRAY, _RGB, _BGR):
+        raise ValueError(f"its image `{name}` has the colour space `{colours}`; grey, RGB and BGR are read")
+    return Pixels(name, True, colours == _BGR, image.integer(2), image.integer(1), 1 if colours == _GRAY else 3, 1, 1)
 
 
 def _array(name: str, kind: Message) -> Pixels:
     array = kind.message(_ARRAY, "ArrayFeatureType", (1, 2, 31))
     shape = array.integers(1)
-    if len(shape) != 4 or shape[3] != 3 or array.integer(2) not in (_FLOAT16, _FLOAT32):
-        raise ValueError(f"its array `{name}` is `{shape}`; floats of (N, H, W, 3) are read")
+    if len(shape) != 4 or shape[3] not in CHANNEL_COUNTS or array.integer(2) not in (_FLOAT16, _FLOAT32):
+        raise ValueError(f"its array `{name}` is `{shape}`; floats of (N, H, W, 3) or (N, H, W, 1) are read")
+    height, width, channels = shape[1:]
     if 31 not in array:
-        return Pixels(name, False, False, shape[1], shape[2], shape[0], shape[0])
+        return Pixels(name, False, False, height, width, channels, shape[0], shape[0])
     ranges = array.message(31, "ShapeRange", (1,)).messages(1, "SizeRange", (1, 2))
     bounds = [(size.integer(1), size.integer(2)) for size in ranges]
     if bounds[1:] != [(size, size) for size in shape[1:]]:
@@ -128,7 +134,7 @@ def _array(name: str, kind: Message) -> Pixels:
     # An ML program has no array without a bound.
     if not 1 <= least < most or least * math.prod(shape[1:]) > MAX_INPUT_ELEMENTS:
         raise ValueError(f"its array `{name}` takes `{least}` to `{most}` images")
-    return Pixels(name, False, False, shape[1], shape[2], least, most)
+    return Pixels(name, False, False, height, width, channels, least, most)
 
 
 def _result(program: Program, probabilities: str) -> tuple[str, tuple[str, ...]]:

@@ -97,7 +97,7 @@ class EvaluatorSession(BatchSession):
     def __init__(self, package: Classifier, artifact: Artifact, threads: int) -> None:
         pixels = package.pixels
         most = max(pixels.least, min(pixels.most, MAX_OPEN_BATCH))
-        super().__init__((pixels.height, pixels.width, 3), least=pixels.least, most=most)
+        super().__init__((pixels.height, pixels.width, pixels.channels), least=pixels.least, most=most)
         self._package, self._artifact, self.threads = package, artifact, threads
         self.program = Executable(package.program, package.result)
         self.evaluate(self.black_images())

@@ -78,7 +78,7 @@ class CoremlSession(BatchSession):
 
     def __init__(self, package: Classifier, artifact: Artifact, device: str, threads: int) -> None:
         pixels, path = package.pixels, artifact.path
-        super().__init__((pixels.height, pixels.width, 3), least=pixels.least, most=pixels.most)
+        super().__init__((pixels.height, pixels.width, pixels.channels), least=pixels.least, most=pixels.most)
         self._package, self._artifact, self.device, self.threads = package, artifact, device, threads
         self._model: Any = _open(path, COMPUTE_UNITS[device])
         preferred = _preferred(self._model, path, COMPUTE_UNITS[device])
@@ -99,7 +99,8 @@ class CoremlSession(BatchSession):
         from PIL import Image
 
         package = self._package
-        given = Image.fromarray(images[0]) if package.pixels.image else images.astype(np.float32)
+        image = images[0, ..., 0] if package.pixels.channels == 1 else images[0]
+        given = Image.fromarray(image) if package.pixels.image else images.astype(np.float32)
         try:
             found = self._model.predict({package.pixels.name: given})
             if not package.labels:

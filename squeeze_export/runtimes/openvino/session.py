@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
+from squeeze_export.core import CHANNEL_COUNTS, Artifact, ByteArray, FloatArray, Placement
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import reading
 from squeeze_export.graph.quantized import scheme_named
@@ -154,7 +154,7 @@ def _compiled(model: Any, path: Path, plugin: str, precision: str, threads: int)
 
 
 def _interface(compiled: Any, path: Path, output_count: int = 1) -> tuple[str, int | None, tuple[int, ...]]:
-    """The input's dtype, its batch (None if it is free), and its other sides (H, W, 3).
+    """The input's dtype, its batch (None if it is free), and its other sides (H, W, C).
 
     Raises:
         Refused: the input and first output are not a classifier's, or there are more than `output_count` outputs.
@@ -163,8 +163,9 @@ def _interface(compiled: Any, path: Path, output_count: int = 1) -> tuple[str, i
     dtypes = [port.get_element_type().get_type_name() for port in ports]
     shapes: list[list[Any]] = [[dim.get_length() if dim.is_static else None for dim in port.get_partial_shape()] for port in ports]
     hint = "open files that this tool wrote"
-    if len(compiled.inputs) != 1 or dtypes[0] not in _DTYPES or len(shapes[0]) != 4 or None in shapes[0][1:] or shapes[0][3] != 3:
-        raise Refused(f"`{path}` does not take one (N, H, W, 3) tensor of uint8 or float32", hint=hint)
+    image = len(shapes[0]) == 4 and None not in shapes[0][1:] and shapes[0][3] in CHANNEL_COUNTS
+    if len(compiled.inputs) != 1 or dtypes[0] not in _DTYPES or not image:
+        raise Refused(f"`{path}` does not take one (N, H, W, C) tensor of uint8 or float32", hint=hint)
     if len(compiled.outputs) != output_count or dtypes[1] != "f32" or len(shapes[1]) != 2:
         raise Refused(f"`{path}` does not give one (N, classes) tensor of float32", hint=hint)
     return _DTYPES[dtypes[0]], shapes[0][0], tuple(shapes[0][1:])

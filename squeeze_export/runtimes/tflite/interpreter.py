@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement, require
+from squeeze_export.core import CHANNEL_COUNTS, Artifact, ByteArray, FloatArray, Placement, require
 from squeeze_export.errors import Refused, Unavailable
 from squeeze_export.formats.contents import FREE
 from squeeze_export.formats.tflite import with_outputs
@@ -177,7 +177,7 @@ def classifier_interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[s
     fits = (
         len(inputs) == len(outputs) == 1
         and len(inputs[0]["shape"]) == 4
-        and inputs[0]["shape"][3] == 3
+        and inputs[0]["shape"][3] in CHANNEL_COUNTS
         and takes_pixels(inputs[0]["dtype"], *inputs[0]["quantization"])
         and len(outputs[0]["shape"]) == 2
         and (outputs[0]["dtype"] == np.float32 or (outputs[0]["dtype"] == np.int8 and outputs[0]["quantization"][0] > 0))
@@ -187,7 +187,7 @@ def classifier_interface(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[s
             f"{side}: " + ", ".join(f"{np.dtype(d['dtype']).name}{d['shape'].tolist()}" for d in details)
             for side, details in (("in", inputs), ("out", outputs))
         )
-        wanted = "(N, H, W, 3) uint8, float32 or 128 lower int8 pixels with float32 or quantized int8 logits"
+        wanted = "(N, H, W, C) uint8, float32 or 128 lower int8 pixels with float32 or quantized int8 logits"
         raise Refused(f"the file is no classifier of {wanted}: `{found}`")
     return inputs[0], outputs[0]
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement, require
+from squeeze_export.core import CHANNEL_COUNTS, Artifact, ByteArray, Evidence, FloatArray, Placement, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.formats.contents import Contents, FileTensor
 from squeeze_export.formats.tflite import Buffer, read_bytes
@@ -96,7 +96,7 @@ class MicroSession(BatchSession):
         shape = [int(side) for side in source["shape"]]
         self._dtype, self._result = np.dtype(source["dtype"]), {"quantization": _steps(result)}
         made = np.dtype(result["dtype"])
-        fits = len(shape) == 4 and shape[3] == 3 and len(result["shape"]) == 2
+        fits = len(shape) == 4 and shape[3] in CHANNEL_COUNTS and len(result["shape"]) == 2
         if not fits or not takes_pixels(self._dtype, *_steps(source)) or made.name not in _OUTPUTS:
             found = f"{self._dtype.name}{shape} -> {made.name}{[int(side) for side in result['shape']]}"
             raise Refused(f"`{artifact.path}` is no image classifier: `{found}`", hint="open files that this tool wrote")

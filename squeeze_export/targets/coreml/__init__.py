@@ -115,16 +115,18 @@ def _converted(ct: Any, program: Any, source: Any, options: EmitOptions, classes
 def _describe(description: Any, network: Graph | QuantizedGraph, scheme: Scheme) -> None:
     """Sets what Xcode shows, without a licence: that of the weights is not known here."""
     preprocess = network.preprocess
-    size = f"{preprocess.crop_px} x {preprocess.crop_px} px"
+    height, width, channels = preprocess.input_size
+    fitted = f"short side to {preprocess.resize_px} px, {preprocess.interpolation}, then the centre"
+    if preprocess.resize_mode == "stretch":
+        fitted = f"the height to {preprocess.resize_px} px and the width in proportion, {preprocess.interpolation}, then the centre"
     about = description.metadata
     about.shortDescription = f"{network.name}, {scheme.name}: image classifier of {network.output.shape[1]} classes"
     about.author = f"squeeze-export {__version__}"
     about.versionString = network.checkpoint_sha256[:12]
-    pixels = "RGB image" if description.input[0].type.WhichOneof("Type") == "imageType" else "RGB pixels, 0 to 255, NHWC"
-    description.input[0].shortDescription = (
-        f"{pixels}, {size}: short side to {preprocess.resize_px} px, {preprocess.interpolation}, then the centre. "
-        "Mean and scale are part of the network."
-    )
+    colours = "grey" if channels == 1 else "RGB"
+    image = description.input[0].type.WhichOneof("Type") == "imageType"
+    pixels = f"{colours} image" if image else f"{colours} pixels, 0 to 255, NHWC"
+    description.input[0].shortDescription = f"{pixels}, {width} x {height} px: {fitted}. Mean and scale are part of the network."
     texts = {
         _LABEL: "The most probable label.",
         f"{_LABEL}_probs": "Label -> probability.",

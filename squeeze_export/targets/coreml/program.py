@@ -52,13 +52,14 @@ def build_program(network: Graph | QuantizedGraph, scheme: Scheme, options: Emit
     """
     ct, mil = require("coremltools", "coreml"), require("coremltools.converters.mil.mil", "coreml")
     mil.Builder.name_count.clear()  # a failed program leaves its counts behind, which would change the names of later constants
-    height, width, _ = network.sizes[network.input.name]
-    shape: tuple[Any, ...] = (1, 3, height, width)
+    height, width, channels = network.sizes[network.input.name]
+    shape: tuple[Any, ...] = (1, channels, height, width)
     if options.input_dtype == "uint8":
-        source = ct.ImageType(name=IMAGE, shape=shape, color_layout=ct.colorlayout.RGB, channel_first=True)
+        layout = ct.colorlayout.GRAYSCALE if channels == 1 else ct.colorlayout.RGB
+        source = ct.ImageType(name=IMAGE, shape=shape, color_layout=layout, channel_first=True)
     else:
         batch = ct.RangeDim(1, MAX_BATCH) if options.batch == "dynamic" else options.batch
-        source = ct.TensorType(name=identifier(network.input.name), shape=(batch, height, width, 3), dtype=np.float32)
+        source = ct.TensorType(name=identifier(network.input.name), shape=(batch, height, width, channels), dtype=np.float32)
         shape = tuple(source.shape.symbolic_shape)
     program = mil.Program()
     opset = {17: ct.target.iOS17, 18: ct.target.iOS18}[options.ios]

@@ -39,17 +39,18 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
     """Writes the network; see `Target.emit`.
 
     Raises:
-        Refused: the format cannot express the padding of a pool, or a weight is too large for float16.
+        Refused: a weight is too large for float16.
         Unavailable: `ai_edge_litert` or `flatbuffers` is not installed.
     """
     lowering = Lowering(network, scheme, options)
     source, result = lowering.run()
-    height, width, _ = network.sizes[network.input.name]
+    height, width, channels = network.sizes[network.input.name]
     entries = {
         METADATA_NAME: model_metadata(
             name=network.name,
             description=f"{network.name}, {scheme.name}",
             size_px=(width, height),
+            grey=channels == 1,
             output=lowering.output_name,
             labels=network.labels,
         ),

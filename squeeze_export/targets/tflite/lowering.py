@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 
 from squeeze_export.core import EmitOptions
-from squeeze_export.errors import Refused
-from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv, QuantizedNode
+from squeeze_export.graph.nodes import (
+    Add,
+    Concat,
+    Conv,
+    GlobalAveragePool,
+    Graph,
+    MaxPool,
+    QuantizedConv,
+    QuantizedNode,
+    signed_tensors,
+)
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
 from squeeze_export.targets.tflite.weights import write_floats, write_integers
 from squeeze_export.targets.tflite.writer import Steps, Writer, padding_word
@@ -41,6 +50,7 @@ class Lowering:
         self.batch = -1 if options.batch == "dynamic" else options.batch
         self.output_name = "probabilities" if options.softmax else network.output.name
         self.writer = Writer(f"{network.name}, {scheme.name}")
+        self.signed = signed_tensors(network.nodes)
         self.integers: dict[str, int] = {}
         self.reals: dict[str, int] = {}
 
@@ -85,8 +95,11 @@ class Lowering:
         """Adds a tensor with a batch dimension: float32, or with the integers that the table has for the tensor `like`."""
         if not like:
             return self.writer.tensor(name, (self.batch, *size), "float32")
-        q = self.steps[like]
-        return self.writer.tensor(name, (self.batch, *size), self.carried, Steps((q.scale,), (q.zero_point - self.scheme.middle,)))
+        return self.writer.tensor(name, (self.batch, *size), self.carried, self._steps(like))
+
+    def _steps(self, name: str) -> Steps:
+        q = self.steps[name]
+        return Steps((q.scale,), (q.zero_point - self.scheme.middle,))
 
     def _operator(
         self, kind: str, node: QuantizedNode, inputs: list[int], options: tuple[str, Mapping[str, Any]], version: int | None = None
@@ -140,25 +153,34 @@ class Lowering:
         version = 4 if self.wide else 3  # 3 is int8, with a weight scale per output channel; 4 added int16
         self._operator("CONV_2D", node, [source, weight, bias], ("Conv2DOptions", fields), version)
 
-    def _padded(self, node: Conv | QuantizedConv, size: tuple[int, int, int], source: int) -> int:
-        """Pads a convolution's input with zeros; in integers, with the tensor's zero point."""
+    def _padded(self, node: Conv | QuantizedConv | MaxPool, size: tuple[int, int, int], source: int) -> int:
+        """Pads with zeros, which in integers is the tensor's zero point. Before a pool of a tensor that can be negative, with the
+        lowest value instead: padding never wins a maximum.
+        """
         top, left, bottom, right = node.pads
         amounts = np.array([(0, 0), (top, bottom), (left, right), (0, 0)], np.int32)
         name, shape = f"{node.name}/padded", (size[0] + top + bottom, size[1] + left + right, size[2])
         integer = self._computes_integers(node)
         output = self._tensor(name, shape, node.input if integer else "")
         inputs = [source, self.writer.constant(f"{node.name}/pads", amounts)]
-        self.writer.operator("PAD", self.version if integer else 1, inputs, output, ("PadOptions", {}))
+        kind, options = "PAD", "PadOptions"
+        if isinstance(node, MaxPool) and node.input in self.signed:
+            kind, options = "PADV2", "PadV2Options"
+            lowest = np.iinfo(self.carried).min if integer else np.finfo(np.float32).min
+            fill = np.array([lowest], self.carried if integer else "float32")
+            inputs.append(self.writer.constant(f"{node.name}/lowest", fill, self._steps(node.input) if integer else None))
+        self.writer.operator(kind, self.version if integer else 1, inputs, output, (options, {}))
         return output
 
     def _max_pool(self, node: MaxPool) -> None:
         size = self.network.sizes[node.input]
+        (source,) = self._sources(node)
         padding = padding_word(size, node.kernel, node.strides, node.pads)
         if padding is None:
-            raise Refused(f"tflite has no pool like `{node.name}`, padded by `{node.pads}` on `{size}`")
+            source, padding = self._padded(node, size, source), "VALID"
         rows, columns = node.kernel
         fields = _window(node, padding) | {"filterWidth": columns, "filterHeight": rows, "fusedActivationFunction": 0}
-        self._operator("MAX_POOL_2D", node, self._sources(node), ("Pool2DOptions", fields))
+        self._operator("MAX_POOL_2D", node, [source], ("Pool2DOptions", fields))
 
     def _mean(self, node: GlobalAveragePool) -> None:
         """In float unless the scheme has integer logits, because 8-bit logits often tie for the best class."""

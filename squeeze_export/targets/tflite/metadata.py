@@ -23,7 +23,7 @@ PARSER_VERSION = "1.0.0"
 """The oldest reader that knows every field written here."""
 
 _FILE_ID = b"M001"
-_RGB = 1
+_RGB, _GRAYSCALE = 1, 2  # ColorSpaceType
 _TENSOR_AXIS_LABELS = 2
 _FEATURE, _IMAGE = 1, 2  # ContentProperties
 _NORMALIZATION = 1  # ProcessUnitOptions
@@ -33,13 +33,16 @@ _Field = tuple[int, str, Any]
 """Slot in the table (the field's position in the schema), kind (`offset`, `int8`, `uint8`, `uint32`), value."""
 
 
-def model_metadata(*, name: str, description: str, size_px: tuple[int, int], output: str, labels: Sequence[str]) -> bytes:
+def model_metadata(
+    *, name: str, description: str, size_px: tuple[int, int], grey: bool, output: str, labels: Sequence[str]
+) -> bytes:
     """The content of the TFLITE_METADATA buffer.
 
     Args:
         name: of the network.
         description: one line.
         size_px: (width, height) of the input image.
+        grey: whether the image has one channel.
         output: name of the output tensor.
         labels: one per class, or empty for no labels file.
 
@@ -54,7 +57,7 @@ def model_metadata(*, name: str, description: str, size_px: tuple[int, int], out
     subgraph = _table(
         builder,
         10,
-        (2, "offset", _vector(builder, [_input(builder, size_px)])),
+        (2, "offset", _vector(builder, [_input(builder, size_px, grey)])),
         (3, "offset", _vector(builder, [_output(builder, output, bool(labels))])),
     )
     model = _table(
@@ -83,18 +86,19 @@ def with_files(model: bytes, files: Mapping[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def _input(builder: Any, size_px: tuple[int, int]) -> int:
+def _input(builder: Any, size_px: tuple[int, int], grey: bool) -> int:
     size = _table(builder, 2, (0, "uint32", size_px[0]), (1, "uint32", size_px[1]))
-    image = _table(builder, 2, (0, "int8", _RGB), (1, "offset", size))
+    image = _table(builder, 2, (0, "int8", _GRAYSCALE if grey else _RGB), (1, "offset", size))
     # Mean 0 and standard deviation 1 mean raw pixels: the network normalizes them.
     options = _table(builder, 2, (0, "offset", _floats(builder, 0.0)), (1, "offset", _floats(builder, 1.0)))
     unit = _table(builder, 2, (0, "uint8", _NORMALIZATION), (1, "offset", options))
     stats = _table(builder, 2, (0, "offset", _floats(builder, 255.0)), (1, "offset", _floats(builder, 0.0)))  # max, min
+    colours = "Grey" if grey else "RGB"
     return _table(
         builder,
         7,
         (0, "offset", builder.CreateString("image")),
-        (1, "offset", builder.CreateString("RGB pixels, 0 to 255; mean and standard deviation are applied inside.")),
+        (1, "offset", builder.CreateString(f"{colours} pixels, 0 to 255; mean and standard deviation are applied inside.")),
         (3, "offset", _content(builder, _IMAGE, image)),
         (4, "offset", _vector(builder, [unit])),
         (5, "offset", stats),
