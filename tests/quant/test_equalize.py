@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from squeeze_export.core import CAFFE
+from squeeze_export.core import CAFFE, TensorSpec
 from squeeze_export.graph.build import build_graph
-from squeeze_export.graph.nodes import Concat, Graph
+from squeeze_export.graph.nodes import Concat, Conv, GlobalAveragePool, Graph, MaxPool
 from squeeze_export.graph.quantized import INT8, INT16X8, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, architecture, fire_modules, tensor_shapes
@@ -145,6 +145,45 @@ def test_every_tensor_has_one_place(arch: Architecture) -> None:
     assert set(group_factors(graph, np.random.default_rng(0))) == {node.name for node in graph.nodes} - {"conv10", "logits"}
     for group in groups:
         assert len({graph.sizes[name][2] for name in group}) == 1
+
+
+def joined_twice() -> Graph:
+    """Concats of what another Concat reads too, of a pool and of another Concat: the input of each is tied to more than one."""
+    draw = np.random.default_rng(5)
+
+    def conv(name: str, source: str, out_channels: int, in_channels: int) -> Conv:
+        weight = draw.normal(0, 0.5, (out_channels, in_channels, 3, 3)).astype(np.float32)
+        return Conv(name, source, weight, draw.normal(0, 0.5, out_channels).astype(np.float32), (1, 1), (1, 1, 1, 1), True)
+
+    nodes = (
+        conv("first", "input", 4, 3),
+        conv("a", "first", 3, 4),
+        MaxPool("pool", "a", (3, 3), (1, 1), (1, 1, 1, 1)),
+        Concat("pooled", ("a", "pool")),
+        conv("b", "pooled", 5, 6),
+        Concat("dense", ("pooled", "b")),
+        conv("free", "dense", 6, 11),
+        conv("c", "free", 4, 6),
+        conv("d", "free", 4, 6),
+        Concat("plain", ("c", "d")),
+        conv("conv10", "plain", 5, 8),
+        GlobalAveragePool("logits", "conv10"),
+    )
+    taken = TensorSpec("input", ("N", 24, 24, 3), "uint8", "NHWC", 1.0, 0)
+    return Graph("joined", nodes, taken, TensorSpec("logits", ("N", 5), "float32", "NC"), CAFFE, (), "")
+
+
+@pytest.mark.parametrize("scheme", [INT8, INT16X8], ids=lambda scheme: scheme.name)
+def test_a_tensor_of_two_concats_keeps_its_scale(scheme: Scheme) -> None:
+    graph, pixels = joined_twice(), images(24)
+    assert {frozenset(group) for group in channel_groups(graph)} == {
+        frozenset({"first"}),
+        frozenset({"free"}),
+        frozenset({"plain"}),
+    }
+    equalized, _ = equalized_by_its_own(graph, seen_of(graph, pixels), scheme)
+    assert sqnr_db(FloatRunner(graph)(pixels), FloatRunner(equalized)(pixels)) > 110
+    assert (equalized.convs[-1].weight != graph.convs[-1].weight).any()
 
 
 def test_observations_are_those_of_the_equalized_graph() -> None:

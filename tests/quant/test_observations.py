@@ -11,10 +11,11 @@ import pytest
 
 from squeeze_export.core import CAFFE
 from squeeze_export.graph.build import build_graph
-from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.nodes import GlobalAveragePool, Graph
 from squeeze_export.graph.run import FloatRunner, weight_matrix
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.observations import PATCH_COUNT, Observation, observe, observed_tensors
+from tests.contract.conftest import net
 
 COUNT = 5
 
@@ -94,6 +95,47 @@ def test_samples_are_the_centres() -> None:
     assert observation.samples.tolist() == [[8, 9]]
     assert observation.patches_for((3, 3)) is observation.patches
     assert observation.patches_for((1, 1)).tolist() == [[[[8, 9]]]]
+
+
+def windows_seen(parts: Any = ()) -> Any:
+    """What is kept of a network whose readers of one tensor have different kernels, some of even size."""
+    graph, pixels = net("windows").graph, net("windows").pixels[:COUNT]
+    return graph, pixels, observe(graph, FloatRunner(graph), pixels, seed=3, threads=1, parts=parts)
+
+
+def test_every_kernel_has_patches_of_its_own() -> None:
+    graph, pixels, found = windows_seen()
+    values: dict[str, list[Any]] = {"input": [pixels.astype(np.float32)]}
+    FloatRunner(graph)(pixels, lambda name, seen: values.setdefault(name, []).append(seen))
+    assert set(found.of()["pool1"].others) == {(1, 3), (3, 1), (2, 2)}  # beside the widest, 3 x 3
+    for conv in graph.convs:
+        patches = found.of()[conv.input].patches_for(conv.kernel)
+        assert patches.shape[1:3] == conv.kernel
+        outputs = patches.reshape(len(patches), -1) @ weight_matrix(conv.weight) + conv.bias
+        outputs = np.maximum(outputs, 0) if conv.relu else outputs
+        possible = np.concatenate(values[conv.name]).reshape(-1, len(conv.bias))
+        assert np.abs(outputs[:100, None] - possible[None]).max(axis=2).min(axis=1).max() < 1e-3
+
+
+def test_samples_are_never_padding() -> None:
+    """The only reader is 2 x 2, and padded at the bottom and right, where its centre falls."""
+    graph = net("windows").graph
+    even = next(conv for conv in graph.convs if conv.name == "even")
+    ones = replace(even, name="conv1", input="input", weight=np.ones((1, 3, 2, 2), np.float32), bias=np.ones(1, np.float32))
+    nodes = (replace(ones, pads=(0, 0, 1, 1)), GlobalAveragePool("logits", "conv1"))
+    small = replace(graph, nodes=nodes, input=replace(graph.input, shape=("N", 3, 3, 3)))
+    found = observe(small, FloatRunner(small), np.full((2, 3, 3, 3), 9, np.uint8), seed=0, threads=1).of()["input"]
+    assert (found.samples == 9).all()
+    assert (found.patches[:, 1, 1] == 0).any()
+
+
+def test_parts_and_factors_reach_every_kernel() -> None:
+    *_, found = windows_seen(parts=[[1]])
+    whole, part = found.of()["pool1"], found.of([1])["pool1"]
+    for kernel, patches in part.others.items():
+        assert len(patches) == PATCH_COUNT
+        halved = whole.divided(np.full(patches.shape[3], 2, np.float32))
+        np.testing.assert_array_equal(halved.others[kernel], whole.others[kernel] / 2)
 
 
 def test_divided_by_hand() -> None:

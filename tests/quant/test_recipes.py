@@ -27,8 +27,9 @@ from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.quant import recipes
 from squeeze_export.quant.observations import Observation
 from squeeze_export.quant.ranges import SMALLEST_SHARE
-from squeeze_export.quant.recipes import FIRST_WEIGHT_LIMIT, WEIGHT_LIMIT, quantize
+from squeeze_export.quant.recipes import FIRST_WEIGHT_LIMIT, WEIGHT_LIMIT, quantize, weight_limits
 from squeeze_export.quant.rounding import MAX_BIAS, nearest
+from tests.contract.conftest import floats
 
 SMALL = Architecture("small", 6, 3, (Fire(3, 4, 5, "complex"), Fire(3, 4, 5, "simple")), (0,), 5)
 
@@ -258,3 +259,9 @@ def test_ranges_cut_to_a_quarter_are_noticed(real: Real, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(recipes, "search_ranges", cut)
     assert real.sqnr_db_again() < 15
+
+
+def test_what_reads_pixels_or_a_normalize_has_7_bits() -> None:
+    """Both have integers up to 255 in every position."""
+    limits = weight_limits(floats("normalize")[0])
+    assert limits == {"normalize": 64, "conv1": 64, "joined": 127, "conv10": 127}
