@@ -62,7 +62,7 @@ PACKAGES = (
     NeededPackage("flatbuffers", "tflite", "target tflite"),
     NeededPackage("openvino", "openvino", "target openvino, running it"),
     NeededPackage("coremltools", "coreml", "target coreml"),
-    NeededPackage("torch", "torch", "train, .pth checkpoints"),
+    NeededPackage("torch", "torch", "the recipes best and qat, running onnx in torch"),
     NeededPackage("tensorflow-cpu", "peers", "comparing with TFLite's own quantizer"),
     NeededPackage("nncf", "peers", "comparing with OpenVINO's own quantizer"),
     NeededPackage("ethos-u-vela", "ethosu", "compiling for Arm Ethos-U"),

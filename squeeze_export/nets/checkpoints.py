@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +16,15 @@ from squeeze_export.files import read_bounded
 from squeeze_export.formats.onnx import OnnxFile, parsed
 from squeeze_export.nets.architecture import Architecture, StructureChoice, tensor_shapes
 from squeeze_export.nets.assumptions import PIXELS, option_for, structure_assumptions, torchvision_name
-from squeeze_export.nets.net_reader import MAX_NET_BYTES, read_net
+from squeeze_export.nets.containers import Kind, kind_of, refuse_folder
+from squeeze_export.nets.net_reader import read_net
 from squeeze_export.nets.onnx_reader import read_onnx
-from squeeze_export.nets.recognition import check_shapes, named, recognize, without_wrapper
+from squeeze_export.nets.recognition import check_shapes, named, recognize
 from squeeze_export.nets.safetensors_file import read_safetensors
+from squeeze_export.nets.state_dict import StoredValues, flattened, network_in
 from squeeze_export.nets.torch_reader import read_torch
 
-Kind = Literal["torch", "safetensors", "onnx", "net"]
-
-KINDS: Mapping[str, Kind] = {".pth": "torch", ".pt": "torch", ".safetensors": "safetensors", ".onnx": "onnx", ".net": "net"}
-MAX_BYTES: Mapping[Kind, int] = {"torch": 512 << 20, "safetensors": 512 << 20, "onnx": 256 << 20, "net": MAX_NET_BYTES}
+MAX_BYTES = 512 << 20
 """Training checkpoints carry optimizer state; a SqueezeNet itself has 5 MB."""
 
 
@@ -62,28 +60,34 @@ class Checkpoint:
     onnx: OnnxFile | None = None
 
 
-def read_checkpoint(path: Path, *, structure: StructureChoice | None = None) -> Checkpoint:
-    """Reads a checkpoint of any kind in `KINDS`, told apart by the file's ending.
+def read_checkpoint(path: Path, *, structure: StructureChoice | None = None, key: str | None = None) -> Checkpoint:
+    """Reads a checkpoint of any kind, told by what is in the file and not by its ending.
 
     The file is read once, so the hash belongs to what was decoded.
 
     Args:
         path: the file.
         structure: what the user tells of what leaves no trace in a state dict; where the file tells, it must agree.
+        key: which network, where a file has several: the keys that lead to it, or some of them, with dots between.
 
     Raises:
-        BadInput: no such file, an unknown ending, a file too large, cut short or hostile, or weights that are no SqueezeNet.
+        BadInput: no such file, another kind of file, one that is too large, cut short or hostile, weights that are no SqueezeNet,
+            or several networks and no key.
         Unavailable: the package that reads this kind is not installed.
     """
-    kind = KINDS.get(path.suffix.lower())
-    if kind is None:
-        raise BadInput(f"`{path}` is not a checkpoint of a supported format", hint=f"supported endings: {', '.join(KINDS)}")
-    data = _read(path, MAX_BYTES[kind])
+    if not path.is_file():
+        raise refuse_folder(path) if path.is_dir() else BadInput(f"`{path}` is not there, where a checkpoint file is needed")
+    data = read_bounded(path, MAX_BYTES, "a checkpoint")
+    kind = kind_of(data, path)
+    if key is not None and kind in ("onnx", "net"):
+        raise BadInput(f"`{path}` has no keys to choose from", hint="leave out --checkpoint-key")
     told = structure or StructureChoice()
     digest = hashlib.sha256(data).hexdigest()
     arch: Architecture | None = None
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
     untold: dict[str, str] = {}
     if kind == "onnx":
         file = parsed(data, str(path), path.parent)
@@ -95,22 +99,25 @@ def read_checkpoint(path: Path, *, structure: StructureChoice | None = None) -> 
     elif kind == "net":
         arch, tensors = read_net(data, str(path))
         preprocess, untold = CAFFE, dict.fromkeys(PIXELS, "Caffe's preprocessing")
-    elif kind == "safetensors":
-        stored = read_safetensors(data, str(path))
-        tensors, arch, preprocess, labels = dict(stored.tensors), stored.architecture, stored.preprocess, stored.labels
     else:
-        tensors = read_torch(data, str(path))
-    plain = without_wrapper(tensors)
-    tensors = {plain[key]: tensor for key, tensor in tensors.items()}
-    shapes = {key: tensor.shape for key, tensor in tensors.items()}
-    assumptions: tuple[Assumption, ...] = ()
+        if kind == "safetensors":
+            stored = read_safetensors(data, str(path))
+            contents = StoredValues(dict(stored.tensors))
+            arch, preprocess, labels = stored.architecture, stored.preprocess, stored.labels
+        else:
+            contents = flattened(read_torch(data, str(path)), str(path))
+        found = network_in(contents, str(path), len(data), key=key, ordered=kind == "torch")
+        tensors, notes, assumptions = dict(found.tensors), found.notes, found.assumptions
+        if found.linear_head:
+            told = replace(told, final_relu=False, conv10_pad=0)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if arch is None:
         arch = recognize(shapes, structure=told)
-        assumptions = structure_assumptions(arch, told, torchvision_name(arch))
+        assumptions += structure_assumptions(arch, told, torchvision_name(arch))
     elif kind == "net":
         conv10_pad = arch.conv10_pad if told.conv10_pad is None else told.conv10_pad
         arch = recognize(shapes, structure=replace(told, conv10_pad=conv10_pad))
-        assumptions = structure_assumptions(arch, told, "its authors' SqueezeNet 1.0")
+        assumptions += structure_assumptions(arch, told, "its authors' SqueezeNet 1.0")
     else:
         arch = _settled(arch, shapes, told)
     if labels and len(labels) != arch.class_count:
@@ -121,8 +128,8 @@ def read_checkpoint(path: Path, *, structure: StructureChoice | None = None) -> 
         preprocess = replace(preprocess, channel_order="gray", mean=(127.5,), std=(127.5,))
         untold = untold | dict.fromkeys(("mean", "std"), "usual for grey images, -1 to 1")
         untold = {name: why for name, why in untold.items() if name != "channel_order"}
-    tensors = {key: tensors[key] for key in tensor_shapes(arch)}
-    return Checkpoint(path, kind, arch, tensors, preprocess, labels, digest, assumptions=assumptions, untold=untold)
+    tensors = {name: tensors[name] for name in tensor_shapes(arch)}
+    return Checkpoint(path, kind, arch, tensors, preprocess, labels, digest, notes, assumptions, untold)
 
 
 def _other_graph(path: Path, file: OnnxFile, digest: str, told: StructureChoice) -> Checkpoint:
@@ -145,9 +152,3 @@ def _settled(arch: Architecture, shapes: Mapping[str, tuple[int, ...]], told: St
 
 def _shown(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def _read(path: Path, limit: int) -> bytes:
-    if not path.is_file():
-        raise BadInput(f"`{path}` is {'a folder' if path.is_dir() else 'not there'}, where a checkpoint file is needed")
-    return read_bounded(path, limit, "this kind")

@@ -19,8 +19,16 @@ from squeeze_export.errors import BadInput
 from squeeze_export.nets.architecture import FAMILY, Architecture, tensor_shapes
 
 CODEBOOK_COUNT = 256
+_SHAPES = tensor_shapes(FAMILY["squeezenet1_0"])
+_KEYS = tuple(key.removesuffix(".weight") for key in _SHAPES if key.endswith(".weight"))
+MIN_NET_BYTES = 4 * len(_KEYS)
 MAX_NET_BYTES = 4 * 1024 * 1024
 """A file with every weight of v1.0 stored would have 1.9 MB."""
+
+
+def is_net(data: bytes) -> bool:
+    """Whether the layer counts at the start account for every byte of a file: `.net` files have no other mark."""
+    return MIN_NET_BYTES <= len(data) <= MAX_NET_BYTES and _size_bytes(_entry_counts(data)) == len(data)
 
 
 def read_net(data: bytes, name: str) -> tuple[Architecture, dict[str, NDArray[np.float32]]]:
@@ -39,17 +47,15 @@ def read_net(data: bytes, name: str) -> tuple[Architecture, dict[str, NDArray[np
             longer than its counts say.
     """
     arch = replace(FAMILY["squeezenet1_0"], conv10_pad=1)
-    shapes = tensor_shapes(arch)
-    keys = [key.removesuffix(".weight") for key in shapes if key.endswith(".weight")]
-    if len(data) < 4 * len(keys):
+    shapes, keys = _SHAPES, _KEYS
+    if len(data) < MIN_NET_BYTES:
         raise BadInput(f"`{name}` is cut short: its `{len(data)}` bytes do not hold the {len(keys)} layer counts of a .net file")
-    counts = [int(count) for count in np.frombuffer(data, "<u4", len(keys))]
-    size = 4 * len(keys)
+    counts = _entry_counts(data)
     for key, count in zip(keys, counts, strict=True):
         weight_count = math.prod(shapes[f"{key}.weight"])
         if count > weight_count:
             raise BadInput(f"`{name}` claims `{count}` entries for `{key}`, which has {weight_count} weights")
-        size += _layer_bytes(count, shapes[f"{key}.bias"][0])
+    size = _size_bytes(counts)
     if size != len(data):
         raise BadInput(f"`{name}` has `{len(data)}` bytes; its layer counts say {size}", hint="the download may be incomplete")
     tensors: dict[str, NDArray[np.float32]] = {}
@@ -71,6 +77,16 @@ def read_net(data: bytes, name: str) -> tuple[Architecture, dict[str, NDArray[np
         tensors[f"{key}.weight"] = flat.reshape(shape)
         tensors[f"{key}.bias"] = bias.astype(np.float32)
     return arch, tensors
+
+
+def _entry_counts(data: bytes) -> list[int]:
+    return [int(count) for count in np.frombuffer(data, "<u4", len(_KEYS))]
+
+
+def _size_bytes(counts: list[int]) -> int:
+    """Of the whole file, by its layer counts."""
+    layers = zip(_KEYS, counts, strict=True)
+    return MIN_NET_BYTES + sum(_layer_bytes(count, _SHAPES[f"{key}.bias"][0]) for key, count in layers)
 
 
 def _layer_bytes(entry_count: int, bias_count: int) -> int:

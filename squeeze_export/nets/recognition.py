@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from squeeze_export.errors import BadInput
@@ -18,23 +18,12 @@ IMAGE_CHANNELS = (1, 3)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KEY = re.compile(r"(features\.0|features\.(\d{1,4})\.(squeeze|expand1x1|expand3x3|bypass)|classifier\.1)\.(weight|bias)")
 _PARTS = ("squeeze", "expand1x1", "expand3x3")
-_WRAPPERS = ("module.", "model.", "_orig_mod.")
 _HINT = "the names are torchvision's: `features.0.weight`, `features.3.squeeze.weight` ... `classifier.1.bias`"
 
 
-def without_wrapper(keys: Iterable[str]) -> dict[str, str]:
-    """Takes off the prefixes that DataParallel, Lightning and `torch.compile` put before every name.
-
-    Returns:
-        key as stored -> key without `module.`, `model.` and `_orig_mod.`, as far as all keys have them in common.
-    """
-    plain = {key: key for key in keys}
-    while plain:
-        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in plain.values())), None)
-        if prefix is None:
-            break
-        plain = {key: name[len(prefix) :] for key, name in plain.items()}
-    return plain
+def is_torchvision_key(key: str) -> bool:
+    """Whether a tensor's name is one of torchvision's for a SqueezeNet."""
+    return _KEY.fullmatch(key) is not None
 
 
 def recognize(shapes: Mapping[str, Shape], *, structure: StructureChoice | None = None) -> Architecture:

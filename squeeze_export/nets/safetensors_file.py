@@ -20,13 +20,14 @@ from squeeze_export.errors import BadInput
 from squeeze_export.files import write_bytes
 from squeeze_export.nets.architecture import Architecture, architecture_from_json
 from squeeze_export.nets.recognition import check_architecture
+from squeeze_export.nets.stored import StoredTensor, to_float32
 
 MAX_LABEL_CHARACTERS = 1000
 MAX_SIDE_PX = 4096
 MAX_PIXEL_VALUE = 1e6
 _REQUIRED = 6
 """So many fields of `Preprocess` every file has; the others may be missing."""
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_DTYPES = {"F64": ("float64", "<f8"), "F32": ("float32", "<f4"), "F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,28 +35,27 @@ class Stored:
     """What a safetensors file holds.
 
     Attributes:
-        tensors: key as stored -> float32 array, in the header's order.
+        tensors: key as stored -> tensor, in the header's order.
         architecture: from the metadata, checked on its own but not yet against the tensors; None where absent.
         preprocess: likewise.
         labels: empty where absent.
     """
 
-    tensors: Mapping[str, NDArray[np.float32]]
+    tensors: Mapping[str, StoredTensor]
     architecture: Architecture | None
     preprocess: Preprocess | None
     labels: tuple[str, ...]
 
 
 def read_safetensors(data: bytes, name: str) -> Stored:
-    """Reads tensors of F64, F32, F16 or BF16, and the metadata.
+    """Reads the tensors, of which those of F64, F32, F16 and BF16 have values, and the metadata.
 
     Args:
         data: the file's bytes.
         name: of the file, for messages.
 
     Raises:
-        BadInput: the file is cut short or malformed, a tensor's dtype is another (named), or the metadata is not what it
-            should be.
+        BadInput: the file is cut short or malformed, or the metadata is not what it should be.
     """
     import safetensors
 
@@ -66,7 +66,7 @@ def read_safetensors(data: bytes, name: str) -> Stored:
         raise BadInput(f"`{name}` is no safetensors file, or is cut short: {err}") from err
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata = header.pop("__metadata__", None) or {}
-    tensors = {key: _floats(entries[key], key) for key in header}
+    tensors = {key: _tensor(entries[key]) for key in header}
     stored = metadata.get("architecture")
     arch = None if stored is None else architecture_from_json(_json(stored, "architecture", dict))
     if arch is not None:
@@ -145,11 +145,7 @@ def _json(text: str, key: str, kind: type) -> Any:
     return value
 
 
-def _floats(entry: Mapping[str, Any], key: str) -> NDArray[np.float32]:
-    if entry["dtype"] not in _DTYPES:
-        raise BadInput(f"tensor `{key}` is `{entry['dtype']}`; {', '.join(_DTYPES)} are read")
-    values = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
-    if entry["dtype"] == "BF16":  # the upper half of a float32
-        values = (values.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and the graph refuses it by name
-        return values.astype(np.float32).reshape(entry["shape"])
+def _tensor(entry: Mapping[str, Any]) -> StoredTensor:
+    shape = tuple(entry["shape"])
+    dtype, stored = _DTYPES.get(entry["dtype"], (entry["dtype"], "u1"))
+    return StoredTensor(shape, dtype, lambda: to_float32(np.frombuffer(entry["data"], stored).reshape(shape), dtype))

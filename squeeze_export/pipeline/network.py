@@ -143,6 +143,7 @@ def open_network(
     structure: StructureChoice | None = None,
     like: Path | None = None,
     expect: Path | None = None,
+    checkpoint_key: str | None = None,
     progress: Progress = silent,
 ) -> Network:
     """Opens a checkpoint file, named weights, or the embedded demo network.
@@ -155,6 +156,7 @@ def open_network(
         structure: what the user tells of what a state dict does not tell.
         like: a float ONNX file of the same network, which tells it.
         expect: an `.npz` file with an image and the user's own logits of it, which the reference must give.
+        checkpoint_key: which network, where a file holds several, as in `read_checkpoint`.
         progress: told of a download.
 
     Raises:
@@ -166,7 +168,7 @@ def open_network(
     likeness = read_likeness(like, choice.size_px) if like is not None else None
     if likeness is not None:
         told = combined(likeness, told)
-    checkpoint = read_checkpoint(_path(weights, progress), structure=told)
+    checkpoint = read_checkpoint(_path(weights, progress), structure=told, key=checkpoint_key)
     if likeness is not None:
         checkpoint = with_likeness(checkpoint, likeness)
     names = Labels(checkpoint.labels) if labels is None else read_labels(labels)

@@ -20,7 +20,7 @@ from squeeze_export.nets.architecture import (
     fire_modules,
     tensor_shapes,
 )
-from squeeze_export.nets.recognition import check_architecture, check_shapes, named, recognize, without_wrapper
+from squeeze_export.nets.recognition import check_architecture, check_shapes, named, recognize
 
 
 def count(arch: Architecture) -> int:
@@ -185,13 +185,6 @@ def test_without_fire_modules() -> None:
     shapes = {key: shape for key, shape in V1_0.items() if key.startswith(("features.0.", "classifier."))}
     with pytest.raises(BadInput, match=r"features\.3\.squeeze\.weight"):
         recognize(shapes)
-
-
-def test_wrappers_come_off_only_where_all_keys_have_them() -> None:
-    assert without_wrapper(["module.model.a", "module.model.b"]) == {"module.model.a": "a", "module.model.b": "b"}
-    assert without_wrapper(["_orig_mod.a"]) == {"_orig_mod.a": "a"}
-    assert without_wrapper(["module.a", "b"]) == {"module.a": "module.a", "b": "b"}
-    assert without_wrapper([]) == {}
 
 
 def test_own_names_stay_and_false_ones_do_not() -> None:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from squeeze_export.core import CAFFE
 from squeeze_export.errors import BadInput
 from squeeze_export.nets.architecture import FAMILY, tensor_shapes
-from squeeze_export.nets.checkpoints import read_checkpoint
-from squeeze_export.nets.net_reader import MAX_NET_BYTES, read_net
+from squeeze_export.nets.checkpoints import MAX_BYTES, read_checkpoint
+from squeeze_export.nets.net_reader import read_net
 
 SHAPES = tensor_shapes(FAMILY["squeezenet1_0"])
 LAYERS = [key.removesuffix(".weight") for key in SHAPES if key.endswith(".weight")]
@@ -89,8 +89,9 @@ def test_trailing_bytes_are_refused() -> None:
 
 def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "x.net"
-    path.write_bytes(b"\0" * (MAX_NET_BYTES + 1))
-    with pytest.raises(BadInput, match="larger than 4 MiB"):
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(BadInput, match="larger than 512 MiB"):
         read_checkpoint(path)
 
 

@@ -60,7 +60,7 @@ NETWORK = (
         "--weights",
         group="Most used",
         metavar="FILE|NAME",
-        help="Checkpoint (.pth .safetensors .onnx .net), or squeezenet1_0 or squeezenet1_1 to download torchvision's. "
+        help="Checkpoint (torch.save's, .safetensors, .onnx, .net), or squeezenet1_0 or squeezenet1_1 to download torchvision's. "
         "Without it: the embedded demo network.",
     ),
     option(
@@ -72,6 +72,11 @@ NETWORK = (
     _input("--classes", type=FILE, help="Names that the class folders of images go by, where they differ from --labels."),
     *LIKE,
     *STRUCTURE,
+    _input(
+        "--checkpoint-key",
+        metavar="KEY",
+        help="Which network to read where a checkpoint holds several, such as `state_dict_ema`: the keys that lead to it.",
+    ),
     _input("--mean", type=_PER_CHANNEL, help="Mean of each channel, for pixels from 0 to 255, in the network's channel order."),
     _input("--std", type=_PER_CHANNEL, help="Standard deviation of each channel, likewise."),
     _input("--channel-order", type=Choice(["rgb", "bgr"]), help="The channel order that the network was trained on."),
