@@ -22,6 +22,7 @@ from squeeze_export.nets.onnx_reader import read_onnx
 from squeeze_export.nets.recognition import check_shapes, named, recognize
 from squeeze_export.nets.safetensors_file import read_safetensors
 from squeeze_export.nets.state_dict import StoredValues, flattened, network_in
+from squeeze_export.nets.stored import FLOAT_BYTES
 from squeeze_export.nets.torch_reader import read_torch
 
 MAX_BYTES = 512 << 20
@@ -130,6 +131,29 @@ def read_checkpoint(path: Path, *, structure: StructureChoice | None = None, key
         untold = {name: why for name, why in untold.items() if name != "channel_order"}
     tensors = {name: tensors[name] for name in tensor_shapes(arch)}
     return Checkpoint(path, kind, arch, tensors, preprocess, labels, digest, notes, assumptions, untold)
+
+
+def raw_tensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
+    """All tensors of a state dict, of whatever network, under the names that they have in the file.
+
+    Returns:
+        key -> float32 array, and the SHA-256 of the file.
+
+    Raises:
+        BadInput: no such file, or none that holds tensors alone.
+    """
+    data = read_bounded(path, MAX_BYTES, "a checkpoint")
+    kind = kind_of(data, path)
+    if kind not in ("torch", "safetensors"):
+        raise BadInput(f"`{path}` is no state dict", hint="a state dict for --weights, and its graph for --like")
+    if kind == "torch":
+        contents = flattened(read_torch(data, str(path)), str(path)).tensors
+    else:
+        contents = dict(read_safetensors(data, str(path)).tensors)
+    stored = {name: tensor for name, tensor in contents.items() if tensor.dtype in FLOAT_BYTES}
+    if sum(tensor.size_bytes for tensor in stored.values()) > len(data):  # a view can repeat one number any number of times
+        raise BadInput(f"`{path}` has tensors that claim more data than it has")
+    return {name: tensor.read() for name, tensor in stored.items()}, hashlib.sha256(data).hexdigest()
 
 
 def _other_graph(path: Path, file: OnnxFile, digest: str, told: StructureChoice) -> Checkpoint:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +21,14 @@ from squeeze_export.graph.onnx_graph import OnnxGraph, graph_of, preprocess_of, 
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import Architecture, Bypass, StructureChoice, tensor_shapes
 from squeeze_export.nets.assumptions import PIXELS, option_for
-from squeeze_export.nets.checkpoints import Checkpoint
+from squeeze_export.nets.checkpoints import Checkpoint, raw_tensors, read_checkpoint
 
 IMAGES = 4
 """Random inputs that both networks run on."""
 TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
 """Largest difference in shares of the largest value, of logits and of tensors; the second for a graph of half-precision weights."""
+_EPS = (1e-5, 1e-3, 1e-6)
+"""BatchNorm's epsilons: torch's default, and what else is usual. A state dict does not hold it."""
 _HALF = (10, 16)
 """ONNX's numbers of float16 and bfloat16."""
 
@@ -34,7 +38,9 @@ class Likeness:
     """What a graph tells.
 
     Attributes:
-        path: the file.
+        path: where it is.
+        file: the file.
+        digest: SHA-256 of it, and of the weights beside it.
         read: what it computes.
         structure: of it, as far as the graph shows it.
         preprocess: as far as the graph tells; torchvision's elsewhere.
@@ -43,6 +49,8 @@ class Likeness:
     """
 
     path: Path
+    file: OnnxFile
+    digest: str
     read: OnnxGraph
     structure: StructureChoice
     preprocess: Preprocess
@@ -63,13 +71,16 @@ def read_likeness(path: Path, size_px: tuple[int, int] | None = None) -> Likenes
     """
     if not path.is_file():
         raise BadInput(f"`{path}` is not a file", hint="--like MODEL.onnx, the same network exported with torch.onnx.export")
-    file = parsed(read_bounded(path, MAX_BYTES, "an ONNX file"), path, path.parent)
+    data = read_bounded(path, MAX_BYTES, "an ONNX file")
+    file = parsed(data, path, path.parent)
     read = read_graph(file, str(path))
     if not read.fixed and size_px is not None and read.size[:2] != size_px:
         read = read_graph(file, str(path), size_px)
     preprocess, untold = preprocess_of(read)
     tolerance = HALF_TOLERANCE if _is_half(file) else TOLERANCE
-    return Likeness(path, read, _structure(read, file), preprocess, frozenset(PIXELS) - set(untold), tolerance)
+    return Likeness(
+        path, file, file.sha256(data), read, _structure(read, file), preprocess, frozenset(PIXELS) - set(untold), tolerance
+    )
 
 
 def _is_half(file: OnnxFile) -> bool:
@@ -121,15 +132,28 @@ def combined(likeness: Likeness, told: StructureChoice) -> StructureChoice:
     return replace(likeness.structure, **told.given())
 
 
-def with_likeness(checkpoint: Checkpoint, likeness: Likeness) -> Checkpoint:
-    """The checkpoint with what the graph tells of the pixels, once it is sure that both are one network.
+def read_like(path: Path, likeness: Likeness, told: StructureChoice, *, key: str | None = None) -> Checkpoint:
+    """Reads a checkpoint with what a graph tells, once it is sure that both are one network.
+
+    A SqueezeNet keeps its own names and tensors. Of any other network, the graph is taken, whose weights the checkpoint must hold.
+
+    Args:
+        path: the checkpoint.
+        likeness: the graph.
+        told: of `combined`.
+        key: as in `read_checkpoint`.
 
     Raises:
         BadInput: the tensors are not the graph's; the first that differs is named.
     """
+    try:
+        checkpoint = read_checkpoint(path, structure=told, key=key)
+    except BadInput:  # if it is no state dict at all, reading its tensors says so
+        return _as_graph(path, likeness)
     if checkpoint.architecture is None:
-        raise BadInput(f"`{checkpoint.path}` tells its whole structure itself", hint="leave out --like")
-    check_same(checkpoint.architecture, checkpoint.tensors, likeness)
+        raise BadInput(f"`{path}` tells its whole structure itself", hint="leave out --like")
+    if not is_same(checkpoint.architecture, checkpoint.tensors, likeness):
+        return _as_graph(path, likeness)
     fresh = {name for name in PIXELS if name in checkpoint.untold and (name in likeness.told or name in ("crop_px", "resize_px"))}
     values = {name: getattr(likeness.preprocess, name) for name in fresh}
     if "crop_px" in fresh:
@@ -138,11 +162,14 @@ def with_likeness(checkpoint: Checkpoint, likeness: Likeness) -> Checkpoint:
     return replace(checkpoint, preprocess=replace(checkpoint.preprocess, **values), untold=untold)
 
 
-def check_same(arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], likeness: Likeness) -> None:
-    """Runs the network and the graph on the same random inputs, and if they differ, finds the tensor that does.
+def is_same(arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], likeness: Likeness) -> bool:
+    """Runs the network and the graph on the same random inputs, and if they differ, looks for the tensor that does.
+
+    Returns:
+        False if the graph has all tensors, but puts them together otherwise.
 
     Raises:
-        BadInput: they are not one network.
+        BadInput: a tensor that the graph does not have.
     """
     height, width, channels = likeness.read.size
     plain = Preprocess(
@@ -160,7 +187,7 @@ def check_same(arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], l
     own, other = build_graph(arch, tensors, plain), graph_of(likeness.read, plain, name="like")
     found, expected = (_logits(graph, inputs) for graph in (own, other))
     if found.shape == expected.shape and expected.any() and _apart(found, expected) <= likeness.tolerance:
-        return
+        return True
     stored = [node for node in likeness.read.nodes if isinstance(node, Conv)]
     for key in tensor_shapes(arch):
         values = tensors[key]
@@ -171,14 +198,83 @@ def check_same(arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], l
                 f"`{likeness.path.name}` is another network: it does not have the tensor `{key}`, {nearest}",
                 hint="export the graph from this very checkpoint",
             )
-    if expected.any() or found.any():
-        raise BadInput(f"`{likeness.path.name}` has these tensors, but puts them together in another way than a SqueezeNet")
+    return not expected.any() and not found.any()
+
+
+def _as_graph(path: Path, likeness: Likeness) -> Checkpoint:
+    """The network of a state dict that is no SqueezeNet's: the graph, once it is sure that its weights are the state dict's.
+
+    Args:
+        path: the state dict.
+        likeness: the graph.
+
+    Raises:
+        BadInput: a convolution or linear layer of the graph whose weights the state dict does not hold; it is named.
+    """
+    tensors, digest = raw_tensors(path)
+    held = _Held(tensors, likeness.tolerance)
+    for node in likeness.read.nodes:
+        if isinstance(node, Conv) and not _averages(node) and not held.has(node):
+            raise BadInput(
+                f"`{likeness.path.name}` is another network: `{path.name}` does not hold the weights of its `{node.name}`",
+                hint="export the graph from this very checkpoint",
+            )
+    both = hashlib.sha256(f"{digest} {likeness.digest}".encode()).hexdigest()
+    notes = (f"its layers are put together as in `{likeness.path.name}`",)
+    return Checkpoint(path, "onnx", None, {}, likeness.preprocess, (), both, notes, onnx=likeness.file)
+
+
+def _averages(conv: Conv) -> bool:
+    """Whether the reader made it of an AveragePool: 1 / (rows * columns) from each channel to itself."""
+    rows, columns = conv.kernel
+    if conv.weight.shape[0] != conv.weight.shape[1] or conv.bias.any():
+        return False
+    channels = np.arange(conv.weight.shape[0])
+    spread = np.zeros_like(conv.weight)
+    spread[channels, channels] = 1 / (rows * columns)
+    return bool(np.allclose(conv.weight, spread))
+
+
+class _Held:
+    """The tensors of a state dict, to look for a layer's weights among them, as they are or with a BatchNorm folded in."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[np.float32]], tolerance: float) -> None:
+        self._tolerance = tolerance
+        self._weights = [tensor for tensor in tensors.values() if tensor.ndim in (2, 4)]
+        self._vectors = [tensor.astype(np.float64) for tensor in tensors.values() if tensor.ndim == 1]
+        stems = [key.removesuffix(".running_var") for key in tensors if key.endswith(".running_var")]
+        parts = ("weight", "bias", "running_mean", "running_var")
+        whole = [stem for stem in stems if all(f"{stem}.{part}" in tensors for part in parts)]
+        self._norms = [tuple(tensors[f"{stem}.{part}"].astype(np.float64) for part in parts) for stem in whole]
+
+    def has(self, conv: Conv) -> bool:
+        """Whether some tensors give a layer's weight and bias."""
+        count = len(conv.bias)
+        shifts = [np.zeros(count), *(vector for vector in self._vectors if len(vector) == count)]
+        norms = [norm for norm in self._norms if len(norm[0]) == count]
+        for stored in self._weights:
+            if stored.shape[0] != count or stored.size != conv.weight.size:
+                continue
+            weight = stored.reshape(conv.weight.shape).astype(np.float64)
+            if self._same(weight, conv.weight) and any(self._same(shift, conv.bias) for shift in shifts):
+                return True
+            for gain, shift, mean, variance in norms:
+                for eps in _EPS:
+                    factor = gain / np.sqrt(variance + eps)
+                    if self._same(weight * factor[:, None, None, None], conv.weight):
+                        biases = [(before - mean) * factor + shift for before in shifts]
+                        if any(self._same(bias, conv.bias) for bias in biases):
+                            return True
+        return False
+
+    def _same(self, values: NDArray[np.float64], others: NDArray[np.float32]) -> bool:
+        return _apart(values, others) <= self._tolerance or not (values.any() or others.any())
 
 
 def _logits(graph: Graph, inputs: FloatArray) -> FloatArray:
     return FloatRunner(graph)(inputs)
 
 
-def _apart(values: NDArray[np.float32], others: NDArray[np.float32]) -> float:
+def _apart(values: NDArray[Any], others: NDArray[np.float32]) -> float:
     """The largest difference, in shares of the largest of the others."""
     return float(np.abs(values - others).max() / max(float(np.abs(others).max()), 1e-12))

@@ -22,7 +22,7 @@ from squeeze_export.nets.assumptions import pixel_assumptions
 from squeeze_export.nets.checkpoints import Checkpoint, read_checkpoint
 from squeeze_export.nets.download import NAMED_WEIGHTS, fetch_weights
 from squeeze_export.pipeline.expectation import Build, Reading, check_expected
-from squeeze_export.pipeline.like import combined, read_likeness, with_likeness
+from squeeze_export.pipeline.like import combined, read_like, read_likeness
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,13 @@ def open_network(
     """
     is_demo = weights is None
     choice, told = preprocess or PreprocessChoice(), structure or StructureChoice()
-    likeness = read_likeness(like, choice.size_px) if like is not None else None
-    if likeness is not None:
+    path = _path(weights, progress)
+    if like is None:
+        checkpoint = read_checkpoint(path, structure=told, key=checkpoint_key)
+    else:
+        likeness = read_likeness(like, choice.size_px)
         told = combined(likeness, told)
-    checkpoint = read_checkpoint(_path(weights, progress), structure=told, key=checkpoint_key)
-    if likeness is not None:
-        checkpoint = with_likeness(checkpoint, likeness)
+        checkpoint = read_like(path, likeness, told, key=checkpoint_key)
     names = Labels(checkpoint.labels) if labels is None else read_labels(labels)
     folders = names if classes is None else read_labels(classes)
     checkpoint, graph, build = _built(checkpoint, choice)

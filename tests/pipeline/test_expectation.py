@@ -254,5 +254,84 @@ def test_an_onnx_file_of_any_graph_is_held_against_logits_too(tmp_path):
     assert caught.value.hint == "it would fit with --channel-order bgr"
     with pytest.raises(BadInput, match=r"`input` of .* cannot be given to an ONNX file's graph"):
         open_network(path, expect=npz(tmp_path / "i.npz", input=np.zeros((1, 3, 38, 38), np.float32), logits=np.zeros((1, 10))))
-    with pytest.raises(BadInput, match="tells its whole structure itself"):
+    with pytest.raises(BadInput, match="is no state dict"):
         open_network(path, like=path)
+
+
+class Unrectified(own.SqueezeNet):
+    """As SqueezeNet 1.2 has it: no ReLU follows the squeeze."""
+
+    def __init__(self):
+        super().__init__()
+        for module in self.modules():
+            if isinstance(module, own.Fire):
+                module.forward = lambda x, fire=module: torch.cat(
+                    [torch.relu(fire.expand1x1(fire.squeeze(x))), torch.relu(fire.expand3x3(fire.squeeze(x)))], 1
+                )
+
+
+class Normed(torch.nn.Module):
+    """No SqueezeNet: BatchNorm, an average pool inside, two linear layers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem = torch.nn.Conv2d(3, 8, (5, 3), stride=2, padding=1, bias=False)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.mix = torch.nn.Conv2d(8, 12, 1)
+        self.head = torch.nn.Linear(12, 10)
+        for values, low, high in ((self.norm.running_mean, -0.5, 0.5), (self.norm.running_var, 0.5, 2), (self.norm.weight, 0.5, 2)):
+            torch.nn.init.uniform_(values, low, high)
+
+    def forward(self, x):
+        x = torch.nn.functional.avg_pool2d(torch.relu(self.norm(self.stem(x))), 2)
+        return self.head(torch.relu(self.mix(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Unrectified, Normed, TwoColumns])
+def test_any_other_network_is_its_graph_with_the_weights_of_the_state_dict(kind, tmp_path):
+    net = kind().eval()
+    state = net.state_dict()
+    torch.save({"epoch": 3, "model": state}, tmp_path / "net.pth")
+    network = open_network(tmp_path / "net.pth", like=own.exported(net, tmp_path / "graph.onnx", SIDE_PX))
+    assert network.notes[0] == "its layers are put together as in `graph.onnx`"
+    found, expected = FloatRunner(network.graph)(PIXELS), own.torch_logits(net, PIXELS, network.graph.preprocess)
+    assert np.array_equal(found.argmax(1), expected.argmax(1))
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    key = next(key for key, value in state.items() if value.ndim > 1)
+    torch.save({**state, key: state[key] * 1.01}, tmp_path / "other.pth")
+    with pytest.raises(BadInput, match=r"`graph.onnx` is another network: "):
+        open_network(tmp_path / "other.pth", like=tmp_path / "graph.onnx")
+
+
+class NormedFire(own.Fire):
+    """BatchNorm after each convolution."""
+
+    def __init__(self, inputs, squeeze, expand):
+        super().__init__(inputs, squeeze, expand)
+        self.squeeze_bn, self.expand1x1_bn, self.expand3x3_bn = (torch.nn.BatchNorm2d(n) for n in (squeeze, expand, expand))
+
+    def forward(self, x):
+        squeezed = torch.relu(self.squeeze_bn(self.squeeze(x)))
+        parts = self.expand1x1_bn(self.expand1x1(squeezed)), self.expand3x3_bn(self.expand3x3(squeezed))
+        return torch.relu(torch.cat(parts, 1))
+
+
+def test_batch_norm_is_folded_on_both_sides(tmp_path):
+    """torch's exporter folds it into the graph, and the reader of state dicts into the tensors."""
+    net = own.SqueezeNet(kernel=7, padding=3, final_relu=False)
+    plain = net.features
+    fires = (NormedFire(12, 6, 8), NormedFire(16, 6, 8))
+    net.features = torch.nn.Sequential(plain[0], torch.nn.BatchNorm2d(12), plain[1], plain[2], *fires)
+    net.classifier[1] = torch.nn.Conv2d(16, 10, 1)
+    net.train()
+    with torch.no_grad():
+        for _ in range(20):
+            net(torch.randn(16, 3, SIDE_PX, SIDE_PX))
+    net.eval()
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    network = open_network(tmp_path / "net.pth", like=own.exported(net, tmp_path / "net.onnx", SIDE_PX))
+    assert (network.architecture.conv1_pad, network.architecture.final_relu) == (3, False)
+    found, expected = FloatRunner(network.graph)(PIXELS), own.torch_logits(net, PIXELS, network.graph.preprocess)
+    assert np.array_equal(found.argmax(1), expected.argmax(1))
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
