@@ -17,7 +17,7 @@ from squeeze_export.core import EmitOptions, Progress
 from squeeze_export.errors import EXIT_DONE, Refused
 from squeeze_export.pipeline import check_full_placement, run_compiled
 from squeeze_export.pipeline.calibration import KEPT_FLOAT
-from squeeze_export.pipeline.job import Job
+from squeeze_export.pipeline.job import NO_LABELS, Job
 from squeeze_export.pipeline.network import Network, PreprocessChoice
 from squeeze_export.pipeline.recipes import recipe_names
 from squeeze_export.pipeline.sessions import RunOptions
@@ -109,6 +109,8 @@ def finish(report: Report, job: Job, values: Mapping[str, Any], rows: Sequence[M
     write_json(report, job.out / "report.json")
     write_html(report, job.out / "report.html")
     print_report(report, as_json=values["as_json"])
+    if NO_LABELS.items() <= report.network.items():
+        note("no labels: the files tell a class by its index alone, `--labels FILE` gives them names")
     kept = report.calibration.get(KEPT_FLOAT)
     if kept:
         note(f"in float on request: {', '.join(kept)}")

@@ -54,6 +54,7 @@ _DECODER_ERRORS = (
     EOFError,
     LookupError,
     ArithmeticError,
+    RuntimeError,  # AVIF's
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

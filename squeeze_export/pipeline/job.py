@@ -31,6 +31,9 @@ from squeeze_export.results import Measurement, Report
 from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import check_carries
 
+NO_LABELS = {"labels": "none"}
+"""What a report says of the network if the files name no classes."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -186,7 +189,8 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
     name = str(ours.quantized.provenance.get("network", network.name)) if ours is not None else network.name
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         needed = job.validate or job.bench
-        orders = [Order(ours.quantized if ours is not None else network.graph, scheme, job.out)]
+        written = ours.quantized if ours is not None else network.graph
+        orders = [Order(written, scheme, job.out)]
         if reference_known and needed and scheme != FP32:
             orders.append(Order(network.graph, FP32, Path(folder)))
         vendor = integers if isinstance(integers, Vendor) else None
@@ -204,9 +208,10 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
             found = measured(entries, job.run, comparing=comparing, bench=job.bench, alone=alone, progress=progress)
     warnings += (*found.warnings, *shift_warnings(ours, evaluation))
     warnings = list(dict.fromkeys(warnings))  # where the calibration images serve twice
+    facts = network.facts() if reference_known else {"name": name, "source": job.table.name if job.table else ""}
     report = report_of(
         _rows(exported, job.scheme, entries, found.rows),
-        network=network.facts() if reference_known else {"name": name, "source": job.table.name if job.table else ""},
+        network=facts if written.labels else {**facts, **NO_LABELS},
         calibration=integers.facts() if integers is not None else None,
         evaluation=evaluation.facts if evaluation is not None else None,
         warnings=warnings,

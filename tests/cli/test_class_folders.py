@@ -114,3 +114,16 @@ def test_classes_of_another_count(val, squeeze, net):
     Path("four.txt").write_text("ant\nbee\ncat\ndog\n")
     result = squeeze("onnx", *net, "--classes", "four.txt")
     assert result.refusal()[0] == "`4` labels for a network of `5` classes"
+
+
+def test_no_labels_are_said_once(squeeze, net, tiny):
+    text = "no labels: the files tell a class by its index alone, `--labels FILE` gives them names\n"
+    squeeze("calibrate", *net, "--labels", tiny / "labels.txt")
+    table = Path("squeeze-export-out/squeezenet_custom.int8.table")
+    options = ("--no-validate", "--no-bench")
+    assert squeeze("onnx", *net[:2], *options).err.count(text) == 1
+    report = json.loads(Path("squeeze-export-out/report.json").read_text())
+    assert report["network"]["labels"] == "none"
+    for named in (("--labels", tiny / "labels.txt"), ("--int8", "--table", table)):  # the table has kept its names
+        assert text not in squeeze("onnx", *net[:2], *named, *options).err
+        assert "labels" not in json.loads(Path("squeeze-export-out/report.json").read_text())["network"]

@@ -25,7 +25,7 @@ from squeeze_export.targets import target_named
 OUT = Path("squeeze-export-out")
 FAST = ("--rounds", 2)
 FILES_ONLY = ("--no-validate", "--no-bench")
-OUR_LINES = re.compile(r"(warning: |emulated rows: |compared on \d+ images: |wrote |report |no --weights: )")
+OUR_LINES = re.compile(r"(warning: |emulated rows: |compared on \d+ images: |wrote |report |no --weights: |no labels: )")
 
 
 def strict(text):

@@ -13,9 +13,10 @@ from doc_pages import Command
 from squeeze_export import cli, demo
 from squeeze_export.cli import weights
 from squeeze_export.errors import BadInput
+from squeeze_export.graph.quantized import INT8
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.nets.download import NAMED_WEIGHTS
-from squeeze_export.pipeline import network
+from squeeze_export.pipeline import calibrate, export, network, open_network
 
 CALIBRATION_COUNT = 16
 TRAINING_COUNT = 100
@@ -61,6 +62,17 @@ def exported(named_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         assert exit_code(["onnx", *names]) == 0
         shutil.copy("squeezenet1_1.int8.tflite", "other-tools-int8.tflite")
         shutil.copy("squeezenet1_1.fp32.onnx", "other-tools.onnx")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unlabelled(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same int8 files without labels."""
+    opened = open_network(exported / CHECKPOINT)
+    made, folder = calibrate(opened, exported / "imgs"), tmp_path_factory.mktemp("unlabelled")
+    assert opened.graph.labels == ()
+    for target in ("onnx", "tflite", "openvino", "coreml"):
+        export(made.quantized, target, INT8, folder, name="squeezenet1_1")
     return folder
 
 

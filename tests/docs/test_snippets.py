@@ -76,6 +76,17 @@ def test_a_snippet_runs(page, number, snippet, folder, expected, capsys):
         assert printed == f"{expected}\n"
 
 
+@pytest.mark.parametrize("page", [f"docs/targets/{guide}.md" for guide in GUIDES])
+def test_a_snippet_prints_the_index_where_there_are_no_labels(page, unlabelled, folder, expected, monkeypatch, capsys):
+    here = [text for found, _, text in SNIPPETS if found == page and ".predict(" not in text and not absent(text)]
+    assert here
+    labels = (folder / "classes.txt").read_text().split()
+    monkeypatch.chdir(unlabelled)
+    for snippet in here:
+        run(snippet)
+        assert capsys.readouterr().out == f"{labels.index(expected)}\n"
+
+
 def test_every_guide_has_a_snippet_that_runs_here():
     here = {page for page, _, snippet in SNIPPETS if ".predict(" not in snippet and "model_api" not in snippet}
     assert {f"docs/targets/{guide}.md" for guide in GUIDES} <= here
@@ -92,9 +103,9 @@ def test_the_pixels_are_the_ones_that_validation_hands_over(folder):
 
 def test_a_broken_snippet_is_found(folder):
     (snippet,) = [text for page, number, text in SNIPPETS if (page, number) == ("docs/targets/onnx.md", 0)]
-    for sound, broken in (("InferenceSession", "Session"), ("int8.onnx", "int4.onnx"), ('"labels"', '"names"')):
+    for sound, broken in (("InferenceSession", "Session"), ("int8.onnx", "int4.onnx"), ("custom_metadata_map", "metadata")):
         assert sound in snippet
-        with pytest.raises(Exception, match=r"Session|int4|names"):
+        with pytest.raises(Exception, match=r"Session|int4|metadata"):
             run(snippet.replace(sound, broken))
     assert absent("import no_such_package.part\nfrom json import loads\nfrom neither import x") == ["no_such_package", "neither"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from squeeze_export.core import CAFFE, TORCHVISION, Preprocess
 from squeeze_export.errors import BadInput
 from squeeze_export.images import preprocess as preprocess_module
 from squeeze_export.images.preprocess import (
+    READS_AVIF,
     BrokenImage,
     crop_offset,
     decode,
@@ -212,6 +214,45 @@ def test_every_colour_mode_becomes_rgb(tmp_path: Path, mode):
     assert load_pixels(path, SMALL).shape == (6, 6, 3)
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "L"])
+def test_a_jpeg_in_cmyk_or_grey_keeps_its_colours(tmp_path: Path, mode):
+    """Adobe's CMYK in JPEG is inverted, and so is Pillow's; whoever misses it gets the negative."""
+    smooth = np.stack([*np.meshgrid(np.linspace(40, 200, 32), np.linspace(60, 220, 32)), np.full((32, 32), 120.0)], axis=-1)
+    image = Image.fromarray(smooth.astype(np.uint8))
+    image.convert(mode).save(tmp_path / "x.jpg", quality=95)
+    expected = np.asarray(image.convert(mode).convert("RGB")).astype(int)
+    assert np.abs(np.asarray(read_upright(tmp_path / "x.jpg")) - expected).max() < 12
+    assert np.abs(255 - expected - expected).max() > 100  # the negative is far off
+
+
+def png_of_16_bits(kind: int, values: np.ndarray) -> bytes:
+    """PNG of big-endian 16-bit samples; colour type 0 is grey, 2 is RGB (PNG specification, 11.2.2)."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    told = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + told
+
+
+def test_a_png_of_16_bits_keeps_the_upper_8_in_colour_and_is_refused_in_grey(tmp_path: Path):
+    colour = np.random.default_rng(0).integers(0, 65536, (9, 11, 3), np.uint16)
+    found = decode(io.BytesIO(png_of_16_bits(2, colour)), "x")
+    np.testing.assert_array_equal(np.asarray(found), colour >> 8)
+    with pytest.raises(BrokenImage, match="not 8 bits"):
+        decode(io.BytesIO(png_of_16_bits(0, colour[..., 0])), "x")
+
+
+def test_a_jpeg_that_lacks_its_end_is_broken_not_half_grey(tmp_path: Path):
+    file = io.BytesIO()
+    Image.fromarray(noise(64, 64)).save(file, "JPEG")
+    decode(io.BytesIO(file.getvalue()), "x")
+    for length in (len(file.getvalue()) // 2, len(file.getvalue()) - 300):
+        with pytest.raises(BrokenImage, match=r"truncated|bytes not processed|broken"):
+            decode(io.BytesIO(file.getvalue()[:length]), "x")
+
+
 @pytest.mark.parametrize("transparency", [3, bytes(range(256))], ids=["index", "table"])
 def test_a_transparent_palette_keeps_its_colours(tmp_path: Path, transparency):
     image = Image.fromarray(noise(10, 14)).convert("P")
@@ -219,8 +260,10 @@ def test_a_transparent_palette_keeps_its_colours(tmp_path: Path, transparency):
     np.testing.assert_array_equal(np.asarray(read_upright(tmp_path / "x.png")), np.asarray(image.convert("RGB")))
 
 
-@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "MPO"])
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "MPO", "AVIF"])
 def test_formats(tmp_path: Path, format_name):
+    if format_name == "AVIF" and not READS_AVIF:
+        pytest.skip("this Pillow has no AVIF")
     smooth = np.broadcast_to(np.linspace(0, 255, 32).astype(np.uint8)[:, None, None], (32, 32, 3))
     path = tmp_path / "any.jpg"  # the content decides, not the suffix
     Image.fromarray(np.ascontiguousarray(smooth)).save(path, format_name)
@@ -260,11 +303,14 @@ def test_broken_files(tmp_path: Path, damage):
     assert "0x" not in caught.value.reason  # no memory address of a buffer
 
 
+FUZZED = ["JPEG", "PNG", "GIF", "BMP", "WEBP", *(["AVIF"] if READS_AVIF else [])]
+
+
 @settings(max_examples=300)
 @given(data=st.data())
 def test_a_damaged_file_raises_only_broken_image(data):
     file = io.BytesIO()
-    Image.fromarray(noise(12, 12)).save(file, data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP"])))
+    Image.fromarray(noise(12, 12)).save(file, data.draw(st.sampled_from(FUZZED)))
     content = bytearray(file.getvalue())
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=6)):
         content[place] = data.draw(st.integers(0, 255))

@@ -259,7 +259,7 @@ def test_a_table_alone_gives_files_but_no_comparison(job, table):
     (row,) = report.measurements
     assert (row.scheme, row.accuracy) == ("int8", None)
     assert row.latency is not None
-    assert report.network == {"name": "squeezenet_custom", "source": "net.table"}
+    assert report.network == {"name": "squeezenet_custom", "source": "net.table", "labels": "none"}
     assert report.warnings == ("not validated: the table was made from another checkpoint, name it with --weights",)
 
 
