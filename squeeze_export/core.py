@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.errors import Refused, Unavailable
+from squeeze_export.errors import NotInstalled, Refused, Unavailable
 
 FloatArray: TypeAlias = NDArray[np.float32]
 ByteArray: TypeAlias = NDArray[np.uint8]
@@ -42,7 +42,8 @@ def require(module: str, extra: str, *, without: tuple[str, ...] = ()) -> Any:
             they are loaded already.
 
     Raises:
-        Unavailable: the module is not installed; the hint names the extra.
+        NotInstalled: the module is not installed; the hint names the extra.
+        Unavailable: it is there, and something that it imports is not.
         Refused: the module is installed, but its import fails.
     """
     switch = _SWITCHES.get(module.partition(".")[0])
@@ -53,7 +54,9 @@ def require(module: str, extra: str, *, without: tuple[str, ...] = ()) -> Any:
         sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is how Python spells "not to be imported"
         return importlib.import_module(module)
     except ImportError as err:
-        raise Unavailable(f"`{module}` is not installed ({err})", hint=f"pip install 'squeeze-export[{extra}]'") from err
+        absent = isinstance(err, ModuleNotFoundError) and err.name == module.partition(".")[0]
+        kind = NotInstalled if absent else Unavailable
+        raise kind(f"`{module}` is not installed ({err})", hint=f"pip install 'squeeze-export[{extra}]'") from err
     except Exception as err:  # a broken toolchain may raise anything
         raise Refused(
             f"`{module}` breaks when it is imported: {type(err).__name__}: {err}", hint=f"reinstall it: squeeze-export[{extra}]"

@@ -38,6 +38,10 @@ class Unavailable(SqueezeExportError):
     exit_code = 3
 
 
+class NotInstalled(Unavailable):
+    """A package that is not here at all. Among several targets its own is skipped, and the others go on."""
+
+
 class Inapplicable(Unavailable):
     """Something that no device of this kind can do. Among other jobs it is skipped, and the others go on."""
 

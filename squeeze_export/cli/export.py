@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from squeeze_export.cli.console import note
 from squeeze_export.cli.jobs import finish, job_from, run_shown
 from squeeze_export.cli.options import Command, Option
 from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, EXPECT_TOP1, TABLE
@@ -21,9 +22,9 @@ from squeeze_export.cli.options.quantization import (
     training_choice,
 )
 from squeeze_export.cli.options.running import NO_BENCH, NO_VALIDATE, RUNNING
-from squeeze_export.graph.quantized import SCHEMES
-from squeeze_export.pipeline.job import run
-from squeeze_export.pipeline.recipes import recipe_names
+from squeeze_export.graph.quantized import SCHEMES, scheme_named
+from squeeze_export.pipeline.job import Job, run
+from squeeze_export.pipeline.recipes import RECIPES, recipe_names
 from squeeze_export.registry import TARGETS
 from squeeze_export.targets import target_named
 
@@ -35,16 +36,24 @@ def command(name: str) -> click.Command:
     text = f"Export a SqueezeNet to {what}, compare it with the fp32 reference, and time it."
 
     def export(**values: Any) -> int:
-        job = job_from(
-            values,
-            targets=targets,
-            scheme=scheme_choice(values),
-            training=training_choice(values),
-        )
+        carried = {scheme for target in targets for scheme in target_named(target).SCHEMES}
+        scheme = scheme_choice(values, carried)
+        job = job_from(values, targets=targets, scheme=scheme, training=training_choice(values))
         report = run_shown(job, run)
+        if any(row.target == "coreml" and row.artifact for row in report.measurements):
+            _tell_neural_engine(job)
         return finish(report, job, values, [row for row in report.measurements if row.scheme == job.scheme])
 
     return Command(name, callback=export, help=f"{text}\n\n{_EXAMPLE % name}", params=_options(targets))
+
+
+def _tell_neural_engine(job: Job) -> None:
+    """A note if Apple's Neural Engine, which computes in float16 alone, will not take the Core ML file of our own recipes."""
+    scheme = scheme_named(job.scheme)
+    dtype = job.options.coreml_compute if scheme.integer else scheme.float_dtype
+    if dtype == "float32" and RECIPES[job.recipe].maker != "vendor":
+        instead = "--coreml-compute float16" if scheme.integer else "--fp16"
+        note(f"the Core ML file computes in float32, which Apple's Neural Engine does not take: {instead} for it")
 
 
 def _options(targets: tuple[str, ...]) -> list[click.Parameter]:

@@ -14,7 +14,7 @@ from squeeze_export.cli.options.output import OUT, OUTPUT
 from squeeze_export.cli.options.quantization import recipe_options
 from squeeze_export.cli.options.running import FULL_PLACEMENT, NO_VALIDATE
 from squeeze_export.core import EmitOptions, Progress
-from squeeze_export.errors import EXIT_DONE, Refused
+from squeeze_export.errors import EXIT_DONE, Refused, Unavailable
 from squeeze_export.pipeline import check_full_placement, run_compiled
 from squeeze_export.pipeline.calibration import KEPT_FLOAT
 from squeeze_export.pipeline.job import NO_LABELS, Job
@@ -114,11 +114,16 @@ def finish(report: Report, job: Job, values: Mapping[str, Any], rows: Sequence[M
     kept = report.calibration.get(KEPT_FLOAT)
     if kept:
         note(f"in float on request: {', '.join(kept)}")
+    for row in report.measurements:
+        if row.status == "skipped" and not row.artifact:
+            note(f"skipped {row.target}: {row.reason}")
     for name in dict.fromkeys(row.artifact for row in report.measurements if row.artifact and row.scheme == job.scheme):
         note(f"wrote {job.out / name}")
     note(f"report {job.out / 'report.json'} and {job.out / 'report.html'}")
     if any(row.status == "failed" for row in report.measurements):
         return Refused.exit_code
+    if all(row.status == "skipped" for row in report.measurements):
+        return Unavailable.exit_code
     if values["require_full_placement"]:
         check_full_placement(rows)
     return EXIT_DONE

@@ -10,17 +10,21 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from squeeze_export.core import Artifact, EmitOptions, Progress
-from squeeze_export.errors import SqueezeExportError
+from squeeze_export.errors import NotInstalled, SqueezeExportError
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme, scheme_named
 from squeeze_export.graph.table import graph_bytes, read_graph, read_table, table_bytes
+from squeeze_export.measure.host import package_version
 from squeeze_export.pipeline.export import export_checked, read_artifact
 from squeeze_export.pipeline.sessions import kept
 from squeeze_export.pipeline.vendor import Vendor, export_vendor
+from squeeze_export.registry import TARGETS
+from squeeze_export.targets import target_named
 from squeeze_export.workers.worker import Worker
 
 
@@ -52,6 +56,27 @@ class Exported:
     target: str
     files: tuple[Artifact, ...] = ()
     failure: SqueezeExportError | None = None
+
+
+def check_installed(targets: Sequence[str]) -> None:
+    """Refuses targets of which none can be written here. Where one can, `export_all` gives the others with their failure.
+
+    Raises:
+        NotInstalled: the packages of all targets are missing; the hint says what to install.
+    """
+    absent = {target: names for target in targets if (names := _absent_packages(target))}
+    if len(absent) < len(targets):
+        return
+    packages = [name for names in absent.values() for name in names]
+    extra = targets[0] if len(targets) == 1 else "all"
+    hint = f"pip install 'squeeze-export[{extra}]'" if set(targets) <= set(TARGETS) else f"pip install {' '.join(packages)}"
+    raise NotInstalled(f"not installed: `{'`, `'.join(packages)}`, for {', '.join(targets)} files", hint=hint)
+
+
+def _absent_packages(target: str) -> list[str]:
+    """The distributions that write a target's files, and are not here, also not as a module of another one (openvino-nightly)."""
+    packages = target_named(target).PACKAGES
+    return [name for name in packages if package_version(name) is None and find_spec(name.replace("-", "_")) is None]
 
 
 def export_all(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_export.core import EmitOptions, Progress, silent
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, NotInstalled
 from squeeze_export.files import make_folder
 from squeeze_export.graph.quantized import FP32, Scheme, scheme_named
 from squeeze_export.images.calibration import CalibrationSource, only_folder
@@ -17,7 +17,7 @@ from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import StructureChoice
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings
 from squeeze_export.pipeline.evaluation import Evaluation, check_top1, evaluation_images
-from squeeze_export.pipeline.exporting import Exported, Order, export_all
+from squeeze_export.pipeline.exporting import Exported, Order, check_installed, export_all
 from squeeze_export.pipeline.measuring import Comparing, Measured, measured, row_of
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.recipes import Recipe, check_recipe
@@ -117,7 +117,8 @@ def nobody(network: Network) -> None:
 def run(job: Job, progress: Progress = silent, opened: Callable[[Network], None] = nobody) -> Report:
     """Exports to every target, validates and times the files, and reports.
 
-    With several targets, one that fails becomes a failed row and leaves the others intact; a single one raises.
+    With several targets, one that fails becomes a failed row and leaves the others intact, and one whose packages are not installed
+    a skipped row; a single one raises.
 
     Args:
         job: what to do.
@@ -224,10 +225,14 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
 def _rows(
     exported: Sequence[Exported], scheme: str, entries: Sequence[Entry], rows: Sequence[Measurement]
 ) -> tuple[Measurement, ...]:
-    """The rows of each target in turn; a failed row for one that was not written."""
+    """The rows of each target in turn. One that was not written has a row that tells why: it failed, or it was skipped because what
+    writes it is not installed."""
     found: list[Measurement] = []
     for each in exported:
-        if each.failure is not None:
+        if isinstance(each.failure, NotInstalled):
+            reason = ": ".join(filter(None, (each.failure.message, each.failure.hint)))
+            found.append(Measurement(each.target, scheme, "", "", 0, status="skipped", reason=reason))
+        elif each.failure is not None:
             found.append(Measurement(each.target, scheme, "", "", 0, status="failed", reason=each.failure.message))
         found += [row for entry, row in zip(entries, rows, strict=True) if entry.artifact.target == each.target]
     return tuple(found)
@@ -237,6 +242,7 @@ def _check(job: Job, scheme: Scheme) -> Recipe:
     """Refuses, before any work is done, what is known to fail."""
     for target in job.targets:
         _check_target(target, job)
+    check_installed(job.targets)
     recipe = check_recipe(job.recipe, scheme)
     if recipe.maker == "vendor":
         check_vendor(job.targets, job.recipe, job.scheme, job.options)

@@ -89,7 +89,7 @@ def float_parts(graph: Graph, layers: Collection[str]) -> tuple[frozenset[str], 
     known = [node.name for node in graph.nodes if isinstance(node, Conv | Add)]
     for name in layers:
         if name not in known:
-            raise BadInput(f"no layer is called `{name}`", hint=did_you_mean(name, known))
+            raise BadInput(f"no layer is called `{name}`", hint=did_you_mean(name, known, otherwise=f"one of: {', '.join(known)}"))
     groups = scale_groups(graph)
     touching = _touching(graph, groups)
     named = {groups[name] for name in layers}

@@ -512,7 +512,7 @@ def test_a_full_disk(part, refused, net, monkeypatch):
 def test_a_disk_that_is_full_when_the_report_comes(refused, net, monkeypatch):
     full_disk(monkeypatch, "report.json")
     leaves = ("squeezenet_custom.fp32.onnx", "squeezenet_custom.fp32.onnx.json")
-    assert "report.json" in refused("onnx", *net, "--rounds", 1, leaves=leaves)[0]
+    assert "report.json" in refused("onnx", *net, "--scheme", "fp32", "--rounds", 1, leaves=leaves)[0]
 
 
 def test_a_full_disk_while_calibrating(refused, net, monkeypatch):

@@ -82,7 +82,7 @@ def test_an_operator_on_the_cpu_is_exit_5_where_full_placement_is_required(squee
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        (("--accelerator", "ethos-n78"), "'ethos-n78' is not one of 'ethos-u55-128'", "squeeze-export ethosu --help"),
+        (("--accelerator", "ethos-n78"), "'ethos-n78' is not one of 'ethos-u55-128'", "did you mean `ethos-u"),
         (("--system-config", "Fast"), "`vela.ini` defines no system config `Fast`", "Ethos_U55_Deep_Embedded"),
         (("--memory-mode", "Huge"), "`vela.ini` defines no memory mode `Huge`", "Sram_Only"),
         (("--vela-config", "none.ini"), "none.ini` cannot be read", "--vela-config FILE"),

@@ -25,7 +25,10 @@ from squeeze_export.targets import target_named
 OUT = Path("squeeze-export-out")
 FAST = ("--rounds", 2)
 FILES_ONLY = ("--no-validate", "--no-bench")
-OUR_LINES = re.compile(r"(warning: |emulated rows: |compared on \d+ images: |wrote |report |no --weights: |no labels: )")
+OUR_LINES = re.compile(
+    r"(warning: |emulated rows: |compared on \d+ images: |wrote |report |no --weights: |no labels: "
+    r"|the Core ML file computes in float32, )"
+)
 
 
 def strict(text):
@@ -179,7 +182,7 @@ def test_a_stream_that_is_closed_is_no_failure(closed):
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_a_reader_who_leaves_early_makes_no_failure_a_success(squeeze, net, form):
-    squeeze("onnx", *net, *FILES_ONLY)
+    squeeze("onnx", *net, "--scheme", "fp32", *FILES_ONLY)
     done = without_a_reader(["audit", OUT / "squeezenet_custom.fp32.onnx", *form])
     assert (done.returncode, done.stderr) == (Refused.exit_code, "")
 
@@ -255,13 +258,13 @@ def test_softmax(target, squeeze, net):
 
 
 def test_labels_travel_with_the_file(squeeze, net, tiny):
-    squeeze("tflite", *net, "--labels", tiny / "labels.txt", *FILES_ONLY)
+    squeeze("tflite", *net, "--scheme", "fp32", "--labels", tiny / "labels.txt", *FILES_ONLY)
     assert sidecar("squeezenet_custom.fp32.tflite")["labels"] == ["ant", "bee", "cat", "dog", "eel"]
 
 
 def test_preprocessing_options_reach_the_file(squeeze, net):
     options = ("--mean", "1,2,3", "--std", "4,5,6", "--channel-order", "bgr", "--crop", 40, "--interpolation", "bicubic")
-    assert squeeze("onnx", *net, *options, *FILES_ONLY).code == 0
+    assert squeeze("onnx", *net, "--scheme", "fp32", *options, *FILES_ONLY).code == 0
     assert sidecar("squeezenet_custom.fp32.onnx")["provenance"]["preprocess"] == {
         "resize_px": 45,  # 36 / 32 of the crop, as in the checkpoint
         "crop_px": 40,
@@ -273,7 +276,7 @@ def test_preprocessing_options_reach_the_file(squeeze, net):
 
 
 def test_an_oblong_crop_and_a_stretched_picture_reach_the_file(squeeze, net):
-    assert squeeze("onnx", *net, "--crop", "40x56", "--resize-mode", "stretch", *FILES_ONLY).code == 0
+    assert squeeze("onnx", *net, "--scheme", "fp32", "--crop", "40x56", "--resize-mode", "stretch", *FILES_ONLY).code == 0
     told = sidecar("squeezenet_custom.fp32.onnx")
     preprocess = told["provenance"]["preprocess"]
     assert [preprocess[key] for key in ("resize_px", "crop_px", "width_px", "resize_mode")] == [40, 40, 56, "stretch"]
@@ -305,7 +308,7 @@ def test_the_demo_network_needs_no_file(squeeze):
 
 def test_a_target_that_fails_leaves_the_others(squeeze, net):
     """Core ML's image input takes no batch."""
-    result = squeeze("all", *net, "--batch", 4, *FAST)
+    result = squeeze("all", *net, "--scheme", "fp32", "--batch", 4, *FAST)
     assert result.code == Refused.exit_code == 4
     *others, coreml = result.out.splitlines()[1:]
     target, scheme, device, reason = coreml.split(maxsplit=3)

@@ -140,7 +140,7 @@ def test_an_export_and_its_audit(net, squeeze):
 
 
 def test_an_export_refuses(net, tiny, squeeze):
-    message, hint = squeeze("onnx", *net, "--keep-float", "conv1").refusal()
+    message, hint = squeeze("onnx", *net, "--scheme", "fp32", "--keep-float", "conv1").refusal()
     assert (message, hint) == ("in the scheme `fp32` every layer is float already", "--int8")
     message, hint = squeeze("onnx", "--scheme", "int8-npu", *net, "--keep-float", "conv1").refusal()
     assert (message, hint) == ("the scheme `int8-npu` cannot keep layers in float", "--scheme int8")

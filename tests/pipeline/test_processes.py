@@ -38,7 +38,7 @@ def toolchain(tmp_path, monkeypatch):
 
 
 def apart(orders, **changes):
-    values = {"name": "net", "options": EmitOptions(), "progress": silent}
+    values = {"name": "net", "options": EmitOptions(), "origin": {}, "progress": silent}
     return {each.target: each for each in export_apart(TARGETS, orders, **values | changes)}
 
 
@@ -116,7 +116,7 @@ def test_processes_end_when_the_job_does(orders, toolchain, tmp_path):
 def request(folder, quantized, **changes):
     (folder / "0.network").write_bytes(table_bytes(quantized))
     order = {"network": str(folder / "0.network"), "scheme": "int8", "out": str(folder)}
-    return {"target": "onnx", "name": "net", "options": {"softmax": True}, "orders": [order]} | changes
+    return {"target": "onnx", "name": "net", "options": {"softmax": True}, "origin": {}, "orders": [order]} | changes
 
 
 def test_the_other_side_answers_with_paths(quantized, tmp_path):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
 from click.core import ParameterSource
 
+from squeeze_export.cli.console import note
 from squeeze_export.cli.options import FILE, Choice, Option, Repeatable, option, source_of
 from squeeze_export.errors import BadInput
-from squeeze_export.graph.quantized import FP32, SCHEMES
+from squeeze_export.graph.quantized import FP32, INT8, SCHEMES
 from squeeze_export.pipeline.recipes import RECIPES
 from squeeze_export.pipeline.training import Training
 
 _option = partial(option, group="Quantization")
+
+DEFAULT_RECIPE = "fast"
 
 TRAINING = (
     _option("--train", type=FILE, metavar="DIR|CSV|TXT", help="Recipe qat: labelled images to train the integers on."),
@@ -36,7 +39,7 @@ TRAINING = (
 def recipe_options(recipes: Sequence[str]) -> tuple[Option, ...]:
     """How the integers are chosen; `recipes` are those that the command supports."""
     return (
-        _option("--recipe", type=Choice(recipes), default="fast", help="Method that chooses the integers."),
+        _option("--recipe", type=Choice(recipes), default=DEFAULT_RECIPE, help="Method that chooses the integers."),
         _option("--seed", default=0, help="The same seed and images give the same integers."),
     )
 
@@ -51,14 +54,23 @@ def scheme_options(shown: Sequence[str]) -> tuple[Option, ...]:
             help="8-bit integer weights and activations. Only the average pool at the end stays in float.",
         ),
         _option("--fp16", is_flag=True, help="Half-precision weights."),
-        _option("--scheme", type=Choice(list(SCHEMES), shown), help="How numbers are stored and computed.  [default: fp32]"),
+        _option(
+            "--scheme",
+            type=Choice(list(SCHEMES), shown),
+            help="How numbers are stored and computed.  [default: int8 with --calib or --table, else fp32]",
+        ),
     )
 
 
-def scheme_choice(values: dict[str, Any]) -> str:
-    """The scheme that --int8, --fp16 or --scheme names; fp32 if none is given.
+def scheme_choice(values: dict[str, Any], carried: Collection[str] = tuple(SCHEMES)) -> str:
+    """The scheme that --int8, --fp16 or --scheme names. If none is given: int8 where another option asks for integers, which a note
+    on stderr says; else fp32.
 
     Any of them on the command line overrides all in the environment, and these override the settings file.
+
+    Args:
+        values: of the command's options.
+        carried: the schemes that the command's targets carry.
 
     Raises:
         BadInput: they contradict each other.
@@ -68,7 +80,17 @@ def scheme_choice(values: dict[str, Any]) -> str:
     schemes = sorted({scheme for name, scheme in asked.items() if source_of(name) is strongest})
     if len(schemes) > 1:
         raise BadInput(f"one scheme at a time, not `{'` and `'.join(schemes)}`", hint=f"one of: {', '.join(SCHEMES)}")
-    return schemes[0] if schemes else FP32.name
+    if schemes:
+        return schemes[0]
+    if INT8.name not in carried:
+        return FP32.name
+    asks = {"calib": values["calib"], "table": values["table"], "keep-float": values["keep_float"]}
+    asks["recipe"] = values["recipe"] != DEFAULT_RECIPE
+    option_name = next((name for name, given in asks.items() if given), None)
+    if option_name is None:
+        return FP32.name
+    note(f"--{option_name} without a scheme means --int8; --scheme {FP32.name} keeps the network in float")
+    return INT8.name
 
 
 def keep_float_option(text: str = "Keep this layer in float. Repeat it for more; `analyze` tells which to choose.") -> Option:

@@ -1,0 +1,127 @@
+"""What a new user types first: no scheme, a light install, the Neural Engine."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+OUT = Path("squeeze-export-out")
+FILES_ONLY = ("--no-validate", "--no-bench")
+
+
+def written(suffix=".tflite"):
+    return sorted(path.name for path in OUT.iterdir() if path.name.endswith(suffix))
+
+
+def test_calibration_images_without_a_scheme_mean_int8(squeeze, net):
+    result = squeeze("tflite", *net, *FILES_ONLY)
+    assert result.code == 0
+    assert "--calib without a scheme means --int8; --scheme fp32 keeps the network in float\n" in result.err
+    assert written() == ["squeezenet_custom.int8.tflite"]
+
+
+@pytest.mark.parametrize("asked", [("--scheme", "fp32"), ("--fp16",)])
+def test_a_scheme_that_is_named_stays(asked, squeeze, net):
+    result = squeeze("tflite", *net, *asked, *FILES_ONLY)
+    assert "without a scheme" not in result.err
+    assert written() == [f"squeezenet_custom.{asked[-1].removeprefix('--')}.tflite"]
+
+
+def test_without_images_the_network_stays_in_float(squeeze, tiny):
+    result = squeeze("tflite", "--weights", tiny / "tiny.safetensors", *FILES_ONLY)
+    assert "without a scheme" not in result.err
+    assert written() == ["squeezenet_custom.fp32.tflite"]
+
+
+def test_a_table_or_a_recipe_without_a_scheme_means_int8(squeeze, net):
+    assert squeeze("calibrate", *net).code == 0
+    result = squeeze("tflite", *net[:2], "--table", OUT / "squeezenet_custom.int8.table", *FILES_ONLY)
+    assert "--table without a scheme means --int8" in result.err
+    result = squeeze("tflite", "--recipe", "qat", *FILES_ONLY)
+    assert "--recipe without a scheme means --int8" in result.err
+    assert "the recipe `qat` needs labelled images" in result.refusal()[0]
+
+
+def test_the_settings_file_counts_as_well(squeeze, net):
+    Path("squeeze-export.toml").write_text(f"calib = '{net[3].as_posix()}'\n")
+    assert "--calib without a scheme means --int8" in squeeze("tflite", *net[:2], *FILES_ONLY).err
+    Path("squeeze-export.toml").write_text(f"calib = '{net[3].as_posix()}'\nscheme = 'fp32'\n")
+    assert "without a scheme" not in squeeze("tflite", *net[:2], *FILES_ONLY).err
+
+
+def test_the_help_says_so(squeeze):
+    shown = " ".join(squeeze("tflite", "--help").out.split())
+    assert "[default: int8 with --calib or --table, else fp32]" in shown
+
+
+@pytest.fixture
+def light(tmp_path, monkeypatch):
+    """A machine without coremltools and openvino, for the processes that write files."""
+    folder = tmp_path / "light"
+    folder.mkdir()
+    for name in ("coremltools", "openvino"):
+        absent = f"ModuleNotFoundError(\"No module named '{name}'\", name='{name}')"
+        (folder / f"{name}.py").write_text(f"raise {absent}\n")
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.usefixtures("light")
+def test_all_skips_what_is_not_installed_and_names_the_extra(squeeze, net):
+    result = squeeze("all", "--int8", *net, *FILES_ONLY)
+    assert result.code == 0, result.err
+    for name, extra in (("openvino", "openvino"), ("coremltools", "coreml")):
+        told = f"skipped {extra}: `{name}` is not installed (No module named '{name}'): pip install 'squeeze-export[{extra}]'"
+        assert f"{told}\n" in result.err
+        assert f"skipped: `{name}` is not installed" in result.out
+    rows = json.loads((OUT / "report.json").read_text())["measurements"]
+    assert [(row["target"], row["status"]) for row in rows] == [
+        *(("onnx", "ok"), ("tflite", "ok"), ("openvino", "skipped"), ("coreml", "skipped"))
+    ]
+    assert {path.suffix for path in OUT.iterdir()} == {".json", ".html", ".onnx", ".tflite"}
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """A machine with the base package alone."""
+    monkeypatch.setattr("squeeze_export.pipeline.exporting.package_version", lambda name: None)
+    monkeypatch.setattr("squeeze_export.pipeline.exporting.find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("bare")
+def test_where_nothing_is_installed_no_image_is_read(squeeze, tmp_path):
+    result = squeeze("all", "--int8", "--calib", tmp_path / "nothere")
+    assert result.code == 3
+    packages = ("onnx", "ai-edge-litert", "flatbuffers", "openvino", "coremltools")
+    assert result.refusal()[0] == f"not installed: `{'`, `'.join(packages)}`, for onnx, tflite, openvino, coreml files"
+    assert result.refusal()[1] == "pip install 'squeeze-export[all]'"
+    result = squeeze("coreml", "--int8", "--calib", tmp_path / "nothere")
+    assert result.code == 3
+    assert result.refusal() == ("not installed: `coremltools`, for coreml files", "pip install 'squeeze-export[coreml]'")
+
+
+def test_a_nightly_build_counts_as_installed(squeeze, net, monkeypatch):
+    monkeypatch.setattr("squeeze_export.pipeline.exporting.package_version", lambda name: None)
+    assert squeeze("tflite", *net, "--int8", *FILES_ONLY).code == 0
+
+
+NEURAL_ENGINE = "the Core ML file computes in float32, which Apple's Neural Engine does not take"
+
+
+@pytest.mark.parametrize(
+    ("asked", "instead"),
+    [
+        (("--int8",), "--coreml-compute float16"),
+        (("--scheme", "fp32"), "--fp16"),
+        (("--int8", "--coreml-compute", "float16"), None),
+        (("--fp16",), None),
+        (("--scheme", "palette4"), None),
+    ],
+)
+def test_a_core_ml_file_says_if_the_neural_engine_does_not_take_it(asked, instead, squeeze, net):
+    result = squeeze("coreml", *net, *asked, *FILES_ONLY)
+    assert result.code == 0, result.err
+    assert (f"{NEURAL_ENGINE}: {instead} for it\n" in result.err) if instead else (NEURAL_ENGINE not in result.err)
+
+
+def test_other_targets_say_nothing_of_the_neural_engine(squeeze, net):
+    assert NEURAL_ENGINE not in squeeze("onnx", *net, "--int8", *FILES_ONLY).err
