@@ -59,7 +59,7 @@ def exported(named_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     with pytest.MonkeyPatch.context() as changed:
         changed.chdir(folder)
         assert exit_code(["all", "--int8", *names]) == 0
-        assert exit_code(["onnx", *names]) == 0
+        assert exit_code(["onnx", "--scheme", "fp32", *names]) == 0
         shutil.copy("squeezenet1_1.int8.tflite", "other-tools-int8.tflite")
         shutil.copy("squeezenet1_1.fp32.onnx", "other-tools.onnx")
     return folder
