@@ -389,6 +389,18 @@ class OnnxFile:
             digest.update(self.external[location])
         return digest.hexdigest()
 
+    @cached_property
+    def opset(self) -> int:
+        """The version of the standard's operators; 0 where the file says none."""
+        return max((entry.version for entry in self.model.opset_import if entry.domain in _STANDARD), default=0)
+
+    def schema(self, node: Any) -> Any | None:
+        """What the standard says of an operator in the file's opset, an `OpSchema`; None of one that it does not know."""
+        try:
+            return self._onnx.defs.get_schema(node.op_type, max_inclusive_version=self.opset)
+        except self._onnx.defs.SchemaError:
+            return None
+
     def attributes(self, node: Any) -> dict[str, Any]:
         """A node's attributes as Python has them (int, list of int, bytes, tensor ...)."""
         return {attribute.name: self._onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,9 @@ INPUT, OUTPUT = "input", "logits"
 NO_PADS: Pads = (0, 0, 0, 0)
 MAX_WEIGHTS = 1 << 26
 """Of a whole network: as many as the largest file that is read can hold as float32."""
+MAX_CHANNELS = 1 << 16
+MAX_VALUES = 1 << 28
+"""Of one map."""
 MAX_NAME = 64
 _RESERVED = (INPUT, OUTPUT, "pixels", "probabilities", "normalize", "image")
 _SUFFIXES = ("weight", "bias", "float", "float32", "relu", "conv", "scale", "real", "nchw", "nhwc", "fp16", "uint8", "int8", "low")
@@ -74,6 +78,9 @@ class Draft:
 
     def add(self, layer: DraftLayer) -> str:
         """Puts a layer behind the others; its name."""
+        if layer.size[0] > MAX_CHANNELS or math.prod(layer.size) > MAX_VALUES:
+            sides = " x ".join(map(str, layer.size))
+            raise BadInput(f"`{self._name}` makes a map of {sides} at `{layer.wish}`, which is too large")
         name = f"#{len(self.layers)}"
         self.layers[name] = layer
         return name

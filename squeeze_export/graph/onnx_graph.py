@@ -192,10 +192,10 @@ class _Reading:
     def graph(self) -> OnnxGraph:
         for node in self._nodes:
             operands = [self._operand(node, source) for source in node.input]
-            made = (
-                self._constant(node, operands) if not any(isinstance(o, _Value) for o in operands) else self._step(node, operands)
+            constants = [operand for operand in operands if not isinstance(operand, _Value)]
+            self._values[node.output[0]] = (
+                self._constant(node, constants) if len(constants) == len(operands) else self._step(node, operands)
             )
-            self._values[node.output[0]] = made
         result = self._values.get(self._file.graph.output[0].name)
         if not isinstance(result, _Value) or result.made == INPUT:
             raise BadInput(f"`{self._name}` gives nothing that a convolution made of its input")
@@ -236,18 +236,33 @@ class _Reading:
         shape = (self._batch, channels, *sides) if by_channel else (self._batch, *sides, channels)
         self._values[entry.name] = _Value(INPUT, shape, by_channel)
 
-    def _operand(self, node: Any, name: str) -> NDArray[Any] | _Value:
+    def _verify(self, node: Any) -> None:
+        """Checks what the standard says of an operator: how many operands it has, and its attributes' names and types."""
+        schema = self._file.schema(node) if node.domain in ("", "ai.onnx") else None
+        if schema is None:
+            self._refuse_foreign(node)
+        if not schema.min_input <= len(node.input) <= schema.max_input:
+            self._refuse(node, f"has {len(node.input)} operands")
+        for attribute in node.attribute:
+            known = schema.attributes.get(attribute.name)
+            if known is None or int(known.type) != attribute.type:
+                self._refuse(node, f"has an attribute `{attribute.name}` that it cannot have in opset {self._file.opset}")
+        held = {attribute.name for attribute in node.attribute}
+        if lacking := [name for name, known in schema.attributes.items() if known.required and name not in held]:
+            self._refuse(node, f"has no attribute `{lacking[0]}`")
+
+    def _operand(self, node: Any, name: str) -> NDArray[Any] | _Value | None:
         if not name:
-            return np.empty(0)
+            return None
         if name not in self._values:
             if name not in self._file.stored:
                 self._refuse(node, f"takes `{name}`, a further result of an operator")
             self._values[name] = self._file.array(name)
         return self._values[name]
 
-    def _constant(self, node: Any, operands: Sequence[Any]) -> NDArray[Any]:
-        if node.domain not in ("", "ai.onnx"):
-            self._refuse_foreign(node)
+    def _constant(self, node: Any, constants: Sequence[NDArray[Any] | None]) -> NDArray[Any]:
+        self._verify(node)
+        operands = [np.empty(0) if constant is None else constant for constant in constants]
         try:
             made = evaluate(node.op_type, operands, self._attributes(node))
         except NotImplementedError:
@@ -266,8 +281,9 @@ class _Reading:
     def _step(self, node: Any, operands: Sequence[Any]) -> NDArray[Any] | _Value:
         """What an operator makes of a value that depends on the image."""
         step = _STEPS.get(node.op_type)
-        if step is None or node.domain not in ("", "ai.onnx"):
+        if step is None:
             self._refuse_foreign(node)
+        self._verify(node)
         values = [operand for operand in operands if isinstance(operand, _Value)]
         ended = next((value.end for value in values if value.end), "")
         if ended and node.op_type not in _AFTER_END:
@@ -286,11 +302,13 @@ class _Reading:
         if list(held.get("kernel_shape", kernel)) != list(kernel):
             self._refuse(node, f"says kernel_shape {held['kernel_shape']}, and has a weight of {_by(kernel)}")
         strides, pads, _ = self._window(node, kernel, value)
-        bias = self._floats(node, operands, 2) if len(operands) > 2 and operands[2].size else np.zeros(len(weight))
+        bias = np.zeros(len(weight)) if self._given(node, operands, 2) is None else self._floats(node, operands, 2)
         if bias.shape != weight.shape[:1]:
             self._refuse(node, f"has a bias of {list(bias.shape)} for {len(weight)} channels")
         if value.pooled and (kernel != (1, 1) or any(pads)):
             self._refuse(node, "convolves what the global pool left with more than one pixel")
+        if value.pooled:
+            self._note_order(node, value)
         return self._convolved(node, value, weight, bias, (1, 1) if value.pooled else strides, pads)
 
     def _linear(self, node: Any, operands: Sequence[Any]) -> _Value:
@@ -304,15 +322,15 @@ class _Reading:
         if weight.ndim != 2 or 0 in weight.shape or math.prod(value.dims[:-1]) != self._batch or value.dims[-1] != weight.shape[1]:
             self._refuse(node, f"multiplies {list(value.dims)} by weights of {list(weight.T.shape)}")
         bias = np.zeros(len(weight))
-        if len(operands) > 2 and operands[2].size:
+        if self._given(node, operands, 2) is not None:
             given = self._floats(node, operands, 2).astype(np.float64) * held.get("beta", 1.0)
             if given.size not in (1, len(weight)):
                 self._refuse(node, f"adds {list(given.shape)} to {len(weight)} outputs")
             bias = bias + given.reshape(-1)
         channels, height, width = self._draft.layers[value.made].size
         if value.pooled:
+            self._note_order(node, value)
             height = width = 1
-            self._note(node, "becomes a 1x1 convolution before the global pool, which changes nothing: it is linear")
         if value.by_channel:
             kernels = weight.reshape(len(weight), channels, height, width)
         else:
@@ -366,11 +384,13 @@ class _Reading:
         layer = self._draft.layers[value.made]
         commutes = not layer.relu or (not shift.any() and bool((scale > 0).all()))
         if layer.kind == "Conv" and value.scale is None and value.shift is None and commutes:
-            folded = replace(layer, scale=layer.scale * scale, shift=layer.shift * scale + shift)
+            with np.errstate(all="ignore"):  # what is not finite then is refused with the weights
+                folded = replace(layer, scale=layer.scale * scale, shift=layer.shift * scale + shift)
             return replace(value, made=self._draft.add(folded))
-        old_scale = 1.0 if value.scale is None else value.scale
-        old_shift = 0.0 if value.shift is None else value.shift
-        return replace(value, scale=old_scale * scale, shift=old_shift * scale + shift)
+        with np.errstate(all="ignore"):
+            old_scale = 1.0 if value.scale is None else value.scale
+            old_shift = 0.0 if value.shift is None else value.shift
+            return replace(value, scale=old_scale * scale, shift=old_shift * scale + shift)
 
     def _normalized(self, node: Any, operands: Sequence[Any]) -> _Value:
         """BatchNormalization: y = (x - mean) / sqrt(var + epsilon) * scale + bias (Ioffe and Szegedy, arXiv:1502.03167)."""
@@ -430,10 +450,9 @@ class _Reading:
         value, held = self._value(node, operands[0]), self._attributes(node)
         if node.op_type == "Clip":
             bounds = [held.get(key) for key in ("min", "max")]
-            for place, operand in enumerate(operands[1:3]):
-                bounds[place] = (
-                    float(operand.reshape(-1)[0]) if isinstance(operand, np.ndarray) and operand.size == 1 else bounds[place]
-                )
+            for place in (0, 1):
+                given = self._given(node, operands, place + 1)
+                bounds[place] = float(given.reshape(-1)[0]) if given is not None and given.size == 1 else bounds[place]
             low, high = bounds
             if low != 0 or (high is not None and high < np.finfo(np.float16).max):
                 self._refuse(node, f"clips between {low} and {high}; a plain ReLU is needed")
@@ -487,7 +506,7 @@ class _Reading:
     def _mean(self, node: Any, operands: Sequence[Any]) -> _Value:
         """ReduceMean over height and width."""
         value, held = self._value(node, operands[0]), self._attributes(node)
-        axes = [int(axis) for axis in operands[1].reshape(-1)] if len(operands) > 1 else held.get("axes", [])
+        axes = self._integers(node, operands, 1) or held.get("axes", [])
         channels, *_ = self._draft.layers[value.made].size
         over = sorted(int(axis) % len(value.dims) for axis in axes) if value.dims else []
         spatial = [2, 3] if value.by_channel else [1, 2]
@@ -526,30 +545,29 @@ class _Reading:
             and (value.made != INPUT or not self._byte_input or value.scale is not None)
         ):
             self._refuse(node, f"rounds to {held['to'].name}")
-        if len(operands) > 2 and isinstance(operands[2], np.ndarray) and operands[2].any():
+        training = self._given(node, operands, 2)
+        if training is not None and training.any():
             self._refuse(node, "drops at random (training_mode): export the network after `model.eval()`")
         return value
 
     def _padded(self, node: Any, operands: Sequence[Any]) -> _Value:
         value, held = self._map(node, operands[0]), self._attributes(node)
-        pads = held.get("pads") or (operands[1].reshape(-1).tolist() if len(operands) > 1 else [])
-        value_of = operands[2].reshape(-1) if len(operands) > 2 else np.array([held.get("value", 0.0)])
-        if len(operands) > 3 and operands[3].size and len(pads) == 2 * operands[3].size:
-            axes, given = [int(axis) % 4 for axis in operands[3].reshape(-1)], pads
-            pads = [0] * 8
+        pads, axes = held.get("pads") or self._integers(node, operands, 1) or [], self._integers(node, operands, 3)
+        fill = self._given(node, operands, 2)
+        if axes is not None and len(pads) == 2 * len(axes):
+            given, pads = pads, [0] * 8
             for place, axis in enumerate(axes):
-                pads[axis], pads[axis + 4] = given[place], given[place + len(axes)]
-        sides = [int(side) for side in pads]
-        plain = held.get("mode", "constant") == "constant" and not value_of.any()
-        if len(sides) != 8 or any(sides[place] for place in (0, 1, 4, 5)) or min(sides) < 0 or not plain or value.pooled:
+                pads[axis % 4], pads[axis % 4 + 4] = given[place], given[place + len(axes)]
+        plain = held.get("mode", "constant") == "constant" and not (held.get("value", 0.0) if fill is None else fill.any())
+        if len(pads) != 8 or any(pads[place] for place in (0, 1, 4, 5)) or min(pads) < 0 or not plain or value.pooled:
             self._refuse(node, "does not put zeros around a map")
-        padded = replace(value, pads=_sum(value.pads, (sides[2], sides[3], sides[6], sides[7])))
+        padded = replace(value, pads=_sum(value.pads, (pads[2], pads[3], pads[6], pads[7])))
         return replace(padded, dims=self._dims(padded))
 
     def _reshape(self, node: Any, operands: Sequence[Any]) -> _Value:
         """Reshape, Flatten, Squeeze, Unsqueeze: the elements stay where they are."""
         value, held = self._value(node, operands[0]), self._attributes(node)
-        given = [int(side) for side in operands[1].reshape(-1)] if len(operands) > 1 else None
+        given = self._integers(node, operands, 1)
         if any(value.pads):
             value = self._bare(node, value)
         try:
@@ -587,8 +605,8 @@ class _Reading:
         value = self._value(node, operands[0])
         classes = self._draft.layers[value.made].size[0]
         places = [place for place, side in enumerate(value.dims) if place and side != 1]
-        axis = self._attributes(node).get("axis", 1 if self._opset < 13 else -1)
-        wrong = node.op_type != "Sigmoid" and self._opset >= 13 and classes > 1 and places != [axis % len(value.dims)]
+        axis = self._attributes(node).get("axis", 1 if self._file.opset < 13 else -1)
+        wrong = node.op_type != "Sigmoid" and self._file.opset >= 13 and classes > 1 and places != [axis % len(value.dims)]
         if math.prod(value.dims) != self._batch * classes or len(places) > 1 or wrong:
             self._refuse(node, f"does not work on the scores of the classes: axis {axis} of {list(value.dims)}")
         back = "--softmax puts it back" if node.op_type == "Softmax" else "apply it to the logits"
@@ -639,14 +657,26 @@ class _Reading:
         return constant.reshape(-1).astype(np.float64)
 
     def _floats(self, node: Any, operands: Sequence[Any], place: int) -> NDArray[Any]:
-        operand = operands[place] if place < len(operands) else None
-        if not isinstance(operand, np.ndarray):
-            self._refuse(
-                node, f"takes `{node.input[place] if operand is not None else 'nothing'}` where constant numbers are needed"
-            )
+        operand = self._given(node, operands, place)
+        if operand is None:
+            self._refuse(node, "lacks an operand")
         if operand.dtype.name not in _FLOATS:
             self._refuse(node, f"has `{node.input[place]}` of {operand.dtype.name}, not floats")
         return operand
+
+    def _given(self, node: Any, operands: Sequence[Any], place: int) -> NDArray[Any] | None:
+        """A constant operand; None where it is left out."""
+        operand = operands[place] if place < len(operands) else None
+        if operand is not None and not isinstance(operand, np.ndarray):
+            self._refuse(node, f"takes `{node.input[place]}` where a constant is needed")
+        return operand
+
+    def _integers(self, node: Any, operands: Sequence[Any], place: int) -> list[int] | None:
+        """Such an operand as a list of integers."""
+        given = self._given(node, operands, place)
+        if given is not None and given.dtype.kind not in "iu":
+            self._refuse(node, f"has `{node.input[place]}` of {given.dtype.name}, not integers")
+        return None if given is None else [int(value) for value in given.reshape(-1)]
 
     def _see_pixels(self, node: Any, value: _Value) -> None:
         """Keeps what the file does to its pixels: all that read them must want the same."""
@@ -739,10 +769,6 @@ class _Reading:
             self._refuse(node, f"has pads {pads}; four numbers from 0 on are needed")
         return pads[0], pads[1], pads[2], pads[3]
 
-    @property
-    def _opset(self) -> int:
-        return opset_of(self._file)
-
     def _attributes(self, node: Any) -> dict[str, Any]:
         """A node's attributes: text as text, tensors as arrays, the type of a Cast as a dtype."""
         held = self._file.attributes(node)
@@ -760,6 +786,10 @@ class _Reading:
 
     def _note(self, node: Any, what: str) -> None:
         self._notes.append(f"{node.op_type} `{node_name(node)}` {what}")
+
+    def _note_order(self, node: Any, value: _Value) -> None:
+        if self._draft.layers[value.made].size[1:] != (1, 1):
+            self._note(node, "becomes a 1x1 convolution before the global pool, which changes nothing: it is linear")
 
     def _wish(self, node: Any) -> str:
         """What the file calls a layer: a convolution's weights tell that best, since exporters make up the nodes' names."""
@@ -785,14 +815,9 @@ class _Reading:
         raise BadInput(f"`{self._name}` cannot be read: {node.op_type} `{node_name(node)}` {why}")
 
 
-def opset_of(file: OnnxFile) -> int:
-    """The version of the standard operators that the file uses; 0 where it says none."""
-    return max((entry.version for entry in file.model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-
-
 def _checked_nodes(file: OnnxFile, name: str) -> list[Any]:
     """The nodes that the output depends on, in an order in which they can be computed."""
-    opset = opset_of(file)
+    opset = file.opset
     if opset < OLDEST_OPSET:
         raise BadInput(f"`{name}` has opset `{opset}`; {OLDEST_OPSET} and later are read")
     inputs = [entry.name for entry in file.graph.input if entry.name not in file.stored]

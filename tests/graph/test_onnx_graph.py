@@ -203,6 +203,27 @@ FORMS: dict[str, Form] = {
         ),
         kinds={"Conv": 3, "MaxPool": 1},
     ),
+    "a linear layer on a map with channels last": Form(
+        lambda: Net(
+            lambda n, x: n.f(n.p(n.a(x).relu()).permute(0, 2, 3, 1).flatten(1)),
+            a=conv(),
+            p=nn.MaxPool2d(4, 4),
+            f=nn.Linear(8 * 16, 5),
+        ),
+        kinds={"Conv": 2, "MaxPool": 1},
+    ),
+    "a mean with channels last": Form(
+        lambda: Net(lambda n, x: n.f(n.a(x).relu().permute(0, 2, 3, 1).mean((1, 2))), a=conv(), f=nn.Linear(8, 5)),
+        note="before the global pool",
+    ),
+    "a mean that keeps its axes, squeezed": Form(
+        lambda: Net(lambda n, x: n.a(x).relu().mean((2, 3), keepdim=True).squeeze(3).squeeze(2), a=conv()),
+    ),
+    "a 1x1 convolution behind the global pool": Form(
+        lambda: Net(lambda n, x: n.last(functional.adaptive_avg_pool2d(n.a(x).relu(), 1)).flatten(1), a=conv(), **tail()),
+        kinds={"Conv": 2},
+        note="Conv `/last/Conv` becomes a 1x1 convolution before the global pool",
+    ),
     "matrix product and addition": Form(
         lambda: Net(lambda n, x: n.a(x).relu().mean((2, 3)) @ n.fc.weight.T.detach() + n.fc.bias, a=conv(), fc=nn.Linear(8, 5)),
         kinds={"Conv": 2},
@@ -588,6 +609,14 @@ def many_channels(model: Any) -> None:
     node_of(model, "Conv", 2).input[0] = "averaged"
 
 
+def many_joined(model: Any) -> None:
+    """A tensor joined with itself, again and again: twice the channels each time."""
+    for place in range(60):
+        source = node_of(model, "Relu").output[0] if place == 0 else f"joined{place - 1}"
+        model.graph.node.append(helper.make_node("Concat", [source, source], [f"joined{place}"], axis=1))
+    node_of(model, "Conv", 1).input[0] = "joined59"
+
+
 def map_at_the_end(model: Any) -> None:
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info(node_of(model, "Relu", 2).output[0], 1, None))
 
@@ -660,7 +689,7 @@ REFUSED: dict[str, tuple[Callable[[Any], None], str]] = {
     "a bias of another width": (put("b.bias", np.ones(3, np.float32)), r"has a bias of \[3\] for 8 channels"),
     "a weight that is computed from the image": (
         lambda m: node_of(m, "Conv", 1).input.__setitem__(1, node_of(m, "Relu").output[0]),
-        "where constant numbers are needed",
+        "Conv `/b/Conv` takes `/Relu_output_0` where a constant is needed",
     ),
     "five channels": (input_dims(1, 5, 36, 36), "takes images of `5` channels"),
     "a flat input": (input_dims(1, 3888), "a batch of images has four dimensions"),
@@ -671,6 +700,7 @@ REFUSED: dict[str, tuple[Callable[[Any], None], str]] = {
         many_channels,
         "AveragePool `new` would need a convolution of 5000 channels to 5000, which is too large",
     ),
+    "too many channels": (many_joined, "makes a map of 131072 x 17 x 17 at `joined13`, which is too large"),
     "a huge constant": (
         both(
             lambda m: m.graph.initializer.append(numpy_helper.from_array(np.array([1 << 20, 1 << 20]), "huge")),
