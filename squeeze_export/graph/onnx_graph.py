@@ -41,6 +41,7 @@ MAX_AVERAGING = 1 << 24
 """Weights of a convolution that only averages or scales, which the file does not hold."""
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
 _ENDS = ("Softmax", "LogSoftmax", "Sigmoid")
+_SWITCHES = ("ceil_mode", "count_include_pad", "transA", "transB", "keepdims", "training_mode", "allowzero")
 _INTEGER_FILE = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear", "MatMulInteger")
 
 
@@ -247,6 +248,8 @@ class _Reading:
             known = schema.attributes.get(attribute.name)
             if known is None or int(known.type) != attribute.type:
                 self._refuse(node, f"has an attribute `{attribute.name}` that it cannot have in opset {self._file.opset}")
+            if attribute.name in _SWITCHES and attribute.i not in (0, 1):
+                self._refuse(node, f"has {attribute.name} {attribute.i}; 0 or 1 is possible")
         held = {attribute.name for attribute in node.attribute}
         if lacking := [name for name, known in schema.attributes.items() if known.required and name not in held]:
             self._refuse(node, f"has no attribute `{lacking[0]}`")

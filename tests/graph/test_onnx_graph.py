@@ -638,6 +638,15 @@ REFUSED: dict[str, tuple[Callable[[Any], None], str]] = {
     "a quantized file": (renamed("Relu", "DequantizeLinear"), "DequantizeLinear `/Relu` is not among"),
     "groups": (on("Conv", 1, group=8), "Conv `/b/Conv` works in 8 groups"),
     "dilation": (on("Conv", 1, dilations=[2, 2]), r"Conv `/b/Conv` has dilations \[2, 2\]"),
+    "neither floor nor ceil": (
+        inserted("MaxPool", kernel_shape=[2, 2], ceil_mode=3),
+        "MaxPool `new` has ceil_mode 3; 0 or 1 is possible",
+    ),
+    "an attribute of another opset": (
+        inserted("ReduceMean", axes=[2, 3], noop_with_empty_axes=0),
+        "has an attribute `noop_with_empty_axes` that it cannot have in opset 17",
+    ),
+    "an operand too few": (lambda m: node_of(m, "Relu").input.pop(), "Relu `/Relu` has 0 operands"),
     "ReLU6": (inserted("Clip", np.float32(0), np.float32(6)), "Clip `new` clips between 0.0 and 6.0; a plain ReLU is needed"),
     "squeeze and excitation": (gated, "combines two maps otherwise than by adding them"),
     "a hidden layer behind the global pool": (
