@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state as refusals
 from torch import nn
 from torch.nn import functional
 
@@ -753,3 +754,68 @@ def test_damaged_bytes_never_give_a_traceback() -> None:
         except BadInput:
             refused += 1
     assert refused > 0
+
+
+# ------------------------------------------------------------------------------------------------- changed at random
+
+OPERATORS = ("Conv", "Relu", "MaxPool", "AveragePool", "Concat", "Add", "Mul", "Sub", "Flatten", "Softmax", "Transpose", "Squeeze")
+ATTRIBUTES = {"ceil_mode": 1, "pads": [0, 0, 1, 1], "strides": [1, 2], "auto_pad": "SAME_LOWER", "axis": -1, "perm": [0, 2, 3, 1]}
+ATTRIBUTES |= {"kernel_shape": [2, 2], "count_include_pad": 1, "keepdims": 0, "transB": 0, "alpha": 0.5, "min": 0.0, "axes": [2, 3]}
+
+
+REFUSALS = (refusals.Fail, refusals.InvalidGraph, refusals.InvalidArgument, refusals.RuntimeException, refusals.NotImplemented)
+"""ONNX Runtime's."""
+
+
+def mutated(model: Any, draw: np.random.Generator) -> None:
+    """Another operator, operand, attribute or number of elements somewhere; most are no networks any more, or other ones."""
+    graph = model.graph
+    node = graph.node[draw.integers(len(graph.node))]
+    names = [name for node in graph.node for name in (*node.input, *node.output)]
+    match draw.integers(5):
+        case 0:
+            node.op_type = str(draw.choice(OPERATORS))
+        case 1 if node.input:
+            node.input[draw.integers(len(node.input))] = str(draw.choice(names))
+        case 2:
+            name = str(draw.choice(list(ATTRIBUTES)))
+            set_attributes(node, **{name: ATTRIBUTES[name]})
+        case 3 if node.attribute:
+            held = node.attribute[draw.integers(len(node.attribute))]
+            if held.ints:
+                held.ints[draw.integers(len(held.ints))] = int(draw.integers(0, 4))
+            else:
+                held.i = int(draw.integers(-2, 3))
+        case _ if graph.initializer:
+            dims = graph.initializer[draw.integers(len(graph.initializer))].dims
+            dims[draw.integers(len(dims))] = int(draw.integers(1, 9))
+
+
+def test_what_is_read_of_changed_files_is_what_onnx_runtime_computes() -> None:
+    """The reader never takes a file for another network: what it accepts, and ONNX Runtime opens, gives the same numbers."""
+    draw, same = np.random.default_rng(8), 0
+    names = (
+        "pools in floor mode, with padding, of 2",
+        "average pools inside",
+        "ReLU behind pool and Concat",
+        "linear layer behind the mean",
+    )
+    originals = [exported(stirred(FORMS[name].net()), FORMS[name].shape) for name in names]
+    for _ in range(500):
+        model = onnx.ModelProto()
+        model.CopyFrom(originals[draw.integers(len(originals))])
+        mutated(model, draw)
+        try:
+            found = read(model)
+        except BadInput:
+            continue
+        pixels = drawn(found, 2)
+        try:
+            expected = their_answers(model, fed(found, pixels))
+        except REFUSALS:
+            continue
+        answers = FloatRunner(built(found))(pixels)
+        answers = softmax(answers) if any(note.startswith("Softmax") for note in found.notes) else answers
+        assert np.abs(answers - expected).max() <= 1e-4 * max(np.abs(expected).max(), 1e-2)
+        same += 1
+    assert same > 50
