@@ -96,12 +96,16 @@ def _converted(openvino: Any, source: Source) -> Any:
 
 
 def _read(openvino: Any, source: Source) -> Any:
-    """Our model with `pixels - mean` before the first convolution, and the bias that matches; see `network`."""
+    """Our model with `pixels - mean` before the convolutions that read the pixels, and the biases that match; see `network`."""
     model = openvino.Core().read_model(str(source.fp32 / _MODEL_FILE))
     graph, mean = with_mean_outside(source)
-    op, convs = openvino.opset8, [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
-    total = next(iter(convs[0].output(0).get_target_inputs())).get_node()
-    centred = op.subtract(convs[0].input_value(0), op.constant(mean[None, :, None, None], name="mean"), name="centred")
-    convs[0].input(0).replace_source_output(centred.output(0))
-    total.input(1).replace_source_output(op.constant(graph.convs[0].bias[None, :, None, None], name="centred/bias").output(0))
+    op, operators = openvino.opset8, {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    first = [conv for conv in graph.convs if conv.input == graph.input.name]
+    products = [operators[f"{conv.name}/product"] for conv in first]
+    centred = op.subtract(products[0].input_value(0), op.constant(mean[None, :, None, None], name="mean"), name="centred")
+    for conv, product in zip(first, products, strict=True):
+        total = next(iter(product.output(0).get_target_inputs())).get_node()
+        product.input(0).replace_source_output(centred.output(0))
+        bias = op.constant(conv.bias[None, :, None, None], name=f"{conv.name}/centred/bias")
+        total.input(1).replace_source_output(bias.output(0))
     return model

@@ -38,6 +38,7 @@ from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes.coreml import evaluator
 from squeeze_export.targets import coreml, target_named
 from squeeze_export.targets.coreml import package, weights
+from tests.contract.conftest import floats
 
 SIZE_PX = 64
 REAL = {"v1.1": "squeezenet1_1.safetensors", "v1.0": "squeezenet1_0_deep_compression.net"}
@@ -278,6 +279,25 @@ def test_without_labels_it_is_no_classifier(graph: Graph) -> None:
     assert [entry.name for entry in model.description.output] == ["logits"]
     assert not {"classify", "softmax"} & set(kinds(model))
     assert "labels" not in model.description.metadata.userDefined
+
+
+def test_a_grey_image_that_is_no_square_goes_in() -> None:
+    image = model_of(emitted(floats("grey")[0], "fp32")).description.input[0]
+    kind = image.type.imageType
+    assert (kind.width, kind.height, kind.ColorSpace.Name(kind.colorSpace)) == (48, 40, "GRAYSCALE")
+    assert image.shortDescription.startswith("grey image, 48 x 40 px: short side to 48 px")
+
+
+def test_a_single_number_is_no_classifier() -> None:
+    """A softmax over one class is 1, whatever the image."""
+    graph = floats("grey")[0]
+    last = graph.convs[-1]
+    one = replace(last, weight=last.weight[:1], bias=last.bias[:1])
+    nodes = tuple(one if node is last else node for node in graph.nodes)
+    single = replace(graph, nodes=nodes, output=replace(graph.output, shape=("N", 1)), labels=("age",))
+    model = model_of(emitted(single, "fp32"))
+    assert [entry.name for entry in model.description.output] == ["logits"]
+    assert model.description.metadata.userDefined["labels"] == '["age"]'
 
 
 def test_labels_that_occur_twice_get_their_index(graph: Graph) -> None:

@@ -19,8 +19,8 @@ def read(content: bytes):  # type: ignore[no-untyped-def]
     return schema, schema.ModelMetadataT.InitFromObj(schema.ModelMetadata.GetRootAs(content))
 
 
-def metadata(labels: tuple[str, ...] = LABELS) -> bytes:
-    return model_metadata(name="net", description="net, int8", size_px=(227, 224), output="logits", labels=labels)
+def metadata(labels: tuple[str, ...] = LABELS, *, grey: bool = False) -> bytes:
+    return model_metadata(name="net", description="net, int8", size_px=(227, 224), grey=grey, output="logits", labels=labels)
 
 
 def test_every_field_is_what_mediapipe_reads() -> None:
@@ -40,6 +40,13 @@ def test_every_field_is_what_mediapipe_reads() -> None:
     assert logits.content.contentPropertiesType == schema.ContentProperties.FeatureProperties
     (file,) = logits.associatedFiles
     assert (file.name, file.type) == (b"labels.txt", schema.AssociatedFileType.TENSOR_AXIS_LABELS)
+
+
+def test_a_grey_image_is_told_as_one() -> None:
+    schema, model = read(metadata(grey=True))
+    (image,) = model.subgraphMetadata[0].inputTensorMetadata
+    assert image.content.contentProperties.colorSpace == schema.ColorSpaceType.GRAYSCALE
+    assert image.description.startswith(b"Grey pixels")
 
 
 def test_without_labels_no_file_is_announced_or_appended() -> None:

@@ -61,7 +61,8 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
     if options.input_dtype == "uint8" and options.batch != 1:
         raise BadInput(f"a Core ML image input takes one image, not `{options.batch}`", hint="--input float32, or --batch 1")
     ct = coremltools()
-    classes = _distinct(network.labels) if options.input_dtype == "uint8" else ()
+    # Of a single number the most probable label would say nothing.
+    classes = _distinct(network.labels) if options.input_dtype == "uint8" and len(network.labels) > 1 else ()
     program, source = build_program(network, scheme, options, classifier=bool(classes))
     model, weights = _converted(ct, program, source, options, classes)
     _describe(model.description, network, scheme)
