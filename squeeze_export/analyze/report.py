@@ -75,6 +75,7 @@ def analysis_html(analysis: Analysis) -> str:
         "analyze/templates/analysis.html",
         analysis.network,
         analysis.warnings,
+        assumptions=analysis.assumptions,
         analysis=analysis,
         summary=summary_lines(analysis),
         # The axis starts at 0, in percent of the whole error; each layer comes with its shares in words.

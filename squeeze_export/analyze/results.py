@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from squeeze_export.core import Assumption
+
 Cause = Literal["range too small", "range too wide", "weights", "activations", "few calibration images"]
 Which = Literal["integers", "kept", "fp32"]
 
@@ -279,6 +281,7 @@ class Analysis:
         labels: class names, or empty.
         warnings: for the user.
         kept: gain and cost of layers in float; None if not requested.
+        assumptions: what neither the checkpoint nor the user told about the network.
     """
 
     network: Mapping[str, Any]
@@ -298,3 +301,4 @@ class Analysis:
     labels: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     kept: MixedPrecision | None = None
+    assumptions: tuple[Assumption, ...] = ()

@@ -171,6 +171,7 @@ def analyze(
         labels=network.graph.labels,
         warnings=tuple(dict.fromkeys((*calibration.warnings, *evaluation.warnings, *shift_warnings(calibration, evaluation)))),
         kept=kept,
+        assumptions=network.assumptions,
     )
 
 

@@ -100,7 +100,8 @@ def _check_reading(artifact: Artifact, network: Network) -> None:
         options = " ".join(option_for(name, getattr(made, name)) for name in names)
         message = f"`{artifact.path.name}` was made from `{network.source}` as another network than this one"
         raise BadInput(message, hint=f"as at its export: {options}")
-    here, there = network.graph.preprocess, preprocess_from_json(artifact.provenance["preprocess"])
+    here, stored = network.graph.preprocess, artifact.provenance.get("preprocess")
+    there = here if stored is None else preprocess_from_json(stored)
     other = [field.name for field in fields(here) if getattr(here, field.name) != getattr(there, field.name)]
     if other:
         message = (

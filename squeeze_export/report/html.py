@@ -25,7 +25,7 @@ def to_html(report: Report) -> str:
         report.warnings,
         report=report,
         summary=tables.summary(report.measurements),
-        assumed=wording.assumption_line(report.assumptions),
+        assumptions=report.assumptions,
         board=wording.board_line(report.measurements),
         verdicts={"title": TITLE, "lines": verdict_lines(report), "note": verdict_note()},
         estimates=tables.estimate_table(report.measurements),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from squeeze_export.core import Assumption
 from squeeze_export.report import tables, wording
 from squeeze_export.report.wording import one_line
 
@@ -21,18 +22,22 @@ _FILTERS = (
 )
 
 
-def render(template: str, network: Mapping[str, Any], warnings: Sequence[str], **values: Any) -> str:
+def render(
+    template: str, network: Mapping[str, Any], warnings: Sequence[str], *, assumptions: Sequence[Assumption] = (), **values: Any
+) -> str:
     """A page: self-contained, without script or request.
 
     Args:
         template: its path in the package; it extends `report/templates/page.html`.
         network: its facts; its name is the title.
         warnings: shown at the top.
+        assumptions: shown below them.
         values: the template's other variables.
     """
     title = str(network.get("name", "squeeze-export"))
     subtitle = wording.facts_line({key: value for key, value in network.items() if key != "name"})
-    return fill(template, title=title, subtitle=subtitle, warnings=warnings, **values)
+    assumed = wording.assumption_line(assumptions)
+    return fill(template, title=title, subtitle=subtitle, warnings=warnings, assumed=assumed, **values)
 
 
 def fill(template: str, **values: Any) -> str:

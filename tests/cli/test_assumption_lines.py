@@ -88,6 +88,11 @@ def test_a_file_is_not_compared_with_another_reading_of_its_checkpoint(bare, squ
     assert (result.code, result.refusal()[1]) == (2, "the options of the preprocessing as at its export")
     assert "its mean is `(0.0, 0.0, 0.0)`" in result.refusal()[0]
     assert squeeze(*asked, *made, *SMALL).code == 0
+    sidecar = Path(f"{file}.json")
+    stored = json.loads(sidecar.read_text())
+    del stored["provenance"]["preprocess"], stored["provenance"]["architecture"]
+    sidecar.write_text(json.dumps(stored))
+    assert squeeze(*asked, *SMALL).code == 0  # a sidecar that does not say how the checkpoint was read
 
 
 def test_a_table_is_not_used_for_another_reading_of_its_checkpoint(bare, squeeze, tiny):
@@ -116,6 +121,9 @@ def test_analyze_tells_an_export_with_the_same_options(bare, squeeze, tiny):
         OUT,
     )
     assert result.code == 0
+    assumed = json.loads((OUT / "analysis.json").read_text())["assumptions"]
+    assert {"subject": "pools", "value": "ceil pools", "why": "torchvision's SqueezeNet"} in assumed
+    assert "assuming torchvision&#39;s SqueezeNet: conv1 3x3/2" in (OUT / "analysis.html").read_text()
     line = next(line for line in result.err.splitlines() if line.startswith("export it: "))
     assert " --no-final-relu --" in line
 
