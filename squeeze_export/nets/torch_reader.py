@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,7 +82,9 @@ def read_torch(data: bytes, name: str) -> Any:
         BadInput: the file is cut short, hostile, or something else than torch.save's: TorchScript, an exported program.
     """
     try:
-        return _read_zip(data, name) if data[:4] == ZIP_MAGIC else _read_legacy(data, name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pickletools decodes texts, and Python warns of escapes in them
+            return _read_zip(data, name) if data[:4] == ZIP_MAGIC else _read_legacy(data, name)
     except _FAILURES as err:
         raise BadInput(f"`{name}` is no torch checkpoint, or is cut short: {_line(err)}") from err
 
