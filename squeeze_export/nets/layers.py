@@ -101,7 +101,12 @@ def find_layers(weights: Mapping[str, Shape], *, ordered: bool) -> Layers:
             groups.setdefault(parts[:depth], []).append(name)
         alone = [names[0] for names in groups.values() if len(names) == 1]
         modules = {group: names for group, names in groups.items() if len(names) > 1}
-        if len(alone) != 2 or not modules or not all(len(names) in (3, 4) for names in modules.values()):
+        if not modules or not all(len(names) in (3, 4) for names in modules.values()):
+            continue
+        if len(alone) != 2:
+            reason = NoMatch(
+                f"has `{len(alone)}` layers outside its modules, where a first convolution and a head are: {_listed(alone)}"
+            )
             continue
         try:
             return _chained(weights, alone, modules, depth, ordered=ordered)
@@ -228,4 +233,4 @@ def pools_of_member(layers: Layers, weights: Mapping[str, Shape]) -> tuple[str, 
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
+    return ", ".join(f"`{name}`" for name in names[:6])

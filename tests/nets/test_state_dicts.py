@@ -177,6 +177,10 @@ SURROUNDED: dict[str, tuple[Callable[[], Any], str]] = {
     "under module.backbone.": (lambda: under("module.backbone.", state()), "`num_batches_tracked` (10 tensors)"),
     "compiled": (lambda: under("_orig_mod.", state()), "`num_batches_tracked`"),
     "numbers and texts among tensors": (lambda: {**state(), "epoch": 3, "arch": "squeezenet", 3: 4.5}, "`num_batches_tracked`"),
+    "an average kept as a list": (
+        lambda: {"model": state(), "ema": {"decay": 0.999, "shadow_params": list(state().values())}},
+        "`ema` (62 tensors)",
+    ),
     "pixels' mean and std": (
         lambda: {**under("net.", state()), "mean": torch.tensor([0.4, 0.5, 0.6]), "std": torch.ones(1, 3, 1, 1)},
         "`mean` (0.4, 0.5, 0.6) looks like pixels' mean or std",
@@ -295,6 +299,10 @@ NOT_READ: dict[str, tuple[Callable[[], Any], str]] = {
     "another network": (
         lambda: {"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(64), "fc.weight": torch.zeros(9, 64)},
         "and a SqueezeNet has 5 at least; its tensors: `conv1.weight` 64x3x7x7, `bn1.weight` 64, `fc.weight` 9x64",
+    ),
+    "a head of two layers": (
+        lambda: {**state("linear head"), "fc.weight": torch.zeros(5, 5)},
+        "`3` layers outside its modules, .*: `features.0`, `classifier.1`, `fc`",
     ),
     "a quantized network": (
         lambda: {"conv.weight": torch.quantize_per_tensor(torch.ones(2, 2, 1, 1), 0.1, 0, torch.qint8)},
