@@ -537,6 +537,22 @@ def test_imagenet_folders_by_wnid(assets: Path):
         open_images(folder / "eval", class_count=1000, labels=read_labels(folder / "imagenet_classes.txt"))
 
 
+def test_imagenet_folders_with_readable_names_and_as_a_list(tmp_path: Path, assets: Path):
+    folder = assets / "images"
+    wnids, readable = (read_labels(folder / f"imagenet_{name}.txt") for name in ("wnids", "classes"))
+    expected = open_images(folder / "eval", class_count=1000, labels=wnids)
+    words = "".join(f"{wnid} {name}\n" for wnid, name in zip(wnids.names, readable.names, strict=True))
+    (tmp_path / "synset_words.txt").write_text(words)
+    found = open_images(folder / "eval", class_count=1000, labels=read_labels(tmp_path / "synset_words.txt"))
+    assert found == expected
+    assert all(match.exact for match in found.matches)
+    assert len(found.matches) == 285
+    (tmp_path / "eval").symlink_to(folder / "eval")
+    lines = [f"eval/{name} {label}\n" for name, label in zip(names(expected), expected.labels, strict=True)]
+    (tmp_path / "val.txt").write_text("".join(reversed(lines)))
+    assert open_images(tmp_path / "val.txt", class_count=1000).labels == expected.labels
+
+
 def test_imagenet_calibration(assets: Path):
     images, skipped = ImageStream(open_calibration(assets / "images" / "calib"), TORCHVISION).load()
     assert images.pixels.shape == (128, 224, 224, 3)
