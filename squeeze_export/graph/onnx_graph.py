@@ -75,6 +75,11 @@ class OnnxGraph:
         """Whether the file brings pixels to the first layer's range by itself."""
         return any(self.mean) or any(value != 1 for value in self.std)
 
+    @property
+    def unit(self) -> float:
+        """What 1 in the file's own input is in pixels of 0 to 255, as its mean and std tell: 255 where it takes 0 to 1."""
+        return 1.0 if self.byte_input or max(*map(abs, self.mean), *self.std) > 1 else 255.0
+
 
 def preprocess_of(read: OnnxGraph) -> tuple[Preprocess, dict[str, str]]:
     """What has to happen to a photograph's pixels before the first layer, as far as the file tells.
@@ -99,8 +104,8 @@ def preprocess_of(read: OnnxGraph) -> tuple[Preprocess, dict[str, str]]:
         if name != "crop_px" or not read.fixed
     }
     if read.normalizes or read.byte_input:
-        unit = 1.0 if read.byte_input or max(*map(abs, read.mean), *read.std) > 1 else 255.0
-        preprocess = replace(preprocess, mean=tuple(v * unit for v in read.mean), std=tuple(v * unit for v in read.std))
+        mean, std = (tuple(value * read.unit for value in values) for values in (read.mean, read.std))
+        preprocess = replace(preprocess, mean=mean, std=std)
         untold = {name: why for name, why in untold.items() if name not in ("mean", "std")}
     elif channels == 1:
         preprocess = replace(preprocess, mean=(127.5,), std=(127.5,))

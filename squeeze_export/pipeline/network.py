@@ -205,7 +205,12 @@ def _built(checkpoint: Checkpoint, choice: PreprocessChoice) -> tuple[Checkpoint
         message = f"`{checkpoint.path}` normalizes its pixels itself, which --mean and --std would do once more"
         raise BadInput(message, hint="leave out --mean and --std")
     preprocess, untold = preprocess_of(read)
-    told = replace(checkpoint, preprocess=preprocess, untold=untold, notes=(*checkpoint.notes, *read.notes))
+    assumptions = checkpoint.assumptions
+    if read.normalizes and not read.byte_input:
+        scale = "0 to 1" if read.unit == 255 else "0 to 255"
+        assumptions += (Assumption("pixel range", f"pixels {scale} into the file", "the file's own mean and std"),)
+    notes = (*checkpoint.notes, *read.notes)
+    told = replace(checkpoint, preprocess=preprocess, untold=untold, notes=notes, assumptions=assumptions)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", checkpoint.path.stem).strip("._-")[:64] or "network"
 
     def from_nodes(found: Reading) -> Graph:

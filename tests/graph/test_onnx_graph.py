@@ -410,6 +410,19 @@ def test_other_exporters_manners_are_read(name: str) -> None:
     assert found.notes == ()
 
 
+def test_a_weight_that_is_a_hundredth_off_is_noticed() -> None:
+    model = plain()
+    found = read(model)
+    pixels = drawn(found)
+    expected = their_answers(model, fed(found, pixels))
+    assert_same_network(FloatRunner(built(found))(pixels), expected)
+    weight = numpy_helper.to_array(stored(model, "b.weight")).copy()
+    weight[0] *= 1.01
+    put("b.weight", weight)(model)
+    with pytest.raises(AssertionError):
+        assert_same_network(FloatRunner(built(read(model)))(pixels), expected)
+
+
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 18, 20])
 def test_every_opset_is_read(opset: int) -> None:
     torch.manual_seed(2)

@@ -14,9 +14,16 @@ from torch import nn
 
 from squeeze_export.core import CAFFE, TORCHVISION
 from squeeze_export.errors import BadInput
+from squeeze_export.graph.costs import node_costs, total
 from squeeze_export.graph.nodes import Conv
+from squeeze_export.graph.quantized import FP32
+from squeeze_export.graph.run import FloatRunner
+from squeeze_export.images.preprocess import load_pixels
+from squeeze_export.nets.checkpoints import read_checkpoint
+from squeeze_export.nets.modules import build_module, load_arrays
 from squeeze_export.pipeline import CalibrationFolder, Job, PreprocessChoice, StructureChoice, open_network, run
-from tests.onnx_networks import Net, exported, stirred
+from squeeze_export.pipeline.export import export
+from tests.onnx_networks import Net, assert_same_network, exported, stirred, their_answers
 
 
 def classifier(steps: Any = None, channels: int = 3) -> nn.Module:
@@ -59,16 +66,16 @@ def test_such_a_file_is_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "std", "expected", "order"),
+    ("mean", "std", "expected", "order", "scale"),
     [
-        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), TORCHVISION.mean, "rgb"),
-        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), TORCHVISION.mean, "rgb"),
-        ((104.0, 117.0, 123.0), (1.0, 1.0, 1.0), CAFFE.mean, "bgr"),
-        ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), (0.0, 0.0, 0.0), "rgb"),
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), TORCHVISION.mean, "rgb", "0 to 1"),
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), TORCHVISION.mean, "rgb", "0 to 255"),
+        ((104.0, 117.0, 123.0), (1.0, 1.0, 1.0), CAFFE.mean, "bgr", "0 to 255"),
+        ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), (0.0, 0.0, 0.0), "rgb", "0 to 255"),
     ],
 )
 def test_what_a_file_does_to_its_pixels_is_its_preprocessing(
-    mean: Any, std: Any, expected: Any, order: str, tmp_path: Path
+    mean: Any, std: Any, expected: Any, order: str, scale: str, tmp_path: Path
 ) -> None:
     def steps(net: Any, x: Any) -> Any:
         x = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
@@ -79,6 +86,7 @@ def test_what_a_file_does_to_its_pixels_is_its_preprocessing(
     assert found.graph.preprocess.mean == pytest.approx(expected, rel=1e-6)
     assert found.graph.preprocess.channel_order == order
     assert not {"mean", "std"} & {assumption.subject for assumption in found.assumptions}
+    assert found.assumptions[0].value == f"pixels {scale} into the file"
     with pytest.raises(BadInput, match="normalizes its pixels itself"):
         open_network(path, preprocess=PreprocessChoice(mean=(1.0, 2.0, 3.0)))
 
@@ -143,8 +151,6 @@ def test_it_goes_through_a_whole_job(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_inspect_lists_its_layers(tmp_path: Path) -> None:
-    from squeeze_export.graph.costs import node_costs, total
-
     graph = open_network(saved(tmp_path, classifier())).graph
     rows = {row.name: row for row in node_costs(graph)}
     second = graph.convs[2]
@@ -154,3 +160,35 @@ def test_inspect_lists_its_layers(tmp_path: Path) -> None:
     assert rows["b"].bytes_read == 4 * (16 * 16 * 8 + 8 * 8 * 9 + 8)
     assert rows["logits"].mac_count == 0
     assert total(node_costs(graph)).parameter_count == sum(c.weight.size + c.bias.size for c in graph.convs)
+
+
+def test_a_file_of_ours_reads_back(tmp_path: Path, tiny: Path) -> None:
+    """Pixels in, (N, H, W, 3) uint8: nothing is left to assume about mean and std."""
+    original = open_network(tiny / "tiny.safetensors").graph
+    artifact, _ = export(original, "onnx", FP32, tmp_path, name="tiny")
+    found = open_network(artifact.path)
+    assert found.architecture is None
+    assert found.graph.preprocess.mean == (0.0, 0.0, 0.0)
+    assert found.graph.preprocess.std == (1.0, 1.0, 1.0)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    np.testing.assert_allclose(FloatRunner(found.graph)(pixels), FloatRunner(original)(pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_a_real_network_with_mean_std_and_softmax_inside(assets: Path, tmp_path: Path) -> None:
+    """SqueezeNet 1.1 on 24 photographs: ONNX Runtime's own answers of the user's file."""
+    checkpoint = read_checkpoint(assets / "weights" / "squeezenet1_1.pth")
+    assert checkpoint.architecture is not None
+    mean, std = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    module = build_module(checkpoint.architecture)
+    load_arrays(module, checkpoint.tensors)
+    net = Net(lambda n, x: n.net((x - mean) / std).softmax(1), net=module).eval()
+    model = exported(net, (3, 224, 224))
+    onnx.save(model, tmp_path / "net.onnx")
+    network = open_network(tmp_path / "net.onnx")
+    assert network.graph.preprocess.mean == pytest.approx(TORCHVISION.mean, rel=1e-6)
+    files = sorted((assets / "images" / "calib").glob("*.jpg"))[:24]
+    pixels = np.stack([load_pixels(file, network.graph.preprocess) for file in files])
+    expected = their_answers(model, (pixels / 255).astype(np.float32).transpose(0, 3, 1, 2))
+    logits = FloatRunner(network.graph)(pixels).astype(np.float64)
+    answers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert_same_network(answers / answers.sum(axis=1, keepdims=True), expected)
