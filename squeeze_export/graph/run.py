@@ -45,7 +45,7 @@ class FloatRunner:
         """Runs a batch, image by image: one image's maps stay in the cache.
 
         Args:
-            batch: (N, H, W, C) uint8, RGB or grey, of the graph's input size; or float32 for a graph that reads something else.
+            batch: (N, H, W, C) uint8 or float32, RGB or grey pixels or what else the graph reads, of its input size.
             tap: sees every node's output, once per image, n = 1.
 
         Returns:

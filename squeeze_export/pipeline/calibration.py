@@ -22,6 +22,7 @@ from squeeze_export.images.distribution import Distribution, read_distribution, 
 from squeeze_export.images.stream import usable_cores
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.pixels import wrong_pixels
 from squeeze_export.pipeline.recipes import Recipe, check_recipe
 from squeeze_export.pipeline.training import TRAINING_HASHES, Training, check_training, read_training, train, training_facts
 from squeeze_export.quant import mixed
@@ -113,7 +114,7 @@ def calibrate(
         keep_float: layers to put back to float when all is done: their weights are the checkpoint's.
         threads: images in flight; None takes every usable core.
         skip_broken: leaves unreadable images out.
-        progress: told of reading, calibrating and training.
+        progress: told of reading, trying other preprocessings, calibrating and training.
 
     Raises:
         BadInput: too few, constant, unreadable or noise images, or none at all; training images without labels;
@@ -129,7 +130,7 @@ def calibrate(
             mixed.check_mixed_scheme(scheme)
             mixed.check_keepable(network.graph, keep_float)
     images = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
-    lessons, warnings = None, images.warnings
+    lessons, warnings = None, images.warnings + wrong_pixels(network.graph, images.batch.pixels, threads=cores, progress=progress)
     if training is not None:
         lessons, found = read_training(network, training.images, threads=cores, skip_broken=skip_broken, progress=progress)
         warnings += found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from squeeze_export.formats import onnx as onnx_files
 from squeeze_export.runtimes.onnxruntime.calls import answered, opened, session_options
 from squeeze_export.runtimes.onnxruntime.providers import CPU
 
+Tap: TypeAlias = Callable[[str, FloatArray], None]
+TappedRun: TypeAlias = Callable[[ByteArray | FloatArray, Tap | None], FloatArray]
 _FLOAT_MAKERS = ("Add", "Concat", "Conv", "MaxPool", "Relu")
 
 
@@ -51,7 +53,7 @@ def inner_values(
     return result
 
 
-def tapped_run(model: bytes, names: Sequence[str]) -> Callable[[ByteArray, Callable[[str, FloatArray], None] | None], FloatArray]:
+def tapped_run(model: bytes, names: Sequence[str]) -> TappedRun:
     """A float run that shows inner tensors, for calibration. Several threads may call it; each call uses one thread.
 
     Args:
@@ -59,8 +61,8 @@ def tapped_run(model: bytes, names: Sequence[str]) -> Callable[[ByteArray, Calla
         names: the tensors to show, in the order in which they are shown.
 
     Returns:
-        `run(batch, tap=None)`: takes `batch` (N, H, W, 3) uint8, calls `tap(name, values)` with (1, H, W, C) float32 for each image
-        and name, and returns (N, classes) float32 logits.
+        `run(batch, tap=None)`: takes `batch` (N, H, W, C) of the type that the file takes, calls `tap(name, values)` with
+        (1, H, W, C) float32 for each image and name, and returns (N, classes) float32 logits.
 
     Raises:
         Refused: ONNX Runtime cannot open the model.
@@ -69,7 +71,7 @@ def tapped_run(model: bytes, names: Sequence[str]) -> Callable[[ByteArray, Calla
     session = opened(model, Path("calibration.onnx"), session_options(1), [CPU])
     source, logits = session.get_inputs()[0].name, session.get_outputs()[0].name
 
-    def run(batch: ByteArray, tap: Callable[[str, FloatArray], None] | None = None) -> FloatArray:
+    def run(batch: ByteArray | FloatArray, tap: Tap | None = None) -> FloatArray:
         shown = list(names) if tap is not None else []
         rows = []
         for image in batch:

@@ -1,0 +1,114 @@
+"""Wrong pixels, noticed without labels."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from squeeze_export.core import CAFFE, TORCHVISION
+from squeeze_export.graph.build import build_graph
+from squeeze_export.graph.run import FloatRunner
+from squeeze_export.images.folders import open_calibration
+from squeeze_export.images.stream import ImageStream
+from squeeze_export.nets.checkpoints import read_checkpoint
+from squeeze_export.pipeline import PreprocessChoice, calibrate, open_network
+from squeeze_export.pipeline import pixels as module
+from squeeze_export.pipeline.calibration import read_images
+from squeeze_export.pipeline.pixels import PixelValues, as_if, usual_pixels, wrong_pixels
+
+WRONG = {
+    "bgr": PreprocessChoice(channel_order="bgr"),
+    "caffe": PreprocessChoice(channel_order="bgr", mean=CAFFE.mean, std=CAFFE.std),
+    "raw": PreprocessChoice(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+}
+OWN = "--channel-order rgb --mean 127.5,127.5,127.5 --std 127.5,127.5,127.5"
+
+
+@pytest.fixture(scope="module")
+def demo_images():
+    """The demo network's calibration images; mean and channel order are not in their pixels."""
+    return read_images(open_network()).batch.pixels
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_the_demo_networks_own_pixels_are_named(wrong, demo_images):
+    (line,) = wrong_pixels(open_network(preprocess=wrong).graph, demo_images)
+    assert f"clearly better with `{OWN}`" in line
+    assert "32 calibration images" in line
+
+
+def test_right_pixels_are_not_questioned(demo_images):
+    graph = open_network().graph
+    assert wrong_pixels(graph, demo_images) == ()
+    assert all(wrong_pixels(graph, demo_images[start::5][:20]) == () for start in range(5))
+
+
+def test_too_few_images_or_one_output_tell_nothing(demo_images):
+    graph = open_network(preprocess=WRONG["caffe"]).graph
+    assert wrong_pixels(graph, demo_images[:15]) == ()
+    assert wrong_pixels(graph, demo_images[:16]) != ()
+    single = dataclasses.replace(graph, output=dataclasses.replace(graph.output, shape=("N", 1)))
+    assert wrong_pixels(single, demo_images) == ()
+
+
+def test_without_onnx_runtime_numpy_says_the_same(demo_images, monkeypatch):
+    graph = open_network(preprocess=WRONG["bgr"]).graph
+    with_it = wrong_pixels(graph, demo_images)
+    monkeypatch.setattr(module, "_float_run", FloatRunner)
+    assert wrong_pixels(graph, demo_images) == with_it
+
+
+def test_progress_ends(demo_images):
+    told = []
+    wrong_pixels(open_network().graph, demo_images, progress=lambda what, done, total: told.append((done, total)))
+    assert told[0][0] == 1
+    assert told[-1][0] == told[-1][1]
+
+
+def test_calibration_carries_the_warning_and_goes_on():
+    calibration = calibrate(open_network(preprocess=WRONG["bgr"]))
+    (line,) = calibration.warnings
+    assert line.startswith("the pixels look wrong")
+    assert calibration.quantized.scheme.name == "int8"
+
+
+@pytest.mark.parametrize("assumed", [TORCHVISION, CAFFE, dataclasses.replace(TORCHVISION, mean=(1.0, 2.0, 3.0))])
+def test_one_graph_sees_what_another_would(assumed, tiny):
+    checkpoint = read_checkpoint(tiny / "tiny.safetensors")
+    size = {"resize_px": 36, "crop_px": 32}
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    assumed = dataclasses.replace(assumed, **size)
+    graph = build_graph(checkpoint.architecture, checkpoint.tensors, assumed)
+    candidates = usual_pixels(assumed)
+    for other in candidates:
+        there = dataclasses.replace(assumed, channel_order=other.channel_order, mean=other.mean, std=other.std)
+        expected = FloatRunner(build_graph(checkpoint.architecture, checkpoint.tensors, there))(pixels)
+        got = FloatRunner(graph)(as_if(pixels, assumed, other))
+        np.testing.assert_allclose(got, expected, atol=2e-4 * np.abs(expected).max())
+    swapped = FloatRunner(graph)(as_if(pixels[..., ::-1], assumed, candidates[0]))
+    assert np.abs(swapped - FloatRunner(graph)(pixels)).max() > 0  # negative control
+
+
+def test_the_assumed_one_comes_first_and_none_twice():
+    for preprocess, count in ((TORCHVISION, 10), (CAFFE, 10), (dataclasses.replace(CAFFE, std=(58.0,) * 3), 12)):
+        found = usual_pixels(preprocess)
+        assert found[0] == PixelValues(preprocess.channel_order, preprocess.mean, preprocess.std)
+        assert len(set(found)) == len(found) == count
+
+
+def test_grey_pixels():
+    grey = dataclasses.replace(CAFFE, channel_order="gray", mean=(0.0,), std=(255.0,))
+    found = usual_pixels(grey)
+    assert len(found) == 5
+    assert str(found[0]) == "--mean 0 --std 255"
+    seen = as_if(np.full((1, 2, 2, 1), 51, np.uint8), grey, PixelValues("gray", (0.0,), (51.0,)))
+    assert np.array_equal(seen, np.full((1, 2, 2, 1), 255.0))
+
+
+def test_the_authors_network_with_torchvisions_pixels(assets):
+    """Its agreement is 97% and its true top-1 0.6%: nothing else tells."""
+    graph = open_network(assets / "weights" / "squeezenet1_0.safetensors").graph
+    files = open_calibration(assets / "images" / "calib")
+    first = dataclasses.replace(files, files=files.files[:32])
+    (line,) = wrong_pixels(graph, ImageStream(first, graph.preprocess).load()[0].pixels)
+    assert "clearly better with `--channel-order bgr --mean 104,117,123 --std 1,1,1`" in line
