@@ -206,6 +206,11 @@ class Measurement:
         """Which row of the report it is."""
         return RowName(self.artifact, self.sha256, self.scheme, self.runtime)
 
+    @property
+    def shows_losses(self) -> bool:
+        """Whether a loss of top-1 could be seen: it was compared on images with labels."""
+        return self.accuracy is not None and self.accuracy.top1_delta_pp is not None
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -270,7 +275,8 @@ class Verdict:
         device: the device that the runtime reports.
         outcome: `faster` than every rival, `not faster` than at least one, or `unknown`.
         rivals: the rows that it was compared with.
-        ship: the row to ship; None if the timing does not tell, or if every row loses top-1 against the reference.
+        ship: the row to ship; None if the timing does not tell, if it would be the int8 row and no label could show what that
+            loses, or if every row loses top-1 against the reference.
         otherwise: the row to ship instead if the loss of top-1 shown by `ship` is too much; None if it shows none.
         round_count: rounds behind the intervals.
         rounds_needed: rounds that would probably tell; None unless `outcome` is `unknown` and more rounds are likely to help.

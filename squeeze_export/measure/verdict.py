@@ -98,6 +98,8 @@ def _verdict(int8: Measurement, latency: Latency, others: Sequence[Timed]) -> Ve
         ship, otherwise = int8, _best(others) if loses(int8) else None
     elif outcome == "not faster":
         ship = _best(unbeaten) or (None if loses(int8) else int8) or _best(others)
+    if ship is int8 and not int8.shows_losses:
+        ship = None
     return Verdict(
         int8.name,
         int8.device,

@@ -46,6 +46,19 @@ def test_faster_than_all():
     assert (verdict.round_count, verdict.rounds_needed, verdict.device) == (60, None, "cpu")
 
 
+@pytest.mark.parametrize(
+    "accuracy", [None, Accuracy(500, Interval(1.0, 0.99, 1.0), 1.0, 60.0, 0.0)], ids=["not compared", "unlabelled"]
+)
+def test_without_labels_int8_is_never_shipped(accuracy):
+    """It may be the fastest, and agree on every image."""
+    fp32, int8 = row_of("fp32", 9, size=50), dataclasses.replace(row_of("int8", 3, size=14), accuracy=accuracy)
+    verdict = only([fp32, int8])
+    assert (verdict.outcome, verdict.ship, verdict.otherwise) == ("faster", None, None)
+    assert only([fp32, dataclasses.replace(int8, accuracy=row_of("int8", 3, delta=NONE).accuracy)]).ship == int8.name
+    slow = dataclasses.replace(row_of("int8", 12, size=14), accuracy=accuracy)
+    assert only([fp32, slow]).ship.scheme == "fp32"  # the reference loses nothing
+
+
 def test_faster_but_less_accurate():
     rows = [row_of("fp32", 9, size=50), row_of("fp16", 9.05, size=25), row_of("int8", 3, size=14, delta=LOSS)]
     verdict = only(rows)
