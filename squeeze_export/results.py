@@ -38,6 +38,23 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class OutputError:
+    """How far the one output of a network is from the reference's: such a network has no classes to agree on.
+
+    Attributes:
+        mean: mean absolute difference.
+        p95: what 95% of the absolute differences do not exceed.
+        correlation: Pearson's; None where one of the two is constant.
+        spread: standard deviation of the reference's output, to compare with.
+    """
+
+    mean: float
+    p95: float
+    correlation: float | None
+    spread: float
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """An artifact compared with the fp32 reference on the same decoded pixels.
 
@@ -55,6 +72,9 @@ class Accuracy:
         top1_delta_pp: top-1 of the artifact minus the reference's, percentage points, with its paired interval.
         lost: images that the reference had right and the artifact has wrong.
         won: the other way round.
+        error: of a network with one output, whose shares above say nothing; None of others.
+        reference_class_count: in how many classes the reference puts the images; 0 in older reports, which did not count them.
+        reference_varies: False if the reference's output is the same for each image.
     """
 
     count: int
@@ -70,6 +90,9 @@ class Accuracy:
     top1_delta_pp: Interval | None = None
     lost: int | None = None
     won: int | None = None
+    error: OutputError | None = None
+    reference_class_count: int = 0
+    reference_varies: bool = True
 
 
 def sqnr_db(signal: float, noise: float) -> float:
@@ -93,6 +116,10 @@ class Latency:
         p99_ms: likewise.
         speedup: p50 of the fp32 file over this p50, with a bootstrap interval: same rounds, device and runtime. An fp32 file that
             runs in bf16 is compared with itself in float32.
+        repeat: p50 of the first half of the rounds over that of the second, with a bootstrap interval: 1 where nothing disturbs.
+            None with too few rounds.
+        other_load: cores that other processes kept busy meanwhile; None where it is not known.
+        busy: whether these and the session's own threads were more than there are cores; False with too few rounds.
     """
 
     samples_ns: tuple[int, ...]
@@ -103,6 +130,14 @@ class Latency:
     p90_ms: float
     p99_ms: float
     speedup: Interval | None = None
+    repeat: Interval | None = None
+    other_load: float | None = None
+    busy: bool = False
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the two halves of the rounds may differ by more than 10%, a choice."""
+        return self.repeat is not None and (self.repeat.high > 1.1 or self.repeat.low < 1 / 1.1)
 
 
 @dataclass(frozen=True)
@@ -368,13 +403,14 @@ class Curve:
         }
 
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda document: document,  # 2 added `measurements[].recipe` and `differences`, which may be missing
     2: lambda document: document,  # 3 added `measurements[].checkpoint_sha256` and `verdicts`, which may be missing
     3: lambda document: document,  # 4 added `measurements[].audit.kept_float`, which may be missing
     4: lambda document: document,  # 5 added `estimate` and `facts` of measurements, and to placements where operators ran
     5: lambda document: document,  # 6 added `assumptions` and `measurements[].audit.untold`, which may be missing
+    6: lambda document: document,  # 7 added to accuracies the error and the reference's variety, to latencies how steady they are
 }
 """Version -> function that makes the next version's document. A change of `Report` adds one, and its test."""
 

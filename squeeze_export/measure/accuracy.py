@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from squeeze_export.core import FloatArray
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.measure.statistics import paired_difference, wilson
-from squeeze_export.results import Accuracy, Interval, sqnr_db
+from squeeze_export.results import Accuracy, Interval, OutputError, sqnr_db
 
 UNLABELLED = -1
+_SAME = 1e-6
+"""Relative difference up to which two outputs are the same but for rounding."""
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 Doubles = NDArray[np.float64]
@@ -38,6 +40,10 @@ class Tally:
         reference_top5: as `top5`, of the reference.
         lost: labelled images that the reference has right and the artifact has wrong.
         won: the other way round.
+        values: the reference's output and the artifact's, of each image of a network with one output; empty for others.
+        reference_classes: those that the reference found.
+        first: the reference's output for the first image.
+        reference_varies: whether it differs for any other.
     """
 
     count: int = 0
@@ -54,6 +60,10 @@ class Tally:
     reference_top5: int = 0
     lost: int = 0
     won: int = 0
+    values: tuple[tuple[float, float], ...] = ()
+    reference_classes: frozenset[int] = frozenset()
+    first: tuple[float, ...] = ()
+    reference_varies: bool = False
 
 
 def tally(
@@ -88,6 +98,9 @@ def tally(
     truth = np.zeros(0, dtype=np.int64) if labels is None else labels[known]
     reference_right = reference_best[known, 0] == truth
     right = best[known, 0] == truth
+    values = tuple(zip(signal[:, 0].tolist(), output[:, 0].tolist(), strict=True)) if logits.shape[1] == 1 else ()
+    first = sums.first or tuple(reference[0].tolist())
+    varies = not np.allclose(reference, first, rtol=_SAME, atol=_SAME * max(map(abs, first)))
     return Tally(
         count=sums.count + len(logits),
         class_count=logits.shape[1],
@@ -103,6 +116,10 @@ def tally(
         reference_top5=sums.reference_top5 + int((reference_best[known] == truth[:, None]).sum()),
         lost=sums.lost + int((reference_right & ~right).sum()),
         won=sums.won + int((right & ~reference_right).sum()),
+        values=sums.values + values,
+        reference_classes=sums.reference_classes | frozenset(reference_best[:, 0].tolist()),
+        first=first,
+        reference_varies=sums.reference_varies or varies,
     )
 
 
@@ -121,9 +138,12 @@ def accuracy_of(sums: Tally) -> Accuracy:
         sqnr_db=sqnr_db(sums.signal, sums.noise),
         # Rounding can leave a sum of zeros just below 0, but no divergence is negative.
         kl=max(0.0, sums.divergence / sums.count),
+        error=_output_error(np.array(sums.values)) if sums.values else None,
+        reference_class_count=len(sums.reference_classes),
+        reference_varies=sums.reference_varies or sums.count == 1,
     )
     labelled = sums.labelled_count
-    if labelled == 0:
+    if labelled == 0 or sums.class_count == 1:
         return agreement
     delta = paired_difference(sums.lost, sums.won, labelled)
     return replace(
@@ -137,6 +157,14 @@ def accuracy_of(sums: Tally) -> Accuracy:
         lost=sums.lost,
         won=sums.won,
     )
+
+
+def _output_error(values: Doubles) -> OutputError:
+    """`values`: (N, 2), the reference's output and the artifact's."""
+    reference, output = values.T
+    difference, spread = np.abs(reference - output), float(reference.std())
+    correlation = float(np.corrcoef(reference, output)[0, 1]) if spread > 0 and output.std() > 0 else None
+    return OutputError(float(difference.mean()), float(np.percentile(difference, 95)), correlation, spread)
 
 
 def compare(

@@ -9,7 +9,9 @@ import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ Read = Callable[[str], "str | None"]
 Ask = Callable[[str], "str | None"]
 """A sysctl name -> its value, or None."""
 
+_SHORTEST_S = 0.2
+"""The kernel counts in steps of 10 ms."""
 ISA_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimddp", "i8mm")
 """As Linux spells them: the instruction sets that decide how fast and how exactly INT8 runs."""
 _SYSCTL_ISA = {
@@ -132,6 +136,42 @@ def _load_average() -> list[float] | None:
         return [round(value, 2) for value in os.getloadavg()]
     except (AttributeError, OSError):
         return None
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """What the CPUs of this process have done by now, in seconds.
+
+    Attributes:
+        wall_s: the time.
+        busy_s: in which they were busy, summed over the CPUs, whoever kept them so.
+        own_s: of this process.
+    """
+
+    wall_s: float
+    busy_s: float
+    own_s: float
+
+
+def cpu_times(read: Read = read_text) -> CpuTimes | None:
+    """The times by now; None where the kernel does not tell (macOS, Windows)."""
+    lines = re.findall(r"^cpu(\d+) (.+)$", read("/proc/stat") or "", re.MULTILINE)
+    if not lines or not hasattr(os, "sched_getaffinity"):
+        return None
+    usable, ticks = os.sched_getaffinity(0), 0
+    for cpu, values in lines:
+        if int(cpu) in usable:
+            user, nice, system, _, _, interrupts, soft, stolen, *_ = (*map(int, values.split()), 0, 0, 0)
+            ticks += user + nice + system + interrupts + soft + stolen
+    return CpuTimes(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time())
+
+
+def other_load(before: CpuTimes | None, after: CpuTimes | None) -> float | None:
+    """Cores that other processes kept busy between two `cpu_times`; None if that is unknown, or too short to tell."""
+    if before is None or after is None or after.wall_s - before.wall_s < _SHORTEST_S:
+        return None
+    others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    return round(max(0.0, others_s / (after.wall_s - before.wall_s)), 2)
 
 
 def tool_versions(names: Iterable[str]) -> Mapping[str, str]:

@@ -15,6 +15,11 @@ from squeeze_export.errors import BadInput, Unavailable
 from squeeze_export.measure.statistics import bootstrap_ratio
 from squeeze_export.results import Latency
 
+FEWEST_REPEATED = 10
+"""With fewer rounds in each half nothing is said of how steady they are."""
+_SPARE_CORE = 0.25
+"""What a machine's own housekeeping may take of a core without disturbing."""
+
 
 def measure_latency(
     sessions: Mapping[str, Callable[[], object]],
@@ -86,7 +91,14 @@ def balanced_orders(count: int) -> list[tuple[int, ...]]:
 
 
 def latency_of(
-    samples_ns: Sequence[int], *, warmup_count: int, batch: int, threads: int, baseline_ns: Sequence[int] | None = None
+    samples_ns: Sequence[int],
+    *,
+    warmup_count: int,
+    batch: int,
+    threads: int,
+    baseline_ns: Sequence[int] | None = None,
+    other_load: float | None = None,
+    cores: int | None = None,
 ) -> Latency:
     """The latency of one session, from its samples.
 
@@ -99,11 +111,16 @@ def latency_of(
         batch: images per inference.
         threads: intra-op threads.
         baseline_ns: samples of fp32 on the same runtime and device, from the same rounds; None if there are none.
+        other_load: cores that other processes kept busy meanwhile; None if unknown.
+        cores: that there are.
 
     Raises:
         ValueError: a baseline of other rounds.
     """
     p50_ms, p90_ms, p99_ms = (float(percentile) / 1e6 for percentile in np.percentile(samples_ns, (50, 90, 99)))
+    half = len(samples_ns) // 2
+    told = half >= FEWEST_REPEATED
+    busy = told and other_load is not None and cores is not None and other_load + threads > cores + _SPARE_CORE
     return Latency(
         samples_ns=tuple(samples_ns),
         warmup_count=warmup_count,
@@ -113,6 +130,9 @@ def latency_of(
         p90_ms=p90_ms,
         p99_ms=p99_ms,
         speedup=None if baseline_ns is None else bootstrap_ratio(baseline_ns, samples_ns),
+        repeat=bootstrap_ratio(samples_ns[:half], samples_ns[half : 2 * half]) if told else None,
+        other_load=other_load,
+        busy=busy,
     )
 
 

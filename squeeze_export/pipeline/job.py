@@ -156,6 +156,8 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
         check_top1(network, job.eval, job.expect_top1, skip_broken=job.skip_broken, progress=progress)
     make_folder(job.out)
     warnings: list[str] = []
+    if job.options.softmax and network.class_count == 1:
+        warnings.append("a softmax over one output gives 1 for every image: leave out --softmax")
     integers: Calibration | Vendor | None = None
     reference_known = True
     if job.table is not None:

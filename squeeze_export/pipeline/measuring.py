@@ -18,6 +18,7 @@ from squeeze_export.graph.run import FloatRunner, one_blas_thread, run_each
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.stream import spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
+from squeeze_export.measure.host import cpu_times, other_load
 from squeeze_export.measure.latency import latency_of, measure_latency
 from squeeze_export.pipeline.comparison import NO_STEPS, ComparedPart, Comparison, has_steps
 from squeeze_export.pipeline.evaluation import Evaluation
@@ -26,6 +27,8 @@ from squeeze_export.pipeline.sessions import BOARD, DEFAULT_PRECISION, Entry, Ke
 from squeeze_export.results import Accuracy, Difference, Measurement
 
 WARMUP_COUNT = 10
+FEWEST_FOR_ONE_CLASS = 16
+"""Fewer images may all show the same."""
 PROBABILITIES = "probabilities"
 """Name of the output tensor of a file that ends in a softmax."""
 
@@ -197,6 +200,13 @@ def _warnings(images: Evaluation, found: Sequence[Accuracy], class_count: int) -
             f"the fp32 reference itself scores only {top1:.1%}: the preprocessing or the labels plainly do not fit the"
             " weights (see --mean --std --channel-order --crop --resize --labels)",
         )
+    if found and not found[0].reference_varies:
+        warnings += (
+            f"the fp32 reference gives the same output for each of {found[0].count} images: the figures say nothing (see --mean"
+            " --std --channel-order)",
+        )
+    elif found and class_count > 1 and found[0].reference_class_count == 1 and found[0].count >= FEWEST_FOR_ONE_CLASS:
+        warnings += (f"the fp32 reference puts all {found[0].count} images into one class: the agreement says little",)
     return warnings
 
 
@@ -216,17 +226,20 @@ def timed(outcomes: Sequence[Outcome], options: RunOptions, progress: Progress =
     found = [_run_once(outcome) for outcome in outcomes]
     sessions = {o.entry.key: (s, _pixels(o.entry.artifact)) for o in found if (s := _timed_session(o))}
     samples: dict[Key, tuple[int, ...]] = {}
+    load: float | None = None
     for clock in dict.fromkeys(session.clock for session, _ in sessions.values()):
         own = {key: pair for key, pair in sessions.items() if pair[0].clock is clock}
         time = time_here if clock is None else clock.time
+        before = cpu_times()
         try:
             times = time(list(own.values()), warmup=WARMUP_COUNT, rounds=options.rounds, progress=progress)
         except SqueezeExportError as err:
             found = [outcome.failed(err) if outcome.entry.key in own else outcome for outcome in found]
         else:
             samples |= dict(zip(own, times, strict=True))
+            load = other_load(before, cpu_times()) if clock is None else load
     plain = {_network(o.entry.artifact): o.entry.artifact for o in found if o.entry.artifact.scheme == FP32.name}
-    return [_with_latency(outcome, samples, plain.get(_network(outcome.entry.artifact))) for outcome in found]
+    return [_with_latency(outcome, samples, plain.get(_network(outcome.entry.artifact)), load) for outcome in found]
 
 
 def time_here(
@@ -255,8 +268,9 @@ def _run_once(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _with_latency(outcome: Outcome, samples: Mapping[Key, Sequence[int]], plain: Artifact | None) -> Outcome:
-    """With the latency that its samples give, if there are any; `plain` is the fp32 file of the same network."""
+def _with_latency(outcome: Outcome, samples: Mapping[Key, Sequence[int]], plain: Artifact | None, load: float | None) -> Outcome:
+    """With the latency that its samples give, if there are any; `plain` is the fp32 file of the same network, `load` what others
+    took of this machine meanwhile."""
     path, runtime = outcome.entry.key
     if outcome.entry.key not in samples or outcome.session is None:
         return outcome
@@ -269,6 +283,8 @@ def _with_latency(outcome: Outcome, samples: Mapping[Key, Sequence[int]], plain:
         batch=len(_pixels(outcome.entry.artifact)),
         threads=outcome.session.threads,
         baseline_ns=samples.get(baseline),
+        other_load=load if outcome.session.clock is None else None,
+        cores=usable_cores(),
     )
     return replace(outcome, latency=latency)
 

@@ -27,6 +27,7 @@ def to_html(report: Report) -> str:
         summary=tables.summary(report.measurements),
         assumptions=report.assumptions,
         board=wording.board_line(report.measurements),
+        busy=wording.busy_lines(report.measurements),
         verdicts={"title": TITLE, "lines": verdict_lines(report), "note": verdict_note()},
         estimates=tables.estimate_table(report.measurements),
         drawings=[*_accuracy_drawing(report), *_latency_drawing(report.measurements)],
@@ -55,7 +56,7 @@ def _accuracy_drawing(report: Report) -> list[dict[str, str]]:
     heading = accuracy_heading(report.measurements)
     for measurement in report.measurements:
         accuracy = measurement.accuracy
-        if accuracy is None:
+        if accuracy is None or accuracy.error is not None:
             continue
         delta, share = accuracy.top1_delta_pp if heading == "top-1" else None, accuracy.top1_agreement
         interval = delta or Interval(100 * share.value, 100 * share.low, 100 * share.high)

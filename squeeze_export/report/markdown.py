@@ -14,6 +14,7 @@ from squeeze_export.report.wording import (
     accuracy_note,
     assumption_line,
     board_line,
+    busy_lines,
     facts_line,
     host_line,
     joined,
@@ -44,6 +45,7 @@ def to_markdown(report: Report) -> str:
     notes = {
         accuracy_heading(measurements): accuracy_note(measurements),
         "speed-up": timing_note(measurements),
+        "p50": "; ".join(busy_lines(measurements)),
         "network": facts_line(report.network),
         "assumed": assumption_line(report.assumptions).removeprefix("assuming "),
         "evaluation": facts_line(report.evaluation),

@@ -17,8 +17,24 @@ if TYPE_CHECKING:
 
 _FILTERS = (
     *(wording.decibel, wording.delta_pp, wording.delta_range, wording.device, wording.evidence, wording.fact, wording.facts_line),
-    *(wording.milliseconds, wording.one_line, wording.percent, wording.percent_range, wording.scheme, wording.sentence),
-    *(wording.size, wording.speedup, wording.speedup_range, wording.spelt_facts, tables.estimate_lines, tables.operator_table),
+    *(
+        wording.milliseconds,
+        wording.one_line,
+        wording.output_error,
+        wording.percent,
+        wording.percent_range,
+        wording.scheme,
+        wording.sentence,
+    ),
+    *(
+        wording.size,
+        wording.speedup,
+        wording.speedup_range,
+        wording.spelt_facts,
+        wording.steadiness,
+        tables.estimate_lines,
+        tables.operator_table,
+    ),
 )
 
 

@@ -20,6 +20,7 @@ from squeeze_export.report.wording import (
     scheme,
     size,
     speedup_parts,
+    steadiness,
 )
 from squeeze_export.results import Difference, Estimate, Measurement, Status
 
@@ -63,7 +64,7 @@ class SummaryRow:
         outcome: `failed: ...` or `skipped: ...`, shown instead of the figures; empty if there are figures.
         names: target, scheme, device.
         evidence: empty if measured, else `emulated` ...; shown with the device.
-        figures: size, accuracy, SQNR, p50, speed-up, each with its interval or an empty string.
+        figures: size, accuracy, SQNR, p50, speed-up, each with its interval (p50: `busy`, `unsteady`) or an empty string.
     """
 
     status: Status
@@ -94,7 +95,7 @@ def _summary_row(row: Measurement, heading: str, among: Sequence[Measurement]) -
         (size(row.size_bytes), ""),
         accuracy_parts(row.accuracy, heading),
         (decibel(row.accuracy.sqnr_db) if row.accuracy else NOTHING, ""),
-        (_p50(row), ""),
+        (_p50(row), steadiness(row.latency)),
         speedup_parts(row.latency),
     )
     names = (row.target, scheme(row), device(row, among))

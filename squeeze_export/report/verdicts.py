@@ -6,6 +6,7 @@ from squeeze_export.report.wording import (
     delta_pp,
     delta_range,
     one_line,
+    output_error,
     percent,
     percent_range,
     scheme,
@@ -41,6 +42,8 @@ def _line(verdict: Verdict, report: Report) -> str:
     text = f"{head}{named} is {_paces(verdict, report)}: "
     int8 = _row(verdict.int8, report)
     if verdict.ship in (None, verdict.int8) and (int8 is None or not int8.shows_losses):
+        if int8 is not None and int8.accuracy is not None and int8.accuracy.error is not None:
+            return f"{text}whether its error is small enough is yours to say{_brackets(_accuracy(int8), '')}"
         return f"{text}whether it loses top-1 is not known{_brackets(_accuracy(int8), '')}, {_LABELS} tells"
     if verdict.ship is None:
         return f"{text}no row keeps the reference's top-1, so ship none of them"
@@ -96,6 +99,8 @@ def _accuracy(row: Measurement | None) -> str:
     accuracy = row.accuracy if row is not None else None
     if accuracy is None:
         return "accuracy not measured here"
+    if accuracy.error is not None:
+        return output_error(accuracy.error)
     if accuracy.top1_delta_pp is not None:
         return f"top-1 {delta_pp(accuracy.top1_delta_pp)} {delta_range(accuracy.top1_delta_pp)}, no loss shown"
     agreement = accuracy.top1_agreement

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from squeeze_export.core import Assumption
-from squeeze_export.results import Accuracy, Interval, Latency, Measurement, Report
+from squeeze_export.results import Accuracy, Interval, Latency, Measurement, OutputError, Report
 
 NOTHING = "-"
 """Stands in a cell that has no figure."""
@@ -108,19 +108,33 @@ def accuracy_heading(measurements: Sequence[Measurement]) -> str:
     """The heading of the accuracy column."""
     accuracies = [measurement.accuracy for measurement in measurements if measurement.accuracy is not None]
     labelled = [accuracy for accuracy in accuracies if accuracy.top1 is not None]
+    if any(accuracy.error is not None for accuracy in accuracies):
+        return "error"
     if not labelled:
         return "agreement"
     return "top-1" if len(labelled) == len(accuracies) else "top-1 or agreement"
 
 
 def accuracy_parts(accuracy: Accuracy | None, heading: str) -> tuple[str, str]:
-    """The figure and its interval: `57.9% -0.42 pp`, `[-1.3, +0.4]` with labels, `97.3%`, `[96.0, 98.2]` without."""
+    """The figure and its interval: `57.9% -0.42 pp`, `[-1.3, +0.4]` with labels, `97.3%`, `[96.0, 98.2]` without; of a network
+    with one output the mean error and what 95% of the errors do not exceed: `0.0123`, `[95% 0.034]`."""
     if accuracy is None:
         return NOTHING, ""
+    if accuracy.error is not None:
+        return f"{accuracy.error.mean:.3g}", f"[95% {accuracy.error.p95:.3g}]"
     if accuracy.top1 is not None and accuracy.top1_delta_pp is not None:
         return f"{percent(accuracy.top1)} {delta_pp(accuracy.top1_delta_pp)}", delta_range(accuracy.top1_delta_pp)
     word = " agree" if heading == "top-1 or agreement" else ""
     return f"{percent(accuracy.top1_agreement.value)}{word}", percent_range(accuracy.top1_agreement)
+
+
+def output_error(error: OutputError) -> str:
+    """`mean error 0.0123, 95% at most 0.034, correlation 0.9991, standard deviation of the reference 0.52`."""
+    correlation = "none (constant)" if error.correlation is None else f"{error.correlation:.4f}"
+    return (
+        f"mean error {error.mean:.3g}, 95% at most {error.p95:.3g}, correlation {correlation}, standard deviation of the reference"
+        f" {error.spread:.3g}"
+    )
 
 
 def speedup_parts(latency: Latency | None) -> tuple[str, str]:
@@ -128,6 +142,28 @@ def speedup_parts(latency: Latency | None) -> tuple[str, str]:
     if latency is None or latency.speedup is None:
         return NOTHING, ""
     return speedup(latency.speedup), speedup_range(latency.speedup)
+
+
+def steadiness(latency: Latency | None) -> str:
+    """What to hold against a latency: `busy`, `unsteady`, both, or nothing."""
+    if latency is None:
+        return ""
+    return ", ".join(word for word, held in (("busy", latency.busy), ("unsteady", latency.unsteady)) if held)
+
+
+def busy_lines(measurements: Sequence[Measurement]) -> list[str]:
+    """What `busy` and `unsteady` mean beside these latencies; none where no row says so."""
+    latencies = [measurement.latency for measurement in measurements if measurement.latency is not None]
+    loads = [latency.other_load for latency in latencies if latency.busy and latency.other_load is not None]
+    lines = []
+    if loads:
+        lines.append(
+            f"busy: other processes kept {max(loads):.1f} cores of this machine busy meanwhile, so these latencies are too long;"
+            " time them again when it is quiet"
+        )
+    if any(latency.unsteady for latency in latencies):
+        lines.append("unsteady: the medians of the first and the second half of the rounds may differ by more than 10%")
+    return lines
 
 
 def joined(parts: tuple[str, str]) -> str:
@@ -231,6 +267,12 @@ def accuracy_note(measurements: Sequence[Measurement]) -> str:
         return ""
     counts = sorted({accuracy.count for accuracy in accuracies})
     images = " or ".join(f"{count:,}" for count in counts) + " images"
+    errors = [accuracy.error for accuracy in accuracies if accuracy.error is not None]
+    if errors:
+        return (
+            "mean absolute difference from the fp32 reference's output, and what 95% of the differences do not exceed, "
+            f"{images}; the reference's output has a standard deviation of {errors[0].spread:.3g}"
+        )
     if any(accuracy.top1 is not None for accuracy in accuracies):
         return f"share right, and its change against the fp32 reference with a paired 95% interval, {images}"
     return f"share of images with the fp32 reference's top-1 class, with a 95% interval, {images}"

@@ -187,3 +187,35 @@ def test_sqnr_by_hand():
     assert sqnr_db(1000, 1) == pytest.approx(30)
     assert sqnr_db(5, 0) == sqnr_db(0, 0) == math.inf
     assert sqnr_db(0, 1) == -math.inf
+
+
+def test_one_output_has_an_error_and_no_classes():
+    """Its top-1 class is always the reference's, so the agreement of 100% says nothing; labels neither."""
+    reference, output = logits([1], [2], [3], [6]), logits([1.5], [2], [2], [6])
+    found = compare(reference, output, np.array([0, 0, 0, 0]))
+    assert found.top1_agreement.value == 1
+    assert (found.labelled_count, found.top1) == (0, None)
+    assert found.error is not None
+    assert found.error.mean == pytest.approx(1.5 / 4)
+    assert found.error.p95 == pytest.approx(np.percentile([0.5, 0, 1, 0], 95))
+    assert found.error.correlation == pytest.approx(stats.pearsonr([1, 2, 3, 6], [1.5, 2, 2, 6]).statistic)
+    assert found.error.spread == pytest.approx(np.std([1, 2, 3, 6]))
+    halves = tally(tally(Tally(), reference[:2], output[:2]), reference[2:], output[2:])
+    assert accuracy_of(halves).error == found.error
+    assert compare(logits([1, 2]), logits([1, 2])).error is None  # negative control
+
+
+def test_a_constant_output_has_no_correlation():
+    assert compare(logits([1], [2]), logits([3], [3])).error.correlation is None
+
+
+def test_a_constant_reference_is_noticed():
+    same = logits([3, 1, 0], [3, 1, 0])
+    assert not compare(same, same).reference_varies
+    assert compare(same, same).reference_class_count == 1
+    other = compare(logits([3, 1, 0], [3, 2, 0]), same)
+    assert (other.reference_varies, other.reference_class_count) == (True, 1)
+    assert compare(logits([3, 1, 0], [1, 3, 0]), same).reference_class_count == 2
+    assert not accuracy_of(tally(tally(Tally(), same, same), same, same)).reference_varies
+    assert accuracy_of(tally(tally(Tally(), same, same), logits([3, 2, 0]), same[:1])).reference_varies
+    assert compare(same[:1], same[:1]).reference_varies  # one image tells nothing

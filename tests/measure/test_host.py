@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from squeeze_export.measure import host
-from squeeze_export.measure.host import ask_sysctl, host_facts, read_text, tool_versions
+from squeeze_export.measure.host import CpuTimes, ask_sysctl, cpu_times, host_facts, other_load, read_text, tool_versions
 
 XEON = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Platinum 8488C
@@ -121,3 +121,20 @@ def test_tool_versions():
     versions = tool_versions(["numpy", "no-such-package-here"])
     assert list(versions) == ["numpy"]
     assert versions["numpy"] == host.package_version("numpy")
+
+
+def test_what_other_processes_take():
+    """Two CPUs busy for 150 and 50 ticks of the same second, 100 of these ticks by this process."""
+    cpus = sorted(os.sched_getaffinity(0))[:1] if hasattr(os, "sched_getaffinity") else []
+    if not cpus:
+        pytest.skip("this system has no affinity")
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = f"cpu  9 9 9 9\ncpu{cpus[0]} {ticks} 0 {ticks} 500 70 0 0 0 0 0\ncpu99999 7000 0 0 0 0 0 0 0\nintr 1\n"
+    found = cpu_times(lambda path: stat if path == "/proc/stat" else None)
+    assert found.busy_s == pytest.approx(2)
+    before, after = CpuTimes(0.0, 10.0, 1.0), CpuTimes(2.0, 13.0, 2.0)
+    assert other_load(before, after) == 1.0
+    assert other_load(before, CpuTimes(0.1, 10.1, 1.0)) is None  # too short
+    assert other_load(before, CpuTimes(2.0, 10.5, 2.0)) == 0
+    assert other_load(None, after) is None
+    assert cpu_times(lambda path: None) is None

@@ -160,3 +160,30 @@ def test_pinned_where_the_system_cannot(monkeypatch):
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)
     with pytest.raises(Unavailable), pinned((0,)):
         pass
+
+
+def test_two_halves_that_differ_are_unsteady():
+    quiet = [1_000_000 + 1_000 * (step % 7) for step in range(60)]
+    assert not latency_of(quiet, warmup_count=0, batch=1, threads=1).unsteady
+    drifting = quiet[:30] + [2 * sample for sample in quiet[30:]]
+    found = latency_of(drifting, warmup_count=0, batch=1, threads=1)
+    assert found.unsteady
+    assert found.repeat.value == pytest.approx(0.5, rel=0.01)
+    assert latency_of(drifting[25:35], warmup_count=0, batch=1, threads=1).repeat is None
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "rounds", "busy"),
+    [
+        (0.9, 1, 60, False),
+        (1.2, 1, 60, False),
+        (1.3, 1, 60, True),
+        (0.3, 2, 60, True),
+        (0.1, 2, 60, False),
+        (1.9, 2, 10, False),
+        (None, 2, 60, False),
+    ],
+)
+def test_a_machine_with_more_to_do_than_cores_is_busy(load, threads, rounds, busy):
+    found = latency_of([1_000_000] * rounds, warmup_count=0, batch=1, threads=threads, other_load=load, cores=2)
+    assert (found.busy, found.other_load) == (busy, load)

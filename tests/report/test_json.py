@@ -67,6 +67,9 @@ latencies = st.builds(
     p90_ms=numbers,
     p99_ms=numbers,
     speedup=st.none() | intervals,
+    repeat=st.none() | intervals,
+    other_load=st.none() | numbers,
+    busy=st.booleans(),
 )
 names = st.lists(words, max_size=3).map(tuple)
 audits = st.builds(
@@ -118,7 +121,7 @@ verdicts = st.builds(
 )
 reports = st.builds(
     Report,
-    schema_version=st.just(6),
+    schema_version=st.just(7),
     created=words,
     tool_versions=st.dictionaries(words, words, max_size=2),
     host=facts,
@@ -207,7 +210,7 @@ DELETED = object()
         (("schema_version",), DELETED, "`schema_version` is missing"),
         (("schema_version",), True, "`schema_version` is missing or no integer"),
         (("schema_version",), 0, "`0`, which no release has written"),
-        (("schema_version",), 7, "schema version `7`, this program knows up to 6"),
+        (("schema_version",), 8, "schema version `8`, this program knows up to 7"),
     ],
 )
 def test_what_does_not_fit_is_named(report, path, value, message):
@@ -217,7 +220,7 @@ def test_what_does_not_fit_is_named(report, path, value, message):
 
 def test_a_newer_report_says_what_to_type(report):
     with pytest.raises(BadInput) as error:
-        from_json(change(report, ("schema_version",), 7))
+        from_json(change(report, ("schema_version",), 8))
     assert error.value.hint == "pip install --upgrade squeeze-export"
 
 
@@ -266,6 +269,19 @@ def test_a_report_of_version_5_is_read(report):
     old = to_json(report)
     old["schema_version"] = 5
     del old["assumptions"]
+    assert from_json(old) == report
+
+
+def test_a_report_of_version_6_is_read(report):
+    old = to_json(report)
+    old["schema_version"] = 6
+    for row in old["measurements"]:
+        for part, new in (
+            ("accuracy", ("error", "reference_class_count", "reference_varies")),
+            ("latency", ("repeat", "other_load", "busy")),
+        ):
+            for name in new if row[part] is not None else ():
+                del row[part][name]
     assert from_json(old) == report
 
 
