@@ -56,6 +56,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.portability
 	$(BIN)/python -m benchmarks.schemes
 	$(BIN)/python -m benchmarks.qat
+	$(BIN)/python -m benchmarks.wrong_pixels
 	$(BIN)/python -m benchmarks.ethosu_cycles
 	$(BIN)/python -m benchmarks.qnn_accuracy
 	$(BIN)/python -m benchmarks.qnn_socs

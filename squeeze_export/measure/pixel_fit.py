@@ -19,13 +19,14 @@ from squeeze_export.core import FloatArray
 
 Doubles: TypeAlias = NDArray[np.float64]
 
-LEAST_GAIN = 0.06
-"""A mean fit that is so much higher is clearly better."""
+LEAST_GAIN, LEAST_GAIN_OF_FEW = 0.05, 0.1
+"""A mean fit that is higher by more is clearly better; the second for networks of fewer than `MANY_CLASSES`, of which an image says
+less."""
+MANY_CLASSES = 16
 LEAST_FIT = 0.35
 """The better mean fit must reach this share of the largest possible one, ln(classes - 1) + 1: an untrained network fits nothing."""
-MANY_CLASSES = 8
-"""With fewer classes an image says little, and the gain must also be `FEW_CLASSES_ERRORS` standard errors."""
-FEW_CLASSES_ERRORS = 3.0
+FEWER_CLASSES, FEWER_CLASSES_ERRORS = 8, 3.0
+"""With fewer classes still, the gain must also be so many of its standard errors."""
 HEATS = ((4, -0.35), (8, -0.15), (16, 0.0))
 """After so many images only those go on whose mean fit exceeds that of the assumed preprocessing by more than this. Where the
 assumed one is right, hardly any sees all of the images."""
@@ -70,20 +71,26 @@ def pixel_fit(logits: FloatArray) -> Doubles:
     return result
 
 
-def best_fitting(run: Run, candidate_count: int, image_count: int) -> tuple[int, float] | None:
+def least_gain(class_count: int) -> float:
+    """What a mean fit must be higher by to be clearly better."""
+    return LEAST_GAIN if class_count >= MANY_CLASSES else LEAST_GAIN_OF_FEW
+
+
+def best_fitting(run: Run, candidate_count: int, image_count: int, class_count: int) -> tuple[int, float] | None:
     """The preprocessing that fits clearly better than the assumed one.
 
     Args:
         run: computes logits; all preprocessings must be given the same images.
         candidate_count: preprocessings; number 0 is the assumed one.
         image_count: images, more than the least of `HEATS`.
+        class_count: classes of the network.
 
     Returns:
         Its number, and by how much its mean fit is higher; None if none fits clearly better, or the logits are not finite.
     """
     standing, start = list(range(candidate_count)), 0
     seen: dict[int, list[FloatArray]] = {number: [] for number in standing}
-    for stop, least in (*(heat for heat in HEATS if heat[0] < image_count), (image_count, LEAST_GAIN)):
+    for stop, least in (*(heat for heat in HEATS if heat[0] < image_count), (image_count, least_gain(class_count))):
         for number in standing:
             seen[number].append(run(number, slice(start, stop)))
         logits = {number: np.concatenate(seen[number]) for number in standing}
@@ -96,12 +103,11 @@ def best_fitting(run: Run, candidate_count: int, image_count: int) -> tuple[int,
             return None
         start = stop
     best = max(standing, key=lambda number: gains[number])
-    class_count = logits[0].shape[1]
     if fits[best].mean() < LEAST_FIT * (np.log(class_count - 1) + 1):
         return None
-    if class_count < MANY_CLASSES:
+    if class_count < FEWER_CLASSES:
         difference = fits[best] - fits[0]
-        if gains[best] < FEW_CLASSES_ERRORS * difference.std(ddof=1) / np.sqrt(len(difference)):
+        if gains[best] < FEWER_CLASSES_ERRORS * difference.std(ddof=1) / np.sqrt(len(difference)):
             return None
     return best, gains[best]
 

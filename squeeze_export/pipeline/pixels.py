@@ -15,7 +15,7 @@ from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import FP32
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.stream import spread_evenly, usable_cores
-from squeeze_export.measure.pixel_fit import LEAST_GAIN, best_fitting
+from squeeze_export.measure.pixel_fit import best_fitting, least_gain
 from squeeze_export.runtimes.onnxruntime.inner_tensors import tapped_run
 from squeeze_export.targets.onnx import emit
 
@@ -105,7 +105,8 @@ def wrong_pixels(graph: Graph, images: ByteArray, *, threads: int | None = None,
         At most one line; none with fewer than `FEWEST_IMAGES` images, or of a network with one output.
     """
     shown = images[spread_evenly(0, len(images), len(images), IMAGE_COUNT)]
-    if len(shown) < FEWEST_IMAGES or graph.output.shape[1] == 1:
+    class_count = int(graph.output.shape[1])
+    if len(shown) < FEWEST_IMAGES or class_count == 1:
         return ()
     candidates, run_one, told = usual_pixels(graph.preprocess), _float_run(graph), 0
     with one_blas_thread(), ThreadPoolExecutor(threads or usable_cores()) as pool:
@@ -117,14 +118,14 @@ def wrong_pixels(graph: Graph, images: ByteArray, *, threads: int | None = None,
             values = as_if(shown[part], graph.preprocess, candidates[number])
             return np.concatenate(list(pool.map(run_one, np.split(values, len(values)))))
 
-        found = best_fitting(run, len(candidates), len(shown))
+        found = best_fitting(run, len(candidates), len(shown), class_count)
     if found is None:
         return ()
     number, gain = found
     return (
         f"the pixels look wrong: on {len(shown)} calibration images the fp32 reference fits clearly better with"
-        f" `{candidates[number]}` than with what is assumed, `{candidates[0]}` (fit {gain:+.2f}, clear above {LEAST_GAIN}): if the"
-        " weights were trained that way, add these options",
+        f" `{candidates[number]}` than with what is assumed, `{candidates[0]}` (fit {gain:+.2f}, clear above"
+        f" {least_gain(class_count)}): if the weights were trained that way, add these options",
     )
 
 

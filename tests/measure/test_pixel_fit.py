@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from squeeze_export.measure.pixel_fit import HEATS, LEAST_GAIN, best_fitting, pixel_fit
+from squeeze_export.measure.pixel_fit import HEATS, LEAST_GAIN, LEAST_GAIN_OF_FEW, best_fitting, pixel_fit
 
 COUNT, CLASSES = 32, 24
 
@@ -24,7 +24,7 @@ def found(*candidates):
         seen[number] += len(candidates[number][part])
         return candidates[number][part]
 
-    return best_fitting(run, len(candidates), COUNT), seen
+    return best_fitting(run, len(candidates), COUNT, candidates[0].shape[1]), seen
 
 
 def test_definite_answers_that_differ_fit_best():
@@ -64,6 +64,15 @@ def test_a_gain_too_small_is_none():
     answer, seen = found(planted(own=6), slightly)
     assert 0 < (pixel_fit(slightly) - pixel_fit(planted(own=6))).mean() < LEAST_GAIN
     assert (answer, seen) == (None, [COUNT, COUNT])
+
+
+def test_fewer_classes_need_a_larger_gain():
+    one = [planted(own=6, classes=classes, noise=0.5) for classes in (10, 24)]
+    other = [planted(own=7.5, classes=classes, noise=0.5) for classes in (10, 24)]
+    gains = [float((pixel_fit(b) - pixel_fit(a)).mean()) for a, b in zip(one, other, strict=True)]
+    assert LEAST_GAIN < gains[0] < LEAST_GAIN_OF_FEW
+    assert gains[1] > LEAST_GAIN
+    assert [found(a, b)[0] is None for a, b in zip(one, other, strict=True)] == [True, False]
 
 
 def test_with_few_classes_the_gain_must_be_sure_too():
