@@ -7,15 +7,18 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from doc_pages import Command
 
 from squeeze_export import cli, demo
 from squeeze_export.cli import weights
+from squeeze_export.core import TORCHVISION
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import INT8
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.nets.download import NAMED_WEIGHTS
+from squeeze_export.nets.modules import build_module, load_arrays
 from squeeze_export.pipeline import calibrate, export, network, open_network
 
 CALIBRATION_COUNT = 16
@@ -33,9 +36,17 @@ def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages take for granted. It is copied before anything is written there."""
     torch = pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("named")
-    tensors = read_checkpoint(demo.weights_path()).tensors
+    checkpoint = read_checkpoint(demo.weights_path())
+    tensors = checkpoint.tensors
     for name in (CHECKPOINT, "net.pth"):
         torch.save({key: torch.from_numpy(values.copy()) for key, values in tensors.items()}, folder / name)
+    assert checkpoint.architecture is not None
+    net = build_module(checkpoint.architecture).eval()
+    load_arrays(net, tensors)
+    pixels = np.random.default_rng(0).integers(0, 256, (int(QUICK["CROP"]), int(QUICK["CROP"]), 3), np.uint8)
+    with torch.no_grad():
+        logits = net(torch.from_numpy((pixels - np.float32(TORCHVISION.mean)) / np.float32(TORCHVISION.std)).permute(2, 0, 1)[None])
+    np.savez(folder / "expected.npz", pixels=pixels, logits=logits.numpy())
     shutil.copy(demo.labels_path(), folder / "classes.txt")
     (folder / "imgs").mkdir()
     for photo in sorted(demo.calibration_folder().glob("*.jpg"))[:CALIBRATION_COUNT]:
