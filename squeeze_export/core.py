@@ -204,6 +204,25 @@ class Audit:
     untold: tuple[str, ...] = ()
 
 
+PROBABILITIES = "probabilities"
+"""Name of the output tensor of a file of ours that ends in a softmax."""
+Ending = Literal["logits", "softmax", "log-softmax"]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """How a file of another tool takes images, and what it gives. Layout and dtype are those of the artifact's input.
+
+    Attributes:
+        preprocess: of the numbers that the input takes: (pixel - mean) / std, in its channel order. A uint8 input without a scale
+            takes the pixels themselves.
+        ending: what the output is.
+    """
+
+    preprocess: Preprocess
+    ending: Ending = "logits"
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One exported file (or folder) and where it came from.
@@ -218,6 +237,7 @@ class Artifact:
         output: what it gives.
         provenance: checkpoint hash, table hash, recipe, seed, tool versions ...
         audit: what is inside, as found at its export; None for a compiled file.
+        foreign: of a file of another tool; None for one of this tool, which takes pixels as they are.
     """
 
     path: Path
@@ -229,6 +249,20 @@ class Artifact:
     output: TensorSpec
     provenance: Mapping[str, Any] = field(default_factory=dict)
     audit: Audit | None = None
+    foreign: Foreign | None = None
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """(N, H, W, C) of the pixels of one inference; N is 1 where the file leaves the batch free."""
+        batch, *sides = self.input.shape
+        if self.foreign is not None:
+            sides = list(self.foreign.preprocess.input_size)
+        return (batch if isinstance(batch, int) else 1, *map(int, sides))
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the output is probabilities, not logits."""
+        return self.output.name == PROBABILITIES if self.foreign is None else self.foreign.ending != "logits"
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,32 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import print_report, shown_progress
-from squeeze_export.cli.options import FILES, Command, call_with
+from squeeze_export.cli.options import FILES, Command, call_with, option
+from squeeze_export.cli.options.network import Crop
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.cli.options.running import RUNNING
 from squeeze_export.pipeline import RunOptions, bench_files, check_full_placement
 
+CROP = option(
+    "--crop",
+    "crop_px",
+    group="Input",
+    type=Crop(),
+    metavar="PX|HxW",
+    help="Input size of other tools' files that leave it free.",
+)
 
-@click.command("bench", cls=Command, params=[FILES, *RUNNING, *OUTPUT])
+
+@click.command("bench", cls=Command, params=[FILES, CROP, *RUNNING, *OUTPUT])
 def command(files: tuple[Path, ...], **values: Any) -> None:
-    """Time exported files in interleaved rounds. If one is an fp32 file, the others of its target are compared with it.
+    """Time exported files in interleaved rounds, other tools' too. If one is an fp32 file, the others of its target are compared
+    with it.
 
     \b
     squeeze-export bench squeezenet1_1.fp32.tflite squeezenet1_1.int8.tflite --threads 2
     """
     with shown_progress() as progress:
-        report = bench_files(files, options=call_with(RunOptions, values), progress=progress)
+        report = call_with(bench_files, {**values, "files": files, "options": call_with(RunOptions, values), "progress": progress})
     print_report(report, as_json=values["as_json"])
     if values["require_full_placement"]:
         check_full_placement(report.measurements)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from squeeze_export.cli.console import print_report, shown_progress
+from squeeze_export.cli.console import note, print_report, shown_progress
 from squeeze_export.cli.options import FILE, FILES, Command, call_with, option
 from squeeze_export.cli.options.calibration import EVALUATION, EXPECT_TOP1, SKIP_BROKEN
 from squeeze_export.cli.options.network import NETWORK, chosen_network
@@ -16,6 +16,7 @@ from squeeze_export.cli.options.running import RUNNING
 from squeeze_export.errors import BadInput
 from squeeze_export.pipeline import RunOptions, check_full_placement, validate_files, validate_portability
 from squeeze_export.pipeline.portability import FACTS
+from squeeze_export.report.wording import assumption_line
 from squeeze_export.results import Report
 
 OPTIONS = (
@@ -32,6 +33,8 @@ OPTIONS = (
 def command(files: tuple[Path, ...], **values: Any) -> None:
     """Compare exported files with the fp32 reference on the same pixels.
 
+    Files of other tools need no sidecar: layout and dtype are read from the file; --mean, --std and the others tell the rest.
+
     \b
     squeeze-export validate squeezenet1_1.int8.tflite --weights squeezenet1_1.pth --eval val/ --labels classes.txt
     """
@@ -42,6 +45,9 @@ def command(files: tuple[Path, ...], **values: Any) -> None:
         given = {"files": files, "network": network, "eval_path": values["evaluation"], "progress": progress}
         given["options"] = call_with(RunOptions, values)
         report = call_with(validate_portability if values["portability"] else validate_files, {**values, **given})
+    others = report.assumptions[len(network.assumptions) :]
+    if others:
+        note(assumption_line(others))
     print_report(report, as_json=values["as_json"], below=_saturation_line(report) if FACTS in report.evaluation else "")
     if values["require_full_placement"]:
         check_full_placement(report.measurements)

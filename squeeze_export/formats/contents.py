@@ -75,14 +75,26 @@ class FileTensor:
 
     @property
     def spec(self) -> TensorSpec:
-        """The tensor as a classifier's input or output. `layout` is empty where the shape is none of a classifier's."""
+        """The tensor as a classifier's input. `layout` is empty where the shape is none of images."""
         shape = tuple("N" if side == FREE else side for side in self.shape)
-        layout = "NC" if len(shape) == 2 else ""
+        layout = ""
         if len(shape) == 4:
             layout = "NHWC" if shape[3] in CHANNEL_COUNTS else "NCHW" if shape[1] in CHANNEL_COUNTS else ""
         scale, zero_point = (1.0, 0) if self.dtype == "uint8" else (None, None)
         if self.scales:
             scale, zero_point = self.scales[0], self.zero_points[0]
+        return TensorSpec(self.name, shape, self.dtype, layout, scale, zero_point)
+
+    @property
+    def row_spec(self) -> TensorSpec:
+        """The tensor as a classifier's output: (N, classes), also where the file has sides of 1 beside them. `layout` is empty
+        where it is no row of numbers.
+        """
+        batch, *sides = tuple("N" if side == FREE else side for side in self.shape) or ("N",)
+        long = [side for side in sides if side != 1] or sides[:1]
+        layout = "NC" if len(long) == 1 else ""
+        shape = (batch, *long) if layout else (batch, *sides)
+        scale, zero_point = (self.scales[0], self.zero_points[0]) if self.scales else (None, None)
         return TensorSpec(self.name, shape, self.dtype, layout, scale, zero_point)
 
     def __str__(self) -> str:
@@ -166,14 +178,14 @@ class Contents:
 
         Raises:
             BadInput: the file has other inputs and outputs than one tensor of images (RGB or grey) and one row of numbers for
-                each, or their dtype is neither float32 nor uint8 nor a quantized one.
+                each, or their dtype is neither float32 nor float16 nor that of pixels nor a quantized one.
         """
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             counts = f"`{len(self.inputs)}` inputs and `{len(self.outputs)}` outputs"
             raise BadInput(f"`{path}` has {counts}; a classifier has one of each")
-        specs = self.inputs[0].spec, self.outputs[0].spec
+        specs = self.inputs[0].spec, self.outputs[0].row_spec
         for verb, spec, layouts in (("takes", specs[0], ("NHWC", "NCHW")), ("gives", specs[1], ("NC",))):
-            if spec.layout not in layouts or (spec.scale is None and spec.dtype != "float32"):
+            if spec.layout not in layouts or (spec.scale is None and spec.dtype not in ("float32", "float16")):
                 raise BadInput(f"`{path}` is no image classifier: it {verb} `{spec.dtype}` `{spec.shape}`")
         return specs
 

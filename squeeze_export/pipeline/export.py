@@ -145,6 +145,15 @@ def audit_file(path: Path) -> Audit:
     Raises:
         BadInput: no such file, or its ending is no target's, or a compiler's.
     """
+    return audited(format_of(path), path)
+
+
+def format_of(path: Path) -> str:
+    """The format of a file, ours or another tool's, by its ending.
+
+    Raises:
+        BadInput: no such file, or its ending is no format's, or a compiler's.
+    """
     compiler = compiler_of(path)
     if compiler is not None:
         message = f"`{path.name}` is a file of the compiler {compiler}, made for a chip: what is in it cannot be told from the file"
@@ -157,7 +166,7 @@ def audit_file(path: Path) -> Audit:
         raise BadInput(f"`{path}` is no file of a target", hint=f"endings that are: {', '.join(suffixes)}")
     if not path.exists():
         raise BadInput(f"`{path}` is not a file")
-    return audited(suffixes[path.suffix], path)
+    return suffixes[path.suffix]
 
 
 def compiler_of(path: Path) -> str | None:

@@ -29,8 +29,6 @@ from squeeze_export.results import Accuracy, Difference, Measurement
 WARMUP_COUNT = 10
 FEWEST_FOR_ONE_CLASS = 16
 """Fewer images may all show the same."""
-PROBABILITIES = "probabilities"
-"""Name of the output tensor of a file that ends in a softmax."""
 
 
 Listener: TypeAlias = Callable[[ComparedPart], None]
@@ -96,7 +94,7 @@ def measured(
     table, warnings = None, tuple[str, ...]()
     if comparing is not None and comparing.table is not None:
         integer = [entry for entry in entries if entry.artifact.scheme == comparing.table.scheme.name]
-        if len(integer) > 1 and integer[0].artifact.output.name != PROBABILITIES:
+        if len(integer) > 1 and not integer[0].artifact.gives_probabilities:
             if has_steps(comparing.table):
                 table = Comparison(comparing.table, integer)
                 comparing = replace(comparing, listeners=(*comparing.listeners, table.add))
@@ -162,7 +160,7 @@ def compared(
                     of_key[key] = of_key[key].failed(err)
                     del sums[key]
                     continue
-                soft = of_key[key].entry.artifact.output.name == PROBABILITIES
+                soft = of_key[key].entry.artifact.gives_probabilities
                 mask = chosen[key]
                 sums[key] = tally(sums[key], expected[mask], outputs[key], batch.labels[mask], probabilities=soft)
             if listeners and part.any():
@@ -295,9 +293,7 @@ def _network(artifact: Artifact) -> tuple[str, str]:
 
 
 def _pixels(artifact: Artifact) -> ByteArray:
-    batch, *rest = artifact.input.shape
-    shape = (batch if isinstance(batch, int) else 1, *(int(side) for side in rest))
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, artifact.pixel_shape, dtype=np.uint8)
 
 
 def placed(outcome: Outcome) -> Outcome:

@@ -22,7 +22,7 @@ from squeeze_export.pipeline.calibration import Calibration, read_calibration
 from squeeze_export.pipeline.comparison import INTEGER_RUN, ComparedPart, has_steps
 from squeeze_export.pipeline.export import read_artifact
 from squeeze_export.pipeline.forced_avx2 import can_be_forced, run_on_avx2
-from squeeze_export.pipeline.measuring import PROBABILITIES, row_of
+from squeeze_export.pipeline.measuring import row_of
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions
 from squeeze_export.pipeline.tables import check_table, is_written_from
@@ -129,7 +129,7 @@ def _check(integer: Sequence[Artifact], calibration: Calibration, table: Path, n
                 f"`{artifact.path.name}` was not written from the table `{table}`",
                 hint="`calibrate` with the same images and --seed makes its table again",
             )
-        if artifact.output.name == PROBABILITIES:
+        if artifact.gives_probabilities:
             raise BadInput(f"`{artifact.path.name}` gives probabilities: logits are compared", hint="export it without --softmax")
     check_table(calibration, table, network)
     if not has_steps(quantized):

@@ -96,11 +96,14 @@ def entries_of(artifacts: Sequence[Artifact], options: RunOptions, *, needed: bo
     device. On a board the runtime is `BOARD`: the session there says which it is.
 
     Raises:
-        BadInput: the runtime asked for does not open an artifact's target.
+        BadInput: the runtime asked for does not open an artifact's target, or not another tool's file.
     """
     found = []
     for artifact in artifacts:
         runtime = runtime_for(artifact.target, options.runtime, needed=needed)
+        if artifact.foreign is not None and (options.on is not None or not runtime_named(runtime).FOREIGN):
+            where = "a board" if options.on is not None else f"`{runtime}`"
+            raise BadInput(f"`{artifact.path.name}` is another tool's file, and {where} runs only this tool's", hint="export one")
         if options.on is not None:
             found.append(Entry(artifact, BOARD))
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from squeeze_export.core import Artifact, Progress, silent
@@ -13,8 +13,8 @@ from squeeze_export.nets.assumptions import option_for
 from squeeze_export.nets.safetensors_file import preprocess_from_json
 from squeeze_export.pipeline.calibration import Calibration, shift_warnings
 from squeeze_export.pipeline.evaluation import evaluation_images
-from squeeze_export.pipeline.export import read_artifact
-from squeeze_export.pipeline.measuring import PROBABILITIES, Comparing, Listener, measured
+from squeeze_export.pipeline.foreign import open_files
+from squeeze_export.pipeline.measuring import Comparing, Listener, measured
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import RunOptions, entries_of
 from squeeze_export.pipeline.summary import report_of
@@ -35,7 +35,8 @@ def validate_files(
     """Compares exported files with the reference.
 
     Args:
-        files: exported files, each with its sidecar.
+        files: exported files, each with its sidecar; and other tools' files, which are taken to be of the same network and to take
+            the same numbers.
         network: the one they were made from.
         eval_path: images; None takes the demo network's own, for the demo network.
         options: runtime, device, threads.
@@ -48,12 +49,13 @@ def validate_files(
         BadInput: a file that was not made from this checkpoint; no images; one of them is a calibration image; no such
             table, or one that is not of this network or of none of the files.
     """
-    artifacts = [read_artifact(path) for path in files]
+    artifacts, assumptions = open_files(files, network.graph.preprocess)
     calibration = table_behind(artifacts, network, table) if table is not None else None
     chosen = options or RunOptions()
-    return validate_exported(
+    report = validate_exported(
         artifacts, network, eval_path, options=chosen, calibration=calibration, skip_broken=skip_broken, progress=progress
     )
+    return replace(report, assumptions=(*report.assumptions, *assumptions))
 
 
 def validate_exported(
@@ -69,6 +71,9 @@ def validate_exported(
 ) -> Report:
     """As `validate_files`, of files that `read_artifact` read; `listeners` are shown a part of the images."""
     for artifact in artifacts:
+        if artifact.foreign is not None:
+            _check_classes(artifact, network)
+            continue
         if artifact.provenance.get("checkpoint_sha256") != network.graph.checkpoint_sha256:
             raise BadInput(
                 f"`{artifact.path.name}` was not made from `{network.source}`", hint="name its checkpoint with --weights"
@@ -77,7 +82,7 @@ def validate_exported(
     images = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
     if images is None:
         raise BadInput("there are no images to validate on", hint="--eval DIR")
-    if len({artifact.output.name == PROBABILITIES for artifact in artifacts}) > 1:
+    if len({artifact.gives_probabilities for artifact in artifacts}) > 1:
         raise BadInput("files with and without --softmax cannot be compared in one run")
     hashes = calibration.image_hashes if calibration is not None else ()
     found = measured(entries_of(artifacts, options), options, comparing=Comparing(network, images, hashes, listeners=listeners))
@@ -89,6 +94,15 @@ def validate_exported(
         warnings=warnings,
         assumptions=network.assumptions,
     )
+
+
+def _check_classes(artifact: Artifact, network: Network) -> None:
+    given, count = artifact.output.shape[-1], network.facts()["class_count"]
+    if isinstance(given, int) and given != count:
+        raise BadInput(
+            f"`{artifact.path.name}` gives `{given}` numbers, the reference `{network.source}` `{count}`",
+            hint="name its checkpoint with --weights",
+        )
 
 
 def _check_reading(artifact: Artifact, network: Network) -> None:
@@ -110,12 +124,24 @@ def _check_reading(artifact: Artifact, network: Network) -> None:
         raise BadInput(message, hint="the options of the preprocessing as at its export")
 
 
-def bench_files(files: Sequence[Path], *, options: RunOptions | None = None, progress: Progress = silent) -> Report:
+def bench_files(
+    files: Sequence[Path],
+    *,
+    options: RunOptions | None = None,
+    crop_px: int | tuple[int, int] | None = None,
+    progress: Progress = silent,
+) -> Report:
     """Times exported files in interleaved rounds; an fp32 file among them is the baseline of its target and checkpoint.
 
+    Args:
+        files: exported files, each with its sidecar; and other tools' files, of one target each taken to be of one network.
+        options: runtime, device, threads, rounds.
+        crop_px: side of the input, or height and width, of other tools' files that leave it free.
+        progress: told of the rounds.
+
     Raises:
-        BadInput: a file without its sidecar.
+        BadInput: a file of this tool without its sidecar, or of another that cannot be run.
     """
     chosen = options or RunOptions()
-    entries = entries_of([read_artifact(path) for path in files], chosen)
+    entries = entries_of(open_files(files, None, crop_px=crop_px)[0], chosen)
     return report_of(measured(entries, chosen, bench=True, progress=progress).rows)

@@ -23,10 +23,12 @@ class Runtime(Protocol):
     Attributes:
         NAME: the registry's key.
         TARGETS: the targets whose files it opens. Only a runtime of another distribution sets it; our targets name ours.
+        FOREIGN: whether it also runs files of other tools, `Artifact.foreign`.
     """
 
     NAME: str
     TARGETS: tuple[str, ...] = ()
+    FOREIGN: bool = False
 
     @abstractmethod
     def open_session(self, artifact: Artifact, *, device: str, threads: int) -> Session:

@@ -147,6 +147,25 @@ def test_inspect_the_demo_network(squeeze):
     assert result.out.startswith("squeezenet1_1 at 96 px, float32\n")
 
 
+# --- other tools' files
+
+
+def test_another_tools_file_is_validated_and_what_was_assumed_is_said(squeeze, tiny, exported):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(INT8)
+    del model.metadata_props[:]
+    onnx.save(model, "theirs.onnx")
+    result = squeeze("validate", "theirs.onnx", INT8, "--weights", tiny / "tiny.safetensors", "--eval", tiny / "eval", "--json")
+    assert result.code == 0, result.err
+    said = "theirs.onnx takes what the reference takes"
+    assert f"assuming {said}: raw pixels, RGB, as uint8 NHWC\n" in result.err
+    report = json.loads(result.out)
+    assert report["assumptions"][-1]["why"] == said
+    theirs, ours = report["measurements"]
+    assert theirs["accuracy"]["sqnr_db"] == ours["accuracy"]["sqnr_db"]
+    assert squeeze("bench", "theirs.onnx", "--rounds", 2).code == 0
+
+
 # --- audit
 
 

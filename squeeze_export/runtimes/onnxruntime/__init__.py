@@ -11,6 +11,7 @@ from typing import Any
 
 from squeeze_export.core import Artifact, ByteArray, FloatArray, Placement
 from squeeze_export.graph.quantized import scheme_named
+from squeeze_export.runtimes.foreign import adapter_of
 from squeeze_export.runtimes.onnxruntime import inner_tensors
 from squeeze_export.runtimes.onnxruntime.calls import onnxruntime, session_options
 from squeeze_export.runtimes.onnxruntime.providers import CPU, DEVICES, Device, available, open_on
@@ -19,6 +20,7 @@ from squeeze_export.runtimes.onnxruntime.session import OnnxSession
 from squeeze_export.runtimes.session import check_present, check_threads, read_file
 
 NAME = OnnxSession.runtime
+FOREIGN = True
 
 
 def devices() -> tuple[str, ...]:
@@ -34,7 +36,8 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> OnnxSessio
     """
     check_threads(threads)
     driven = _driven(device)
-    session = OnnxSession(read_file(artifact.path), artifact.path, device, driven, threads, scheme_named(artifact.scheme))
+    model, scheme, adapter = read_file(artifact.path), scheme_named(artifact.scheme), adapter_of(artifact)
+    session = OnnxSession(model, artifact.path, device, driven, threads, scheme, adapter=adapter)
     if device != "cpu":
         session.check_it_ran_there()
     return session

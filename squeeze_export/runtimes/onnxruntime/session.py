@@ -13,7 +13,8 @@ from typing import Any
 from squeeze_export.core import ByteArray, FloatArray, Placement
 from squeeze_export.errors import Unavailable
 from squeeze_export.graph.quantized import Scheme
-from squeeze_export.runtimes.onnxruntime.calls import batch_of, input_of, logits_of, onnxruntime, session_options
+from squeeze_export.runtimes.foreign import Adapter
+from squeeze_export.runtimes.onnxruntime.calls import answered, batch_of, input_of, logits_of, onnxruntime, session_options
 from squeeze_export.runtimes.onnxruntime.providers import DEVICES, Device, entries_for, evidence_and_facts, open_on
 from squeeze_export.runtimes.onnxruntime.records import PROFILER, Record, is_fused, is_mixed, placement, read_events
 from squeeze_export.runtimes.onnxruntime.subgraphs import ASSIGNMENT, SOURCE, expanded
@@ -32,20 +33,37 @@ class OnnxSession(BatchSession):
 
     runtime = "onnxruntime"
 
-    def __init__(self, model: bytes, path: Path, device: str, driven: Device, threads: int, scheme: Scheme) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        path: Path,
+        device: str,
+        driven: Device,
+        threads: int,
+        scheme: Scheme,
+        *,
+        adapter: Adapter | None = None,
+    ) -> None:
         self._model, self._path, self._driven, self.threads, self._scheme = model, path, driven, threads, scheme
         self.device, self.kernels = device, driven.kernels
         self._session: Any = open_on(device, driven, model, path, session_options(threads), scheme, threads)
-        self._input = input_of(self._session, path)
+        self._adapter = adapter
+        self._input = input_of(self._session, path) if adapter is None else adapter.input
         batch = batch_of(self._input)
-        super().__init__(self._input.shape[1:], least=batch or 1, most=batch)
+        super().__init__(self._input.shape[1:] if adapter is None else adapter.sides, least=batch or 1, most=batch)
         entries = [] if device == "cpu" else entries_for(device, driven.provider)
         if entries:
             self.evidence, self.facts = evidence_and_facts(entries[0])
 
     def run_piece(self, images: ByteArray) -> FloatArray:
         """See `BatchSession.run_piece`."""
-        return logits_of(self._session, self._path, self._input, images)
+        return self._answer(self._session, images)
+
+    def _answer(self, session: Any, images: ByteArray) -> FloatArray:
+        if self._adapter is None:
+            return logits_of(session, self._path, self._input, images)
+        given = answered(session, self._path, None, {self._input.name: self._adapter.taken(images)})
+        return self._adapter.given(given[0])
 
     def free(self) -> None:
         """Frees the session."""
@@ -101,7 +119,7 @@ class OnnxSession(BatchSession):
             if not optimized:
                 options.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
             session = open_on(self.device, self._driven, self._model, self._path, options, self._scheme, self.threads)
-            logits_of(session, self._path, self._input, self.black_images())
+            self._answer(session, self.black_images())
             events = read_events(json.loads(Path(session.end_profiling()).read_text()))
         if optimized:
             self._events = events

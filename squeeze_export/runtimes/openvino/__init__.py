@@ -13,6 +13,7 @@ from squeeze_export.runtimes.openvino.plugins import installed_devices, plugin_o
 from squeeze_export.runtimes.openvino.records import Executed, kernel_families, placement
 
 NAME, PRECISION = "openvino", "f32"
+FOREIGN = True
 
 devices = partial(installed_devices, NAME, PRECISION)
 check_device = partial(plugin_of, NAME, PRECISION)

@@ -11,6 +11,7 @@ from squeeze_export.runtimes.openvino import session
 from squeeze_export.runtimes.openvino.plugins import installed_devices, plugin_of
 
 NAME, PRECISION = "openvino-bf16", "bf16"
+FOREIGN = True
 
 devices = partial(installed_devices, NAME, PRECISION)
 check_device = partial(plugin_of, NAME, PRECISION)

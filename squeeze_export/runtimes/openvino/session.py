@@ -13,6 +13,7 @@ from squeeze_export.core import CHANNEL_COUNTS, Artifact, ByteArray, FloatArray,
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import reading
 from squeeze_export.graph.quantized import scheme_named
+from squeeze_export.runtimes.foreign import adapter_of
 from squeeze_export.runtimes.openvino.plugins import AUTO, executed_on, float_precision, load, plugin_of, settings_of
 from squeeze_export.runtimes.openvino.records import Executed, file_macs, kernel_families, placement, read_compiled
 from squeeze_export.runtimes.quiet import one_line, quiet, reason
@@ -44,7 +45,7 @@ class OpenvinoSession(BatchSession):
         self.runtime = runtime
         self._floats = scheme_named(artifact.scheme).floats
         plugin = plugin_of(runtime, precision, device)
-        model = _read(artifact.path)
+        model = _read(artifact.path, alone=artifact.foreign is not None)
         if plugin.startswith("NPU"):
             _fix_batch(model)
         wanted, macs = float_precision(plugin, precision), file_macs(model)
@@ -57,7 +58,11 @@ class OpenvinoSession(BatchSession):
         self.device, self.threads = found.device, threads if found.threads is None else found.threads
         if device != "cpu":
             self.facts = {"device_name": found.full_name, "precision": found.precision}
-        self._dtype, batch, sides = _interface(compiled, artifact.path)
+        self._adapter = adapter_of(artifact)
+        if self._adapter is None:
+            self._dtype, batch, sides = _interface(compiled, artifact.path)
+        else:
+            self._dtype, batch, sides = self._adapter.input.dtype, self._adapter.batch, self._adapter.sides
         super().__init__(sides, least=batch or 1, most=batch or MAX_FREE_BATCH)
         self.executed: tuple[Executed, ...] = read_compiled(compiled, macs)
         self.kernels = kernel_families(self.executed) if self.executed else "not told"
@@ -71,18 +76,19 @@ class OpenvinoSession(BatchSession):
 
     def run_piece(self, images: ByteArray) -> FloatArray:
         """See `BatchSession.run_piece`."""
+        taken = images if self._adapter is None else self._adapter.taken(images)
         if self._tensor is None or self._tensor.shape[0] != len(images):
             openvino = load()
-            self._tensor = openvino.Tensor(openvino.Type(np.dtype(self._dtype)), openvino.Shape(images.shape))
+            self._tensor = openvino.Tensor(openvino.Type(np.dtype(self._dtype)), openvino.Shape(taken.shape))
             self._request.set_input_tensor(self._tensor)
         # OpenVINO's own tensor is aligned, and was a little faster than a borrowed array.
-        self._tensor.data[:] = images
+        self._tensor.data[:] = taken
         try:
             self._request.infer()
         except RuntimeError as err:
             raise Refused(f"`{self.runtime}` failed on `{len(images)}` images: {one_line(err)}") from err
         logits: FloatArray = self._request.get_output_tensor().data
-        return logits
+        return logits if self._adapter is None else self._adapter.given(logits)
 
     def free(self) -> None:
         """Frees the network."""
@@ -107,8 +113,8 @@ def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray, *,
     return {name: np.ascontiguousarray(value[:1].transpose(0, 2, 3, 1)) for name, value in zip(names, values, strict=True)}
 
 
-def _read(path: Path) -> Any:
-    """The model in a folder.
+def _read(path: Path, *, alone: bool = False) -> Any:
+    """The model in a folder, or if `alone` in an `.xml` file with its `.bin` beside it.
 
     Raises:
         BadInput: a file cannot be read, or is larger than any network.
@@ -116,7 +122,8 @@ def _read(path: Path) -> Any:
     """
     hint = "export it again"
     with reading(path):
-        files = [] if path.is_file() else [file for file in path.iterdir() if file.suffix == ".xml"]
+        beside = [path] if alone else [] if path.is_file() else path.iterdir()
+        files = [file for file in beside if file.suffix == ".xml"]
         if len(files) != 1 or not files[0].with_suffix(".bin").is_file():
             raise Refused(f"OpenVINO cannot open `{path}`: it is no folder with one `.xml` file and its `.bin`", hint=hint)
         pair = [files[0], files[0].with_suffix(".bin")]

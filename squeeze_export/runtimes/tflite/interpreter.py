@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from squeeze_export.errors import Refused, Unavailable
 from squeeze_export.formats.contents import FREE
 from squeeze_export.formats.tflite import with_outputs
 from squeeze_export.graph.quantized import scheme_named
+from squeeze_export.runtimes.foreign import Adapter, adapter_of
 from squeeze_export.runtimes.quiet import lower_log_levels, quiet, reason
 from squeeze_export.runtimes.session import MAX_FREE_BATCH, BatchSession, check_present, check_threads, read_file
 from squeeze_export.runtimes.tflite.placement import contents_of, kernels_and_placement
@@ -33,11 +34,16 @@ class InterpreterSession(BatchSession):
         placement: from the same list.
     """
 
-    def __init__(self, interpreter: Any, runtime: str, threads: int, scheme: str) -> None:
+    def __init__(self, interpreter: Any, runtime: str, threads: int, scheme: str, *, adapter: Adapter | None = None) -> None:
         self._interpreter: Any = interpreter
         self.runtime, self.threads = runtime, threads
-        self._input, self._output = classifier_interface(interpreter)
-        self._batch, *sides = (int(side) for side in self._input["shape"])
+        self._adapter = adapter
+        if adapter is None:
+            self._input, self._output = classifier_interface(interpreter)
+        else:
+            (self._input,), (self._output,) = interpreter.get_input_details(), interpreter.get_output_details()
+        self._batch, *self._shape = (int(side) for side in self._input["shape"])
+        sides = self._shape if adapter is None else adapter.sides
         free = [int(side) for side in self._input.get("shape_signature", ())[:1]] == [FREE]
         super().__init__(sides, least=1 if free else self._batch, most=MAX_FREE_BATCH if free else self._batch)
         nodes, tensors = interpreter._get_ops_details(), interpreter.get_tensor_details()
@@ -49,12 +55,13 @@ class InterpreterSession(BatchSession):
         try:
             if len(images) != self._batch:
                 self._resize(len(images))
-            self._interpreter.set_tensor(self._input["index"], pixels_as(images, self._input["dtype"]))
+            taken = pixels_as(images, self._input["dtype"]) if self._adapter is None else self._adapter.taken(images)
+            self._interpreter.set_tensor(self._input["index"], taken)
             self._interpreter.invoke()
             result = self._interpreter.get_tensor(self._output["index"])
         except (ValueError, RuntimeError) as err:
             raise Refused(f"`{self.runtime}` failed on a batch of `{len(images)}` images: {err}") from err
-        return real_values(result, self._output)
+        return real_values(result, self._output) if self._adapter is None else self._adapter.given(result)
 
     def free(self) -> None:
         """Frees the interpreter."""
@@ -62,7 +69,7 @@ class InterpreterSession(BatchSession):
 
     def _resize(self, size: int) -> None:
         with quiet():
-            self._interpreter.resize_tensor_input(self._input["index"], [size, *self.sides])
+            self._interpreter.resize_tensor_input(self._input["index"], [size, *self._shape])
             self._interpreter.allocate_tensors()
         self._batch = size
 
@@ -84,6 +91,7 @@ class InterpreterRuntime:
     extra: str = "tflite"
     hint: str = ""
     delegates: bool = True
+    FOREIGN: ClassVar[bool] = True
 
     def load(self) -> Any:
         """The module.
@@ -108,7 +116,7 @@ class InterpreterRuntime:
         check_present(device, self.devices(), f"`{self.NAME}`")
         check_threads(threads)
         with self.interpreting(read_file(artifact.path), artifact.path, threads=threads) as interpreter:
-            return InterpreterSession(interpreter, self.NAME, threads, artifact.scheme)
+            return InterpreterSession(interpreter, self.NAME, threads, artifact.scheme, adapter=adapter_of(artifact))
 
     def inner_values(self, artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
         """See `Runtime.inner_values`. The tensors are made outputs of the file, so that a delegate must return them."""

@@ -7,12 +7,14 @@ interpreter, whose node list says what XNNPACK takes; `CompiledModel` does not s
 from __future__ import annotations
 
 from squeeze_export.core import Artifact, Session
+from squeeze_export.errors import BadInput
 from squeeze_export.runtimes import session
 from squeeze_export.runtimes.tflite import accelerators
 from squeeze_export.runtimes.tflite.accelerator_session import AcceleratedSession
 from squeeze_export.runtimes.tflite.interpreter import LITERT
 
 NAME = LITERT.NAME
+FOREIGN = True
 inner_values, read_records = LITERT.inner_values, LITERT.read_records
 """Both on the CPU."""
 
@@ -22,6 +24,10 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> Session:
     if device not in accelerators.DEVICES:
         return LITERT.open_session(artifact, device=device, threads=threads)
     session.check_threads(threads)
+    if artifact.foreign is not None:
+        raise BadInput(
+            f"`{artifact.path.name}` is another tool's, and LiteRT's accelerators run only this tool's files", hint="--device cpu"
+        )
     LITERT.load()
     return AcceleratedSession(artifact, accelerators.accelerator_for(device), LITERT, threads=threads)
 
