@@ -97,7 +97,7 @@ def validate_exported(
 
 
 def _check_classes(artifact: Artifact, network: Network) -> None:
-    given, count = artifact.output.shape[-1], network.facts()["class_count"]
+    given, count = artifact.output.shape[-1], network.class_count
     if isinstance(given, int) and given != count:
         raise BadInput(
             f"`{artifact.path.name}` gives `{given}` numbers, the reference `{network.source}` `{count}`",
