@@ -170,22 +170,24 @@ class Contents:
             bodies=(),
         )
 
-    def classifier(self, path: Path) -> tuple[TensorSpec, TensorSpec]:
+    def classifier(self, path: Path, *, halves: bool = False) -> tuple[TensorSpec, TensorSpec]:
         """The input and output of an image classifier.
 
         Args:
             path: the file, for messages.
+            halves: whether float16 is accepted too, which files of ours neither take nor give.
 
         Raises:
             BadInput: the file has other inputs and outputs than one tensor of images (RGB or grey) and one row of numbers for
-                each, or their dtype is neither float32 nor float16 nor that of pixels nor a quantized one.
+                each, or their dtype is neither float32 nor that of pixels nor a quantized one.
         """
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             counts = f"`{len(self.inputs)}` inputs and `{len(self.outputs)}` outputs"
             raise BadInput(f"`{path}` has {counts}; a classifier has one of each")
+        floats = ("float32", "float16") if halves else ("float32",)
         specs = self.inputs[0].spec, self.outputs[0].row_spec
         for verb, spec, layouts in (("takes", specs[0], ("NHWC", "NCHW")), ("gives", specs[1], ("NC",))):
-            if spec.layout not in layouts or (spec.scale is None and spec.dtype not in ("float32", "float16")):
+            if spec.layout not in layouts or (spec.scale is None and spec.dtype not in floats):
                 raise BadInput(f"`{path}` is no image classifier: it {verb} `{spec.dtype}` `{spec.shape}`")
         return specs
 

@@ -84,7 +84,7 @@ def foreign_artifact(path: Path, preprocess: Preprocess | None, *, crop_px: int 
             f"`{path}` is a file of this tool, and `{sidecar_path(path).name}` is not beside it",
             hint="export it again with this tool",
         )
-    source, result = contents.classifier(path)
+    source, result = contents.classifier(path, halves=True)
     if preprocess is None:
         preprocess = _any_numbers(path, source, crop_px)
     else:

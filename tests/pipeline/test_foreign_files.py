@@ -250,6 +250,6 @@ def test_a_quantized_input_for_other_numbers_is_refused(
     from squeeze_export.formats.contents import Contents
 
     spec = TensorSpec("x", (1, 3, SIDE_PX, SIDE_PX), "uint8", "NCHW", 1 / 255, 0)
-    monkeypatch.setattr(Contents, "classifier", lambda self, path: (spec, TensorSpec("y", (1, 5), "float32", "NC")))
+    monkeypatch.setattr(Contents, "classifier", lambda self, path, halves: (spec, TensorSpec("y", (1, 5), "float32", "NC")))
     with pytest.raises(BadInput, match=r"takes numbers from `0` to `1`, the reference those from `-1.99` to `1.99`"):
         foreign_artifact(theirs["float"], named.graph.preprocess)
