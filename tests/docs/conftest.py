@@ -73,7 +73,7 @@ def exported(named_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         assert exit_code(["all", "--int8", *names]) == 0
         assert exit_code(["onnx", "--scheme", "fp32", *names]) == 0
         shutil.copy("squeezenet1_1.int8.tflite", "other-tools-int8.tflite")
-        assert exit_code(["onnx", *names, "--out", "others", "--crop", QUICK["CROP"]]) == 0
+        assert exit_code(["onnx", "--scheme", "fp32", *names, "--out", "others", "--crop", QUICK["CROP"]]) == 0
         model = onnx.load("others/squeezenet1_1.fp32.onnx")
         del model.metadata_props[:]  # which would tell whose it is
         onnx.save(model, "other-tools.onnx")
