@@ -39,6 +39,7 @@ _FEWEST_INPUTS = dict.fromkeys(_WEIGHTED | {"MEAN"}, 2) | dict.fromkeys(
     ("QUANTIZE", "DEQUANTIZE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION"), 1
 )
 _INDEX_BYTES = {"int32": 4, "int64": 8}
+_WIDE = ("int32", "int64")
 _DAMAGE = (struct.error, LookupError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, RecursionError)
 """What the schema's classes and this module may raise for a damaged file."""
 
@@ -70,7 +71,8 @@ class Kernels:
 
 
 def _unscaled(operator: FileOperator) -> Iterator[FileTensor]:
-    yield from (tensor for tensor in (*operator.inputs, *operator.outputs) if not tensor.floating and not tensor.scales)
+    """The integers of a product that stand for nothing. Biases and shapes are wider and need no scale of their own."""
+    yield from (t for t in (*operator.inputs, *operator.outputs) if not t.floating and not t.scales and t.dtype not in _WIDE)
 
 
 def _faults(contents: Contents, place: int) -> Iterator[str]:
@@ -93,9 +95,9 @@ POLICY = Policy(
     convolution="CONV_2D",
     passing=frozenset({"RELU", "MAX_POOL_2D", "CONCATENATION", "ADD", "PAD", "PADV2"}),
     borders=frozenset({"QUANTIZE", "DEQUANTIZE"}),
-    preparing=frozenset({"QUANTIZE"}),
+    preparing=frozenset({"QUANTIZE", "CAST", "SUB", "DIV", "MUL", "ADD", "TRANSPOSE", "RESHAPE"}),
     converting=frozenset({"DEQUANTIZE"}),
-    tail=frozenset({"DEQUANTIZE", "MEAN", "SOFTMAX"}),
+    tail=frozenset({"DEQUANTIZE", "MEAN", "RESHAPE", "SQUEEZE", "SOFTMAX", "LOG_SOFTMAX", "LOGISTIC"}),
     kept_name=_kept_name,
     faults=_faults,
 )

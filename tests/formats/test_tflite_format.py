@@ -225,3 +225,35 @@ def packed(model: object) -> bytes:
     builder = flatbuffers.Builder(0)
     builder.Finish(model.Pack(builder), b"TFL3")  # type: ignore[attr-defined]
     return bytes(builder.Output())
+
+
+def test_other_converters_forms_are_no_fault(tmp_path: Path) -> None:
+    """Pixels scaled in floats in front, uint8 tensors with one scale, a bias without a scale, a float tail."""
+    writer = Writer("as other converters write")
+    raw = writer.tensor("input", SIZE, "float32")
+    scaled = writer.tensor("scaled", SIZE, "float32")
+    writer.operator("MUL", 1, [raw, writer.constant("factor", np.full(1, 1 / 255, np.float32))], scaled)
+    steps = Steps((0.1,), (128,))
+    integers = writer.tensor("integers", SIZE, "uint8", steps)
+    writer.operator("QUANTIZE", 1, [scaled], integers)
+    kernel = writer.constant("weight", np.ones((4, 1, 1, 4), "uint8"), steps)
+    made = writer.tensor("conv", SIZE, "uint8", steps)
+    writer.operator("CONV_2D", 1, [integers, kernel, writer.constant("bias", np.zeros(4, "int32"))], made, CONV)
+    real = dequantize(writer, made, "real")
+    logits = writer.tensor("logits", SIZE, "float32")
+    writer.operator("LOGISTIC", 1, [real], logits)
+    found = audited("tflite", saved(writer, raw, logits, tmp_path / "a.tflite"))
+    assert (found.violations, found.untold) == ((), ())
+    assert "factor float32[1]" in found.float_tensors
+
+
+def test_a_float_operator_between_integers_is_still_found(tmp_path: Path) -> None:
+    """The same multiplication between two convolutions is no preparation."""
+    writer = Writer("a product in between")
+    source = writer.tensor("input", SIZE, "int8", STEPS)
+    real = dequantize(writer, conv(writer, source, "conv1"), "real")
+    scaled = writer.tensor("scaled", SIZE, "float32")
+    writer.operator("MUL", 1, [real, writer.constant("factor", np.full(1, 0.5, np.float32))], scaled)
+    last = conv(writer, quantize(writer, scaled, "again"), "conv2")
+    found = audited("tflite", saved(writer, source, last, tmp_path / "a.tflite"))
+    assert "MUL `scaled` computes in float before the last convolution" in found.violations
