@@ -691,6 +691,10 @@ def test_files_that_the_audit_does_not_know(squeeze, net):
         "endings that are: .onnx, .tflite, .openvino, .mlpackage, .xml",
     )
     assert squeeze("audit", "nothere.onnx").refusal()[0] == "`nothere.onnx` is not a file"
+    assert squeeze("audit", "SqueezeNet.mlmodel").refusal() == (
+        "`SqueezeNet.mlmodel` has Core ML's form before `.mlpackage`, which is not read: what is in it cannot be told",
+        "audit an ML program, in an .mlpackage",
+    )
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema_version": 99}', "[" * 100_000], ids=range(5))
