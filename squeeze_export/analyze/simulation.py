@@ -150,6 +150,7 @@ def effects(
         return float(np.square(reference).sum()), noise, same
 
     signal, noise, same = 0.0, np.zeros(len(plans)), np.zeros(len(plans), np.int64)
+    progress(what, 0, len(pixels))
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         for done, (power, off, agreed) in enumerate(pool.map(one, pixels), 1):
             signal, noise, same = signal + power, noise + off, same + agreed

@@ -15,6 +15,7 @@ from squeeze_export.core import Progress, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import ProgressColumn
 
     from squeeze_export.results import Report
 
@@ -36,24 +37,66 @@ _PIPE_WIDTH = 1000
 
 @contextmanager
 def shown_progress() -> Iterator[Progress]:
-    """A progress bar on stderr, if that is a terminal."""
+    """The steps that are being done, on stderr if that is a terminal, with elapsed and remaining time.
+
+    Between two steps the line says `working`, so that a terminal never stands still. A step that is done makes room for the next.
+    """
     if not sys.stderr.isatty():
         yield silent
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _count_column(), _time_column())
     with Bars(*columns, console=Console(stderr=True, markup=False), transient=True) as bars:
-        tasks: dict[str, Any] = {}
+        between = bars.add_task("working", total=None)
+        steps: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+            if what not in steps:
+                steps[what] = bars.add_task(what, total=total)
+            task = bars.tasks[steps[what]]
+            if done < task.completed or (done == 0 and task.finished):  # the same step once more
+                bars.reset(task.id)
+            bars.update(task.id, completed=done, total=total, visible=done < total)
+            idle = all(bars.tasks[step].finished for step in steps.values())
+            if idle and not bars.tasks[between].visible:
+                bars.reset(between)
+            bars.update(between, visible=idle)
 
         yield show
+
+
+def _count_column() -> ProgressColumn:
+    """`16/128`; nothing where no total is known."""
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Count(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.completed:,.0f}/{task.total:,.0f}" if task.total else "")
+
+    return Count()
+
+
+def _time_column() -> ProgressColumn:
+    """`0:12, 1:05 left`: elapsed, and remaining where that can be told."""
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Times(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            left = task.time_remaining if task.total else None
+            return Text(_clock(task.elapsed or 0) + (f", {_clock(left)} left" if left else ""))
+
+    return Times()
+
+
+def _clock(seconds: float) -> str:
+    """`0:07`, `12:34`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def say(text: str) -> None:

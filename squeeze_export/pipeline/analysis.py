@@ -111,7 +111,7 @@ def analyze(
         raise BadInput(f"--rounds `{rounds}` is below 1", hint=f"--rounds {RunOptions.rounds}")
     request = request_of(network.graph, keep_float, max_drop_pp)
     cores = threads or usable_cores()
-    evaluation = evaluation_images(network, eval_path, calib, again=bool(request), skip_broken=skip_broken, progress=progress)
+    evaluation = evaluation_images(network, eval_path, calib, again=bool(request), skip_broken=skip_broken)
     if evaluation is not None:
         _check_image_count(evaluation.image_count, request)
     if table is not None:
@@ -128,7 +128,7 @@ def analyze(
     subject = subject_of(network.graph, calibration.quantized)
     if evaluation is None:
         raise BadInput("there are no images to analyse on", hint="--eval DIR")
-    counted = _count(subject, calibration, evaluation, images, cores)
+    counted = _count(subject, calibration, evaluation, images, cores, progress)
     accuracy = accuracy_of(counted.sums)
     _check_image_count(accuracy.labelled_count or accuracy.count, request)
     sensitivity = sensitivity_of(subject, counted.part, threads=cores, progress=progress)
@@ -210,7 +210,9 @@ def _exact_run(
     return accuracy_of(sums)
 
 
-def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, limit: int, cores: int) -> _Counted:
+def _count(
+    subject: Subject, calibration: Calibration, evaluation: Evaluation, limit: int, cores: int, progress: Progress
+) -> _Counted:
     """Counts on all images. Files are named relative to the deepest folder that holds all of them."""
     total, done = evaluation.image_count, 0
     folder = os.path.commonpath([os.path.abspath(file.parent) for file in evaluation.stream.image_set.files])
@@ -219,6 +221,7 @@ def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, l
     reference: list[FloatArray] = []
     tensors: dict[str, TensorCount] = {}
     flips: list[ClassChange] = []
+    progress("comparing", done, total)
     with one_blas_thread(), ThreadPoolExecutor(cores) as pool:
         for batch in evaluation.stream:
             if evaluation.independent:
@@ -234,6 +237,8 @@ def _count(subject: Subject, calibration: Calibration, evaluation: Evaluation, l
                 flips += [flip] if flip is not None else []
                 for name, tensor in count.tensors.items():
                     tensors[name] = tensors[name] + tensor if name in tensors else tensor
+            progress("comparing", done, total)
+    progress("comparing", total, total)  # images that were left out included
     pixels = np.concatenate(part)
     if not len(pixels):  # all images of the part were broken
         raise BadInput("none of the images that the layers are tried on can be read", hint="more --images")

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import Artifact, ByteArray, FloatArray, Session
+from squeeze_export.core import Artifact, ByteArray, FloatArray, Progress, Session, silent
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.quantized import QuantizedGraph
@@ -76,17 +76,22 @@ class Comparison:
         if self._image is None:
             self._image = pixels[:1].copy()
 
-    def differences(self, outcomes: Sequence[Outcome]) -> tuple[Difference, ...]:
+    def differences(self, outcomes: Sequence[Outcome], progress: Progress = silent) -> tuple[Difference, ...]:
         """The table: every file against the integer run, then the files against each other.
 
         Args:
             outcomes: with the sessions that gave the outputs; the name of one that emulates says so.
+            progress: told of the files whose layers were compared.
         """
         sessions = {outcome.entry.key: outcome.session for outcome in outcomes if outcome.session is not None}
         quantized = self._runner.quantized
         step = quantized.tensors[quantized.nodes[-1].inputs[0]].scale
         names = {entry.key: _name(entry, sessions[entry.key]) for entry in self._entries if entry.key in sessions}
-        artifacts = {entry.key: entry.artifact for entry in self._entries}
+        first_layers: dict[Key, str | None] = {}
+        for entry in (entry for entry in self._entries if entry.key in names):
+            progress("comparing layers", len(first_layers), len(names))
+            first_layers[entry.key] = self._first_layer(entry.artifact, sessions[entry.key])
+        progress("comparing layers", len(names), len(names))
         return tuple(
             Difference(
                 INTEGER_RUN if first is None else names[first],
@@ -94,7 +99,7 @@ class Comparison:
                 gap.count,
                 gap.largest / step,
                 gap.same_top1 / gap.count,
-                self._first_layer(artifacts[second], sessions[second]) if first is None else None,
+                first_layers[second] if first is None else None,
             )
             for (first, second), gap in sorted(self._gaps.items(), key=lambda item: item[0][0] is not None)
             if (first is None or first in names) and second in names

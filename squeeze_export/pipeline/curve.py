@@ -88,7 +88,7 @@ def calibration_curve(
     cores = threads or usable_cores()
     evaluation = None
     if eval_path is not None or (network.is_demo and not calib):
-        evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
+        evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken)
     images = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
     count = len(images.weights)
     order = np.random.default_rng(seed).permutation(count)

@@ -61,9 +61,10 @@ def evaluation_images(
     *,
     again: bool = False,
     skip_broken: bool = False,
-    progress: Progress = silent,
 ) -> Evaluation | None:
     """The user's evaluation images, else the demo network's own, else the calibration images; None if there are none.
+
+    They are read as they are used, so it is up to the user of them to tell how far it is.
 
     Args:
         network: whose classes they show.
@@ -71,7 +72,6 @@ def evaluation_images(
         calib: the calibration images. What was read already is not read again.
         again: whether they are read more than once: small sets are then kept in memory.
         skip_broken: leaves unreadable images out.
-        progress: told of reading.
 
     Raises:
         BadInput: there are no images where they should be, or their classes are not the network's.
@@ -100,7 +100,6 @@ def evaluation_images(
             batch=BATCH,
             keep_bytes=KEPT_BYTES if again else 0,
             skip_broken=skip_broken,
-            progress=progress,
         )
     found = {
         "source": names,
@@ -129,7 +128,7 @@ def check_top1(
     """
     if not 0 <= percent <= 100:
         raise BadInput(f"--expect-top1 `{percent:g}` is no percentage", hint="--expect-top1 58.2")
-    evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
+    evaluation = evaluation_images(network, eval_path, None, skip_broken=skip_broken)
     reference, count, right, done = FloatRunner(network.graph), 0, 0, 0
     if evaluation is not None:
         with one_blas_thread(), ThreadPoolExecutor(usable_cores()) as pool:

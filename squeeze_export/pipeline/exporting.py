@@ -117,7 +117,12 @@ def export_all(
         except SqueezeExportError as err:
             return Exported(target, failure=kept(err, alone=len(targets) == 1))
 
-    return [one(target) for target in targets]
+    found: list[Exported] = []
+    for target in targets:
+        progress("exporting", len(found), len(targets))
+        found.append(one(target))
+    progress("exporting", len(found), len(targets))
+    return found
 
 
 def export_apart(

@@ -167,7 +167,7 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
     if job.validate and not reference_known:
         warnings.append("not validated: the table was made from another checkpoint, name it with --weights")
     elif job.validate:
-        evaluation = evaluation_images(network, job.eval, job.calib, again=again or recipe.labels, **reading)
+        evaluation = evaluation_images(network, job.eval, job.calib, again=again or recipe.labels, skip_broken=job.skip_broken)
         if evaluation is None:
             warnings.append("not validated: there are no images, give --eval DIR")
     if scheme.integer and integers is None:
@@ -175,7 +175,9 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
         if evaluation is not None and not evaluation.independent:
             evaluation = evaluation_images(network, None, images)  # so that no file is read again
         if recipe.maker == "vendor":
-            on = (evaluation or evaluation_images(network, job.eval, images, **reading)) if recipe.labels else None
+            on = (
+                (evaluation or evaluation_images(network, job.eval, images, skip_broken=job.skip_broken)) if recipe.labels else None
+            )
             integers = vendor_images(images, job.recipe, on)
             warnings += wrong_pixels(network.graph, images.batch.pixels, progress=progress)
         else:

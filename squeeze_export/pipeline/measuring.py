@@ -85,7 +85,7 @@ def measured(
         comparing: what to compare them with; None compares nothing.
         bench: whether to time.
         alone: whether a failure ends the job; else it becomes a failed row and the others go on.
-        progress: told of the rounds.
+        progress: told of the images, the layers and the rounds.
 
     Raises:
         BadInput: an evaluation image is a calibration image; broken images.
@@ -102,12 +102,13 @@ def measured(
                 warnings = (NO_STEPS,)
     with opened(entries, options, alone=alone) as outcomes:
         if comparing is not None:
-            outcomes, found = compared(outcomes, comparing, emulated_images=options.emulated_images, timed_too=bench)
+            emulated = options.emulated_images
+            outcomes, found = compared(outcomes, comparing, emulated_images=emulated, timed_too=bench, progress=progress)
             warnings += found
         if bench:
             outcomes = timed(outcomes, options, progress)
         outcomes = [placed(outcome) for outcome in outcomes]
-        differences = table.differences(outcomes) if table is not None else ()
+        differences = table.differences(outcomes, progress) if table is not None else ()
         rows = tuple(row_of(outcome, device_asked=options.device) for outcome in outcomes)
         return Measured(rows, differences, warnings)
 
@@ -118,6 +119,7 @@ def compared(
     *,
     emulated_images: int = RunOptions.emulated_images,
     timed_too: bool = False,
+    progress: Progress = silent,
 ) -> tuple[list[Outcome], tuple[str, ...]]:
     """Compares every session with the fp32 reference on the same decoded pixels.
 
@@ -128,6 +130,7 @@ def compared(
         comparing: what to compare them with.
         emulated_images: images for the sessions that emulate a device: these are slow, so they get a part of the set.
         timed_too: whether the sessions are timed as well. One that gives no logits is then left out here, and does not fail.
+        progress: told of the images that went through the reference and every session.
 
     Returns:
         the outcomes with their accuracy or failure, and warnings.
@@ -140,12 +143,13 @@ def compared(
     everyone = {key: outcome.session for key, outcome in of_key.items() if outcome.session is not None}
     sessions = {key: session for key, session in everyone.items() if session.gives_logits or not timed_too}
     sums = dict.fromkeys(sessions, Tally())
-    reference, done = FloatRunner(comparing.reference.graph), 0
+    reference, done, total = FloatRunner(comparing.reference.graph), 0, images.image_count
+    progress("comparing", done, total)
     with one_blas_thread(), threads() as pool:
         for batch in images.stream:
             if images.independent:
                 check_overlap(comparing.calibration_hashes, batch.hashes, batch.files)
-            part = spread_evenly(done, len(batch.pixels), images.image_count, emulated_images)
+            part = spread_evenly(done, len(batch.pixels), total, emulated_images)
             done += len(batch.pixels)
             everything = np.ones_like(part)
             chosen = {key: part if session.evidence == "emulated" else everything for key, session in sessions.items()}
@@ -167,6 +171,8 @@ def compared(
                 shown = {key: logits if chosen[key] is part else logits[part] for key, logits in outputs.items()}
                 for listener in listeners:
                     listener(ComparedPart(batch.pixels[part], batch.labels[part], expected[part], shown, pool))
+            progress("comparing", done, total)
+    progress("comparing", total, total)  # images that were left out included
     found = {key: accuracy_of(total) for key, total in sums.items() if total.count}
     for key, accuracy in found.items():
         of_key[key] = replace(of_key[key], accuracy=accuracy)

@@ -79,13 +79,14 @@ def validate_exported(
                 f"`{artifact.path.name}` was not made from `{network.source}`", hint="name its checkpoint with --weights"
             )
         _check_reading(artifact, network)
-    images = evaluation_images(network, eval_path, None, skip_broken=skip_broken, progress=progress)
+    images = evaluation_images(network, eval_path, None, skip_broken=skip_broken)
     if images is None:
         raise BadInput("there are no images to validate on", hint="--eval DIR")
     if len({artifact.gives_probabilities for artifact in artifacts}) > 1:
         raise BadInput("files with and without --softmax cannot be compared in one run")
     hashes = calibration.image_hashes if calibration is not None else ()
-    found = measured(entries_of(artifacts, options), options, comparing=Comparing(network, images, hashes, listeners=listeners))
+    comparing = Comparing(network, images, hashes, listeners=listeners)
+    found = measured(entries_of(artifacts, options), options, comparing=comparing, progress=progress)
     warnings = found.warnings + shift_warnings(calibration, images)
     return report_of(
         found.rows,

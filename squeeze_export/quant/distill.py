@@ -95,6 +95,7 @@ def distill(start: QuantizedGraph, material: Material) -> QuantizedGraph:
                     signal += count * float(one_signal)
             return noise / signal if signal > 0 else noise
 
+        material.progress("distilling", 0, UPDATES)
         before = held_out_error()
         waiting: list[int] = []
         for done in range(UPDATES):

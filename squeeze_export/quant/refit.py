@@ -56,6 +56,7 @@ def refit(material: Material, graph: Graph, tensors: Mapping[str, Quantization],
     layers, real_layers = laid_out(graph), dict[str, Layer]()
     readers = {name: len(nodes) for name, nodes in graph.consumers.items()}
     made: dict[str, QuantizedConv] = {}
+    material.progress("refitting", 0, len(graph.convs))
     with ThreadPoolExecutor(material.threads) as pool:
         for place, node in enumerate(graph.nodes[:-1]):
             if isinstance(node, Conv):

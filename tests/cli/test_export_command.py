@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -199,6 +200,30 @@ def test_progress_is_drawn_on_a_terminal_only(monkeypatch, capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "timing" in shown.err
+
+
+def test_a_terminal_never_stands_still(monkeypatch, capsys):
+    """Before the first step, between two, and after the last one something moves, and says for how long."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def lines():
+        time.sleep(0.25)  # it is drawn ten times a second
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+
+    with console.shown_progress() as progress:
+        assert re.search(r"working .*0:00", lines())
+        progress("comparing", 1, 4)
+        shown = lines()
+        assert re.search(r"comparing .* 1/4 0:00", shown)
+        assert "working" not in shown.rpartition("comparing")[2]
+        progress("comparing", 3, 4)
+        assert re.search(r"3/4 0:0\d, 0:0\d left", lines())
+        progress("comparing", 4, 4)
+        shown = lines()
+        assert "comparing" not in shown.rpartition("working")[2]
+        progress("comparing", 0, 9)  # once more
+        assert re.search(r"comparing .* 0/9 0:00", lines())
 
 
 @pytest.mark.parametrize("target", TARGETS)

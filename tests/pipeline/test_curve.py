@@ -168,7 +168,7 @@ def test_refusals(network, many, tiny):
 def test_progress_is_told(network, many):
     told = {}
     calibration_curve(network, many / "calib", many / "eval", progress=lambda what, done, total: told.update({what: (done, total)}))
-    assert told == {"reading images": (24, 24), "calibrating": (48, 48), "quantizing": (4, 4), "comparing": (24, 24)}
+    assert told == {"reading images": (48, 48), "calibrating": (48, 48), "quantizing": (4, 4), "comparing": (24, 24)}
 
 
 def point(count, low, high):

@@ -9,6 +9,7 @@ from squeeze_export import demo
 from squeeze_export.cli.jobs import finish
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.graph.run import FloatRunner
 from squeeze_export.pipeline import Job, PreprocessChoice, RunOptions, calibrate, open_network, run, write_table
 from squeeze_export.registry import TARGETS
 from squeeze_export.results import from_json, to_json
@@ -96,10 +97,32 @@ def test_everything_at_once(job, tiny):
     assert all(row.accuracy and row.latency for row in report.measurements)
 
 
-def test_progress_is_told(job):
-    told = set()
-    run(job(), lambda what, done, total: told.add(what))
-    assert {"reading images", "timing"} <= told
+def test_progress_is_told(job, tiny):
+    told = []
+    run(job(eval=tiny / "eval"), lambda what, done, total: told.append((what, done, total)))
+    assert {what for what, *_ in told} >= {"reading images", "calibrating", "exporting", "comparing", "timing"}
+    counted = [(done, total) for what, done, total in told if what == "comparing"]
+    assert (counted[0], counted[-1]) == ((0, 8), (8, 8))  # the images that went through every session
+    assert {total for what, _, total in told if what == "reading images"} == {20}  # the reading of these 8 is not what takes time
+    for what in ("exporting", "comparing", "timing"):
+        steps = [(done, total) for name, done, total in told if name == what]
+        assert steps == sorted(steps)
+        assert steps[-1][0] == steps[-1][1]
+
+
+def test_the_count_moves_when_the_answers_are_there(job, tiny, monkeypatch):
+    """And not when the images are read."""
+    told = []
+    original = FloatRunner.__call__
+
+    def answering(self, pixels):
+        told.append("answer")
+        return original(self, pixels)
+
+    monkeypatch.setattr(FloatRunner, "__call__", answering)
+    run(job(scheme="fp32", bench=False, eval=tiny / "eval"), lambda what, done, total: told.append((what, done)))
+    assert told.count("answer") >= 8
+    assert told.index(("comparing", 8)) > max(index for index, what in enumerate(told) if what == "answer")
 
 
 def test_the_demo_network_needs_nothing(tmp_path):
