@@ -103,11 +103,9 @@ def finish(report: Report, job: Job, values: Mapping[str, Any], rows: Sequence[M
     Raises:
         GateFailed: `--require-full-placement` was given, and an operator of one of the rows fell back.
     """
-    from squeeze_export.report.html import write_html
-    from squeeze_export.results import write_json
+    from squeeze_export.pipeline.reports import PAGE, REPORT, write_report
 
-    write_json(report, job.out / "report.json")
-    write_html(report, job.out / "report.html")
+    other = write_report(report, job.out)
     print_report(report, as_json=values["as_json"])
     if NO_LABELS.items() <= report.network.items():
         note("no labels: the files tell a class by its index alone, `--labels FILE` gives them names")
@@ -119,7 +117,9 @@ def finish(report: Report, job: Job, values: Mapping[str, Any], rows: Sequence[M
             note(f"skipped {row.target}: {row.reason}")
     for name in dict.fromkeys(row.artifact for row in report.measurements if row.artifact and row.scheme == job.scheme):
         note(f"wrote {job.out / name}")
-    note(f"report {job.out / 'report.json'} and {job.out / 'report.html'}")
+    if other is not None:
+        note(f"{job.out / REPORT} was of another network: it is kept as {other}")
+    note(f"report {job.out / REPORT} and {job.out / PAGE}")
     if any(row.status == "failed" for row in report.measurements):
         return Refused.exit_code
     if all(row.status == "skipped" for row in report.measurements):

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from squeeze_export.core import Artifact, EmitOptions, Progress
-from squeeze_export.errors import NotInstalled, SqueezeExportError
+from squeeze_export.errors import BadInput, NotInstalled, SqueezeExportError
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme, scheme_named
 from squeeze_export.graph.table import graph_bytes, read_graph, read_table, table_bytes
@@ -77,6 +77,16 @@ def _absent_packages(target: str) -> list[str]:
     """The distributions that write a target's files, and are not here, also not as a module of another one (openvino-nightly)."""
     packages = target_named(target).PACKAGES
     return [name for name in packages if package_version(name) is None and find_spec(name.replace("-", "_")) is None]
+
+
+def others_files(paths: Sequence[Path], checkpoint_sha256: str) -> tuple[str, ...]:
+    """Names of those files that exist and whose sidecars tell that they were made from another checkpoint."""
+    found = []
+    for path in paths:
+        with suppress(BadInput):
+            told = read_artifact(path).provenance.get("checkpoint_sha256")
+            found += [path.name] if told != checkpoint_sha256 else []
+    return tuple(found)
 
 
 def export_all(

@@ -17,7 +17,7 @@ from squeeze_export.measure.latency import pinned
 from squeeze_export.nets.architecture import StructureChoice
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings
 from squeeze_export.pipeline.evaluation import Evaluation, check_top1, evaluation_images
-from squeeze_export.pipeline.exporting import Exported, Order, check_installed, export_all
+from squeeze_export.pipeline.exporting import Exported, Order, check_installed, export_all, others_files
 from squeeze_export.pipeline.measuring import Comparing, Measured, measured, row_of
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.pixels import wrong_pixels
@@ -30,7 +30,7 @@ from squeeze_export.pipeline.vendor import Vendor, check_vendor, vendor_images
 from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme
 from squeeze_export.results import Measurement, Report
 from squeeze_export.runtimes import runtime_named
-from squeeze_export.targets import check_carries
+from squeeze_export.targets import check_carries, target_named
 
 NO_LABELS = {"labels": "none"}
 """What a report says of the network if the files name no classes."""
@@ -202,7 +202,14 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
             orders.append(Order(network.graph, FP32, Path(folder)))
         vendor = integers if isinstance(integers, Vendor) else None
         origin = network.origin() if reference_known else {}
+        stem = f"{name}.{job.recipe}.{scheme.name}" if vendor is not None else f"{name}.{scheme.name}"
+        places = [job.out / f"{stem}{target_named(target).SUFFIX}" for target in job.targets]
+        others = others_files(places, orders[0].network.checkpoint_sha256)
         exported = export_all(job.targets, orders, name=name, options=job.options, vendor=vendor, origin=origin, progress=progress)
+        files = {artifact.path.name for each in exported for artifact in each.files}
+        warnings += [
+            f"`{name}` of another checkpoint was replaced: --out DIR keeps networks apart" for name in others if name in files
+        ]
         entries = entries_of([artifact for each in exported for artifact in each.files], job.run, needed=needed)
         comparing = None
         if evaluation is not None:

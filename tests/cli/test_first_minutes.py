@@ -125,3 +125,59 @@ def test_a_core_ml_file_says_if_the_neural_engine_does_not_take_it(asked, instea
 
 def test_other_targets_say_nothing_of_the_neural_engine(squeeze, net):
     assert NEURAL_ENGINE not in squeeze("onnx", *net, "--int8", *FILES_ONLY).err
+
+
+def network_of(report):
+    return json.loads((OUT / report).read_text())["network"]["checkpoint_sha256"]
+
+
+def other_net(net, tiny):
+    return ("--weights", tiny / "other.safetensors", *net[2:])
+
+
+def test_a_report_of_another_network_is_kept(squeeze, net, tiny):
+    """Of the same network it is replaced, as a user who exports once more expects."""
+    first = squeeze("onnx", *net, "--int8", *FILES_ONLY)
+    page, mine = (OUT / "report.html").read_bytes(), network_of("report.json")
+    assert "is kept as" not in first.err + squeeze("tflite", *net, "--int8", *FILES_ONLY).err
+    page = (OUT / "report.html").read_bytes()
+    result = squeeze("openvino", *other_net(net, tiny), "--int8", *FILES_ONLY)
+    kept = OUT / f"report-squeezenet_custom-{mine[:8]}.json"
+    assert f"{OUT / 'report.json'} was of another network: it is kept as {kept}\n" in result.err
+    assert (network_of(kept.name), kept.with_suffix(".html").read_bytes()) == (mine, page)
+    assert network_of("report.json") != mine
+    assert squeeze("report", kept).code == 0
+
+
+def test_a_report_that_nobody_can_read_is_kept(squeeze, net):
+    OUT.mkdir()
+    for number in ("", "1"):
+        (OUT / "report.json").write_text(f"another tool's {number}")
+        (OUT / "report.html").write_text("its page")
+        assert f"is kept as {OUT / f'report-other{number}.json'}\n" in squeeze("onnx", *net, "--int8", *FILES_ONLY).err
+        assert (OUT / f"report-other{number}.json").read_text() == f"another tool's {number}"
+        assert (OUT / f"report-other{number}.html").read_text() == "its page"
+
+
+def test_a_strangers_report_names_no_path(squeeze, net):
+    squeeze("onnx", *net, "--int8", *FILES_ONLY)
+    report = json.loads((OUT / "report.json").read_text())
+    report["network"] |= {"name": "../../up", "checkpoint_sha256": "/etc"}
+    (OUT / "report.json").write_text(json.dumps(report))
+    assert f"is kept as {OUT / 'report-.json'}\n" not in squeeze("onnx", *net, "--int8", *FILES_ONLY).err
+    assert (OUT / "report.json").exists()
+    assert [path for path in Path().iterdir() if path != OUT] == []
+
+
+def test_files_of_another_checkpoint_are_not_replaced_without_a_word(squeeze, net, tiny):
+    squeeze("onnx", *net, "--int8", *FILES_ONLY)
+    assert "another checkpoint" not in squeeze("onnx", *net, "--int8", *FILES_ONLY).err
+    assert "another checkpoint" not in squeeze("onnx", *other_net(net, tiny), "--fp16", *FILES_ONLY).err
+    told = "warning: `squeezenet_custom.int8.onnx` of another checkpoint was replaced: --out DIR keeps networks apart\n"
+    assert told in squeeze("onnx", *other_net(net, tiny), "--int8", *FILES_ONLY).err
+
+
+def test_a_table_of_another_checkpoint_is_not_replaced_without_a_word(squeeze, net, tiny):
+    assert "another checkpoint" not in squeeze("calibrate", *net).err + squeeze("calibrate", *net).err
+    told = f"warning: `{OUT / 'squeezenet_custom.int8.table'}` of another checkpoint was replaced"
+    assert told in squeeze("calibrate", *other_net(net, tiny)).err
