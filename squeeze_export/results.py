@@ -195,7 +195,7 @@ class Measurement:
     Attributes:
         target: file format.
         scheme: how numbers are carried.
-        artifact: file name, relative to the report.
+        artifact: file name, relative to the report; for files of one name as much of their paths as tells them apart.
         sha256: of the artifact.
         size_bytes: of the artifact.
         runtime: that ran it.
@@ -328,6 +328,21 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """Two files that were timed in the same rounds, where no `Latency.speedup` compares them.
+
+    Attributes:
+        row: which one.
+        first: the one that it is compared with.
+        speedup: p50 of `first` over p50 of `row`, with a bootstrap interval: above 1, `row` is faster.
+    """
+
+    row: RowName
+    first: RowName
+    speedup: Interval
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that one command found out. `report.json` holds all of it; the table and the page are made from it.
 
@@ -344,6 +359,7 @@ class Report:
         differences: the files of several targets against the integer run and against each other.
         verdicts: whether int8 is worth it, for each int8 row that was timed together with others.
         assumptions: what the checkpoint does not tell about the network, and nobody else told.
+        ratios: of files that `bench` timed.
     """
 
     schema_version: int
@@ -358,6 +374,7 @@ class Report:
     differences: tuple[Difference, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
+    ratios: tuple[Ratio, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -410,7 +427,9 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     3: lambda document: document,  # 4 added `measurements[].audit.kept_float`, which may be missing
     4: lambda document: document,  # 5 added `estimate` and `facts` of measurements, and to placements where operators ran
     5: lambda document: document,  # 6 added `assumptions` and `measurements[].audit.untold`, which may be missing
-    6: lambda document: document,  # 7 added to accuracies the error and the reference's variety, to latencies how steady they are
+    6: lambda document: (
+        document
+    ),  # 7 added `ratios`, to accuracies the error and the reference's variety, to latencies how steady they are
 }
 """Version -> function that makes the next version's document. A change of `Report` adds one, and its test."""
 

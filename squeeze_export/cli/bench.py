@@ -27,10 +27,11 @@ CROP = option(
 @click.command("bench", cls=Command, params=[FILES, CROP, *RUNNING, *OUTPUT])
 def command(files: tuple[Path, ...], **values: Any) -> None:
     """Time exported files in interleaved rounds, other tools' too. If one is an fp32 file, the others of its target are compared
-    with it.
+    with it; any other with the first one.
 
     \b
     squeeze-export bench squeezenet1_1.fp32.tflite squeezenet1_1.int8.tflite --threads 2
+    squeeze-export bench before/squeezenet1_1.int8.tflite after/squeezenet1_1.int8.tflite
     """
     with shown_progress() as progress:
         report = call_with(bench_files, {**values, "files": files, "options": call_with(RunOptions, values), "progress": progress})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from squeeze_export.core import Artifact, Progress, silent
 from squeeze_export.errors import BadInput
+from squeeze_export.measure.statistics import bootstrap_ratio
 from squeeze_export.nets.architecture import StructureChoice, architecture_from_json
 from squeeze_export.nets.assumptions import option_for
 from squeeze_export.nets.safetensors_file import preprocess_from_json
@@ -19,7 +20,7 @@ from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import RunOptions, entries_of
 from squeeze_export.pipeline.summary import report_of
 from squeeze_export.pipeline.tables import table_behind
-from squeeze_export.results import Report
+from squeeze_export.results import Measurement, Ratio, Report
 
 
 def validate_files(
@@ -132,7 +133,10 @@ def bench_files(
     crop_px: int | tuple[int, int] | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Times exported files in interleaved rounds; an fp32 file among them is the baseline of its target and checkpoint.
+    """Times exported files in interleaved rounds.
+
+    An fp32 file among them is the baseline of its target and checkpoint. Any other one is compared with the first that has its
+    target, scheme and runtime, or else with the first of all.
 
     Args:
         files: exported files, each with its sidecar; and other tools' files, of one target each taken to be of one network.
@@ -145,4 +149,39 @@ def bench_files(
     """
     chosen = options or RunOptions()
     entries = entries_of(open_files(files, None, crop_px=crop_px)[0], chosen)
-    return report_of(measured(entries, chosen, bench=True, progress=progress).rows)
+    rows = measured(entries, chosen, bench=True, progress=progress).rows
+    names = telling_names([entry.artifact.path for entry in entries])
+    rows = tuple(replace(row, artifact=name) for row, name in zip(rows, names, strict=True))
+    return replace(report_of(rows), ratios=_ratios(rows))
+
+
+def telling_names(paths: Sequence[Path]) -> list[str]:
+    """The file names; of files with the same name as many folders above them as tell them apart, as far as they were typed."""
+
+    def tail(path: Path, length: int) -> tuple[str, ...]:
+        return path.parts[-length:]
+
+    names = []
+    for path in paths:
+        others = [other for other in paths if other != path]
+        lengths = range(1, len(path.parts) + 1)
+        length = next((n for n in lengths if tail(path, n) not in [tail(other, n) for other in others]), len(path.parts))
+        names.append(Path(*tail(path, length)).as_posix())
+    return names
+
+
+def _ratios(rows: Sequence[Measurement]) -> tuple[Ratio, ...]:
+    timed = [(row, row.latency) for row in rows if row.status == "ok" and row.latency is not None]
+
+    def kind(row: Measurement) -> tuple[str, ...]:
+        return row.target, row.scheme, row.runtime, row.device
+
+    found = []
+    for index, (row, latency) in enumerate(timed):
+        earlier = timed[:index]
+        alike = [other for other in earlier if kind(other[0]) == kind(row)]
+        first, base = (alike or earlier or [(row, latency)])[0]
+        told = not alike and (latency.speedup is not None or base.speedup is not None)  # int8 against its fp32
+        if first is not row and not told and len(base.samples_ns) == len(latency.samples_ns):
+            found.append(Ratio(row.name, first.name, bootstrap_ratio(base.samples_ns, latency.samples_ns)))
+    return tuple(found)

@@ -47,7 +47,7 @@ def write_html(report: Report, path: Path) -> None:
 
 
 def _label(measurement: Measurement, among: Sequence[Measurement]) -> str:
-    return f"{measurement.target} {wording.scheme(measurement)}, {wording.device(measurement, among)}"
+    return f"{measurement.target} {wording.scheme(measurement, among)}, {wording.device(measurement, among)}"
 
 
 def _accuracy_drawing(report: Report) -> list[dict[str, str]]:

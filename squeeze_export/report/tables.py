@@ -98,7 +98,7 @@ def _summary_row(row: Measurement, heading: str, among: Sequence[Measurement]) -
         (_p50(row), steadiness(row.latency)),
         speedup_parts(row.latency),
     )
-    names = (row.target, scheme(row), device(row, among))
+    names = (row.target, scheme(row, among), device(row, among))
     return SummaryRow(row.status, "" if row.status == "ok" else outcome(row), names, evidence(row), figures)
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from squeeze_export.report.tables import Column, Summary, SummaryRow, Table, difference_table, estimate_table, left_lines, summary
 from squeeze_export.report.verdicts import verdict_lines
-from squeeze_export.report.wording import board_line, busy_lines
+from squeeze_export.report.wording import board_line, busy_lines, ratio_lines
 from squeeze_export.results import Report
 
 Cell = tuple[str, ...]
@@ -33,7 +33,7 @@ def print_table(report: Report, console: Console) -> None:
     """
     _print_summary(summary(report.measurements), console)
     board, verdicts = board_line(report.measurements), verdict_lines(report)
-    for lines in ([board] if board else [], busy_lines(report.measurements), verdicts):
+    for lines in ([board] if board else [], busy_lines(report.measurements), verdicts, ratio_lines(report)):
         for index, line in enumerate(lines):
             if index == 0:
                 console.print()

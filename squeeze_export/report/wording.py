@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from squeeze_export.core import Assumption
-from squeeze_export.results import Accuracy, Interval, Latency, Measurement, OutputError, Report
+from squeeze_export.results import Accuracy, Interval, Latency, Measurement, OutputError, Report, RowName
 
 NOTHING = "-"
 """Stands in a cell that has no figure."""
@@ -92,11 +92,17 @@ def device(measurement: Measurement, among: Sequence[Measurement] = ()) -> str:
     return f"{name}, {measurement.runtime}" if len(runtimes) > 1 and measurement.runtime else name
 
 
-def scheme(measurement: Measurement) -> str:
-    """`int8`; `int8 vendor` for a vendor's own quantization; `int8 with 3 float` with layers kept in float."""
+def scheme(measurement: Measurement, among: Sequence[Measurement] = ()) -> str:
+    """`int8`; `int8 vendor` for a vendor's own quantization; `int8 with 3 float` with layers kept in float. The file is added if
+    `among` has another one that would read the same.
+    """
     recipe, kept = measurement.recipe, measurement.audit.kept_float if measurement.audit is not None else ()
     name = f"{measurement.scheme} {recipe}" if recipe.startswith("vendor") else measurement.scheme
-    return f"{name} with {len(kept)} float" if kept else name
+    name = f"{name} with {len(kept)} float" if kept else name
+    words = (measurement.target, name, device(measurement, among))
+    others = [row for row in among if row.artifact != measurement.artifact]
+    alike = any((row.target, scheme(row), device(row, among)) == words for row in others)
+    return f"{name}, {one_line(measurement.artifact)}" if alike and measurement.artifact else name
 
 
 def evidence(measurement: Measurement) -> str:
@@ -250,6 +256,19 @@ def host_line(report: Report) -> str:
     if host.get("virtualised"):
         parts.append("virtualised")
     return ", ".join(parts)
+
+
+def ratio_lines(report: Report) -> list[str]:
+    """`b/net.int8.onnx against a/net.int8.onnx: 1.3x [1.2, 1.4] as fast`."""
+
+    def told(name: RowName) -> str:
+        runtimes = {row.runtime for row in report.measurements if row.artifact == name.artifact}
+        return one_line(f"{name.artifact} on {name.runtime}" if len(runtimes) > 1 else name.artifact)
+
+    return [
+        f"{told(ratio.row)} against {told(ratio.first)}: {speedup(ratio.speedup)} {speedup_range(ratio.speedup)} as fast"
+        for ratio in report.ratios
+    ]
 
 
 def board_line(measurements: Sequence[Measurement]) -> str:

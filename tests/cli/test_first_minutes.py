@@ -1,9 +1,12 @@
 """What a new user types first: no scheme, a light install, the Neural Engine."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+
+from squeeze_export.pipeline.validation import telling_names
 
 OUT = Path("squeeze-export-out")
 FILES_ONLY = ("--no-validate", "--no-bench")
@@ -181,3 +184,51 @@ def test_a_table_of_another_checkpoint_is_not_replaced_without_a_word(squeeze, n
     assert "another checkpoint" not in squeeze("calibrate", *net).err + squeeze("calibrate", *net).err
     told = f"warning: `{OUT / 'squeezenet_custom.int8.table'}` of another checkpoint was replaced"
     assert told in squeeze("calibrate", *other_net(net, tiny)).err
+
+
+def ratios(report):
+    return [(ratio["row"]["artifact"], ratio["first"]["artifact"]) for ratio in report["ratios"]]
+
+
+def test_bench_tells_files_of_one_name_apart_and_their_ratio(squeeze, net, tiny):
+    squeeze("tflite", *net, "--int8", *FILES_ONLY, "--out", "mine/out")
+    squeeze("tflite", *other_net(net, tiny), "--int8", *FILES_ONLY, "--out", "theirs/out")
+    files = [f"{folder}/out/squeezenet_custom.int8.tflite" for folder in ("mine", "theirs")]
+    result = squeeze("bench", *files, "--rounds", 5)
+    assert result.code == 0, result.err
+    _, first, second, *_, line = result.out.splitlines()
+    assert first.startswith(f"tflite  int8, {files[0]} ")
+    assert second.startswith(f"tflite  int8, {files[1]} ")
+    assert re.fullmatch(rf"{files[1]} against {files[0]}: [\d.]+x \[[\d.]+, [\d.]+\] as fast", line)
+    report = json.loads(squeeze("bench", *files, "--rounds", 5, "--json").out)
+    assert ratios(report) == [(files[1], files[0])]
+    (ratio,), medians = report["ratios"], [row["latency"]["p50_ms"] for row in report["measurements"]]
+    assert ratio["speedup"]["value"] == pytest.approx(medians[0] / medians[1])
+    assert ratio["speedup"]["low"] <= ratio["speedup"]["value"] <= ratio["speedup"]["high"]
+
+
+def test_bench_of_int8_beside_its_fp32_needs_no_other_ratio(squeeze, net):
+    for scheme in ("fp32", "int8"):
+        squeeze("tflite", *net, "--scheme", scheme, *FILES_ONLY)
+        squeeze("onnx", *net, "--scheme", scheme, *FILES_ONLY)
+    names = [f"squeezenet_custom.{scheme}.tflite" for scheme in ("int8", "fp32")]
+    result = squeeze("bench", *(OUT / name for name in names), "--rounds", 5, "--json")
+    report = json.loads(result.out)
+    assert (ratios(report), [row["artifact"] for row in report["measurements"]]) == ([], names)
+    result = squeeze("bench", OUT / names[0], OUT / "squeezenet_custom.int8.onnx", "--rounds", 5)
+    assert [line.split()[:2] for line in result.out.splitlines()[1:3]] == [["tflite", "int8"], ["onnx", "int8"]]
+    assert "squeezenet_custom.int8.onnx against squeezenet_custom.int8.tflite: " in result.out
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["out/x.tflite", "out/y.tflite"], ["x.tflite", "y.tflite"]),
+        (["a/x.tflite", "b/x.tflite"], ["a/x.tflite", "b/x.tflite"]),
+        (["v1/a/x.tflite", "v2/a/x.tflite", "z.tflite"], ["v1/a/x.tflite", "v2/a/x.tflite", "z.tflite"]),
+        (["x.tflite", "a/x.tflite"], ["x.tflite", "a/x.tflite"]),
+        (["a/x.tflite", "a/x.tflite"], ["x.tflite", "x.tflite"]),
+    ],
+)
+def test_the_shortest_telling_path(paths, names):
+    assert telling_names([Path(path) for path in paths]) == names

@@ -22,6 +22,7 @@ from squeeze_export.results import (
     Latency,
     LayerCycles,
     Measurement,
+    Ratio,
     Report,
     Rival,
     RowName,
@@ -132,6 +133,7 @@ reports = st.builds(
     warnings=names,
     verdicts=st.lists(verdicts, max_size=2).map(tuple),
     assumptions=st.lists(st.builds(Assumption, words, words, words), max_size=2).map(tuple),
+    ratios=st.lists(st.builds(Ratio, row_names, row_names, intervals), max_size=2).map(tuple),
 )
 
 
