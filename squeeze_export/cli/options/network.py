@@ -10,6 +10,7 @@ import click
 
 from squeeze_export.cli.console import note
 from squeeze_export.cli.options import FILE, Choice, Numbers, call_with, option
+from squeeze_export.cli.options.completion import Weights
 from squeeze_export.core import Progress, silent
 from squeeze_export.pipeline import StructureChoice
 from squeeze_export.pipeline.evaluation import check_top1
@@ -59,6 +60,7 @@ NETWORK = (
     option(
         "--weights",
         group="Most used",
+        type=Weights(),
         metavar="FILE|NAME",
         help="Checkpoint (torch.save's, .safetensors, .onnx, .net), or squeezenet1_0 or squeezenet1_1 to download torchvision's. "
         "Without it: the embedded demo network.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from squeeze_export.cli.options import FILE, Numbers, Option, option
+from squeeze_export.cli.options.completion import RuntimeName
 from squeeze_export.pipeline.sessions import RunOptions
 
 _option = partial(option, group="Running")
@@ -27,7 +28,12 @@ NO_VALIDATE = _option("--no-validate", is_flag=True, help="Do not compare with t
 NO_BENCH = _option("--no-bench", is_flag=True, help="Do not time.")
 
 RUNNING = (
-    _option("--runtime", metavar="NAME", help="Runtime to use instead of the target's default; the target's guide lists them."),
+    _option(
+        "--runtime",
+        type=RuntimeName(),
+        metavar="NAME",
+        help="Runtime to use instead of the target's default; the target's guide lists them.",
+    ),
     device_option(RunOptions.device, "Device to run on. No other one is used in its place."),
     THREADS,
     _option("--cpus", type=Numbers("N,...", int, "a list of CPU numbers"), help="Pin the process to these logical CPUs."),

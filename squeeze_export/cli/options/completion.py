@@ -1,0 +1,76 @@
+"""What a shell completes besides file names: named weights, runtimes, and the layers of the network that `--weights` names."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+
+import click
+from click.shell_completion import CompletionItem
+
+from squeeze_export.errors import SqueezeExportError
+from squeeze_export.nets.download import NAMED_WEIGHTS
+from squeeze_export.registry import RUNTIMES, TARGETS, registered
+
+
+class Weights(click.ParamType[str]):
+    """A checkpoint file or named weights."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Named weights together with the files that begin like them; where no name fits, the shell completes files itself."""
+        named = _fitting(NAMED_WEIGHTS, incomplete)
+        if not named:
+            return [CompletionItem(incomplete, type="file")]
+        files = sorted(glob.glob(f"{glob.escape(incomplete)}*"))
+        return named + [CompletionItem(f"{file}{os.sep}" if os.path.isdir(file) else file) for file in files]
+
+
+class RuntimeName(click.ParamType[str]):
+    """The name of a runtime."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The runtimes of the command's target; for a command that is not of one target, all."""
+        from squeeze_export.targets import target_named
+
+        target = ctx.command.name or ""
+        return _fitting(target_named(target).RUNTIMES if target in TARGETS else registered(RUNTIMES, "runtime"), incomplete)
+
+
+class Layer(click.ParamType[str]):
+    """The name of a layer."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The layers of the network that `--weights` names, of the demo network without it; none of a file that cannot be read."""
+        try:
+            return _fitting(_layers(ctx.params.get("weights")), incomplete)
+        except SqueezeExportError:
+            return []
+
+
+def _layers(weights: str | None) -> list[str]:
+    """The names that `--keep-float` takes. Named weights are not downloaded for them."""
+    import numpy as np
+
+    from squeeze_export.core import TORCHVISION
+    from squeeze_export.graph.build import build_graph
+    from squeeze_export.graph.nodes import Add, Conv
+    from squeeze_export.nets.architecture import architecture, tensor_shapes
+    from squeeze_export.pipeline.network import open_network
+
+    if weights in NAMED_WEIGHTS and not os.path.exists(weights):
+        arch = architecture(weights)
+        graph = build_graph(arch, {key: np.zeros(shape, np.float32) for key, shape in tensor_shapes(arch).items()}, TORCHVISION)
+    else:
+        graph = open_network(weights).graph
+    return [node.name for node in graph.nodes if isinstance(node, Conv | Add)]
+
+
+def _fitting(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
