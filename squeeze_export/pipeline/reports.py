@@ -45,7 +45,7 @@ def _set_aside(folder: Path, network: Mapping[str, Any]) -> Path | None:
         found = read_json(path).network
     except BadInput:  # another tool's, or damaged
         found = {}
-    if _identity(found) == _identity(network):
+    if _same(found, network):
         return None
     kept = folder / f"{_name_of(found)}.json" if found else _free(folder)
     try:
@@ -57,10 +57,10 @@ def _set_aside(folder: Path, network: Mapping[str, Any]) -> Path | None:
     return kept
 
 
-def _identity(network: Mapping[str, Any]) -> tuple[str, str]:
-    """What makes a network another one: its checkpoint, or where a table alone is known its name."""
-    sha256 = str(network.get("checkpoint_sha256", ""))
-    return ("checkpoint", sha256) if sha256 else ("name", str(network.get("name", "")))
+def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two reports are of one checkpoint, or of one name where a table alone was known of one of them."""
+    key = "checkpoint_sha256" if "checkpoint_sha256" in first and "checkpoint_sha256" in second else "name"
+    return first.get(key) == second.get(key)
 
 
 def _name_of(network: Mapping[str, Any]) -> str:

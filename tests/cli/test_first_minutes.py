@@ -152,6 +152,14 @@ def test_a_report_of_another_network_is_kept(squeeze, net, tiny):
     assert squeeze("report", kept).code == 0
 
 
+def test_a_table_without_its_checkpoint_is_of_the_same_network_by_its_name(squeeze, net):
+    squeeze("calibrate", *net)
+    squeeze("onnx", *net, "--int8", *FILES_ONLY)
+    result = squeeze("onnx", "--int8", "--table", OUT / "squeezenet_custom.int8.table", *FILES_ONLY)
+    assert result.code == 0
+    assert "is kept as" not in result.err
+
+
 def test_a_report_that_nobody_can_read_is_kept(squeeze, net):
     OUT.mkdir()
     for number in ("", "1"):
