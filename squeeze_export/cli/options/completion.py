@@ -64,7 +64,7 @@ def _layers(weights: str | None) -> list[str]:
     from squeeze_export.nets.architecture import architecture, tensor_shapes
     from squeeze_export.pipeline.network import open_network
 
-    if weights in NAMED_WEIGHTS and not os.path.exists(weights):
+    if weights is not None and weights in NAMED_WEIGHTS and not os.path.exists(weights):
         arch = architecture(weights)
         graph = build_graph(arch, {key: np.zeros(shape, np.float32) for key, shape in tensor_shapes(arch).items()}, TORCHVISION)
     else:
