@@ -8,16 +8,18 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from squeeze_export import demo
-from squeeze_export.core import Assumption, ChannelOrder, Interpolation, Preprocess, Progress, ResizeMode, silent
+from squeeze_export.core import TORCHVISION, Assumption, ChannelOrder, Interpolation, Preprocess, Progress, ResizeMode, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.build import build_graph
-from squeeze_export.graph.nodes import Graph
+from squeeze_export.graph.nodes import Add, Conv, Graph
 from squeeze_export.graph.onnx_graph import graph_of, preprocess_of, read_graph
 from squeeze_export.images.label_files import read_labels
 from squeeze_export.images.labels import Labels, check_label_count
 from squeeze_export.images.preprocess import check_preprocess
-from squeeze_export.nets.architecture import Architecture, StructureChoice
+from squeeze_export.nets.architecture import Architecture, StructureChoice, architecture, tensor_shapes
 from squeeze_export.nets.assumptions import pixel_assumptions
 from squeeze_export.nets.checkpoints import Checkpoint, read_checkpoint
 from squeeze_export.nets.download import NAMED_WEIGHTS, fetch_weights
@@ -237,3 +239,18 @@ def _path(weights: str | Path | None, progress: Progress) -> Path:
     if not path.suffix and not path.exists():
         raise BadInput(f"`{weights}` is neither a file nor named weights", hint=f"named weights: {', '.join(NAMED_WEIGHTS)}")
     return path
+
+
+def layer_names(weights: str | None) -> list[str]:
+    """The layers of a network that can be kept in float. Named weights are not downloaded for them, and None is the demo network.
+
+    Raises:
+        BadInput: a file that is no network.
+        Unavailable: a reader's package is missing.
+    """
+    if weights is not None and weights in NAMED_WEIGHTS and not Path(weights).exists():
+        named = architecture(weights)
+        graph = build_graph(named, {key: np.zeros(shape, np.float32) for key, shape in tensor_shapes(named).items()}, TORCHVISION)
+    else:
+        graph = open_network(weights).graph
+    return [node.name for node in graph.nodes if isinstance(node, Conv | Add)]

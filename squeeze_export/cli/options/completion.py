@@ -48,28 +48,12 @@ class Layer(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The layers of the network that `--weights` names, of the demo network without it; none of a file that cannot be read."""
+        from squeeze_export.pipeline.network import layer_names
+
         try:
-            return _fitting(_layers(ctx.params.get("weights")), incomplete)
+            return _fitting(layer_names(ctx.params.get("weights")), incomplete)
         except SqueezeExportError:
             return []
-
-
-def _layers(weights: str | None) -> list[str]:
-    """The names that `--keep-float` takes. Named weights are not downloaded for them."""
-    import numpy as np
-
-    from squeeze_export.core import TORCHVISION
-    from squeeze_export.graph.build import build_graph
-    from squeeze_export.graph.nodes import Add, Conv
-    from squeeze_export.nets.architecture import architecture, tensor_shapes
-    from squeeze_export.pipeline.network import open_network
-
-    if weights is not None and weights in NAMED_WEIGHTS and not os.path.exists(weights):
-        arch = architecture(weights)
-        graph = build_graph(arch, {key: np.zeros(shape, np.float32) for key, shape in tensor_shapes(arch).items()}, TORCHVISION)
-    else:
-        graph = open_network(weights).graph
-    return [node.name for node in graph.nodes if isinstance(node, Conv | Add)]
 
 
 def _fitting(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
