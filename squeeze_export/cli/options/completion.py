@@ -41,7 +41,7 @@ class RuntimeName(click.ParamType[str]):
         return _fitting(target_named(target).RUNTIMES if target in TARGETS else registered(RUNTIMES, "runtime"), incomplete)
 
 
-class Layer(click.ParamType[str]):
+class LayerName(click.ParamType[str]):
     """The name of a layer."""
 
     name = "text"

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from squeeze_export.cli.console import note
 from squeeze_export.cli.options import FILE, Choice, Option, Repeatable, option, source_of
-from squeeze_export.cli.options.completion import Layer
+from squeeze_export.cli.options.completion import LayerName
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.quantized import FP32, INT8, SCHEMES
 from squeeze_export.pipeline.recipes import RECIPES
@@ -96,7 +96,7 @@ def scheme_choice(values: dict[str, Any], carried: Collection[str] = tuple(SCHEM
 
 def keep_float_option(text: str = "Keep this layer in float. Repeat it for more; `analyze` tells which to choose.") -> Option:
     """`--keep-float LAYER`, which may be repeated."""
-    return _option("--keep-float", type=Layer(), cls=Repeatable, multiple=True, metavar="LAYER", help=text)
+    return _option("--keep-float", type=LayerName(), cls=Repeatable, multiple=True, metavar="LAYER", help=text)
 
 
 def keep_float_choice(values: dict[str, Any]) -> tuple[tuple[str, ...] | int, float | None]:
