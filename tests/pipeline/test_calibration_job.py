@@ -93,7 +93,7 @@ def test_no_images(network):
 def test_unknown_recipe(network, tiny):
     with pytest.raises(BadInput, match="no recipe is called `finest`") as caught:
         calibrate(network, tiny / "calib", recipe="finest")
-    assert caught.value.hint == "one of: fast, best, qat"
+    assert caught.value.hint == "did you mean `fast`? one of: fast, best, qat"
 
 
 def test_a_scheme_without_integers(network, tiny):
