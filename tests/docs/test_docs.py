@@ -178,3 +178,36 @@ def test_the_architecture_page_names_every_room():
     rooms = {path.stem for path in (ROOT / "squeeze_export").iterdir() if not path.name.startswith(("_", "py"))}
     drawn = set(re.findall(r"\w+", "\n".join(line for line in text.splitlines() if line.startswith("    "))))
     assert rooms - drawn == {"demo"}  # data, and where it lies
+
+
+FORM = re.compile(r"^## (.+)$|^Tests in `([^`]+)`|^\|.+\| `([\w./]+)::(\w+)` \|$", re.MULTILINE)
+
+
+def forms(text):
+    """The file and name of the test in each row of the tables of forms."""
+    folder = ""
+    for heading, named, file, test in FORM.findall(text):
+        if heading or named:
+            folder = named
+        else:
+            yield ROOT / (file if file.startswith("tests/") else folder + file), test
+
+
+def without_test(text):
+    """The rows' tests that are not there."""
+    found = list(forms(text))
+    assert len(found) == len(re.findall(r"^\| (?!form)", text, re.MULTILINE))  # every row names one
+    return [test for file, test in found if not file.is_file() or f"def {test}(" not in file.read_text(encoding="utf-8")]
+
+
+def test_every_form_has_its_test():
+    text = (ROOT / "docs" / "forms.md").read_text(encoding="utf-8")
+    assert len(list(forms(text))) >= 40
+    assert without_test(text) == []
+
+
+def test_a_form_without_its_test_is_found():
+    """Negative control."""
+    head = "## Labels\n\nTests in `tests/docs/`, if no other folder is named.\n\n| form | what is done | test |\n|---|---|---|\n"
+    assert without_test(head + "| a | b | `test_docs.py::test_every_form_has_its_test` |\n") == []
+    assert without_test(head + "| a | b | `test_docs.py::test_no_such` |\n") == ["test_no_such"]
