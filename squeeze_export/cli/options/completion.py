@@ -14,10 +14,8 @@ from squeeze_export.nets.download import NAMED_WEIGHTS
 from squeeze_export.registry import RUNTIMES, TARGETS, registered
 
 
-class Weights(click.ParamType[str]):
+class Weights(click.types.StringParamType):
     """A checkpoint file or named weights."""
-
-    name = "text"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Named weights together with the files that begin like them; where no name fits, the shell completes files itself."""
@@ -28,10 +26,8 @@ class Weights(click.ParamType[str]):
         return named + [CompletionItem(f"{file}{os.sep}" if os.path.isdir(file) else file) for file in files]
 
 
-class RuntimeName(click.ParamType[str]):
+class RuntimeName(click.types.StringParamType):
     """The name of a runtime."""
-
-    name = "text"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The runtimes of the command's target; for a command that is not of one target, all."""
@@ -41,10 +37,8 @@ class RuntimeName(click.ParamType[str]):
         return _fitting(target_named(target).RUNTIMES if target in TARGETS else registered(RUNTIMES, "runtime"), incomplete)
 
 
-class LayerName(click.ParamType[str]):
-    """The name of a layer."""
-
-    name = "text"
+class LayerName(click.types.StringParamType):
+    """The name of a layer; a number in the settings file is text too."""
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The layers of the network that `--weights` names, of the demo network without it; none of a file that cannot be read."""
