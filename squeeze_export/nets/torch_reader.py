@@ -86,7 +86,8 @@ def read_torch(data: bytes, name: str) -> Any:
             warnings.simplefilter("ignore")  # pickletools decodes texts, and Python warns of escapes in them
             return _read_zip(data, name) if data[:4] == ZIP_MAGIC else _read_legacy(data, name)
     except _FAILURES as err:
-        raise BadInput(f"`{name}` is no torch checkpoint, or is cut short: {_line(err)}") from err
+        reason = "it refers to a value that it does not hold" if isinstance(err, KeyError) else _line(err)
+        raise BadInput(f"`{name}` is no torch checkpoint, or is cut short: {reason}") from err
 
 
 def _read_zip(data: bytes, name: str) -> Any:

@@ -187,7 +187,7 @@ def numpy_archive() -> bytes:
 
 NOT_READ: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "is no torch checkpoint"),
-    "text": (lambda: b"hello world" * 10, "is no torch checkpoint"),
+    "text": (lambda: b"hello world" * 10, "is no torch checkpoint, or is cut short: it refers to a value"),
     "a plain pickle": (lambda: pickle.dumps({"a": 1}), "is a plain pickle, which torch.save did not write"),
     "a zip of something": (lambda: zip_of(other_txt=b"x"), "is a zip file, but not one of torch's"),
     "a zip around a checkpoint": (lambda: zip_of(best_pth=b"x"), "is a zip archive around `best.pth`"),
