@@ -9,10 +9,11 @@ from typing import Any
 
 from benchmarks.integers import FAST
 from benchmarks.recording import assets, write
+from squeeze_export.documents import to_json
 from squeeze_export.pipeline import Job, PreprocessChoice, run
 from squeeze_export.registry import TARGETS
 from squeeze_export.report.wording import decibel, delta_pp, delta_range, percent, percent_range
-from squeeze_export.results import Measurement, from_json, to_json
+from squeeze_export.results import SCHEMA, Measurement
 
 CAFFE = PreprocessChoice(resize_px=256, crop_px=227, channel_order="bgr", mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0))
 CHECKPOINTS = {
@@ -43,7 +44,7 @@ def main() -> None:
                         bench=False,
                     )
                 )
-            raw.append({"checkpoint": name, "scheme": scheme, "report": to_json(report)})
+            raw.append({"checkpoint": name, "scheme": scheme, "report": to_json(report, SCHEMA.name)})
     write_results(raw)
 
 
@@ -51,7 +52,7 @@ def write_results(raw: Sequence[dict[str, Any]]) -> None:
     """Writes the results from the stored reports."""
     rows = []
     for entry in raw:
-        measurements = from_json(entry["report"]).measurements
+        measurements = SCHEMA.from_json(entry["report"]).measurements
         rows += [_row(entry["checkpoint"], row) for row in measurements if row.scheme == entry["scheme"]]
     write(
         "accuracy",

@@ -1,26 +1,28 @@
 """The report of a job, its rows and their figures, and `report.json`, the same as JSON.
 
-The JSON document has the fields of these dataclasses, so nothing else describes its shape. It is strict JSON: infinity and NaN are
-the strings `inf`, `-inf`, `nan`. The parts of a report come first, then `Report`, the schema version with the migrations of older
-documents, the writer and the reader.
+`documents.py` writes and reads it by the annotations of these dataclasses. The parts of a report come first, then `Report`, then
+the versions of its schema.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import base64
+import binascii
 import math
-import types
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from squeeze_export.core import Assumption, Audit, Evidence, Placement
+from squeeze_export.documents import Schema, nothing_new, to_json
 from squeeze_export.errors import BadInput
-from squeeze_export.files import write_text
+
+UNLABELLED = -1
+NOT_RUN = -1
 
 Status = Literal["ok", "skipped", "failed"]
 Pace = Literal["faster", "no gain", "slower", "open"]
@@ -93,6 +95,107 @@ class Accuracy:
     error: OutputError | None = None
     reference_class_count: int = 0
     reference_varies: bool = True
+
+
+@dataclass(frozen=True)
+class PackedNumbers:
+    """A number for each of many images, kept small.
+
+    Attributes:
+        count: numbers.
+        data: as little-endian int64, deflated, in base64.
+    """
+
+    count: int
+    data: str
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.int64]) -> PackedNumbers:
+        """Packs (N,) int64."""
+        return cls(len(numbers), _deflated(numbers.astype("<i8").tobytes()))
+
+    def numbers(self) -> NDArray[np.int64]:
+        """(count,) int64.
+
+        Raises:
+            BadInput: the data is not that of `count` numbers.
+        """
+        return np.frombuffer(_inflated(self.data, 8 * self.count, exact=True), "<i8").astype(np.int64)
+
+
+@dataclass(frozen=True)
+class PackedText:
+    """A text for each of many images, kept small.
+
+    Attributes:
+        count: texts, of at most 4,096 bytes each.
+        data: as UTF-8 with a zero byte between two, deflated, in base64.
+    """
+
+    count: int
+    data: str
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> PackedText:
+        """Packs texts; what no UTF-8 holds (an undecodable file name) is escaped."""
+        return cls(len(texts), _deflated("\0".join(texts).encode("utf-8", "backslashreplace")))
+
+    def texts(self) -> tuple[str, ...]:
+        """The texts.
+
+        Raises:
+            BadInput: the data is not that of `count` texts.
+        """
+        found = _inflated(self.data, 4097 * self.count).decode("utf-8", "replace").split("\0") if self.count else []
+        if len(found) != self.count:
+            raise BadInput(f"packed data holds {len(found)} texts, not {self.count}")
+        return tuple(found)
+
+
+def _deflated(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
+
+
+def _inflated(text: str, most: int, *, exact: bool = False) -> bytes:
+    """At most `most` bytes, however many the data would give."""
+    try:
+        inflate = zlib.decompressobj()
+        data = inflate.decompress(base64.b64decode(text, validate=True), most + 1)
+    except (binascii.Error, ValueError, zlib.error) as err:
+        raise BadInput("packed data in the file is damaged") from err
+    if not inflate.eof or (exact and len(data) != most):
+        raise BadInput("packed data in the file has another length than it says")
+    return data
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What each image was answered, in the order of `Report.images`.
+
+    Attributes:
+        top1: the class with the highest logit; `NOT_RUN` (-1) for an image that was not run.
+        label_rank: where the label stands among the best five, from 0; 5 if it is not among them; -1 without a label, or not run.
+    """
+
+    top1: PackedNumbers
+    label_rank: PackedNumbers
+
+
+@dataclass(frozen=True)
+class ComparedImages:
+    """The images that were compared on.
+
+    Attributes:
+        hashes: the first 63 bits of the SHA-256 of each file.
+        labels: class index, `UNLABELLED` (-1) where unknown.
+        reference: what the fp32 reference answered.
+        names: of the files, below the folder that `Report.evaluation` names; None with very many.
+    """
+
+    hashes: PackedNumbers
+    labels: PackedNumbers
+    reference: Answers
+    names: PackedText | None = None
 
 
 def sqnr_db(signal: float, noise: float) -> float:
@@ -213,6 +316,7 @@ class Measurement:
         checkpoint_sha256: of its checkpoint; empty if unknown.
         estimate: a compiler's, for a chip that is not here.
         facts: what else the runtime reports about the device and this file on it: `arena_bytes`, `governor` ...
+        answers: what each image was answered; None if not validated.
     """
 
     target: str
@@ -235,6 +339,7 @@ class Measurement:
     checkpoint_sha256: str = ""
     estimate: Estimate | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    answers: Answers | None = None
 
     @property
     def name(self) -> RowName:
@@ -360,6 +465,7 @@ class Report:
         verdicts: whether int8 is worth it, for each int8 row that was timed together with others.
         assumptions: what the checkpoint does not tell about the network, and nobody else told.
         ratios: of files that `bench` timed.
+        images: that were compared on; None if none were.
     """
 
     schema_version: int
@@ -375,6 +481,7 @@ class Report:
     verdicts: tuple[Verdict, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     ratios: tuple[Ratio, ...] = ()
+    images: ComparedImages | None = None
 
 
 @dataclass(frozen=True)
@@ -420,164 +527,17 @@ class Curve:
         }
 
 
-SCHEMA_VERSION = 7
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    1: lambda document: document,  # 2 added `measurements[].recipe` and `differences`, which may be missing
-    2: lambda document: document,  # 3 added `measurements[].checkpoint_sha256` and `verdicts`, which may be missing
-    3: lambda document: document,  # 4 added `measurements[].audit.kept_float`, which may be missing
-    4: lambda document: document,  # 5 added `estimate` and `facts` of measurements, and to placements where operators ran
-    5: lambda document: document,  # 6 added `assumptions` and `measurements[].audit.untold`, which may be missing
-    6: lambda document: (
-        document
-    ),  # 7 added `ratios`, to accuracies the error and the reference's variety, to latencies how steady they are
-}
-"""Version -> function that makes the next version's document. A change of `Report` adds one, and its test."""
-
-_NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-
-
-def to_json(value: Any, where: str = "report") -> Any:
-    """A report, or any part of one, as JSON: dicts, lists, strings, numbers, booleans and None.
-
-    Numpy scalars become plain ones, tuples become lists, infinity and NaN the strings `inf`, `-inf`, `nan`.
-
-    Args:
-        value: a `Report` or another frozen dataclass, or a value in it.
-        where: its name, for the error.
-
-    Raises:
-        TypeError: JSON cannot hold a value in it; the error names its field.
-    """
-    if dataclasses.is_dataclass(value):
-        return {field.name: to_json(getattr(value, field.name), f"{where}.{field.name}") for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {_key(key, where): to_json(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [to_json(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, np.generic):
-        return to_json(value.item(), where)
-    if isinstance(value, float) and not math.isfinite(value):
-        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise TypeError(f"{where} holds a {type(value).__name__}, which JSON has no form for")
-
-
-def _key(key: Any, where: str) -> str:
-    if not isinstance(key, str):
-        raise TypeError(f"{where} has the key {key!r}, which is no string")
-    return key
-
-
-def from_json(document: Any) -> Report:
-    """Reads a report from its JSON, of this version or an older one.
-
-    Raises:
-        BadInput: a newer version, or a field that is missing, unknown or of the wrong type; the error names the field.
-    """
-    if not isinstance(document, dict):
-        raise BadInput(f"a report is a JSON object, not `{_kind(document)}`")
-    version = document.get("schema_version")
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise BadInput("`schema_version` is missing or no integer: this is no report of squeeze-export")
-    if version > SCHEMA_VERSION:
-        raise BadInput(
-            f"the report has schema version `{version}`, this program knows up to {SCHEMA_VERSION}",
-            hint="pip install --upgrade squeeze-export",
-        )
-    while version < SCHEMA_VERSION:
-        if version not in MIGRATIONS:
-            raise BadInput(f"the report has schema version `{version}`, which no release has written")
-        document = {**MIGRATIONS[version](document), "schema_version": version + 1}
-        version += 1
-    report: Report = _read(Report, document, "")
-    return report
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """Checks a value against the type annotation `kind` and converts it; `where` is its path in the document."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (Union, types.UnionType):  # X | None is the only union of the report's types
-        return None if value is None else _read(next(part for part in arguments if part is not type(None)), value, where)
-    if origin is Literal:
-        _expect(isinstance(value, str) and value in arguments, " or ".join(arguments), value, where)
-        return value
-    if origin is tuple:
-        _expect(isinstance(value, list), "a list", value, where)
-        return tuple(_read(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if origin is Mapping:
-        _expect(isinstance(value, dict), "an object", value, where)
-        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if dataclasses.is_dataclass(kind):
-        return _read_fields(kind, value, where)
-    if kind is float:
-        if isinstance(value, str) and value in _NOT_FINITE:
-            return _NOT_FINITE[value]
-        _expect(isinstance(value, int | float) and not isinstance(value, bool), "a number", value, where)
-        _expect(isinstance(value, float) or abs(value) < 1e300, "a number of this size", value, where)
-        return float(value)
-    _expect(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), _WORDS[kind], value, where)
-    return value
-
-
-def _read_fields(kind: Any, value: Any, where: str) -> Any:
-    prefix = f"{where}." if where else ""
-    _expect(isinstance(value, dict), "an object", value, where)
-    hints = get_type_hints(kind)
-    unknown = sorted(set(value) - set(hints))
-    if unknown:
-        raise BadInput(f"the report has an unknown field `{prefix}{unknown[0]}`")
-    known = {}
-    for part in dataclasses.fields(kind):
-        if part.name in value:
-            known[part.name] = _read(hints[part.name], value[part.name], f"{prefix}{part.name}")
-        elif part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING:
-            raise BadInput(f"the report lacks the field `{prefix}{part.name}`")
-    return kind(**known)
-
-
-_WORDS = {str: "a string", int: "an integer", bool: "true or false"}
-
-
-def _expect(fits: bool, wanted: str, value: Any, where: str) -> None:
-    if not fits:
-        raise BadInput(f"the report's field `{where}` is {_kind(value)}, not {wanted}")
-
-
-def _kind(value: Any) -> str:
-    """A value as an error message shows it: cut if it is long."""
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    shown = json.dumps(value)
-    return shown if len(shown) <= 40 else f"{shown[:36]}..."
-
-
-def write_json(report: Report, path: Path) -> None:
-    """Writes `report.json`, whole or not at all.
-
-    Raises:
-        BadInput: the file cannot be written.
-        TypeError: as of `to_json`.
-    """
-    write_text(path, json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Report:
-    """Reads what `write_json` wrote, of this version or an older one.
-
-    Raises:
-        BadInput: the file cannot be read, or is no strict JSON or no report.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except OSError as err:
-        raise BadInput(f"cannot read `{path}`: {err.strerror}") from err
-    except (ValueError, RecursionError) as err:
-        raise BadInput(f"`{path}` is no JSON: {err}") from err
-    return from_json(document)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+SCHEMA = Schema(
+    Report,
+    "report",
+    8,
+    {
+        1: nothing_new,  # 2 added `measurements[].recipe` and `differences`
+        2: nothing_new,  # 3 added `measurements[].checkpoint_sha256` and `verdicts`
+        3: nothing_new,  # 4 added `measurements[].audit.kept_float`
+        4: nothing_new,  # 5 added `estimate` and `facts` of measurements, and to placements where operators ran
+        5: nothing_new,  # 6 added `assumptions` and `measurements[].audit.untold`
+        6: nothing_new,  # 7 added `ratios`, to accuracies the error and the reference's variety, to latencies how steady they are
+        7: nothing_new,  # 8 added `images` and `measurements[].answers`
+    },
+)

@@ -42,7 +42,7 @@ FRAMEWORKS = {
     "markupsafe",
 }
 
-CORE = {"core", "errors", "files", "registry", "results"}
+CORE = {"core", "documents", "errors", "files", "registry", "results"}
 LOW = CORE | {"formats", "workers", "graph", "images", "nets"}
 WORKSHOPS = {"report", "lint", "gate", "package", "measure", "train", "compress", "quant", "targets", "compilers", "runtimes"}
 WORKSHOPS |= {"peers", "remote"}
@@ -52,7 +52,8 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},  # stands with core
     "core": {"errors"},
-    "results": {"core", "errors", "files"},  # stands with core
+    "documents": {"errors", "files"},  # stands with core
+    "results": {"core", "documents", "errors", "files"},  # likewise
     "registry": {"errors"},  # likewise
     "workers": CORE,
     "nets": CORE | {"formats"},
@@ -60,6 +61,7 @@ ROOMS: dict[str, set[str]] = {
     "graph": CORE | {"nets", "formats"},  # build.py reads the architecture, onnx_graph.py an ONNX file
     "formats": {"core", "errors", "files", "registry"},
     **dict.fromkeys(WORKSHOPS, LOW),
+    "gate": LOW | {"measure"},  # judges with its statistics
     "analyze": LOW | {"quant", "report"},  # tries quantizations, and its page is a report's
     "remote": LOW | {"runtimes.session"},  # a session on a board is a session
     "demo": {"core", "nets"},  # data and where it lies

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from squeeze_export.files import write_text
 from squeeze_export.report.terminal import print_table
-from squeeze_export.results import Report, read_json
+from squeeze_export.results import SCHEMA, Report
 
 PICTURE = Path(__file__).parents[1] / "docs" / "all-int8.svg"
 COMMAND = "squeeze-export all --int8 --weights squeezenet1_1.pth --calib imgs/ --eval val/ --labels classes.txt"
@@ -42,7 +42,7 @@ def main() -> int:
     """Writes the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("report", type=Path, help="the report.json of the run")
-    write_text(PICTURE, picture(read_json(parser.parse_args().report)))
+    write_text(PICTURE, picture(SCHEMA.read(parser.parse_args().report)))
     return 0
 
 

@@ -18,10 +18,10 @@ from squeeze_export.analyze.words import (
     summary_lines,
     worst_lines,
 )
+from squeeze_export.documents import to_json
 from squeeze_export.report.charts import ticks_over
 from squeeze_export.report.pages import render
 from squeeze_export.report.terminal import print_line, print_rows
-from squeeze_export.results import to_json
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:

@@ -117,14 +117,14 @@ def warn(text: str) -> None:
 
 def print_report(report: Report, *, as_json: bool, below: str = "") -> None:
     """A report on stdout, as JSON or as a table with a line below it; its warnings, and what it was compared on, on stderr."""
+    from squeeze_export.documents import to_json
     from squeeze_export.report.terminal import print_table
     from squeeze_export.report.wording import emulated_note
-    from squeeze_export.results import to_json
 
     for text in report.warnings:
         warn(text)
     if as_json:
-        print_json(to_json(report))
+        print_json(to_json(report, "report"))
         return
     print_table(report, stdout_console())
     if below:

@@ -11,7 +11,8 @@ from squeeze_export.cli import visible
 from squeeze_export.cli.console import print_json, stdout_console
 from squeeze_export.cli.options import FILE, Choice, Command, option
 from squeeze_export.cli.options.output import OUTPUT
-from squeeze_export.results import from_json, read_json, to_json
+from squeeze_export.documents import to_json
+from squeeze_export.results import SCHEMA
 
 FORMAT = option(
     "--format",
@@ -29,11 +30,12 @@ def command(file: Path, form: str, **values: Any) -> None:
     \b
     squeeze-export report squeeze-export-out/report.json --format markdown
     """
-    report = read_json(file)
+    report = SCHEMA.read(file)
     if values["as_json"]:
-        print_json(to_json(report))
+        print_json(to_json(report, SCHEMA.name))
         return
-    report = from_json(_visible(to_json(report)))  # it may come from elsewhere, and the other formats show its text unescaped
+    # It may come from elsewhere, and the other formats show its text unescaped.
+    report = SCHEMA.from_json(_visible(to_json(report, SCHEMA.name)))
     if form == "markdown":
         from squeeze_export.report.markdown import to_markdown
 

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from squeeze_export.core import FloatArray
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.measure.statistics import paired_difference, wilson
-from squeeze_export.results import Accuracy, Interval, OutputError, sqnr_db
+from squeeze_export.results import UNLABELLED, Accuracy, Interval, OutputError, sqnr_db
 
-UNLABELLED = -1
 _SAME = 1e-6
 """Relative difference up to which two outputs are the same but for rounding."""
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)

@@ -231,6 +231,7 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
         warnings=warnings,
         differences=found.differences,
         assumptions=network.assumptions if reference_known else (),
+        images=found.images,
     )
     return Done(report, tuple(exported), network, evaluation)
 

@@ -18,13 +18,14 @@ from squeeze_export.graph.run import FloatRunner, one_blas_thread, run_each
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.stream import spread_evenly, usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
+from squeeze_export.measure.answers import AnswerLog, ImageLog
 from squeeze_export.measure.host import cpu_times, other_load
 from squeeze_export.measure.latency import latency_of, measure_latency
 from squeeze_export.pipeline.comparison import NO_STEPS, ComparedPart, Comparison, has_steps
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import BOARD, DEFAULT_PRECISION, Entry, Key, Outcome, RunOptions, opened
-from squeeze_export.results import Accuracy, Difference, Measurement
+from squeeze_export.results import Accuracy, ComparedImages, Difference, Measurement
 
 WARMUP_COUNT = 10
 FEWEST_FOR_ONE_CLASS = 16
@@ -61,11 +62,13 @@ class Measured:
         rows: one for each entry, in their order.
         differences: between the files that hold the same integers.
         warnings: what the user should know.
+        images: that the files were compared on; None if they were not.
     """
 
     rows: tuple[Measurement, ...]
     differences: tuple[Difference, ...] = ()
     warnings: tuple[str, ...] = ()
+    images: ComparedImages | None = None
 
 
 def measured(
@@ -91,7 +94,7 @@ def measured(
         BadInput: an evaluation image is a calibration image; broken images.
         Unavailable, Refused: if `alone`, a file cannot be opened or run.
     """
-    table, warnings = None, tuple[str, ...]()
+    table, warnings, images = None, tuple[str, ...](), None
     if comparing is not None and comparing.table is not None:
         integer = [entry for entry in entries if entry.artifact.scheme == comparing.table.scheme.name]
         if len(integer) > 1 and not integer[0].artifact.gives_probabilities:
@@ -103,14 +106,14 @@ def measured(
     with opened(entries, options, alone=alone) as outcomes:
         if comparing is not None:
             emulated = options.emulated_images
-            outcomes, found = compared(outcomes, comparing, emulated_images=emulated, timed_too=bench, progress=progress)
+            outcomes, found, images = compared(outcomes, comparing, emulated_images=emulated, timed_too=bench, progress=progress)
             warnings += found
         if bench:
             outcomes = timed(outcomes, options, progress)
         outcomes = [placed(outcome) for outcome in outcomes]
         differences = table.differences(outcomes, progress) if table is not None else ()
         rows = tuple(row_of(outcome, device_asked=options.device) for outcome in outcomes)
-        return Measured(rows, differences, warnings)
+        return Measured(rows, differences, warnings, images)
 
 
 def compared(
@@ -120,7 +123,7 @@ def compared(
     emulated_images: int = RunOptions.emulated_images,
     timed_too: bool = False,
     progress: Progress = silent,
-) -> tuple[list[Outcome], tuple[str, ...]]:
+) -> tuple[list[Outcome], tuple[str, ...], ComparedImages]:
     """Compares every session with the fp32 reference on the same decoded pixels.
 
     The images of a batch run through the reference side by side while the sessions work on the batch; decoding goes on ahead.
@@ -133,7 +136,7 @@ def compared(
         progress: told of the images that went through the reference and every session.
 
     Returns:
-        the outcomes with their accuracy or failure, and warnings.
+        the outcomes with their accuracy and answers or their failure, warnings, and the images.
 
     Raises:
         BadInput: an evaluation image is a calibration image; broken images.
@@ -143,6 +146,7 @@ def compared(
     everyone = {key: outcome.session for key, outcome in of_key.items() if outcome.session is not None}
     sessions = {key: session for key, session in everyone.items() if session.gives_logits or not timed_too}
     sums = dict.fromkeys(sessions, Tally())
+    logs, seen = {key: AnswerLog() for key in sessions}, ImageLog()
     reference, done, total = FloatRunner(comparing.reference.graph), 0, images.image_count
     progress("comparing", done, total)
     with one_blas_thread(), threads() as pool:
@@ -156,6 +160,7 @@ def compared(
             sound = [key for key in sums if chosen[key].any()]
             running = {key: pool.submit(sessions[key].infer, batch.pixels[chosen[key]]) for key in sound}
             expected = run_each(pool, reference, batch.pixels)
+            seen.add(batch.files, images.stream.image_set.root, batch.hashes, batch.labels, expected)
             outputs: dict[Key, FloatArray] = {}
             for key, future in running.items():
                 try:
@@ -167,6 +172,7 @@ def compared(
                 soft = of_key[key].entry.artifact.gives_probabilities
                 mask = chosen[key]
                 sums[key] = tally(sums[key], expected[mask], outputs[key], batch.labels[mask], probabilities=soft)
+                logs[key].add(outputs[key], batch.labels, mask)
             if listeners and part.any():
                 shown = {key: logits if chosen[key] is part else logits[part] for key, logits in outputs.items()}
                 for listener in listeners:
@@ -175,11 +181,11 @@ def compared(
     progress("comparing", total, total)  # images that were left out included
     found = {key: accuracy_of(total) for key, total in sums.items() if total.count}
     for key, accuracy in found.items():
-        of_key[key] = replace(of_key[key], accuracy=accuracy)
+        of_key[key] = replace(of_key[key], accuracy=accuracy, answers=logs[key].answers)
     warnings = _warnings(images, list(found.values()), comparing.reference.class_count)
     if not all(session.gives_logits for session in everyone.values()):
         warnings += ("not validated: benchmark_model gives no logits, so an Android device's rows have only a latency",)
-    return [of_key[outcome.entry.key] for outcome in outcomes], warnings
+    return [of_key[outcome.entry.key] for outcome in outcomes], warnings, seen.images
 
 
 @contextmanager
@@ -330,6 +336,7 @@ def row_of(outcome: Outcome, *, device_asked: str) -> Measurement:
         runtime=runtime,
         device_asked=device_asked,
         accuracy=outcome.accuracy,
+        answers=outcome.answers,
         latency=outcome.latency,
         audit=artifact.audit,
         recipe=str(artifact.provenance.get("recipe", "")),

@@ -10,7 +10,7 @@ from typing import Any
 
 from squeeze_export.errors import BadInput
 from squeeze_export.report.html import write_html
-from squeeze_export.results import Report, read_json, write_json
+from squeeze_export.results import SCHEMA, Report
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -31,7 +31,7 @@ def write_report(report: Report, folder: Path) -> Path | None:
         BadInput: the folder cannot be written to.
     """
     kept = _set_aside(folder, report.network)
-    write_json(report, folder / REPORT)
+    SCHEMA.write(report, folder / REPORT)
     write_html(report, folder / PAGE)
     return kept
 
@@ -42,7 +42,7 @@ def _set_aside(folder: Path, network: Mapping[str, Any]) -> Path | None:
     if not path.exists():
         return None
     try:
-        found = read_json(path).network
+        found = SCHEMA.read(path).network
     except BadInput:  # another tool's, or damaged
         found = {}
     if _same(found, network):

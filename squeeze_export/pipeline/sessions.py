@@ -21,7 +21,7 @@ from squeeze_export.remote import ssh
 from squeeze_export.remote.adb import AdbBoard
 from squeeze_export.remote.address import AdbAddress, read_address
 from squeeze_export.remote.session import Board
-from squeeze_export.results import Accuracy, Latency
+from squeeze_export.results import Accuracy, Answers, Latency
 from squeeze_export.runtimes import added_runtimes, runtime_named
 from squeeze_export.targets import target_named
 
@@ -137,6 +137,7 @@ class Outcome:
         alone: whether a failure ends the job; else it is kept, and the others go on.
         session: None if it could not be opened, or cannot tell where its operators ran.
         accuracy: None if it was not compared.
+        answers: of each image; None if it was not compared.
         latency: None if it was not timed.
         failure: why the measurement is incomplete.
     """
@@ -145,6 +146,7 @@ class Outcome:
     alone: bool = True
     session: Session | None = None
     accuracy: Accuracy | None = None
+    answers: Answers | None = None
     latency: Latency | None = None
     failure: SqueezeExportError | None = None
 

@@ -10,7 +10,7 @@ from squeeze_export.core import Assumption
 from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.measure.verdict import verdicts_of
 from squeeze_export.pipeline.sessions import DEFAULT_PRECISION
-from squeeze_export.results import SCHEMA_VERSION, Difference, Measurement, Report
+from squeeze_export.results import SCHEMA, ComparedImages, Difference, Measurement, Report
 
 TOOLS = (
     "squeeze-export",
@@ -37,10 +37,11 @@ def report_of(
     warnings: Sequence[str] = (),
     differences: Sequence[Difference] = (),
     assumptions: Sequence[Assumption] = (),
+    images: ComparedImages | None = None,
 ) -> Report:
     """The report, with this machine's facts, the versions of the tools, and the verdicts that follow from the rows."""
     return Report(
-        SCHEMA_VERSION,
+        SCHEMA.version,
         datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool_versions(TOOLS),
         host_facts(),
@@ -52,4 +53,5 @@ def report_of(
         tuple(differences),
         verdicts_of(rows, {beside: main for main, beside in DEFAULT_PRECISION.items()}),
         tuple(assumptions),
+        images=images,
     )

@@ -95,6 +95,7 @@ def validate_exported(
         evaluation=images.facts,
         warnings=warnings,
         assumptions=network.assumptions,
+        images=found.images,
     )
 
 

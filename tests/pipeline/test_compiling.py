@@ -11,11 +11,12 @@ import pytest
 
 from squeeze_export.compilers import Compiled
 from squeeze_export.core import Placement
+from squeeze_export.documents import to_json
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.pipeline import RunOptions, audit_file, bench_files, open_network, read_artifact, validate_files
 from squeeze_export.pipeline.compiling import run_compiled
 from squeeze_export.registry import COMPILERS, RUNTIMES
-from squeeze_export.results import Estimate, from_json, to_json
+from squeeze_export.results import SCHEMA, Estimate
 from squeeze_export.runtimes import runtime_named
 
 PLACEMENT = Placement(3, 3, 1.0, (), "a fake", 3)
@@ -89,7 +90,7 @@ def test_what_nothing_here_runs_is_estimated(job, fake, tmp_path):
         assert row.status == "ok"
         assert row.recipe == "fast"
     assert all(row.evidence == "measured" for row in report.measurements if row.target == "tflite")
-    assert from_json(json.loads(json.dumps(to_json(report)))) == report
+    assert SCHEMA.from_json(json.loads(json.dumps(to_json(report, "report")))) == report
 
 
 def test_the_sidecar_tells_where_it_comes_from(job, fake, tmp_path):

@@ -8,11 +8,12 @@ import pytest
 from squeeze_export import demo
 from squeeze_export.cli.jobs import finish
 from squeeze_export.core import EmitOptions
+from squeeze_export.documents import to_json
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.pipeline import Job, PreprocessChoice, RunOptions, calibrate, open_network, run, write_table
 from squeeze_export.registry import TARGETS
-from squeeze_export.results import from_json, to_json
+from squeeze_export.results import SCHEMA
 from squeeze_export.targets import target_named
 
 FAST = RunOptions(rounds=2)
@@ -61,7 +62,7 @@ def test_the_report_tells_what_was_done(job, tiny):
     assert report.warnings == ("`20` calibration images are few: ranges are steadier with 100 or more",)
     assert {"squeeze-export", "numpy", "onnxruntime"} <= set(report.tool_versions)
     assert report.host["cpu"]
-    assert from_json(json.loads(json.dumps(to_json(report)))) == report
+    assert SCHEMA.from_json(json.loads(json.dumps(to_json(report, "report")))) == report
 
 
 def test_independent_evaluation_images_leave_no_note(job, tiny):
@@ -160,7 +161,7 @@ def test_a_broken_toolchain_leaves_the_others(package, job, monkeypatch, tmp_pat
     others = {row.target for row in report.measurements if row.status == "ok" and row.scheme == "int8" and row.accuracy}
     assert others == {other}
     assert finish(report, values, {"as_json": True, "require_full_placement": False}, []) == 4
-    assert from_json(json.loads(capsys.readouterr().out)) == report
+    assert SCHEMA.from_json(json.loads(capsys.readouterr().out)) == report
 
 
 OWNERS = {"onnx": "onnx", "ai_edge_litert": "tflite", "openvino": "openvino", "coremltools": "coreml"}

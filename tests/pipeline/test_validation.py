@@ -1,6 +1,7 @@
 """Validation: on which images, and what is found out."""
 
 import dataclasses
+import shutil
 import threading
 
 import numpy as np
@@ -16,6 +17,7 @@ from squeeze_export.pipeline.evaluation import evaluation_images
 from squeeze_export.pipeline.measuring import Comparing, compared, threads
 from squeeze_export.pipeline.sessions import entries_of, opened
 from squeeze_export.registry import TARGETS
+from squeeze_export.results import NOT_RUN
 
 FAST = RunOptions(rounds=2)
 
@@ -118,7 +120,7 @@ def test_the_calibration_images_overlap_with_themselves(network, made, tiny):
     assert evaluation is not None
     hashes = [digest for batch in evaluation.stream for digest in batch.hashes]
     with opened(entries_of([made["onnx", "int8"]], RunOptions()), FAST) as outcomes:
-        (found,), warnings = compared(outcomes, Comparing(network, evaluation, hashes))
+        (found,), warnings, _ = compared(outcomes, Comparing(network, evaluation, hashes))
     assert found.accuracy.count == 20
     assert warnings == ()
 
@@ -196,8 +198,31 @@ def test_an_emulated_session_is_given_fewer_images(network, made, tiny):
     entries = entries_of([made["onnx", "int8"], made["tflite", "int8"]], RunOptions())
     with opened(entries, FAST) as (first, second):
         emulator = Emulator(first.session)
-        found, _ = compared(
+        found, _, images = compared(
             [dataclasses.replace(first, session=emulator), second], Comparing(network, evaluation), emulated_images=3
         )
     assert emulator.count == 3
     assert [outcome.accuracy.count for outcome in found] == [3, 8]
+    few, all_ = (outcome.answers.top1.numbers() for outcome in found)
+    assert (few != NOT_RUN).sum() == 3
+    assert len(few) == len(all_) == images.hashes.count == 8
+    assert (all_ != NOT_RUN).all()
+
+
+def test_every_images_answers_are_kept(network, made, tiny, tmp_path):
+    """What the figures are made of can be counted again from the answers alone."""
+    files = sorted((tiny / "eval").rglob("*.png"))
+    for index, file in enumerate(files):
+        shutil.copy(file, tmp_path)
+        with (tmp_path / "val.txt").open("a") as listed:
+            listed.write(f"{file.name} {index % 5}\n")
+    report = validate_files([made["onnx", "int8"].path], network, tmp_path / "val.txt")
+    (row,), images = report.measurements, report.images
+    labels, best = images.labels.numbers(), row.answers.top1.numbers()
+    reference = images.reference.top1.numbers()
+    assert images.names.texts() == tuple(file.name for file in files)
+    assert len(set(images.hashes.numbers().tolist())) == len(files)
+    assert row.accuracy.top1 == np.mean(best == labels)
+    assert row.accuracy.top5 == np.mean(row.answers.label_rank.numbers() < 5)
+    assert row.accuracy.reference_top1 == np.mean(reference == labels) == np.mean(images.reference.label_rank.numbers() == 0)
+    assert row.accuracy.top1_agreement.value == np.mean(reference == best)

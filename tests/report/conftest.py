@@ -51,7 +51,7 @@ def measurements(accuracy):
 
 def build(accuracy):
     return Report(
-        schema_version=7,
+        schema_version=8,
         created="2026-11-02T09:14:00+00:00",
         tool_versions={"onnxruntime": "1.31.1"},
         host={"cpu": "Xeon", "isa": ["avx2"], "memory_bytes": 16_000_000_000, "usable_cores": 2, "virtualised": True},

@@ -12,25 +12,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from squeeze_export import files, results
+from squeeze_export import files
 from squeeze_export.core import Assumption, Audit, Placement
+from squeeze_export.documents import Schema, to_json
 from squeeze_export.errors import BadInput
 from squeeze_export.results import (
+    SCHEMA,
     Accuracy,
+    Answers,
+    ComparedImages,
     Estimate,
     Interval,
     Latency,
     LayerCycles,
     Measurement,
+    PackedNumbers,
+    PackedText,
     Ratio,
     Report,
     Rival,
     RowName,
     Verdict,
-    from_json,
-    read_json,
-    to_json,
-    write_json,
 )
 
 numbers = st.floats(allow_nan=False)
@@ -89,6 +91,9 @@ estimates = st.builds(
     st.dictionaries(words, numbers, max_size=2),
     st.lists(st.builds(LayerCycles, words, words, words, counts, counts, numbers), max_size=2).map(tuple),
 )
+packed = st.lists(st.integers(-1, 999), max_size=3).map(lambda values: PackedNumbers.of(np.array(values, np.int64)))
+texts = st.lists(words, max_size=3).map(PackedText.of)
+answers = st.builds(Answers, packed, packed)
 measurements = st.builds(
     Measurement,
     target=words,
@@ -105,6 +110,7 @@ measurements = st.builds(
     estimate=st.none() | estimates,
     facts=facts,
     audit=st.none() | audits,
+    answers=st.none() | answers,
 )
 row_names = st.builds(RowName, words, words, words, words)
 verdicts = st.builds(
@@ -122,7 +128,7 @@ verdicts = st.builds(
 )
 reports = st.builds(
     Report,
-    schema_version=st.just(7),
+    schema_version=st.just(8),
     created=words,
     tool_versions=st.dictionaries(words, words, max_size=2),
     host=facts,
@@ -134,20 +140,21 @@ reports = st.builds(
     verdicts=st.lists(verdicts, max_size=2).map(tuple),
     assumptions=st.lists(st.builds(Assumption, words, words, words), max_size=2).map(tuple),
     ratios=st.lists(st.builds(Ratio, row_names, row_names, intervals), max_size=2).map(tuple),
+    images=st.none() | st.builds(ComparedImages, packed, packed, answers, st.none() | texts),
 )
 
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(reports)
 def test_round_trip(drawn):
-    text = json.dumps(to_json(drawn), allow_nan=False)
-    assert from_json(json.loads(text)) == drawn
+    text = json.dumps(to_json(drawn, "report"), allow_nan=False)
+    assert SCHEMA.from_json(json.loads(text)) == drawn
 
 
 def test_file_round_trip(report, tmp_path):
     path = tmp_path / "report.json"
-    write_json(report, path)
-    assert read_json(path) == report
+    SCHEMA.write(report, path)
+    assert SCHEMA.read(path) == report
     assert path.read_text().endswith("}\n")
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
 
@@ -158,26 +165,26 @@ def test_numbers_that_json_has_no_form_for(report, value, written):
     changed = dataclasses.replace(
         report, measurements=(dataclasses.replace(row, accuracy=dataclasses.replace(row.accuracy, kl=value)),)
     )
-    plain = to_json(changed)
+    plain = to_json(changed, "report")
     assert plain["measurements"][0]["accuracy"]["kl"] == written
-    read = from_json(plain).measurements[0].accuracy.kl
+    read = SCHEMA.from_json(plain).measurements[0].accuracy.kl
     assert read == value or (math.isnan(read) and math.isnan(value))
 
 
 def test_numpy_scalars_and_tuples_become_plain(report):
     changed = dataclasses.replace(report, host={"a": np.float32(0.5), "b": (np.int64(3), np.bool_(True))})
-    assert to_json(changed)["host"] == {"a": 0.5, "b": [3, True]}
+    assert to_json(changed, "report")["host"] == {"a": 0.5, "b": [3, True]}
 
 
 @pytest.mark.parametrize(("host", "named"), [({"a": {1, 2}}, r"report\.host\.a holds a set"), ({1: 2}, "key 1")])
 def test_what_json_cannot_hold_is_our_bug(report, host, named):
     with pytest.raises(TypeError, match=named):
-        to_json(dataclasses.replace(report, host=host))
+        to_json(dataclasses.replace(report, host=host), "report")
 
 
 def change(report, path, value):
     """The document with one field changed; `None` in place of a value removes the field."""
-    plain = copy.deepcopy(to_json(report))
+    plain = copy.deepcopy(to_json(report, "report"))
     place = plain
     for step in path[:-1]:
         place = place[step]
@@ -212,28 +219,28 @@ DELETED = object()
         (("schema_version",), DELETED, "`schema_version` is missing"),
         (("schema_version",), True, "`schema_version` is missing or no integer"),
         (("schema_version",), 0, "`0`, which no release has written"),
-        (("schema_version",), 8, "schema version `8`, this program knows up to 7"),
+        (("schema_version",), 9, "schema version `9`, this program knows up to 8"),
     ],
 )
 def test_what_does_not_fit_is_named(report, path, value, message):
     with pytest.raises(BadInput, match=message):
-        from_json(change(report, path, value))
+        SCHEMA.from_json(change(report, path, value))
 
 
 def test_a_newer_report_says_what_to_type(report):
     with pytest.raises(BadInput) as error:
-        from_json(change(report, ("schema_version",), 8))
+        SCHEMA.from_json(change(report, ("schema_version",), 9))
     assert error.value.hint == "pip install --upgrade squeeze-export"
 
 
 def test_optional_fields_may_be_absent(report):
-    assert from_json(change(report, ("warnings",), DELETED)).warnings == ()
+    assert SCHEMA.from_json(change(report, ("warnings",), DELETED)).warnings == ()
 
 
 @pytest.mark.parametrize("value", [[], "report", None, 3])
 def test_what_is_no_object(value):
     with pytest.raises(BadInput, match="JSON object"):
-        from_json(value)
+        SCHEMA.from_json(value)
 
 
 def test_older_versions_are_migrated_step_by_step(report, monkeypatch):
@@ -247,35 +254,34 @@ def test_older_versions_are_migrated_step_by_step(report, monkeypatch):
         new["created"] = new.pop("made")
         return new
 
-    monkeypatch.setattr(results, "SCHEMA_VERSION", 1)
-    monkeypatch.setattr(results, "MIGRATIONS", {-1: first, 0: second})
+    schema = Schema(Report, "report", 1, {-1: first, 0: second})
     report = dataclasses.replace(report, schema_version=1)
-    old = to_json(report)
+    old = to_json(report, "report")
     old["when"] = old.pop("created")
     old["schema_version"] = -1
     before = copy.deepcopy(old)
-    assert from_json(old) == report
+    assert schema.from_json(old) == report
     assert old == before
 
 
 def test_a_report_of_version_1_is_read(report):
-    old = to_json(report)
+    old = to_json(report, "report")
     old["schema_version"] = 1
     del old["differences"], old["verdicts"]
     for row in old["measurements"]:
         del row["recipe"], row["checkpoint_sha256"]
-    assert from_json(old) == report
+    assert SCHEMA.from_json(old) == report
 
 
 def test_a_report_of_version_5_is_read(report):
-    old = to_json(report)
+    old = to_json(report, "report")
     old["schema_version"] = 5
     del old["assumptions"]
-    assert from_json(old) == report
+    assert SCHEMA.from_json(old) == report
 
 
 def test_a_report_of_version_6_is_read(report):
-    old = to_json(report)
+    old = to_json(report, "report")
     old["schema_version"] = 6
     for row in old["measurements"]:
         for part, new in (
@@ -284,34 +290,69 @@ def test_a_report_of_version_6_is_read(report):
         ):
             for name in new if row[part] is not None else ():
                 del row[part][name]
-    assert from_json(old) == report
+    assert SCHEMA.from_json(old) == report
 
 
 def test_a_report_of_version_2_is_read(report):
-    old = to_json(report)
+    old = to_json(report, "report")
     old["schema_version"] = 2
     del old["verdicts"]
     for row in old["measurements"]:
         del row["checkpoint_sha256"]
-    assert from_json(old) == report
+    assert SCHEMA.from_json(old) == report
+
+
+def test_a_report_of_version_7_is_read(report):
+    old = to_json(report, "report")
+    old["schema_version"] = 7
+    del old["images"]
+    for row in old["measurements"]:
+        del row["answers"]
+    assert SCHEMA.from_json(old) == report
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda packed: dataclasses.replace(packed, count=packed.count + 1),
+        lambda packed: dataclasses.replace(packed, count=packed.count - 1),
+        lambda packed: dataclasses.replace(packed, data=packed.data[:-8]),
+        lambda packed: dataclasses.replace(packed, data="none"),
+        lambda packed: dataclasses.replace(packed, data="\xe4"),
+    ],
+)
+def test_damaged_packed_data_is_refused(damage):
+    numbers, texts = PackedNumbers.of(np.arange(9)), PackedText.of(("a", "b/c", "\xe4"))
+    assert numbers.numbers().tolist() == list(range(9))
+    assert texts.texts() == ("a", "b/c", "\xe4")
+    with pytest.raises(BadInput, match="packed data"):
+        damage(numbers).numbers()
+    with pytest.raises(BadInput, match="packed data"):
+        damage(texts).texts()
+
+
+def test_packed_data_gives_no_more_than_it_says():
+    zeros = PackedNumbers.of(np.zeros(1_000_000, np.int64))
+    with pytest.raises(BadInput, match="packed data"):
+        dataclasses.replace(zeros, count=10).numbers()
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": NaN}', "[" * 100_000])
 def test_files_that_are_no_json(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(BadInput, match="is no JSON"):
-        read_json(tmp_path / "r.json")
+        SCHEMA.read(tmp_path / "r.json")
 
 
 def test_files_that_are_no_text(tmp_path):
     (tmp_path / "r.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="is no JSON"):
-        read_json(tmp_path / "r.json")
+        SCHEMA.read(tmp_path / "r.json")
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(BadInput, match="cannot read"):
-        read_json(tmp_path / "none.json")
+    with pytest.raises(BadInput, match="cannot be read"):
+        SCHEMA.read(tmp_path / "none.json")
 
 
 def test_nothing_is_half_written(report, tmp_path, monkeypatch):
@@ -323,7 +364,7 @@ def test_nothing_is_half_written(report, tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(BadInput, match="No space left on device"):
-        write_json(report, path)
+        SCHEMA.write(report, path)
     assert path.read_text() == "before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
 
@@ -334,17 +375,17 @@ def test_interrupted_writing_leaves_nothing(report, tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_json(report, tmp_path / "report.json")
+        SCHEMA.write(report, tmp_path / "report.json")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_does_not_exist(report, tmp_path):
     with pytest.raises(BadInput, match="cannot write") as error:
-        write_json(report, tmp_path / "none" / "report.json")
+        SCHEMA.write(report, tmp_path / "none" / "report.json")
     assert error.value.hint is not None
 
 
 def test_an_undecodable_name_survives(report, tmp_path):
     changed = dataclasses.replace(report, warnings=("cannot read `caf\udce9.jpg`",))
-    write_json(changed, tmp_path / "report.json")
-    assert read_json(tmp_path / "report.json") == changed
+    SCHEMA.write(changed, tmp_path / "report.json")
+    assert SCHEMA.read(tmp_path / "report.json") == changed
