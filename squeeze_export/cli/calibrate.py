@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from squeeze_export.cli import visible
 from squeeze_export.cli.console import note, print_json, say, shown_progress, stdout_console, warn
 from squeeze_export.cli.options import Command, call_with, option, source_of
-from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION
+from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, EXPECT_TOP1
 from squeeze_export.cli.options.network import NETWORK, chosen_network
 from squeeze_export.cli.options.output import OUT, OUTPUT
 from squeeze_export.cli.options.quantization import TRAINING as TRAINING_OPTIONS
@@ -29,10 +29,11 @@ from squeeze_export.pipeline.training import TRAINING
 from squeeze_export.results import Curve
 
 CURVE = option("--curve", is_flag=True, help="Also calibrate on 16, 32, 64 ... of the images, to see whether there are enough.")
+IMAGES = (*CALIBRATION, EVALUATION, EXPECT_TOP1)
 QUANTIZATION = (*recipe_options(recipe_names("ours", "trained")), keep_float_option(), *TRAINING_OPTIONS)
 
 
-@click.command("calibrate", cls=Command, params=[CURVE, *NETWORK, *CALIBRATION, EVALUATION, *QUANTIZATION, OUT, *OUTPUT])
+@click.command("calibrate", cls=Command, params=[CURVE, *NETWORK, *IMAGES, *QUANTIZATION, OUT, *OUTPUT])
 def command(**values: Any) -> None:
     """Quantize a SqueezeNet once and write the integers as a table file.
 
@@ -43,9 +44,11 @@ def command(**values: Any) -> None:
     squeeze-export calibrate --weights squeezenet1_1.pth --calib imgs/ --recipe qat --train train/ --labels classes.txt
     squeeze-export tflite --int8 --table squeeze-export-out/squeezenet1_1.int8.table
     """
-    if source_of("evaluation") is ParameterSource.COMMANDLINE and not values["curve"]:
+    compares = values["curve"] or values["expect_top1"] is not None
+    if source_of("evaluation") is ParameterSource.COMMANDLINE and not compares:
         raise BadInput(
-            "`--eval` has no effect without --curve: calibration alone compares nothing", hint="--curve, or leave out --eval"
+            "`--eval` has no effect without --curve or --expect-top1: calibration alone compares nothing",
+            hint="--curve, or leave out --eval",
         )
     training = training_choice(values)
     if values["curve"] and RECIPES[values["recipe"]].maker == "trained":

@@ -143,7 +143,7 @@ def labelled(tmp_path_factory):
     return made, ("--conv1-pad", 1, "--no-final-relu")
 
 
-COMPARING = {"onnx": ("--no-bench",), "analyze": ("--images", 1)}
+COMPARING = {"onnx": ("--no-bench",), "analyze": ("--images", 1), "calibrate": ()}
 
 
 @pytest.mark.parametrize("command", list(COMPARING))
