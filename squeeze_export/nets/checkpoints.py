@@ -21,7 +21,7 @@ from squeeze_export.nets.net_reader import read_net
 from squeeze_export.nets.onnx_reader import read_onnx
 from squeeze_export.nets.recognition import check_shapes, named, recognize
 from squeeze_export.nets.safetensors_file import read_safetensors
-from squeeze_export.nets.state_dict import StoredValues, flattened, network_in
+from squeeze_export.nets.state_dict import StoredValues, flattened, network_in, unpruned
 from squeeze_export.nets.stored import FLOAT_BYTES
 from squeeze_export.nets.torch_reader import read_torch
 
@@ -133,11 +133,11 @@ def read_checkpoint(path: Path, *, structure: StructureChoice | None = None, key
     return Checkpoint(path, kind, arch, tensors, preprocess, labels, digest, notes, assumptions, untold)
 
 
-def raw_tensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
-    """All tensors of a state dict, of whatever network, under the names that they have in the file.
+def raw_tensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], tuple[str, ...], str]:
+    """All tensors of a state dict, of whatever network, under the names that they have in the file; pruned ones multiplied out.
 
     Returns:
-        key -> float32 array, and the SHA-256 of the file.
+        key -> float32 array, what was done to them, and the SHA-256 of the file.
 
     Raises:
         BadInput: no such file, or none that holds tensors alone.
@@ -150,10 +150,11 @@ def raw_tensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
         contents = flattened(read_torch(data, str(path)), str(path)).tensors
     else:
         contents = dict(read_safetensors(data, str(path)).tensors)
-    stored = {name: tensor for name, tensor in contents.items() if tensor.dtype in FLOAT_BYTES}
+    tensors, notes = unpruned(contents)
+    stored = {name: tensor for name, tensor in tensors.items() if tensor.dtype in FLOAT_BYTES}
     if sum(tensor.size_bytes for tensor in stored.values()) > len(data):  # a view can repeat one number any number of times
         raise BadInput(f"`{path}` has tensors that claim more data than it has")
-    return {name: tensor.read() for name, tensor in stored.items()}, hashlib.sha256(data).hexdigest()
+    return {name: tensor.read() for name, tensor in stored.items()}, tuple(notes), hashlib.sha256(data).hexdigest()
 
 
 def _other_graph(path: Path, file: OnnxFile, digest: str, told: StructureChoice) -> Checkpoint:

@@ -111,7 +111,7 @@ def network_in(contents: StoredValues, name: str, size_bytes: int, *, key: str |
     Raises:
         BadInput: there is no SqueezeNet, or several, or one with a layer that cannot be told or folded.
     """
-    tensors, notes = _unpruned(contents.tensors)
+    tensors, notes = unpruned(contents.tensors)
     root, beside = _root(tensors, contents, name, key)
     inside = {path.removeprefix(root): tensor for path, tensor in tensors.items() if path.startswith(root)}
     for path, (kind, _) in contents.objects.items():
@@ -201,8 +201,15 @@ def _read(own: Mapping[str, StoredTensor], name: str, size_bytes: int) -> dict[s
     return {path: tensor.read() for path, tensor in own.items()}
 
 
-def _unpruned(stored: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], list[str]]:
-    """Multiplies `weight_orig` and `weight_mask` (torch.nn.utils.prune) out."""
+def unpruned(stored: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], list[str]]:
+    """Multiplies `weight_orig` and `weight_mask` (torch.nn.utils.prune) out.
+
+    Returns:
+        The tensors, pruned ones under the name without `_orig`, and a note if there are any.
+
+    Raises:
+        BadInput: a mask of another shape than its tensor, or not of floats.
+    """
     tensors, count = {}, 0
     for path, tensor in stored.items():
         plain, mask = path.removesuffix("_orig"), stored.get(f"{path.removesuffix('_orig')}_mask")

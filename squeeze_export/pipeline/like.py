@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import Architecture, Bypass, StructureChoice, tensor_shapes
 from squeeze_export.nets.assumptions import PIXELS, option_for
 from squeeze_export.nets.checkpoints import Checkpoint, raw_tensors, read_checkpoint
+from squeeze_export.nets.safetensors_file import preprocess_from_json
 
 IMAGES = 4
 """Random inputs that both networks run on."""
@@ -31,6 +33,8 @@ _EPS = (1e-5, 1e-3, 1e-6)
 """BatchNorm's epsilons: torch's default, and what else is usual. A state dict does not hold it."""
 _HALF = (10, 16)
 """ONNX's numbers of float16 and bfloat16."""
+_OURS = "squeeze_export.preprocess"
+"""Where a file that this project wrote says what is folded into its first convolution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,7 @@ class Likeness:
         preprocess: as far as the graph tells; torchvision's elsewhere.
         told: the fields of `preprocess` that it tells.
         tolerance: of the comparison with tensors.
+        folded: whether `preprocess` is folded into the first convolution, as in the files that this project writes.
     """
 
     path: Path
@@ -56,6 +61,7 @@ class Likeness:
     preprocess: Preprocess
     told: frozenset[str]
     tolerance: float
+    folded: bool = False
 
 
 def read_likeness(path: Path, size_px: tuple[int, int] | None = None) -> Likeness:
@@ -77,23 +83,42 @@ def read_likeness(path: Path, size_px: tuple[int, int] | None = None) -> Likenes
     if not read.fixed and size_px is not None and read.size[:2] != size_px:
         read = read_graph(file, str(path), size_px)
     preprocess, untold = preprocess_of(read)
-    tolerance = HALF_TOLERANCE if _is_half(file) else TOLERANCE
-    return Likeness(
-        path, file, file.sha256(data), read, _structure(read, file), preprocess, frozenset(PIXELS) - set(untold), tolerance
-    )
+    tolerance, digest = HALF_TOLERANCE if _is_half(file) else TOLERANCE, file.sha256(data)
+    if read.byte_input and not read.normalizes and _OURS in file.metadata:
+        preprocess = _folded(file, path, read)
+        structure = _structure(read, file, folded=True)
+        return Likeness(path, file, digest, read, structure, preprocess, frozenset(PIXELS), tolerance, folded=True)
+    return Likeness(path, file, digest, read, _structure(read, file), preprocess, frozenset(PIXELS) - set(untold), tolerance)
+
+
+def _folded(file: OnnxFile, path: Path, read: OnnxGraph) -> Preprocess:
+    """What a file of ours says of its pixels; the comparison with the tensors shows whether it is true."""
+    try:
+        values = json.loads(file.metadata[_OURS])
+    except (ValueError, RecursionError) as err:
+        raise BadInput(f"the metadata `{_OURS}` of `{path}` is no JSON: {err}") from err
+    if not isinstance(values, dict):
+        raise BadInput(f"the metadata `{_OURS}` of `{path}` is no JSON object")
+    preprocess = preprocess_from_json(values)
+    if preprocess.input_size != read.size:
+        raise BadInput(f"the metadata `{_OURS}` of `{path}` is of another input size than its graph's: {preprocess.size_text} px")
+    return preprocess
 
 
 def _is_half(file: OnnxFile) -> bool:
     return any(tensor.data_type in _HALF for tensor in file.graph.initializer)
 
 
-def _structure(read: OnnxGraph, file: OnnxFile) -> StructureChoice:
-    """What the graph shows of what a state dict does not tell."""
+def _structure(read: OnnxGraph, file: OnnxFile, *, folded: bool = False) -> StructureChoice:
+    """What the graph shows of what a state dict does not tell; our own graphs (`folded`) have no attribute that tells of pools."""
     convs = [node for node in read.nodes if isinstance(node, Conv)]
-    first, last = convs[0], convs[-1]
+    first, last, channels = convs[0], convs[-1], read.size[2]
+    if folded and len(convs) > 1 and first.weight.shape == (channels, channels, 1, 1):
+        first = convs[1]  # `normalize` stands in front of a padded conv1
     sizes = tensor_sizes(read.nodes, TensorSpec("input", ("N", *read.size), "float32", "NHWC"))
     # Where no window hangs over at this size, only the attribute tells how the pools round.
-    ceil_pools = any(file.attributes(node).get("ceil_mode") == 1 for node in file.graph.node if node.op_type == "MaxPool")
+    attribute = any(file.attributes(node).get("ceil_mode") == 1 for node in file.graph.node if node.op_type == "MaxPool")
+    ceil_pools: bool | None = None if folded else attribute
     for node in read.nodes:
         if isinstance(node, MaxPool):
             sides = zip(sizes[node.input], node.kernel, node.strides, strict=False)
@@ -158,8 +183,12 @@ def read_like(path: Path, likeness: Likeness, told: StructureChoice, *, key: str
     values = {name: getattr(likeness.preprocess, name) for name in fresh}
     if "crop_px" in fresh:
         values["width_px"] = likeness.preprocess.width_px
+        values["resize_mode"] = likeness.preprocess.resize_mode
     untold = {name: why for name, why in checkpoint.untold.items() if name not in likeness.told}
-    return replace(checkpoint, preprocess=replace(checkpoint.preprocess, **values), untold=untold)
+    # The graph computes the same, so nothing of it is assumed but what it does not show at this size.
+    assumptions = tuple(each for each in checkpoint.assumptions if told.ceil_pools is None and each.subject == "pools")
+    preprocess = replace(checkpoint.preprocess, **values)
+    return replace(checkpoint, preprocess=preprocess, untold=untold, assumptions=assumptions)
 
 
 def is_same(arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], likeness: Likeness) -> bool:
@@ -183,22 +212,38 @@ def is_same(arch: Architecture, tensors: Mapping[str, NDArray[np.float32]], like
     )
     if arch.in_channels != channels:
         raise BadInput(f"`{likeness.path.name}` takes images of `{channels}` channels, the weights `{arch.in_channels}`")
-    inputs = np.random.default_rng(0).normal(size=(IMAGES, height, width, channels)).astype(np.float32)
-    own, other = build_graph(arch, tensors, plain), graph_of(likeness.read, plain, name="like")
+    random = np.random.default_rng(0)
+    shape = (IMAGES, height, width, channels)
+    inputs = (random.uniform(0, 255, shape) if likeness.read.byte_input else random.normal(size=shape)).astype(np.float32)
+    own = build_graph(arch, tensors, likeness.preprocess if likeness.folded else plain)
+    other = graph_of(likeness.read, plain, name="like")
     found, expected = (_logits(graph, inputs) for graph in (own, other))
     if found.shape == expected.shape and expected.any() and _apart(found, expected) <= likeness.tolerance:
         return True
     stored = [node for node in likeness.read.nodes if isinstance(node, Conv)]
+    weight_key, bias_key, *_ = tensor_shapes(arch)
+    conv1 = next(conv for conv in own.convs if conv.name == "conv1")
+    looked_for = {**tensors, weight_key: conv1.weight, bias_key: conv1.bias}
     for key in tensor_shapes(arch):
-        values = tensors[key]
+        values = looked_for[key]
         alike = [_apart(values, each) for conv in stored for each in (conv.weight, conv.bias) if each.shape == values.shape]
         if not alike or min(alike) > likeness.tolerance:
             nearest = f"the nearest differs by {min(alike):.2g} of its largest value" if alike else "nor any of its shape"
             raise BadInput(
                 f"`{likeness.path.name}` is another network: it does not have the tensor `{key}`, {nearest}",
-                hint="export the graph from this very checkpoint",
+                hint=_other_hint(likeness),
             )
     return not expected.any() and not found.any()
+
+
+def _other_hint(likeness: Likeness) -> str:
+    """What to give in place of a graph of other weights."""
+    if likeness.read.byte_input and not likeness.read.normalizes:
+        return (
+            f"`{likeness.path.name}` takes raw pixels, so its first layer may hold their mean and std: give what torch.onnx.export"
+            " writes of this very checkpoint"
+        )
+    return "export the graph from this very checkpoint"
 
 
 def _as_graph(path: Path, likeness: Likeness) -> Checkpoint:
@@ -211,16 +256,16 @@ def _as_graph(path: Path, likeness: Likeness) -> Checkpoint:
     Raises:
         BadInput: a convolution or linear layer of the graph whose weights the state dict does not hold; it is named.
     """
-    tensors, digest = raw_tensors(path)
+    tensors, notes, digest = raw_tensors(path)
     held = _Held(tensors, likeness.tolerance)
     for node in likeness.read.nodes:
         if isinstance(node, Conv) and not _averages(node) and not held.has(node):
             raise BadInput(
                 f"`{likeness.path.name}` is another network: `{path.name}` does not hold the weights of its `{node.name}`",
-                hint="export the graph from this very checkpoint",
+                hint=_other_hint(likeness),
             )
     both = hashlib.sha256(f"{digest} {likeness.digest}".encode()).hexdigest()
-    notes = (f"its layers are put together as in `{likeness.path.name}`",)
+    notes = (f"its layers are put together as in `{likeness.path.name}`", *notes)
     return Checkpoint(path, "onnx", None, {}, likeness.preprocess, (), both, notes, onnx=likeness.file)
 
 

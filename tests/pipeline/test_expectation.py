@@ -11,10 +11,11 @@ from PIL import Image
 
 from squeeze_export.core import CAFFE, TORCHVISION
 from squeeze_export.errors import BadInput
+from squeeze_export.graph.quantized import FP32
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.preprocess import fit
 from squeeze_export.nets.architecture import StructureChoice
-from squeeze_export.pipeline import PreprocessChoice, expectation, open_network
+from squeeze_export.pipeline import PreprocessChoice, expectation, export, open_network
 
 SIDE_PX = 38
 CHOICE = PreprocessChoice(crop_px=SIDE_PX, resize_px=44)
@@ -304,6 +305,71 @@ def test_any_other_network_is_its_graph_with_the_weights_of_the_state_dict(kind,
         open_network(tmp_path / "other.pth", like=tmp_path / "graph.onnx")
 
 
+@pytest.mark.parametrize("kind", [Normed, TwoColumns])
+def test_the_masks_of_any_pruned_network_are_multiplied_out(kind, tmp_path):
+    net = kind().eval()
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.utils.prune.l1_unstructured(module, "weight", amount=0.4)
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    like = own.exported(net, tmp_path / "graph.onnx", SIDE_PX)
+    network = open_network(tmp_path / "net.pth", like=like)
+    assert f"multiplied {3 if kind is Normed else 2} pruned tensors by their masks" in network.notes
+    found, expected = FloatRunner(network.graph)(PIXELS), own.torch_logits(net, PIXELS, network.graph.preprocess)
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    state = net.state_dict()
+    mask = next(key for key in state if key.endswith("weight_mask"))
+    torch.save({**state, mask: torch.ones_like(state[mask])}, tmp_path / "other.pth")
+    with pytest.raises(BadInput, match=r"`graph.onnx` is another network: "):
+        open_network(tmp_path / "other.pth", like=like)
+
+
+FOLDED = {
+    "rgb": {},
+    "bgr": {"channel_order": "bgr", "mean": CAFFE.mean, "std": (2.0, 3.0, 4.0)},
+    "stretched": {"resize_mode": "stretch"},
+}
+
+
+@pytest.mark.parametrize("choice", FOLDED.values(), ids=list(FOLDED))
+def test_our_own_fp32_file_tells_everything_too(case, choice, tmp_path):
+    path, net, options = case
+    choice = PreprocessChoice(**{"crop_px": SIDE_PX, "resize_px": 44, **choice})
+    told = open_network(path, preprocess=choice, structure=StructureChoice(**options))
+    like = export(told.graph, "onnx", FP32, tmp_path, name="net")[0].path
+    network = open_network(path, like=like)
+    assert network.graph.preprocess == told.graph.preprocess
+    assert {assumption.subject for assumption in network.assumptions} <= {"pools"}
+    found, expected = FloatRunner(network.graph)(PIXELS), own.torch_logits(net, PIXELS, network.graph.preprocess)
+    assert np.array_equal(found.argmax(1), expected.argmax(1))
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_our_own_file_of_other_weights_or_other_pixels_is_refused(cifar, tmp_path):
+    path, net, options = cifar
+    onnx = pytest.importorskip("onnx")
+    told = open_network(path, preprocess=CHOICE, structure=StructureChoice(**options))
+    like = export(told.graph, "onnx", FP32, tmp_path, name="net")[0].path
+    changed = own.SqueezeNet(**own.CASES[CIFAR][0])
+    changed.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        changed.classifier[1].bias[3] += 0.01
+    with pytest.raises(BadInput, match=r"does not have the tensor `classifier.1.bias`"):
+        open_network(own.saved(changed, tmp_path / "changed.pth"), like=like)
+    for told_by_file in ('"mean": [1.0, 2.0, 3.0]', '"channel_order": "bgr"', '"crop_px": 40', "[", '"std": 1'):
+        model = onnx.load(like)
+        entry = next(entry for entry in model.metadata_props if entry.key == "squeeze_export.preprocess")
+        entry.value = entry.value[:-1] + f", {told_by_file}}}"  # of two equal keys of JSON the later one counts
+        onnx.save(model, tmp_path / "lying.onnx")
+        with pytest.raises(BadInput):
+            open_network(path, like=tmp_path / "lying.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    with pytest.raises(BadInput, match="is another network") as caught:
+        open_network(path, like=tmp_path / "bare.onnx")
+    assert "takes raw pixels, so its first layer may hold their mean and std" in caught.value.hint
+
+
 class NormedFire(own.Fire):
     """BatchNorm after each convolution."""
 
@@ -332,6 +398,7 @@ def test_batch_norm_is_folded_on_both_sides(tmp_path):
     torch.save(net.state_dict(), tmp_path / "net.pth")
     network = open_network(tmp_path / "net.pth", like=own.exported(net, tmp_path / "net.onnx", SIDE_PX))
     assert (network.architecture.conv1_pad, network.architecture.final_relu) == (3, False)
+    assert {assumption.why for assumption in network.assumptions} == {"torchvision's preprocessing"}  # a graph shows an eps
     found, expected = FloatRunner(network.graph)(PIXELS), own.torch_logits(net, PIXELS, network.graph.preprocess)
     assert np.array_equal(found.argmax(1), expected.argmax(1))
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
