@@ -26,6 +26,7 @@ def measure_latency(
     *,
     warmup: int = 10,
     rounds: int = 50,
+    orders: Sequence[Sequence[int]] | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
     progress: Progress = silent,
 ) -> dict[str, tuple[int, ...]]:
@@ -39,12 +40,14 @@ def measure_latency(
     Args:
         sessions: name -> one inference.
         warmup: inferences of each session before the first sample.
-        rounds: samples of each session, at least 1.
+        rounds: at least 1.
+        orders: of the sessions' places in `sessions`, one order for each round, from the first again after the last. An order
+            may name a session several times. None: each once, `balanced_orders`.
         clock: nanoseconds, monotonic.
         progress: told after each round.
 
     Returns:
-        name -> samples in ns, in the order of the rounds; all of the same length.
+        name -> samples in ns, in the order in which they were taken.
 
     Raises:
         BadInput: `warmup` or `rounds` is out of range.
@@ -58,7 +61,7 @@ def measure_latency(
         for _ in range(warmup):
             infer()
     names = list(sessions)
-    orders = balanced_orders(len(names))
+    orders = orders or balanced_orders(len(names))
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.results import Interval
 
+Counts: TypeAlias = int | NDArray[np.int64]
 _CHUNK_VALUES = 1 << 22
 """Resampled values held at once by the bootstrap (32 MB of float64)."""
 
@@ -66,8 +68,8 @@ def paired_difference(lost: int, won: int, count: int) -> Interval:
         raise ValueError(f"{lost} lost and {won} won of {count} are not paired counts")
     z = _two_sided_z(0.95)
     difference = (won - lost) / count
-    low = _falling_root(lambda delta: _tango_score(lost, won, count, delta) - z, -1.0, difference)
-    high = _falling_root(lambda delta: _tango_score(lost, won, count, delta) + z, difference, 1.0)
+    low = _falling_root(lambda delta: float(tango_score(lost, won, count, delta)) - z, -1.0, difference)
+    high = _falling_root(lambda delta: float(tango_score(lost, won, count, delta)) + z, difference, 1.0)
     return Interval(difference, low, high)
 
 
@@ -86,17 +88,28 @@ def images_needed(max_drop_pp: float) -> int:
     return count if least_drop_pp(count) <= max_drop_pp else count + 1
 
 
-def _tango_score(lost: int, won: int, count: int, delta: float) -> float:
-    """Tango's score statistic of the hypothesis that the true difference is `delta`; it falls as `delta` grows."""
+def tango_score(lost: Counts, won: Counts, count: int, delta: float) -> NDArray[np.float64]:
+    """Tango's score statistic of the hypothesis that the true difference, (won - lost) / count, is `delta`.
+
+    It falls as `delta` grows, and is infinite where the hypothesis rules out what was seen. Source: see `paired_difference`.
+
+    Args:
+        lost: a number of images, or (N,) of them.
+        won: likewise.
+        count: images.
+        delta: -1 to 1.
+
+    Returns:
+        () or (N,) float64.
+    """
     a = 2.0 * count
     b = -lost - won + (2.0 * count - won + lost) * delta
     c = -lost * delta * (1.0 - delta)
-    lost_share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
-    variance = count * (2 * lost_share + delta * (1.0 - delta))
-    distance = won - lost - count * delta
-    if variance <= 0:
-        return 0.0 if distance == 0 else math.copysign(math.inf, distance)
-    return distance / math.sqrt(variance)
+    lost_share = (np.sqrt(np.maximum(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+    variance = np.maximum(0.0, count * (2 * lost_share + delta * (1.0 - delta)))
+    distance = np.asarray(won - lost - count * delta, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(distance == 0, 0.0, distance / np.sqrt(variance))
 
 
 def _falling_root(function: Callable[[float], float], low: float, high: float) -> float:
