@@ -160,6 +160,11 @@ class TensorSpec:
     zero_point: int | None = None
 
 
+Ending = Literal["logits", "softmax", "log-softmax", "sigmoid"]
+OUTPUT_NAMES: Mapping[Ending, str] = {"logits": "logits", "softmax": "probabilities", "sigmoid": "scores"}
+"""What a file's output is -> the name of its tensor in a file of ours."""
+
+
 @dataclass(frozen=True)
 class EmitOptions:
     """What the user may choose about a file's inputs and outputs; the integers inside stay the same.
@@ -168,6 +173,7 @@ class EmitOptions:
         batch: images per inference, or `"dynamic"`.
         input_dtype: `uint8`; `float32` with the same values 0 to 255; or `int8` with values 128 lower, in TFLite files alone.
         softmax: probabilities instead of logits.
+        sigmoid: one probability for each class by itself instead of logits. A file has at most one of the two.
         ios: Core ML only: the oldest iOS that can run the file.
         coreml_compute: Core ML only: the type of the numbers between the integers of an int8 file. The Neural Engine takes only
             float16; float32 stays closer to the integer run.
@@ -176,8 +182,14 @@ class EmitOptions:
     batch: int | Literal["dynamic"] = 1
     input_dtype: Literal["uint8", "float32", "int8"] = "uint8"
     softmax: bool = False
+    sigmoid: bool = False
     ios: Literal[17, 18] = 17
     coreml_compute: Literal["float32", "float16"] = "float32"
+
+    @property
+    def ending(self) -> Ending:
+        """What the file gives."""
+        return "softmax" if self.softmax else "sigmoid" if self.sigmoid else "logits"
 
 
 @dataclass(frozen=True)
@@ -202,11 +214,6 @@ class Audit:
     weight_bytes: Mapping[str, int]
     kept_float: tuple[str, ...] = ()
     untold: tuple[str, ...] = ()
-
-
-PROBABILITIES = "probabilities"
-"""Name of the output tensor of a file of ours that ends in a softmax."""
-Ending = Literal["logits", "softmax", "log-softmax"]
 
 
 @dataclass(frozen=True)
@@ -260,9 +267,16 @@ class Artifact:
         return (batch if isinstance(batch, int) else 1, *map(int, sides))
 
     @property
+    def ending(self) -> Ending:
+        """What the output is."""
+        if self.foreign is not None:
+            return self.foreign.ending
+        return next((ending for ending, name in OUTPUT_NAMES.items() if name == self.output.name), "logits")
+
+    @property
     def gives_probabilities(self) -> bool:
         """Whether the output is probabilities, not logits."""
-        return self.output.name == PROBABILITIES if self.foreign is None else self.foreign.ending != "logits"
+        return self.ending != "logits"
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ class Accuracy:
         top1_agreement: share of images whose top-1 class equals the reference's, with a Wilson interval.
         top5_agreement: mean overlap of the two top-5 sets, 0 to 1.
         sqnr_db: 10 log10(sum of squared reference logits / sum of squared differences), dB.
-        kl: mean Kullback-Leibler divergence of the softmax outputs, reference to artifact, nats.
+        kl: mean Kullback-Leibler divergence of the softmax outputs, reference to artifact, nats; of a file that ends in a sigmoid,
+            the sum of those of its classes.
         labelled_count: images that carried a label (0: the fields below are None).
         top1: share right, 0 to 1.
         top5: share with the label among the best five.

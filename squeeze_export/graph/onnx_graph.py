@@ -617,7 +617,7 @@ class _Reading:
         wrong = node.op_type != "Sigmoid" and self._file.opset >= 13 and classes > 1 and places != [axis % len(value.dims)]
         if math.prod(value.dims) != self._batch * classes or len(places) > 1 or wrong:
             self._refuse(node, f"does not work on the scores of the classes: axis {axis} of {list(value.dims)}")
-        back = "--softmax puts it back" if node.op_type == "Softmax" else "apply it to the logits"
+        back = "apply it to the logits" if node.op_type == "LogSoftmax" else f"--{node.op_type.lower()} puts it back"
         self._note(node, f"at the end is left out: files give logits ({back})")
         return replace(value, end=node.op_type)
 

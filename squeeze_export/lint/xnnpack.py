@@ -23,7 +23,7 @@ _QUANTIZED = frozenset({
     "LEAKY_RELU", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "QUANTIZE", "RESHAPE", "RESIZE_BILINEAR", "SLICE",
     "SPACE_TO_DEPTH", "SPLIT", "SUB", "TANH", "TRANSPOSE", "TRANSPOSE_CONV",
 })  # fmt: skip
-_FLOAT_TAIL = frozenset({"MEAN", "SOFTMAX", "RESHAPE"})
+_FLOAT_TAIL = frozenset({"LOGISTIC", "MEAN", "SOFTMAX", "RESHAPE"})
 """Supported float operators with which a classifier may end, as `int8` files do."""
 _BORDERS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _ACTIVATED = frozenset({"ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "MUL", "SUB"})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import FloatArray
+from squeeze_export.core import Ending, FloatArray
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.measure.statistics import paired_difference, wilson
 from squeeze_export.results import UNLABELLED, Accuracy, Interval, OutputError, sqnr_db
@@ -66,7 +66,7 @@ class Tally:
 
 
 def tally(
-    sums: Tally, reference_logits: FloatArray, logits: FloatArray, labels: Classes | None = None, *, probabilities: bool = False
+    sums: Tally, reference_logits: FloatArray, logits: FloatArray, labels: Classes | None = None, *, ending: Ending = "logits"
 ) -> Tally:
     """Adds a batch.
 
@@ -75,9 +75,10 @@ def tally(
     Args:
         sums: of the batches before; `Tally()` at first.
         reference_logits: (N, C) float32, of the fp32 reference.
-        logits: (N, C) float32, of the artifact; probabilities if `probabilities` is set.
+        logits: (N, C) float32, of the artifact; probabilities if it ends in a softmax or a sigmoid.
         labels: (N,) int64 class indices, `UNLABELLED` (-1) for an image without one; or None.
-        probabilities: the artifact ends in a softmax. The SQNR is then of the two softmaxes, not of the logits.
+        ending: what the artifact ends in. Behind a softmax or a sigmoid the SQNR is of the probabilities on both sides, not of the
+            logits; behind a sigmoid the divergence is the sum of the classes' own, each of which is or is not there.
 
     Raises:
         BadInput: the shapes differ, a label names no class, or the reference is not finite.
@@ -86,11 +87,8 @@ def tally(
     _check(sums, reference_logits, logits, labels)
     reference = reference_logits.astype(np.float64)
     output = logits.astype(np.float64)
-    reference_log = _log_softmax(reference)
-    # A softmax in few bits has exact zeros, which alone would make KL infinite.
-    output_log = np.log(np.maximum(output, _SMALLEST_PROBABILITY)) if probabilities else _log_softmax(output)
-    signal = np.exp(reference_log) if probabilities else reference
-    # The best classes come from the logits: rounding in a softmax could make two of them tie.
+    signal, reference_log, output_log = _distributions(reference, output, ending)
+    # The best classes come from the logits: rounding in a softmax or sigmoid could make two of them tie.
     reference_best, best = _best(reference_logits), _best(logits)
     overlap = (reference_best[:, :, None] == best[:, None, :]).sum() / best.shape[1]
     known = np.zeros(len(logits), dtype=bool) if labels is None else labels != UNLABELLED
@@ -167,10 +165,10 @@ def _output_error(values: Doubles) -> OutputError:
 
 
 def compare(
-    reference_logits: FloatArray, logits: FloatArray, labels: Classes | None = None, *, probabilities: bool = False
+    reference_logits: FloatArray, logits: FloatArray, labels: Classes | None = None, *, ending: Ending = "logits"
 ) -> Accuracy:
     """`tally` and `accuracy_of` on everything at once; arguments and errors are theirs."""
-    return accuracy_of(tally(Tally(), reference_logits, logits, labels, probabilities=probabilities))
+    return accuracy_of(tally(Tally(), reference_logits, logits, labels, ending=ending))
 
 
 def near_chance(accuracy: float, class_count: int, count: int) -> bool:
@@ -217,6 +215,20 @@ def _check(sums: Tally, reference_logits: FloatArray, logits: FloatArray, labels
 def _best(outputs: FloatArray) -> Classes:
     """(N, min(5, C)) the best classes, best first; of equal ones the lowest index first."""
     return np.argsort(-outputs, axis=1, kind="stable")[:, :5].astype(np.int64)
+
+
+def _distributions(reference: Doubles, output: Doubles, ending: Ending) -> tuple[Doubles, Doubles, Doubles]:
+    """What the artifact should give, and the logarithms of both sides' probabilities: (N, C), or (2, N, C) of yes and no."""
+    if ending == "logits":
+        return reference, _log_softmax(reference), _log_softmax(output)
+    if ending == "sigmoid":
+        reference_log, probabilities = -np.logaddexp(0, [-reference, reference]), np.stack([output, 1 - output])
+        signal: Doubles = np.exp(reference_log[0])
+    else:
+        reference_log, probabilities = _log_softmax(reference), output
+        signal = np.exp(reference_log)
+    # Those in few bits are exactly 0, which alone would make KL infinite.
+    return signal, reference_log, np.log(np.maximum(probabilities, _SMALLEST_PROBABILITY))
 
 
 def _log_softmax(logits: Doubles) -> Doubles:

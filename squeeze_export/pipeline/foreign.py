@@ -26,8 +26,10 @@ _ENDINGS: Mapping[str, Ending] = {
     "com.microsoft:qlinearsoftmax": "softmax",
     "logsoftmax": "log-softmax",
     "log_softmax": "log-softmax",
+    "sigmoid": "sigmoid",
+    "logistic": "sigmoid",
+    "com.microsoft:qlinearsigmoid": "sigmoid",
 }
-_SIGMOID = ("sigmoid", "logistic", "com.microsoft:qlinearsigmoid")
 _UNCHANGED = (
     "cast", "convert", "dequantize", "dequantizelinear", "fakequantize", "flatten", "identity", "quantize", "quantizelinear",
     "reshape", "squeeze",
@@ -89,7 +91,7 @@ def foreign_artifact(path: Path, preprocess: Preprocess | None, *, crop_px: int 
         preprocess = _any_numbers(path, source, crop_px)
     else:
         _check_input(path, source, preprocess)
-    ending = _ending(path, contents)
+    ending = _ending(contents)
     found = audit(contents, module.POLICY)
     content = _content(path)
     return Artifact(
@@ -148,12 +150,10 @@ def _check_input(path: Path, source: TensorSpec, preprocess: Preprocess) -> None
         )
 
 
-def _ending(path: Path, contents: Contents) -> Ending:
+def _ending(contents: Contents) -> Ending:
     tensor, seen = contents.outputs[0], 0
     while (maker := contents.maker(tensor)) is not None and seen <= len(contents.operators):
         kind = maker.kind.lower()
-        if kind in _SIGMOID:
-            raise BadInput(f"`{path.name}` ends in a sigmoid, one number for each label: it has no top-1 class to compare")
         if kind not in _UNCHANGED or not maker.inputs:
             return _ENDINGS.get(kind, "logits")
         tensor, seen = maker.inputs[0], seen + 1

@@ -169,9 +169,9 @@ def compared(
                     of_key[key] = of_key[key].failed(err)
                     del sums[key]
                     continue
-                soft = of_key[key].entry.artifact.gives_probabilities
+                ending = of_key[key].entry.artifact.ending
                 mask = chosen[key]
-                sums[key] = tally(sums[key], expected[mask], outputs[key], batch.labels[mask], probabilities=soft)
+                sums[key] = tally(sums[key], expected[mask], outputs[key], batch.labels[mask], ending=ending)
                 logs[key].add(outputs[key], batch.labels, mask)
             if listeners and part.any():
                 shown = {key: logits if chosen[key] is part else logits[part] for key, logits in outputs.items()}

@@ -64,7 +64,7 @@ def validate_portability(
         progress: told of the images.
 
     Raises:
-        BadInput: an int8 file of another table, no int8 file, files with a softmax, and what `validate_files` raises.
+        BadInput: an int8 file of another table, no int8 file, files that give probabilities, and what `validate_files` raises.
         Refused: OpenVINO with AVX2 forced failed.
     """
     chosen = options or RunOptions()
@@ -130,7 +130,9 @@ def _check(integer: Sequence[Artifact], calibration: Calibration, table: Path, n
                 hint="`calibrate` with the same images and --seed makes its table again",
             )
         if artifact.gives_probabilities:
-            raise BadInput(f"`{artifact.path.name}` gives probabilities: logits are compared", hint="export it without --softmax")
+            raise BadInput(
+                f"`{artifact.path.name}` gives probabilities: logits are compared", hint="export it without --softmax or --sigmoid"
+            )
     check_table(calibration, table, network)
     if not has_steps(quantized):
         last = quantized.kept_float[-1]

@@ -83,8 +83,8 @@ def validate_exported(
     images = evaluation_images(network, eval_path, None, skip_broken=skip_broken)
     if images is None:
         raise BadInput("there are no images to validate on", hint="--eval DIR")
-    if len({artifact.gives_probabilities for artifact in artifacts}) > 1:
-        raise BadInput("files with and without --softmax cannot be compared in one run")
+    if len({_function(artifact) for artifact in artifacts}) > 1:
+        raise BadInput("files with and without --softmax or --sigmoid cannot be compared in one run")
     hashes = calibration.image_hashes if calibration is not None else ()
     comparing = Comparing(network, images, hashes, listeners=listeners)
     found = measured(entries_of(artifacts, options), options, comparing=comparing, progress=progress)
@@ -97,6 +97,10 @@ def validate_exported(
         assumptions=network.assumptions,
         images=found.images,
     )
+
+
+def _function(artifact: Artifact) -> str:
+    return artifact.ending.removeprefix("log-")  # the softmax is taken from its logarithm
 
 
 def _check_classes(artifact: Artifact, network: Network) -> None:

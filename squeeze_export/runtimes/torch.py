@@ -216,6 +216,8 @@ def _function(file: OnnxFile, kind: str, attributes: Mapping[str, Any], fixed: l
             return lambda x: x.mean((2, 3), keepdim=True)
         case "Flatten":
             return lambda x: x.flatten(attributes.get("axis", 1))
+        case "Sigmoid":
+            return lambda x: x.sigmoid()
         case "Softmax":
             return lambda x: x.softmax(attributes.get("axis", -1))
     return None

@@ -76,8 +76,11 @@ def check_carries(target: str, scheme: str, options: EmitOptions) -> Target:
         raise BadInput(f"{target} does not carry the scheme `{scheme}`", hint=f"it carries: {', '.join(module.SCHEMES)}")
     if options.input_dtype not in module.INPUTS:
         raise BadInput(f"{target} files take no `{options.input_dtype}` pixels", hint=f"--input {' or '.join(module.INPUTS)}")
-    if scheme_named(scheme).integer_output and options.softmax:
-        raise BadInput(f"`{scheme}` gives logits of 8 bits, not probabilities", hint="leave out --softmax, or --scheme int8")
+    if options.softmax and options.sigmoid:
+        raise BadInput("a file ends in a softmax or in a sigmoid, not in both", hint="--softmax or --sigmoid")
+    if scheme_named(scheme).integer_output and options.ending != "logits":
+        hint = f"leave out --{options.ending}, or --scheme int8"
+        raise BadInput(f"`{scheme}` gives logits of 8 bits, not probabilities", hint=hint)
     if isinstance(options.batch, int) and options.batch < 1:
         raise BadInput(f"a batch of `{options.batch}` images", hint="--batch N with N at least 1, or --batch dynamic")
     return module

@@ -275,10 +275,11 @@ def test_pixels_that_a_target_does_not_take(target, squeeze, net):
     assert not Path("squeeze-export-out").exists()
 
 
+@pytest.mark.parametrize(("ending", "name"), [("softmax", "probabilities"), ("sigmoid", "scores")])
 @pytest.mark.parametrize("target", TARGETS)
-def test_softmax(target, squeeze, net):
-    result = squeeze(target, *net, "--int8", "--softmax", *FAST, "--json")
-    assert sidecar(f"squeezenet_custom.int8{target_named(target).SUFFIX}")["output"]["name"] == "probabilities"
+def test_softmax_and_sigmoid(target, ending, name, squeeze, net):
+    result = squeeze(target, *net, "--int8", f"--{ending}", *FAST, "--json")
+    assert sidecar(f"squeezenet_custom.int8{target_named(target).SUFFIX}")["output"]["name"] == name
     assert strict(result.out)["measurements"][0]["accuracy"]["sqnr_db"] > 60
 
 

@@ -160,6 +160,11 @@ def softmax_is_the_softmax_of_the_logits(subject: Any) -> None:
     np.testing.assert_allclose(found, powers / powers.sum(axis=-1, keepdims=True), atol=1e-4)
 
 
+def sigmoid_is_the_sigmoid_of_the_logits(subject: Any) -> None:
+    logits = subject.logits(sigmoid=False).astype(np.float64)
+    np.testing.assert_allclose(subject.logits(sigmoid=True), 1 / (1 + np.exp(-logits)), atol=1e-4)
+
+
 def an_unknown_device_is_unavailable(subject: Any) -> None:
     with pytest.raises(Unavailable, match="`npu9`") as caught:
         subject.opener.open_session(subject.written(), device="npu9", threads=1)
@@ -212,6 +217,7 @@ RUN_BEHAVIOURS: tuple[Callable[[Any], None], ...] = (
     a_batch_of_4_and_a_dynamic_one_equal_a_batch_of_1,
     float_pixels_equal_bytes,
     softmax_is_the_softmax_of_the_logits,
+    sigmoid_is_the_sigmoid_of_the_logits,
     an_unknown_device_is_unavailable,
     a_session_says_what_it_uses,
     a_file_that_is_none_is_refused,
@@ -256,7 +262,8 @@ def the_file_describes_itself(subject: Any) -> None:
     three = EmitOptions(3, "float32" if one else "uint8")
     integer_logits = SCHEMES[subject.scheme].integer_output
     dtype = "int8" if integer_logits and subject.target in TARGETS_OF_INTEGER_LOGITS else "float32"
-    for options in (EmitOptions(), EmitOptions("dynamic", "float32", softmax=not integer_logits), three):
+    scores = EmitOptions(sigmoid=not integer_logits)
+    for options in (EmitOptions(), EmitOptions("dynamic", "float32", softmax=not integer_logits), three, scores):
         artifact = replace(subject, options=options).written()
         assert (artifact.input, artifact.output) == format_named(subject.format).describe(artifact.path)
         batch, *rest = artifact.input.shape
@@ -264,7 +271,8 @@ def the_file_describes_itself(subject: Any) -> None:
         assert (rest, artifact.input.layout) == ([64, 64, 3], "NHWC")
         assert artifact.input.dtype == options.input_dtype
         assert (artifact.output.shape[1:], artifact.output.dtype, artifact.output.layout) == ((12,), dtype, "NC")
-        assert artifact.output.name == ("probabilities" if options.softmax else "logits")
+        assert artifact.output.name == ("probabilities" if options.softmax else "scores" if options.sigmoid else "logits")
+        assert artifact.ending == options.ending
 
 
 def the_sidecar_tells_where_the_file_came_from(subject: Any) -> None:

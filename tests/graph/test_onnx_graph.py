@@ -268,7 +268,7 @@ FORMS: dict[str, Form] = {
     ),
     "sigmoid": Form(
         lambda: Net(lambda n, x: head(n, n.a(x).relu()).sigmoid(), a=conv(), **tail()),
-        note="Sigmoid `/Sigmoid` at the end is left out: files give logits (apply it to the logits)",
+        note="Sigmoid `/Sigmoid` at the end is left out: files give logits (--sigmoid puts it back)",
         end=lambda logits: 1 / (1 + np.exp(-logits)),
     ),
 }

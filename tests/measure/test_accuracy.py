@@ -85,7 +85,7 @@ def test_kl_by_hand():
 
 def test_probabilities_are_compared_with_the_references_softmax():
     reference = logits([math.log(3), 0])
-    accuracy = compare(reference, logits([0.5, 0.5]), probabilities=True)
+    accuracy = compare(reference, logits([0.5, 0.5]), ending="softmax")
     # Reference (3/4, 1/4), artifact (1/2, 1/2): signal 10/16, noise 2/16.
     assert accuracy.sqnr_db == pytest.approx(10 * math.log10(5), rel=1e-6)
     assert accuracy.kl == pytest.approx(stats.entropy([0.75, 0.25], [0.5, 0.5]), rel=1e-6)
@@ -93,7 +93,19 @@ def test_probabilities_are_compared_with_the_references_softmax():
 
 
 def test_a_probability_of_exactly_zero_keeps_kl_finite():
-    assert math.isfinite(compare(logits([1, 0]), logits([1, 0]), probabilities=True).kl)
+    assert math.isfinite(compare(logits([1, 0]), logits([1, 0]), ending="softmax").kl)
+    assert math.isfinite(compare(logits([1, 0]), logits([1, 0]), ending="sigmoid").kl)
+
+
+def test_scores_are_compared_with_the_references_sigmoid():
+    reference = logits([math.log(3), 0])
+    accuracy = compare(reference, logits([0.5, 0.5]), ending="sigmoid")
+    # Reference (3/4, 1/2), artifact (1/2, 1/2): signal 13/16, noise 1/16. The second class is the same on both sides.
+    assert accuracy.sqnr_db == pytest.approx(10 * math.log10(13), rel=1e-6)
+    assert accuracy.kl == pytest.approx(stats.entropy([0.75, 0.25], [0.5, 0.5]), rel=1e-6)
+    assert accuracy.top1_agreement.value == 1.0
+    exact = compare(logits([800, -800]), logits([1, 0]), ending="sigmoid")
+    assert (exact.sqnr_db, exact.kl) == (math.inf, 0)
 
 
 def test_nothing_against_something():

@@ -152,8 +152,14 @@ def test_probabilities_are_compared_as_probabilities(network, quantized, tiny, t
     assert soft_row.accuracy is not None
     assert plain_row.accuracy is not None
     assert soft_row.accuracy.kl == pytest.approx(plain_row.accuracy.kl, rel=1e-2)
-    with pytest.raises(BadInput, match="files with and without --softmax cannot be compared in one run"):
-        validate_files([soft.path, plain.path], network, tiny / "eval")
+    scored, _ = export(quantized, "onnx", INT8, tmp_path, name="scored", options=EmitOptions(sigmoid=True))
+    (scored_row,) = validate_files([scored.path], network, tiny / "eval").measurements
+    assert scored_row.accuracy is not None
+    assert scored_row.accuracy.sqnr_db > 40
+    assert scored_row.accuracy.top1_agreement == plain_row.accuracy.top1_agreement
+    for pair in ([soft.path, plain.path], [soft.path, scored.path]):
+        with pytest.raises(BadInput, match="files with and without --softmax or --sigmoid cannot be compared in one run"):
+            validate_files(pair, network, tiny / "eval")
 
 
 def test_files_of_another_checkpoint(made, tiny):

@@ -190,6 +190,7 @@ SIMPLE: dict[str, tuple[Callable[[Any, Any, Any], Any], Callable[[Any], Any]]] =
     "concat": (lambda mb, x, y: mb.concat(values=[x, x, x], axis=-3), lambda x: np.concatenate([x, x, x], 1)),
     "mean": (lambda mb, x, y: mb.reduce_mean(x=x, axes=[2, -1]), lambda x: x.astype(np.float64).mean(axis=(2, 3))),
     "mean of all": (lambda mb, x, y: mb.reduce_mean(x=x, keep_dims=True), lambda x: x.astype(float).mean(keepdims=True)),
+    "sigmoid": (lambda mb, x, y: mb.sigmoid(x=x), lambda x: 1 / (1 + np.exp(-x.astype(np.float64)))),
     "softmax": (lambda mb, x, y: mb.softmax(x=x), softmax),
     "softmax of an axis": (lambda mb, x, y: mb.softmax(x=x, axis=1), lambda x: softmax(x.swapaxes(1, 3)).swapaxes(1, 3)),
     "transpose": (lambda mb, x, y: mb.transpose(x=x, perm=[0, 2, 3, 1]), lambda x: x.transpose(0, 2, 3, 1)),

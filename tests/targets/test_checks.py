@@ -39,8 +39,15 @@ def test_a_form_that_is_not_carried(target: str) -> None:
 
 @pytest.mark.parametrize("target", [name for name in TARGETS if INT8_NPU.name in target_named(name).SCHEMES])
 def test_logits_of_8_bits_are_no_probabilities(target: str) -> None:
-    with pytest.raises(BadInput, match="`int8-npu` gives logits of 8 bits"):
-        check_carries(target, INT8_NPU.name, EmitOptions(softmax=True))
+    for options in (EmitOptions(softmax=True), EmitOptions(sigmoid=True)):
+        with pytest.raises(BadInput, match="`int8-npu` gives logits of 8 bits") as caught:
+            check_carries(target, INT8_NPU.name, options)
+        assert caught.value.hint == f"leave out --{options.ending}, or --scheme int8"
+
+
+def test_a_file_ends_in_one_way() -> None:
+    with pytest.raises(BadInput, match="a softmax or in a sigmoid, not in both"):
+        check_carries("onnx", "fp32", EmitOptions(softmax=True, sigmoid=True))
 
 
 def test_a_network_that_does_not_fit_the_scheme(quantized: QuantizedGraph) -> None:

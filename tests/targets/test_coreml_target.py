@@ -273,6 +273,15 @@ def test_softmax_gives_probabilities_beside_the_labels(graph: Graph, pixels: NDA
     assert describe(written(tmp_path, content))[1].name == "probabilities"
 
 
+def test_sigmoid_gives_scores_and_so_do_the_labels(graph: Graph, pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    content = emitted(graph, "fp16", sigmoid=True)
+    assert [entry.name for entry in model_of(content).description.output] == ["classLabel", "classLabel_probs", "scores"]
+    assert {operation_named(model_of(content), name).type for name in ("scores", "class_probabilities")} == {"sigmoid"}
+    row = answers(tmp_path, emitted(graph, "fp16"), pixels)
+    np.testing.assert_allclose(answers(tmp_path, content, pixels), 1 / (1 + np.exp(-row)), atol=1e-6)
+    assert describe(written(tmp_path, content))[1].name == "scores"
+
+
 def test_without_labels_it_is_no_classifier(graph: Graph) -> None:
     content = emitted(replace(graph, labels=()), "fp32")
     model = model_of(content)

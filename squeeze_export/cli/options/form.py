@@ -42,6 +42,7 @@ def form_options(inputs: Sequence[str]) -> tuple[Option, ...]:
         _option("--batch", type=BatchSize(), default="1", metavar="N|dynamic", help="Images per inference."),
         _option("--input", "input_dtype", type=Choice(INPUTS, inputs), default="uint8", help=text),
         _option("--softmax", is_flag=True, help="Output probabilities instead of logits."),
+        _option("--sigmoid", is_flag=True, help="Output a probability for each class by itself."),
     )
 
 

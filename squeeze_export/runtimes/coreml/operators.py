@@ -303,6 +303,16 @@ def _softmax(given: Arguments) -> Kernel:
     return run
 
 
+def _sigmoid(given: Arguments) -> Kernel:
+    x = given.operand("x")
+
+    def run(values: Values) -> Array:
+        source = _floats(given, x(values))
+        return np.asarray(np.exp(-np.logaddexp(0, -_wide(source))), source.dtype)
+
+    return run
+
+
 def _cast(given: Arguments) -> Kernel:
     x, name = given.operand("x"), given.text("dtype")
     wanted: Any = {"fp32": np.float32, "fp16": np.float16}.get(name)
@@ -361,6 +371,7 @@ OPERATORS: Mapping[str, Callable[[Arguments], Kernel]] = {
     "reduce_mean": _reduce_mean,
     "relu": _relu,
     "reshape": _reshape,
+    "sigmoid": _sigmoid,
     "softmax": _softmax,
     "squeeze": _squeeze,
     "transpose": _transpose,

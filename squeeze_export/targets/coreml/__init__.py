@@ -1,7 +1,7 @@
 """Core ML: an ML program for iOS 17 or 18 in a package folder, written by coremltools' builder without TensorFlow or torch.
 
     input    `image`: one RGB image, which Vision scales and crops; or `input`: (N, H, W, 3) floats, 0 to 255
-    output   `logits` or `probabilities`: (N, classes) float32, in the order of the classes
+    output   `logits`, `probabilities` or `scores`: (N, classes) float32, in the order of the classes
              with an image input and labels also what Vision and Xcode show: `classLabel`, and the dictionary
              `classLabel_probs`, which always holds probabilities
 
@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from squeeze_export import __version__
-from squeeze_export.core import EmitOptions
+from squeeze_export.core import OUTPUT_NAMES, EmitOptions
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.targets.coreml.package import coremltools, package_files
-from squeeze_export.targets.coreml.program import CLASS_PROBABILITIES, PROBABILITIES, build_program
+from squeeze_export.targets.coreml.program import CLASS_PROBABILITIES, build_program
 
 NAME = "coreml"
 SUFFIX = ".mlpackage"
@@ -131,7 +131,8 @@ def _describe(description: Any, network: Graph | QuantizedGraph, scheme: Scheme)
     texts = {
         _LABEL: "The most probable label.",
         f"{_LABEL}_probs": "Label -> probability.",
-        PROBABILITIES: "Probabilities, in the order of the classes.",
+        OUTPUT_NAMES["softmax"]: "Probabilities, in the order of the classes.",
+        OUTPUT_NAMES["sigmoid"]: "The probability of each class by itself, in the order of the classes.",
     }
     for output in description.output:
         output.shortDescription = texts.get(output.name, "Logits, in the order of the classes.")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import EmitOptions, require
+from squeeze_export.core import OUTPUT_NAMES, EmitOptions, require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.graph.nodes import Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
@@ -24,7 +24,6 @@ from squeeze_export.graph.weights import recentred_bias
 from squeeze_export.targets.coreml.weights import bits_of, half, half_scales, palette_of, symmetric
 
 IMAGE = "image"
-PROBABILITIES = "probabilities"
 CLASS_PROBABILITIES = "class_probabilities"
 MAX_BATCH = 64
 """Of a dynamic batch. An ML program needs a bound."""
@@ -120,9 +119,12 @@ class _Lowering:
                 value = self.mb.relu(x=value, name=result) if node.relu else value
             made[node.name] = value if q is None else self._requantized(value, name, q, gain)
         logits = made[network.output.name]
-        wanted = self.mb.softmax(x=logits, axis=1, name=PROBABILITIES) if self.options.softmax else logits
-        # A program cannot give one tensor under two names, so the classifier has its own softmax.
-        return [wanted, *([self.mb.softmax(x=logits, axis=1, name=CLASS_PROBABILITIES)] if classifier else [])]
+        wanted = logits if self.options.ending == "logits" else self._probabilities(logits, OUTPUT_NAMES[self.options.ending])
+        # A program cannot give one tensor under two names, so the classifier has its own softmax or sigmoid.
+        return [wanted, *([self._probabilities(logits, CLASS_PROBABILITIES)] if classifier else [])]
+
+    def _probabilities(self, logits: Any, name: str) -> Any:
+        return self.mb.sigmoid(x=logits, name=name) if self.options.sigmoid else self.mb.softmax(x=logits, axis=1, name=name)
 
     def _parameters(self, **values: Any) -> dict[str, Any]:
         """Constant operands. Operators share equal constants, which halves the length of the program."""

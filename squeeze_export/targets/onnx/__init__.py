@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from squeeze_export.core import EmitOptions, require
+from squeeze_export.core import OUTPUT_NAMES, EmitOptions, require
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import FP32, QuantizedGraph, Scheme
 from squeeze_export.targets.onnx.lowering import write_nodes
@@ -44,7 +44,9 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
     writer = Writer(require("onnx", "onnx"), signed=scheme.symmetric)
     logits = write_nodes(writer, network, scheme, options.input_dtype)
     if options.softmax:
-        logits = writer.add("Softmax", [logits], "probabilities", axis=1)
+        logits = writer.add("Softmax", [logits], OUTPUT_NAMES["softmax"], axis=1)
+    if options.sigmoid:
+        logits = writer.add("Sigmoid", [logits], OUTPUT_NAMES["sigmoid"])
     return writer.model(network, options, {logits: (network.output.shape[1],)}, metadata)
 
 

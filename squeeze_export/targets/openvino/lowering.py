@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from squeeze_export.core import EmitOptions, FloatArray
+from squeeze_export.core import OUTPUT_NAMES, EmitOptions, FloatArray
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
 from squeeze_export.graph.weights import stored_conv
@@ -59,7 +59,9 @@ class Lowering:
             self.made[node.name] = _named(result, node.name).output(0)  # a max-pool has a second one, of positions
         result = self.made[self._network.output.name].get_node()
         if self._options.softmax:
-            result = _named(self._op.softmax(result, 1), "probabilities")
+            result = _named(self._op.softmax(result, 1), OUTPUT_NAMES["softmax"])
+        if self._options.sigmoid:
+            result = _named(self._op.sigmoid(result), OUTPUT_NAMES["sigmoid"])
         output = self._op.result(result, name=f"{result.get_friendly_name()}/result")
         output.set_layout(self._openvino.Layout("NC"))
         return self._openvino.Model([output], [source], self._network.name)

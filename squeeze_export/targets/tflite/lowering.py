@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from squeeze_export.core import EmitOptions
+from squeeze_export.core import OUTPUT_NAMES, EmitOptions
 from squeeze_export.graph.nodes import (
     Add,
     Concat,
@@ -34,7 +34,7 @@ class Lowering:
 
     Attributes:
         writer: the file under construction.
-        output_name: `logits`, or `probabilities` after a softmax.
+        output_name: `logits`, `probabilities` after a softmax, `scores` after a sigmoid.
         integers: tensor name -> index of its integer tensor in the file.
         reals: tensor name -> index of its float tensor in the file.
     """
@@ -48,7 +48,7 @@ class Lowering:
         self.version = 2 + self.wide  # of operators that move or pool integers: 2 added int8, 3 int16
         self.carried = f"int{scheme.activation_bits}"
         self.batch = -1 if options.batch == "dynamic" else options.batch
-        self.output_name = "probabilities" if options.softmax else network.output.name
+        self.output_name = OUTPUT_NAMES[options.ending]
         self.writer = Writer(f"{network.name}, {scheme.name}")
         self.signed = signed_tensors(network.nodes)
         self.integers: dict[str, int] = {}
@@ -73,7 +73,7 @@ class Lowering:
                 self._mean(node)
         output = self.network.output.name
         result = self.integers[output] if self.scheme.integer_output else self.reals[output]
-        return source, self._softmax(result) if self.options.softmax else result
+        return source, self._probabilities(result) if self.options.ending != "logits" else result
 
     def _computes_integers(self, node: QuantizedNode) -> bool:
         if isinstance(node, GlobalAveragePool):
@@ -191,9 +191,12 @@ class Lowering:
         (self.integers if integer else self.reals)[node.name] = output
         self.writer.operator("MEAN", self.version if integer else 1, inputs, output, ("ReducerOptions", {"keepDims": False}))
 
-    def _softmax(self, logits: int) -> int:
+    def _probabilities(self, logits: int) -> int:
         output = self._tensor(self.output_name, self.network.sizes[self.network.output.name][2:])
-        self.writer.operator("SOFTMAX", 1, [logits], output, ("SoftmaxOptions", {"beta": 1.0}))
+        if self.options.softmax:
+            self.writer.operator("SOFTMAX", 1, [logits], output, ("SoftmaxOptions", {"beta": 1.0}))
+        else:
+            self.writer.operator("LOGISTIC", 1, [logits], output)
         return output
 
 
