@@ -98,6 +98,11 @@ def flattened(dims: Sequence[int], axis: int) -> tuple[int, int]:
     return math.prod(dims[:axis]), math.prod(dims[axis:])
 
 
+def shape_of(dims: Sequence[int], attributes: Attributes) -> NDArray[np.int64]:
+    """What Shape gives of a tensor with these dimensions: those from `start` to `end`, which count from the end where negative."""
+    return np.array(dims[attributes.get("start", 0) : attributes.get("end", len(dims))], np.int64)
+
+
 def _places(axes: Sequence[int], rank: int) -> set[int]:
     places = {int(axis) % rank for axis in axes if -rank <= axis < rank}
     if len(places) != len(axes):
@@ -163,6 +168,11 @@ def _gather(inputs: Arrays, attributes: Attributes) -> Any:
     return np.take(values, indices.astype(np.int64), attributes.get("axis", 0))
 
 
+def _expanded(inputs: Arrays, attributes: Attributes) -> Any:
+    values, shape = inputs
+    return np.broadcast_to(values, _bounded(np.broadcast_shapes(values.shape, tuple(shape.tolist()))))
+
+
 def _slice(inputs: Arrays, attributes: Attributes) -> Any:
     values, given = inputs[0], [[int(n) for n in operand.reshape(-1)] for operand in inputs[1:]]
     if len(inputs) == 1:  # until opset 9
@@ -182,6 +192,7 @@ _OPERATORS: Mapping[str, Callable[[Arrays, Attributes], Any]] = {
     "Identity": lambda inputs, _: inputs[0],
     "Dropout": lambda inputs, _: inputs[0],
     "Cast": lambda inputs, attributes: inputs[0].astype(attributes["to"]),
+    "CastLike": lambda inputs, _: inputs[0].astype(inputs[1].dtype),
     "Add": _elementwise(np.add),
     "Sub": _elementwise(np.subtract),
     "Mul": _elementwise(np.multiply),
@@ -197,7 +208,8 @@ _OPERATORS: Mapping[str, Callable[[Arrays, Attributes], Any]] = {
     "Unsqueeze": lambda inputs, attributes: inputs[0].reshape(unsqueezed(inputs[0].shape, _axes(inputs, attributes) or [])),
     "Transpose": lambda inputs, attributes: inputs[0].transpose(attributes.get("perm")),
     "Concat": _joined,
+    "Expand": _expanded,
     "Gather": _gather,
     "Slice": _slice,
-    "Shape": lambda inputs, _: np.array(inputs[0].shape, np.int64),
+    "Shape": lambda inputs, attributes: shape_of(inputs[0].shape, attributes),
 }

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from squeeze_export.core import CAFFE, TORCHVISION, Preprocess, TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.formats.onnx import OnnxFile, node_name
-from squeeze_export.formats.onnx_constants import MAX_ELEMENTS, evaluate, flattened, reshaped, squeezed, unsqueezed
+from squeeze_export.formats.onnx_constants import MAX_ELEMENTS, evaluate, flattened, reshaped, shape_of, squeezed, unsqueezed
 from squeeze_export.graph.draft import INPUT, NO_PADS, OUTPUT, Doubles, Draft, DraftLayer
 from squeeze_export.graph.nodes import Graph, Node, Pads, Pair
 from squeeze_export.graph.pixels import on_pixels
@@ -493,17 +493,36 @@ class _Reading:
         kernel = self._kernel(node, held)
         channels, *whole = self._draft.layers[value.made].size
         strides, pads, size = self._window(node, kernel, value)
-        if value.pooled or (list(kernel) == whole and size == (1, 1) and not any((*pads, *value.pads))):
+        counts = self._averaged(node, kernel, strides, size, value)
+        if value.pooled or (size == (1, 1) and counts == [{side} for side in whole] and not any(value.pads)):
             return self._global_pool(node, [value])
-        given = self._given_pads(node, held, kernel, strides, value.dims[2:])
-        if pads != given or (any(given) and not held.get("count_include_pad", 0)):
-            self._refuse(node, "averages fewer pixels at the border, where padding does not count: its weights would differ there")
+        if any(len(one) != 1 for one in counts):
+            least, most = (_by([extreme(one) for one in counts]) for extreme in (min, max))
+            self._refuse(node, f"averages {most} pixels, but {least} at the border: no convolution divides by two numbers")
+        divisor = math.prod(count for one in counts for count in one)
         self._diagonal_fits(node, channels, math.prod(kernel))
         self._note(node, f"becomes a {_by(kernel)} convolution from each channel to itself")
         weight = np.zeros((channels, channels, *kernel), np.float32)
         weight[np.arange(channels), np.arange(channels)] = 1
         made = self._convolved(node, value, weight, np.zeros(channels), strides, pads)
-        return self._scaled(node, made, np.full(channels, 1 / math.prod(kernel)), np.zeros(channels))
+        return self._scaled(node, made, np.full(channels, 1 / divisor), np.zeros(channels))
+
+    def _averaged(self, node: Any, kernel: Pair, strides: Pair, size: Pair, value: _Value) -> list[set[int]]:
+        """For height and width, by how many pixels the windows of an average pool divide.
+
+        What hangs over in ceil mode never counts, padding with `count_include_pad` alone: torch's rule, and ONNX Runtime's in
+        every opset.
+        """
+        held, sides = self._attributes(node), value.dims[2:]
+        pads, found = self._given_pads(node, held, kernel, strides, sides), []
+        for place, (side, window, step, count) in enumerate(zip(sides, kernel, strides, size, strict=True)):
+            before, after = pads[place], pads[place + 2]
+            first, end = (-before, side + after) if held.get("count_include_pad", 0) else (0, side)
+            starts = range(-before, count * step - before, step)
+            found.append({max(min(start + window, end) - max(start, first), 0) for start in starts})
+        if {0} in found:
+            self._refuse(node, "averages nothing but padding")
+        return found
 
     def _global_pool(self, node: Any, operands: Sequence[Any]) -> _Value:
         value = self._map(node, operands[0])
@@ -558,6 +577,16 @@ class _Reading:
             self._refuse(node, "drops at random (training_mode): export the network after `model.eval()`")
         return value
 
+    def _cast_like(self, node: Any, operands: Sequence[Any]) -> NDArray[Any] | _Value:
+        """CastLike, where one of the two is a map: to floats, and only from what floats hold."""
+        given, like = operands
+        pixels = isinstance(like, _Value) and like.made == INPUT and self._byte_input
+        if pixels or (isinstance(like, np.ndarray) and like.dtype.name not in _FLOATS):
+            self._refuse(node, "may round to integers")
+        if isinstance(given, _Value) or given.dtype.name in _FLOATS:
+            return given
+        return given.astype(np.float32)
+
     def _padded(self, node: Any, operands: Sequence[Any]) -> _Value:
         value, held = self._map(node, operands[0]), self._attributes(node)
         pads, axes = held.get("pads") or self._integers(node, operands, 1) or [], self._integers(node, operands, 3)
@@ -606,7 +635,7 @@ class _Reading:
         return replace(value, dims=dims, by_channel=not value.by_channel)
 
     def _shape(self, node: Any, operands: Sequence[Any]) -> NDArray[Any]:
-        return np.array(self._value(node, operands[0]).dims, np.int64)
+        return shape_of(self._value(node, operands[0]).dims, self._attributes(node))
 
     def _ended(self, node: Any, operands: Sequence[Any]) -> _Value:
         """Softmax, LogSoftmax, Sigmoid: left out."""
@@ -866,6 +895,7 @@ _STEPS: Mapping[str, Callable[[_Reading, Any, Sequence[Any]], NDArray[Any] | _Va
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _Reading._reshape),
     "Transpose": _Reading._transpose,
     "Shape": _Reading._shape,
+    "CastLike": _Reading._cast_like,
     **dict.fromkeys(("Identity", "Dropout", "Cast"), _Reading._same),
     **dict.fromkeys(_ENDS, _Reading._ended),
 }

@@ -130,9 +130,8 @@ def _check(integer: Sequence[Artifact], calibration: Calibration, table: Path, n
                 hint="`calibrate` with the same images and --seed makes its table again",
             )
         if artifact.gives_probabilities:
-            raise BadInput(
-                f"`{artifact.path.name}` gives probabilities: logits are compared", hint="export it without --softmax or --sigmoid"
-            )
+            hint = f"export it without --{artifact.ending}"
+            raise BadInput(f"`{artifact.path.name}` gives probabilities: logits are compared", hint=hint)
     check_table(calibration, table, network)
     if not has_steps(quantized):
         last = quantized.kept_float[-1]

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from squeeze_export.errors import BadInput
 from squeeze_export.formats.onnx import parsed
-from squeeze_export.graph.nodes import Conv, Graph
+from squeeze_export.graph.nodes import Conv, Graph, Pair
 from squeeze_export.graph.onnx_graph import read_graph
 from squeeze_export.graph.run import FloatRunner
 from tests.onnx_networks import Net, assert_same_network, built, drawn, exported, fed, read, stirred, their_answers
@@ -410,6 +410,98 @@ def test_other_exporters_manners_are_read(name: str) -> None:
     assert found.notes == ()
 
 
+def by_dynamo(*, optimized: bool) -> Any:
+    """What `torch.onnx.export(..., dynamo=True)` of torch 2.13 writes, by hand: that needs onnxscript.
+
+    With `optimize=False` the bias of a convolution that has none is made of `Shape`, `CastLike` and `Expand`, whose names are
+    `val_9` and so on, and BatchNorm stays.
+    """
+    rng, node, nodes = np.random.default_rng(6), helper.make_node, list[Any]()
+    held: dict[str, Any] = {
+        "mean": np.reshape([0.49, 0.48, 0.44], (1, 3, 1, 1)),
+        "std": np.reshape([0.25, 0.24, 0.26], (1, 3, 1, 1)),
+        "c.weight": rng.normal(size=(8, 3, 3, 3)) / 5,
+        "c.bias": rng.normal(size=8) / 5,
+        "f.squeeze.weight": rng.normal(size=(4, 8, 1, 1)) / 3,
+        "fc.weight": rng.normal(size=(5, 4)),
+        "fc.bias": rng.normal(size=5),
+        **{f"f.bn.{name}": rng.random(4) + 0.5 for name in ("weight", "bias", "running_mean", "running_var")},
+    }
+
+    def window(kernel: int, stride: int, pad: int) -> dict[str, Any]:
+        sides = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
+        return {"auto_pad": "NOTSET", "dilations": [1, 1], **sides}
+
+    nodes += [
+        node("Sub", ["image", "mean"], ["sub"], "node_sub"),
+        node("Div", ["sub", "std"], ["div"], "node_div"),
+        node("Conv", ["div", "c.weight", "c.bias"], ["conv2d"], "node_conv2d", group=1, **window(3, 2, 1)),
+        node("Relu", ["conv2d"], ["relu"], "node_relu"),
+        node("MaxPool", ["relu"], ["max_pool2d"], "node_max_pool2d", storage_order=0, ceil_mode=1, **window(3, 2, 0)),
+    ]
+    if optimized:
+        held["f.squeeze.weight_bias"] = rng.normal(size=4)
+        operands = ["max_pool2d", "f.squeeze.weight", "f.squeeze.weight_bias"]
+        nodes.append(node("Conv", operands, ["getitem"], "node_Conv_54", group=1, **window(1, 1, 0)))
+    else:
+        norm = [f"f.bn.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+        nodes += [
+            node("Shape", ["f.squeeze.weight"], ["val_9"], start=0, end=1),
+            node("Constant", [], ["val_10"], value_ints=[1]),
+            node("Expand", ["val_9", "val_10"], ["val_11"]),
+            node("Constant", [], ["val_12"], value=numpy_helper.from_array(np.array(0.25, np.float32))),
+            node("CastLike", ["val_12", "max_pool2d"], ["val_13"]),
+            node("Expand", ["val_13", "val_11"], ["val_14"]),
+            node("Conv", ["max_pool2d", "f.squeeze.weight", "val_14"], ["conv2d_1"], "node_conv2d_1", group=1, **window(1, 1, 0)),
+            node("BatchNormalization", ["conv2d_1", *norm], ["getitem"], epsilon=1e-5, momentum=0.9),
+        ]
+    nodes += [
+        node("Relu", ["getitem"], ["relu_1"], "node_relu_1"),
+        node("ReduceMean", ["relu_1", "val_40"], ["mean_1"], "node_mean", noop_with_empty_axes=0, keepdims=1),
+        node("Reshape", ["mean_1", "val_45"], ["view"], "node_Reshape_61", allowzero=1),
+        node("Gemm", ["view", "fc.weight", "fc.bias"], ["linear"], "node_linear", alpha=1.0, beta=1.0, transA=0, transB=1),
+    ]
+    tensors = [numpy_helper.from_array(np.asarray(values, np.float32), name) for name, values in held.items()]
+    tensors += [numpy_helper.from_array(np.array(pair), name) for name, pair in (("val_40", [-1, -2]), ("val_45", [-1, 4]))]
+    taken, given = ([name, TensorProto.FLOAT, shape] for name, shape in (("image", ["batch", 3, 36, 36]), ("linear", ["batch", 5])))
+    graph = helper.make_graph(
+        nodes, "main_graph", [helper.make_tensor_value_info(*taken)], [helper.make_tensor_value_info(*given)], tensors
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10, producer_name="pytorch")
+
+
+@pytest.mark.parametrize("optimized", [True, False])
+def test_what_torchs_dynamo_exporter_writes_is_read(optimized: bool) -> None:
+    model = by_dynamo(optimized=optimized)
+    found = read(model)
+    pixels = drawn(found)
+    assert_same_network(FloatRunner(built(found))(pixels), their_answers(model, fed(found, pixels)))
+    assert [node.name for node in found.nodes] == ["c", "node_max_pool2d", "f.squeeze", "fc", "logits"]
+    assert np.allclose(found.mean, [0.49, 0.48, 0.44])
+
+
+@pytest.mark.parametrize(("start", "end", "fits"), [(0, 1, True), (-4, -3, True), (0, 2, False), (1, 2, False)])
+def test_a_part_of_a_shape_is_that_part(start: int, end: int, fits: bool) -> None:
+    """Of a weight of (4, 8, 1, 1), as the length of a bias."""
+    model = by_dynamo(optimized=False)
+    shape = node_of(model, "Shape")
+    del shape.attribute[:]
+    shape.attribute.extend([helper.make_attribute("start", start), helper.make_attribute("end", end)])
+    if fits:
+        assert len(read(model).nodes) == 5
+    else:
+        with pytest.raises(BadInput, match="has a bias of"):
+            read(model)
+
+
+def test_what_a_cast_like_may_round_is_refused() -> None:
+    model = by_dynamo(optimized=False)
+    cast = node_of(model, "CastLike")
+    cast.input[:] = ["max_pool2d", "val_45"]
+    with pytest.raises(BadInput, match="CastLike `val_13` may round to integers"):
+        read(model)
+
+
 def test_a_weight_that_is_a_hundredth_off_is_noticed() -> None:
     model = plain()
     found = read(model)
@@ -669,11 +761,19 @@ REFUSED: dict[str, tuple[Callable[[Any], None], str]] = {
     ),
     "an average without its padding": (
         inserted("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
-        "averages fewer pixels at the border",
+        "averages 3x3 pixels, but 2x2 at the border: no convolution divides by two numbers",
     ),
     "an average whose last window hangs over": (
         inserted("AveragePool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
-        "averages fewer pixels at the border",
+        "averages 2x2 pixels, but 1x1 at the border",
+    ),
+    "an average with padding whose last window hangs over": (
+        inserted("AveragePool", kernel_shape=[2, 4], strides=[1, 4], pads=[0, 1, 0, 1], ceil_mode=1, count_include_pad=1),
+        "averages 2x4 pixels, but 2x3 at the border",
+    ),
+    "an average of padding": (
+        inserted("AveragePool", kernel_shape=[3, 3], strides=[20, 20], pads=[4, 4, 0, 0]),
+        "averages nothing but padding",
     ),
     "a mean over one side": (inserted("ReduceMean", axes=[2]), r"takes the mean over the axes \[2\]"),
     "a mean image": (inserted("Sub", np.ones((1, 8, 17, 17), np.float32)), "which is not one number a channel"),
@@ -735,6 +835,44 @@ REFUSED: dict[str, tuple[Callable[[Any], None], str]] = {
     "two inputs": (lambda m: m.graph.input.append(helper.make_tensor_value_info("other", 1, [1])), "`2` inputs and `1` outputs"),
     "opset 6": (lambda m: setattr(m.opset_import[0], "version", 6), "opset `6`"),
 }
+
+
+AVERAGES: dict[str, tuple[dict[str, Any], Pair]] = {
+    "ceil mode, nothing hangs over": ({"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}, (3, 3)),
+    "padding that no window reaches": ({"kernel_shape": [3, 3], "strides": [4, 4], "pads": [0, 0, 1, 1]}, (3, 3)),
+    "one window, as many pixels as there are": ({"kernel_shape": [5, 5], "strides": [17, 17], "pads": [2, 2, 0, 0]}, (3, 3)),
+    "padding that counts": ({"kernel_shape": [3, 4], "pads": [1, 2, 1, 2], "count_include_pad": 1}, (3, 4)),
+    "padding that counts, ceil mode": (
+        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "count_include_pad": 1, "ceil_mode": 1},
+        (3, 3),
+    ),
+}
+"""Average pools of a map of 17 px -> over how many pixels each window is averaged."""
+
+
+@pytest.mark.parametrize("opset", [10, 17, 20])
+@pytest.mark.parametrize("name", list(AVERAGES))
+def test_an_average_of_equal_windows_is_a_convolution(name: str, opset: int) -> None:
+    attributes, (rows, columns) = AVERAGES[name]
+    model = plain()
+    model.opset_import[0].version = opset
+    inserted("AveragePool", **attributes)(model)
+    found = read(model)
+    pixels = drawn(found)
+    assert_same_network(FloatRunner(built(found))(pixels), their_answers(model, fed(found, pixels)))
+    (average,) = [node for node in found.nodes if isinstance(node, Conv) and node.name == "new"]
+    assert average.weight.max() == np.float32(1 / (rows * columns))
+
+
+def test_an_average_of_the_whole_map_is_the_global_one_whatever_its_padding() -> None:
+    model = plain()
+    node = node_of(model, "GlobalAveragePool")
+    node.op_type = "AveragePool"
+    set_attributes(node, kernel_shape=[11, 11], pads=[1, 1, 1, 1])
+    found = read(model)
+    pixels = drawn(found)
+    assert_same_network(FloatRunner(built(found))(pixels), their_answers(model, fed(found, pixels)))
+    assert [node.name for node in found.nodes] == ["a", "b", "last", "logits"]
 
 
 @pytest.mark.parametrize("name", list(REFUSED))
