@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import TORCHVISION, EmitOptions, TensorSpec
 from squeeze_export.errors import BadInput, Refused
-from squeeze_export.formats import format_named
+from squeeze_export.formats import audited, format_named
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
-from squeeze_export.graph.nodes import Conv, Graph
-from squeeze_export.graph.quantized import FP16, FP32, INT8, QuantizedGraph, Scheme
+from squeeze_export.graph.nodes import Concat, Conv, GlobalAveragePool, Graph
+from squeeze_export.graph.quantized import FP16, FP32, INT8, INT8_SYMMETRIC, QuantizedGraph, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.graph.table import read_table, table_bytes
 from squeeze_export.images.preprocess import load_pixels
@@ -150,6 +150,61 @@ def test_every_shape_of_network(bypass: Bypass, size_px: int, kernel: int, conv1
     for name, values in zip(expected, found, strict=True):
         steps = np.abs(values.transpose(0, 2, 3, 1).astype(int) - np.concatenate(expected[name]).astype(int)).max()
         assert steps <= (0 if bypass == "none" and vnni() else 1), name
+
+
+def on_padded_pixels(*others: Conv) -> Graph:
+    """A network whose first convolution pads the pixels themselves, which a mean of 0 allows, joined with other ones there."""
+    rng = np.random.default_rng(5)
+    weight, head = rng.normal(0, 0.3, (8, 3, 3, 3)) / 255, rng.normal(0, 0.5, (5, 8 + 4 * len(others), 1, 1))
+    first = Conv(
+        "conv1",
+        "input",
+        weight.astype(np.float32),
+        np.zeros(8, np.float32),
+        (1, 1),
+        (1, 2, 1, 0) if not others else (1, 1, 1, 1),
+        True,
+    )
+    join = (Concat("joined", ("conv1", *(conv.name for conv in others))),) if others else ()
+    source = "joined" if others else "conv1"
+    last = Conv("conv10", source, head.astype(np.float32), np.zeros(5, np.float32), (1, 1), (0, 0, 0, 0), False)
+    nodes = (first, *others, *join, last, GlobalAveragePool("logits", "conv10"))
+    pixels = TensorSpec("input", ("N", 12, 12, 3), "uint8", "NHWC", 1.0, 0)
+    preprocess = replace(TORCHVISION, crop_px=12, mean=(0.0,) * 3, std=(1.0,) * 3)
+    return Graph("padded", nodes, pixels, TensorSpec("logits", ("N", 5), "float32", "NC"), preprocess, (), "c0")
+
+
+def one_px(name: str, pads: tuple[int, int, int, int]) -> Conv:
+    weight = np.random.default_rng(6).normal(0, 1 / 255, (4, 3, 1, 1)).astype(np.float32)
+    return Conv(name, "input", weight, np.zeros(4, np.float32), (1, 1), pads, True)
+
+
+@pytest.mark.parametrize("input_dtype", ["uint8", "float32"])
+def test_padded_pixels_lower_by_128_are_padded_before(input_dtype: str, tmp_path: Path) -> None:
+    """A zero of ONNX's padding would be a pixel of 128."""
+    network = on_padded_pixels()
+    pixels = noise(network, 4) // 3  # dark, so that a border of 128 shows
+    integers = quantize(network, pixels, FloatRunner(network), INT8_SYMMETRIC)
+    model = emitted(network, INT8_SYMMETRIC, integers, input_dtype=input_dtype)
+    expected = IntegerRunner(integers)(pixels)
+    np.testing.assert_allclose(one_by_one(model, pixels.astype(input_dtype)), expected, rtol=1e-3, atol=1e-3)
+    assert sqnr_db(FloatRunner(network)(pixels), expected) > 30
+    (tmp_path / "net.onnx").write_bytes(model)
+    assert audited("onnx", tmp_path / "net.onnx").violations == ()
+    changed = onnx.load_model_from_string(model)
+    (pad,) = [node for node in changed.graph.node if node.op_type == "Pad"]
+    fill = onnx.helper.make_tensor("fill", onnx.TensorProto.FLOAT, [], [128.0])
+    changed.graph.initializer.append(fill)
+    pad.input.append("fill")
+    control = one_by_one(changed.SerializeToString(), pixels.astype(input_dtype))
+    assert np.abs(control - expected).max() > 1e-2
+
+
+def test_pixels_padded_in_two_ways_are_refused_where_128_is_subtracted() -> None:
+    network = on_padded_pixels(one_px("b", (0, 0, 0, 0)))
+    pixels = noise(network, 4)
+    with pytest.raises(Refused, match="`conv1` and `b` pad the pixels differently"):
+        emitted(network, INT8_SYMMETRIC, quantize(network, pixels, FloatRunner(network), INT8_SYMMETRIC))
 
 
 @pytest.mark.parametrize("scheme", [FP32, FP16, INT8], ids=lambda scheme: scheme.name)

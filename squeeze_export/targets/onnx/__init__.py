@@ -37,8 +37,8 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
         The file's bytes; the same arguments give the same bytes.
 
     Raises:
-        Refused: a weight is too large for float16, the first convolution is padded in a scheme without zero points, or a layer
-            kept in float is between integers.
+        Refused: a weight is too large for float16, convolutions pad the pixels differently in a scheme without zero points, or a
+            layer kept in float is between integers.
         Unavailable: `onnx` is not installed.
     """
     writer = Writer(require("onnx", "onnx"), signed=scheme.symmetric)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from squeeze_export.errors import Refused
-from squeeze_export.graph.nodes import Concat, Conv, GlobalAveragePool, Graph, MaxPool, QuantizedConv
+from squeeze_export.graph.nodes import Concat, Conv, GlobalAveragePool, Graph, MaxPool, Pads, QuantizedConv
 from squeeze_export.graph.quantized import Quantization, QuantizedGraph, Scheme
 from squeeze_export.graph.weights import half, stored_conv
 from squeeze_export.targets.onnx.writer import Writer
 
 _MIDDLE = 128
 """`int8-symmetric` subtracts it from the pixels, so that they are -128 to 127 with zero point 0; the first bias compensates."""
+_NO_PADS: Pads = (0, 0, 0, 0)
 
 
 def write_nodes(
@@ -37,7 +39,8 @@ def write_nodes(
         Refused: see `targets.onnx.emit`.
     """
     steps: Mapping[str, Quantization] = network.tensors if isinstance(network, QuantizedGraph) else {}
-    real = {network.input.name: _pixels(writer, network.input.name, scheme, input_dtype)}
+    pads = _pixel_pads(network, scheme)
+    real = {network.input.name: _pixels(writer, network.input.name, scheme, input_dtype, pads)}
     for node in network.nodes:
         sources = [real[name] for name in node.inputs]
         q = steps.get(node.name)
@@ -46,7 +49,9 @@ def write_nodes(
             real[node.name] = _mean(writer, node, sources[0], scheme) if q is None else _integer_mean(writer, node, sources[0], q)
             continue
         if isinstance(node, QuantizedConv):
-            result = _integer_conv(writer, node, sources[0], steps, scheme, reads_pixels=node.input == network.input.name)
+            on_pixels = node.input == network.input.name
+            conv = replace(node, pads=_NO_PADS) if on_pixels and any(pads) else node
+            result = _integer_conv(writer, conv, sources[0], steps, scheme, reads_pixels=on_pixels)
         elif isinstance(node, Conv):
             if q is not None and node.input in steps:
                 hint = f"calibrate again with --keep-float {node.name}"
@@ -74,7 +79,17 @@ def _compute_dtype(scheme: Scheme) -> np.dtype[Any]:
     return np.dtype(np.float32 if scheme.weight_bits else scheme.float_dtype)
 
 
-def _pixels(writer: Writer, source: str, scheme: Scheme, input_dtype: str) -> str:
+def _pixel_pads(network: Graph | QuantizedGraph, scheme: Scheme) -> Pads:
+    """The padding that pixels need themselves: where 128 is subtracted, a convolution's own zeros would be pixels of 128."""
+    readers = [node for node in network.consumers[network.input.name] if isinstance(node, Conv | QuantizedConv)]
+    found = {node.pads for node in readers if scheme.integer and scheme.symmetric} or {_NO_PADS}
+    if len(found) > 1:
+        names = " and ".join(f"`{node.name}`" for node in readers)
+        raise Refused(f"{names} pad the pixels differently, which `{scheme.name}` cannot", hint="--scheme int8")
+    return found.pop()
+
+
+def _pixels(writer: Writer, source: str, scheme: Scheme, input_dtype: str, pads: Pads = _NO_PADS) -> str:
     """The pixels as floats, (N, 3, H, W); in an integer scheme they come out of a DequantizeLinear of scale 1."""
     if scheme.symmetric and input_dtype != "float32":  # TensorRT accepts uint8 pixels only where a Cast reads them first
         source = writer.cast(source, "pixels_float", np.dtype(np.float32))
@@ -83,6 +98,9 @@ def _pixels(writer: Writer, source: str, scheme: Scheme, input_dtype: str) -> st
         dtype = _compute_dtype(scheme)
         return pixels if input_dtype == dtype.name else writer.cast(pixels, f"pixels_{dtype.name}", dtype)
     if scheme.symmetric:
+        if any(pads):
+            amounts = writer.constant("pixels/pads", np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64))
+            pixels = writer.add("Pad", [pixels, amounts], "pixels_padded")
         middle = writer.constant("pixels/middle", np.array(_MIDDLE, np.float32))
         centred = writer.add("Sub", [pixels, middle], "pixels_centred")
         q = Quantization(1.0, _MIDDLE)
@@ -113,8 +131,6 @@ def _integer_conv(
     """Returns the name of the float tensor that is to be quantized."""
     name, bias_steps = conv.name, conv.bias
     if scheme.symmetric and reads_pixels:
-        if any(conv.pads):
-            raise Refused(f"`{name}` is padded with pixels of value 0, which `{scheme.name}` cannot hold", hint="--scheme int8")
         bias_steps = bias_steps + _MIDDLE * conv.weight.sum(axis=(1, 2, 3), dtype=np.int32)
     scale = conv.weight_scale[0] if scheme.per_tensor else conv.weight_scale
     channels = "" if scheme.per_tensor else f"_{len(conv.bias)}"
