@@ -55,7 +55,7 @@ def _fixed_groups(graph: Graph, groups: Mapping[str, str]) -> set[str]:
     members = Counter(groups.values())
     concats = [node for node in graph.nodes if isinstance(node, Concat)]
     uses = Counter(name for node in concats for name in node.inputs)
-    made = {conv.name for conv in graph.convs}
+    made = {node.name for node in graph.nodes if isinstance(node, Conv | Concat)}
     fixed = {groups[name] for name in (graph.input.name, graph.output.name, *graph.nodes[-1].inputs)}
     for _ in range(len(concats) + 1):  # each round but the last fixes one more
         for node in concats:
@@ -69,7 +69,7 @@ def _fixed_groups(graph: Graph, groups: Mapping[str, str]) -> set[str]:
 def with_concat_inputs(graph: Graph, factors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Tensor name -> its factors (C,), those of every Concat handed on to its inputs."""
     found = dict(factors)
-    for node in graph.nodes:
+    for node in reversed(graph.nodes):  # a Concat may itself be a part of one
         if isinstance(node, Concat) and node.name in found:
             ends = np.cumsum([graph.sizes[name][2] for name in node.inputs])
             found |= zip(node.inputs, np.split(found[node.name], ends[:-1]), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from squeeze_export.core import CAFFE, TensorSpec
 from squeeze_export.graph.build import build_graph
-from squeeze_export.graph.nodes import Concat, Conv, GlobalAveragePool, Graph, MaxPool
+from squeeze_export.graph.nodes import Concat, Conv, GlobalAveragePool, Graph, MaxPool, Node
 from squeeze_export.graph.quantized import INT8, INT16X8, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import FAMILY, Architecture, Fire, architecture, fire_modules, tensor_shapes
@@ -147,14 +148,25 @@ def test_every_tensor_has_one_place(arch: Architecture) -> None:
         assert len({graph.sizes[name][2] for name in group}) == 1
 
 
-def joined_twice() -> Graph:
-    """Concats of what another Concat reads too, of a pool and of another Concat: the input of each is tied to more than one."""
+def drawn_convs() -> Callable[[str, str, int, int], Conv]:
+    """Makes random convolutions: name, source, channels out and in."""
     draw = np.random.default_rng(5)
 
     def conv(name: str, source: str, out_channels: int, in_channels: int) -> Conv:
         weight = draw.normal(0, 0.5, (out_channels, in_channels, 3, 3)).astype(np.float32)
         return Conv(name, source, weight, draw.normal(0, 0.5, out_channels).astype(np.float32), (1, 1), (1, 1, 1, 1), True)
 
+    return conv
+
+
+def joins(nodes: Sequence[Node]) -> Graph:
+    taken = TensorSpec("input", ("N", 24, 24, 3), "uint8", "NHWC", 1.0, 0)
+    return Graph("joined", tuple(nodes), taken, TensorSpec("logits", ("N", 5), "float32", "NC"), CAFFE, (), "")
+
+
+def joined_twice() -> Graph:
+    """Concats of what another Concat reads too, and of a pool: the input of each is tied to more than one."""
+    conv = drawn_convs()
     nodes = (
         conv("first", "input", 4, 3),
         conv("a", "first", 3, 4),
@@ -169,8 +181,31 @@ def joined_twice() -> Graph:
         conv("conv10", "plain", 5, 8),
         GlobalAveragePool("logits", "conv10"),
     )
-    taken = TensorSpec("input", ("N", 24, 24, 3), "uint8", "NHWC", 1.0, 0)
-    return Graph("joined", nodes, taken, TensorSpec("logits", ("N", 5), "float32", "NC"), CAFFE, (), "")
+    return joins(nodes)
+
+
+@pytest.mark.parametrize("scheme", [INT8, INT16X8], ids=lambda scheme: scheme.name)
+def test_a_concat_of_concats_hands_its_factors_on(scheme: Scheme) -> None:
+    conv = drawn_convs()
+    nodes = (
+        conv("a", "input", 3, 3),
+        conv("b", "input", 4, 3),
+        Concat("inner", ("a", "b")),
+        conv("c", "inner", 5, 7),
+        Concat("outer", ("inner", "c")),
+        MaxPool("pool", "outer", (3, 3), (2, 2), (0, 0, 0, 0)),
+        conv("conv10", "pool", 5, 12),
+        GlobalAveragePool("logits", "conv10"),
+    )
+    graph, pixels = joins(nodes), images(24)
+    assert {frozenset(group) for group in channel_groups(graph)} == {frozenset({"outer", "pool"})}
+    seen = seen_of(graph, pixels)
+    factors = channel_factors(graph, seen, scheme)
+    assert set(factors) == {"a", "b", "c", "inner", "outer", "pool"}
+    np.testing.assert_array_equal(np.concatenate([factors[name] for name in ("a", "b", "c")]), factors["pool"])
+    equalized, _ = equalized_by_its_own(graph, seen, scheme)
+    assert sqnr_db(FloatRunner(graph)(pixels), FloatRunner(equalized)(pixels)) > 110
+    assert np.ptp(factors["pool"]) > 0.1
 
 
 @pytest.mark.parametrize("scheme", [INT8, INT16X8], ids=lambda scheme: scheme.name)
