@@ -579,13 +579,12 @@ class _Reading:
 
     def _cast_like(self, node: Any, operands: Sequence[Any]) -> NDArray[Any] | _Value:
         """CastLike, where one of the two is a map: to floats, and only from what floats hold."""
-        given, like = operands
+        given: NDArray[Any] | _Value = operands[0]
+        like = operands[1]
         pixels = isinstance(like, _Value) and like.made == INPUT and self._byte_input
         if pixels or (isinstance(like, np.ndarray) and like.dtype.name not in _FLOATS):
             self._refuse(node, "may round to integers")
-        if isinstance(given, _Value) or given.dtype.name in _FLOATS:
-            return given
-        return given.astype(np.float32)
+        return given.astype(np.float32) if isinstance(given, np.ndarray) and given.dtype.name not in _FLOATS else given
 
     def _padded(self, node: Any, operands: Sequence[Any]) -> _Value:
         value, held = self._map(node, operands[0]), self._attributes(node)
