@@ -11,11 +11,12 @@ behind the last product, and where they belong to a layer kept in float. A file 
 where pixels enter and logits leave.
 
 Nothing is charged on a guess: an opaque operator is no violation but `untold`, and what only follows from it is not held against
-its neighbours.
+its neighbours. So is a product that devices compute in different ways.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,14 +33,27 @@ ALL_INTEGER_SCHEME = "int8-npu"
 class Arithmetic(Protocol):
     """Which of a file's operators compute in float. `place` is an operator's index in `Contents.operators`."""
 
+    @abstractmethod
     def is_float(self, place: int) -> bool:
         """Whether an operator computes in floating point while the network runs."""
 
+    @abstractmethod
     def reasons(self, place: int) -> Sequence[str]:
         """Why a product cannot be computed in integers; empty where it can."""
 
+    @abstractmethod
     def takes_parameter(self, place: int, index: int) -> bool:
         """Whether an integer network may have a float constant as this input of the operator, such as a scale or a bound."""
+
+    def rounds(self, place: int, index: int) -> bool:
+        """Whether a runtime makes integers of a float constant here when it opens the file. In a file of another tool that is no
+        fault; one of ours stores the integers.
+        """
+        return False
+
+    def doubts(self, place: int) -> Sequence[str]:
+        """Why it depends on the device whether an operator computes in integers; empty where it does not."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -114,8 +128,16 @@ def audit(contents: Contents, policy: Policy) -> Audit:
         violations=tuple(_violations(file, policy, numbers, floating, kept, stored)),
         weight_bytes=_weight_bytes(file.constants),
         kept_float=kept.names,
-        untold=(*(f"{_named(o)} cannot be seen through: {o.opaque}" for o in file.operators if o.opaque), *file.opaque),
+        untold=(*_untold(file, numbers), *file.opaque),
     )
+
+
+def _untold(file: Contents, numbers: Arithmetic) -> Iterator[str]:
+    for place, operator in enumerate(file.operators):
+        if operator.opaque:
+            yield f"{_named(operator)} cannot be seen through: {operator.opaque}"
+        else:
+            yield from (f"{_named(operator)} computes in integers or in float: {doubt}" for doubt in numbers.doubts(place))
 
 
 def _weight_bytes(constants: Sequence[FileTensor]) -> dict[str, int]:
@@ -176,6 +198,8 @@ def _violations(
 
     def allowed(place: int, index: int) -> bool:
         if place in preparing or (place in kept.convolutions and index > 0) or numbers.takes_parameter(place, index):
+            return True
+        if not file.scheme and numbers.rounds(place, index):
             return True
         if file.operators[place].opaque or (place in tail and file.operators[place].inputs[index].is_row):
             return True

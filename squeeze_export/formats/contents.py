@@ -42,6 +42,7 @@ class FileTensor:
         scales: of its quantization: empty, one for the tensor, or one per channel.
         zero_points: as many as `scales`.
         values: of a small constant of integers, such as the axes of a mean; otherwise empty.
+        numbers: of a constant of one row that the audit must know, such as the bounds of a FakeQuantize; otherwise empty.
         size_bytes: of a constant's stored values; 0 where they are parameters of an operator and not weights.
         place: identifies the tensor in a format whose names are not unique.
         storage: identifies the stored values in a format whose constants may share them.
@@ -54,6 +55,7 @@ class FileTensor:
     scales: tuple[float, ...] = ()
     zero_points: tuple[int, ...] = ()
     values: tuple[int, ...] = ()
+    numbers: tuple[float, ...] = ()
     size_bytes: int = 0
     place: Hashable = None
     storage: Hashable = None

@@ -76,6 +76,7 @@ POLICY = Policy(
                 "Split", "Gather", "Pad", "Resize",
             }),
             integers=_INTEGERS,
+            rounding=True,
             float_bias=True,  # ONNX Runtime 1.31 quantizes it when it opens the file, and TensorRT's files have no other
         )
     ),

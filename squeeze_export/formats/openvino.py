@@ -3,9 +3,13 @@
 Sizes are limited, and document types are refused, because XML entities may grow without end or name other files.
 
 An integer network is written on floats. A FakeQuantize says that a tensor takes one of 256 values. A runtime computes a product in
-integers where its weights are stored as integers and its operand comes from a FakeQuantize, with only data movement between. The
-sum with the bias and the ReLU belong to the product, up to the next FakeQuantize. The audit counts such a group as integer: the
-floats inside it are no float tensors. Scales, bounds and biases are always float.
+integers where its weights are stored as integers, or are floats behind a FakeQuantize, and its operand comes from a FakeQuantize or
+is a scaled input of 8 bits, with only data movement between. The sum with the bias and the ReLU belong to the product, up to the
+next FakeQuantize. The audit counts such a group as integer: the floats inside it are no float tensors. Scales, bounds and biases
+are always float.
+
+Which forms count was tried on OpenVINO 2026.4's CPU, whose runtime model tells the precision of each operator. Where devices
+differ, as with weights that have a zero point, the audit says so instead.
 """
 
 from __future__ import annotations
@@ -17,13 +21,15 @@ from dataclasses import replace
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
 
+import numpy as np
+
 from squeeze_export.errors import BadInput
 from squeeze_export.files import reading
-from squeeze_export.formats.audit import Policy
+from squeeze_export.formats.audit import Arithmetic, Policy
 from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
 
 NAME = "openvino"
@@ -31,6 +37,8 @@ SUFFIX = ".openvino"
 
 MAX_XML_BYTES = 64 << 20
 MAX_WEIGHT_BYTES = 1 << 30
+MAX_NUMBERS = 1 << 20
+"""The most values of rows, such as bounds, that are read of one file; the others stay unknown."""
 SECTION = "squeeze_export"
 """The section of `rt_info` with this tool's metadata."""
 
@@ -47,14 +55,26 @@ _OPERANDS: Mapping[str, int] = {"Convert": 1, "FakeQuantize": 5, "Result": 1}
 """The fewest operands of the operators whose operands the audit looks at."""
 
 _MOST_LEVELS = 256
+_LEVELS = (15, 16, 255, 256)
+"""Of a FakeQuantize that OpenVINO turns into integers; of weights, the last two."""
+_CENTRED = 0.25
+"""How far the zero of weights may lie from the integer 0, in steps: float16 bounds are off by a sixteenth, a zero point by 1/2."""
 _PRODUCTS = frozenset({"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"})
-_MOVING = ("Concat", "MaxPool", "ReLU", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze")
-"""Give only values that they read, or 0."""
-_BELONGING = ("Add", "ReLU")
+_DEPTHWISE = ("GroupConvolution", "GroupConvolutionBackpropData")
+"""Take steps of another size for each channel, which the other products do not."""
+_MOVING = frozenset({
+    "AvgPool", "Concat", "MaxPool", "Pad", "ReLU", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""Give integers where they read some: mostly values that they read, or 0."""
+_BELONGING = ("Add", "Clamp", "HSwish", "Multiply", "PReLU", "ReLU")
 """Are fused with the product or the quantized tensors that they read, where a FakeQuantize follows."""
-_WEIGHTS = ("int8", "uint8", "int4", "uint4")
+_WITH_ROWS = ("Add", "Multiply", "PReLU")
+"""Of these, the ones that read constants."""
+_BYTES = ("int8", "uint8")
+_WEIGHTS = (*_BYTES, "int4", "uint4")
 _UNPACKING = ("Convert", "Divide", "Multiply", "Reshape", "Subtract", "Transpose", "Unsqueeze")
 """May stand between stored weights and a product: a runtime computes them once, when it opens the file."""
+_ZERO_POINT = "have a zero point, which some devices compute in float"
 _ROUNDING_IN_FLOAT = "ceil_torch"
 """The `rounding_type` of a max-pool that OpenVINO computes in float, with the product behind it. Networks converted from torch have
 it; the other types stay in integers."""
@@ -71,7 +91,8 @@ def read(path: Path) -> Contents:
         text = xml.read_bytes()
     try:
         root = _parsed(text)
-        layers, names = _layers(root, weight_bytes)
+        with reading(path), weights.open("rb") as file:
+            layers, names = _layers(root, weight_bytes, _Rows(file))
     except (expat.ExpatError, ParseError, LookupError, TypeError, ValueError) as err:
         raise BadInput(f"`{xml}` is not a sound OpenVINO network: {' '.join(str(err).split())}") from err
     inputs = (layer.outputs[0] for layer in layers if layer.kind == "Parameter")
@@ -126,7 +147,24 @@ def _metadata(root: Element) -> dict[str, str]:
     return {key: texts[0] for key, texts in found.items() if len(texts) == 1}
 
 
-def _layers(root: Element, weight_bytes: int) -> tuple[list[FileOperator], dict[Hashable, str]]:
+class _Rows:
+    """Reads constants of one row, up to `MAX_NUMBERS` values."""
+
+    def __init__(self, weights: BinaryIO) -> None:
+        self._weights, self._left = weights, MAX_NUMBERS
+
+    def of(self, constant: FileTensor, offset: int) -> tuple[float, ...]:
+        """The values; empty where they are too many or of a type that numpy lacks."""
+        count = math.prod(constant.shape)
+        readable = constant.is_row and constant.dtype in ("float16", "float32", "float64", *_BYTES)
+        if not readable or count > self._left or count * np.dtype(constant.dtype).itemsize != constant.size_bytes:
+            return ()
+        self._left -= count
+        self._weights.seek(offset)
+        return tuple(np.frombuffer(self._weights.read(constant.size_bytes), constant.dtype).tolist())
+
+
+def _layers(root: Element, weight_bytes: int, rows: _Rows) -> tuple[list[FileOperator], dict[Hashable, str]]:
     """All layers, with constants, inputs and results, as operators in the order of the run, and the tensors' own names by key.
     Inside the operators a tensor has the name of its layer.
 
@@ -141,7 +179,7 @@ def _layers(root: Element, weight_bytes: int) -> tuple[list[FileOperator], dict[
     names: dict[Hashable, str] = {}
     for number, entry in entries.items():
         ports = entry.findall("output/port")
-        outputs[number] = tuple(_tensor(entry, port, (number, index), weight_bytes) for index, port in enumerate(ports))
+        outputs[number] = tuple(_tensor(entry, port, (number, index), weight_bytes, rows) for index, port in enumerate(ports))
         for port, tensor in zip(ports, outputs[number], strict=True):
             made[number, int(port.attrib["id"])] = tensor
             names[tensor.key] = next(filter(None, port.attrib.get("names", "").split(",")), tensor.name)
@@ -181,7 +219,7 @@ def _attributes(entry: Element) -> dict[str, str]:
     return {} if data is None else dict(data.attrib)
 
 
-def _tensor(entry: Element, port: Element, place: tuple[int, int], weight_bytes: int) -> FileTensor:
+def _tensor(entry: Element, port: Element, place: tuple[int, int], weight_bytes: int, rows: _Rows) -> FileTensor:
     """A layer's result, under the layer's name."""
     name, dtype = entry.attrib["name"], port.attrib["precision"].lower()
     shape = tuple(int(dim.text or 0) for dim in port.iterfind("dim"))
@@ -191,10 +229,11 @@ def _tensor(entry: Element, port: Element, place: tuple[int, int], weight_bytes:
     offset, size_bytes = (int(_attributes(entry)[key]) for key in ("offset", "size"))
     if not 0 <= offset <= offset + size_bytes <= weight_bytes:
         raise ValueError(f"the constant {name} lies outside the weights")
-    return replace(tensor, constant=True, size_bytes=size_bytes, storage=(offset, size_bytes))
+    tensor = replace(tensor, constant=True, size_bytes=size_bytes, storage=(offset, size_bytes))
+    return replace(tensor, numbers=rows.of(tensor, offset))
 
 
-class _Steps:
+class _Steps(Arithmetic):
     """The network's `audit.Arithmetic`. Operators come in the order of the run, so one pass forwards or backwards answers each
     question about all of them.
     """
@@ -214,11 +253,22 @@ class _Steps:
         found = list[str]()
         for tensor in self._operators[place].inputs:
             if not self._is_constant(tensor):
-                if not self._made_in(tensor, self._quantized):
-                    found.append(f"its input `{tensor.name}` is not quantized to {_MOST_LEVELS} steps")
-            elif not self._is_packed(tensor):
-                found.append(f"its weights `{tensor.name}` are not stored as integers")
+                places = self._quantized | self._by_channel if self._operators[place].kind in _DEPTHWISE else self._quantized
+                if not self._made_in(tensor, places):
+                    found.append(f"its input `{tensor.name}` is not quantized to {_MOST_LEVELS} steps of one size")
+            elif reason := self._weights(tensor)[0]:
+                found.append(f"its weights `{tensor.name}` {reason}")
+            elif found:
+                found.append("its weights alone are integers")
         return found
+
+    def doubts(self, place: int) -> list[str]:
+        """See `audit.Arithmetic`."""
+        operator = self._operators[place]
+        if operator.kind not in _PRODUCTS or place not in self._integer:
+            return []
+        weights = ((tensor, self._weights(tensor)[1]) for tensor in operator.inputs if self._is_constant(tensor))
+        return [f"its weights `{tensor.name}` {doubt}" for tensor, doubt in weights if doubt]
 
     def takes_parameter(self, place: int, index: int) -> bool:
         """See `audit.Arithmetic`: a FakeQuantize's bound, or an integer product's bias or scale; one value, or one per channel."""
@@ -226,6 +276,54 @@ class _Steps:
         if not operator.inputs[index].is_row:
             return False
         return place in self._parameters or self._takes_directly(place, index)
+
+    def rounds(self, place: int, index: int) -> bool:
+        """See `audit.Arithmetic`: weights that a FakeQuantize reads, directly or converted to another float type."""
+        operator = self._operators[place]
+        if place not in self._constant or index > 0:
+            return False
+        readers = [(self._operators[r], i) for tensor in operator.outputs for r, i in self._contents.readers.get(tensor.key, ())]
+        converted = bool(readers) and all(reader.kind == "FakeQuantize" and i == 0 for reader, i in readers)
+        return operator.kind == "FakeQuantize" or (operator.kind == "Convert" and converted)
+
+    def _weights(self, tensor: FileTensor) -> tuple[str, str]:
+        """Why a product cannot take these weights as integers, and why that depends on the device; else empty."""
+        doubt = ""
+        while not tensor.constant:
+            operator = self._operators[self._contents.makers[tensor.key]]
+            if operator.kind == "FakeQuantize":
+                levels = int(str(operator.attributes["levels"]))
+                if levels not in _LEVELS[2:]:
+                    return f"are quantized to {levels} steps, not to {_MOST_LEVELS}", ""
+                return "", doubt or self._off_centre(operator, levels)
+            if operator.kind not in _UNPACKING:
+                break
+            tensor = max(operator.inputs, key=lambda operand: math.prod(operand.shape))
+            if operator.kind == "Subtract":
+                shifts = [number for operand in operator.inputs if operand is not tensor for number in self._numbers(operand)]
+                doubt = doubt if shifts and not any(shifts) else _ZERO_POINT
+        if not tensor.constant or tensor.dtype not in _WEIGHTS:
+            return "are not stored as integers", ""
+        if tensor.dtype not in _BYTES:
+            return "", "have 4 bits, which few devices multiply as integers"
+        return "", _ZERO_POINT if tensor.dtype == "uint8" else doubt
+
+    def _off_centre(self, quantize: FileOperator, levels: int) -> str:
+        """Why the steps of weights may not be integers times a scale: 0 is none of them, or another one than 0."""
+        low, high = (np.array(self._numbers(bound)) for bound in quantize.inputs[3:5])
+        if not len(low) or not len(high):
+            return "have bounds that cannot be read"
+        step = (high - low) / (levels - 1)
+        centred = (step > 0) & (np.abs(low + levels // 2 * step) < _CENTRED * step)
+        return "" if centred.all() else _ZERO_POINT
+
+    def _numbers(self, tensor: FileTensor) -> tuple[float, ...]:
+        """The values of a constant row, converted or not; empty where they are unknown."""
+        maker = self._contents.maker(tensor)
+        while maker is not None and maker.kind == "Convert":
+            tensor = maker.inputs[0]
+            maker = self._contents.maker(tensor)
+        return tensor.numbers
 
     def _made_in(self, tensor: FileTensor, places: frozenset[int] | set[int]) -> bool:
         return self._contents.makers.get(tensor.key) in places
@@ -249,13 +347,12 @@ class _Steps:
 
     @cached_property
     def _quantized(self) -> frozenset[int]:
-        """Operators whose result takes at most 256 values: FakeQuantize, and what only moves its values."""
-        found: set[int] = set()
+        """Operators whose result takes at most 256 values: FakeQuantize, pixels with a scale, and what only moves these values."""
+        found: set[int] = set(self._scaled)
         for place, operator in enumerate(self._operators):
             inputs = self._flowing(operator)
             if operator.kind == "FakeQuantize":
-                steady = all(self._is_constant(bound) and math.prod(bound.shape) == 1 for bound in operator.inputs[1:])
-                fits = bool(inputs) and steady and int(str(operator.attributes["levels"])) <= _MOST_LEVELS
+                fits = self._is_steady(operator) and all(math.prod(bound.shape) == 1 for bound in operator.inputs[1:])
             else:
                 moving = operator.kind in _MOVING and operator.attributes.get("rounding_type") != _ROUNDING_IN_FLOAT
                 fits = moving and bool(inputs) and all(self._made_in(tensor, found) for tensor in inputs)
@@ -263,9 +360,41 @@ class _Steps:
                 found.add(place)
         return frozenset(found)
 
-    def _is_packed(self, tensor: FileTensor) -> bool:
-        """Whether a constant is stored as integers of at most 8 bits."""
-        return (tensor.constant and tensor.dtype in _WEIGHTS) or self._made_in(tensor, self._unpacking)
+    @cached_property
+    def _by_channel(self) -> frozenset[int]:
+        """FakeQuantizes whose steps have another size for each channel, which only depthwise products read."""
+        found: set[int] = set()
+        for place, operator in enumerate(self._operators):
+            if operator.kind == "FakeQuantize" and place not in self._quantized and self._is_steady(operator):
+                readers = self._contents.readers_of(operator.outputs[0])
+                if readers and all(reader.kind in _DEPTHWISE and index == 0 for reader, index in readers):
+                    found.add(place)
+        return frozenset(found)
+
+    def _is_steady(self, quantize: FileOperator) -> bool:
+        """Whether a FakeQuantize of the data has bounds that do not depend on the image, and a number of steps that is taken."""
+        steady = all(self._is_constant(bound) and bound.is_row for bound in quantize.inputs[1:])
+        return bool(self._flowing(quantize)) and steady and int(str(quantize.attributes["levels"])) in _LEVELS
+
+    @cached_property
+    def _scaled(self) -> frozenset[int]:
+        """Operators that make numbers of an input of 8 bits: Convert, a shift and one scale, in any order."""
+        raw: set[int] = set()
+        found: set[int] = set()
+        given = {tensor.key for tensor in self._contents.inputs if tensor.dtype in _BYTES}
+        for place, operator in enumerate(self._operators):
+            inputs, first = self._flowing(operator), operator.inputs[:1]
+            constants = [tensor for tensor in operator.inputs if tensor not in inputs]
+            if operator.kind == "Convert" and operator.inputs[0].key in given:
+                raw.add(place)
+            elif len(inputs) == 1 and len(constants) == 1 and (operator.kind in ("Add", "Multiply") or first == (inputs[0],)):
+                single = math.prod(constants[0].shape) == 1
+                if operator.kind in ("Add", "Subtract") and constants[0].is_row:
+                    raw |= {place} if self._made_in(inputs[0], raw) else set()
+                    found |= {place} if self._made_in(inputs[0], found) else set()
+                elif operator.kind in ("Divide", "Multiply") and single and self._made_in(inputs[0], raw):
+                    found.add(place)
+        return frozenset(found)
 
     @cached_property
     def _unpacking(self) -> frozenset[int]:
@@ -291,7 +420,11 @@ class _Steps:
         return frozenset(found)
 
     def _quantizes(self, reader: int, index: int, found: set[int]) -> bool:
-        return reader in found if self._operators[reader].kind in _BELONGING else reader in self._quantized and index == 0
+        return (
+            reader in found
+            if self._operators[reader].kind in _BELONGING
+            else index == 0 and (reader in self._quantized or reader in self._by_channel)
+        )
 
     @cached_property
     def _integer(self) -> frozenset[int]:
@@ -304,10 +437,12 @@ class _Steps:
                 fits = not self.reasons(place)
             elif operator.kind == "Convert":
                 fits = not operator.inputs[0].floating and place in self._quantized_next
+            elif operator.kind == "ReduceMean":
+                fits = all(self._made_in(tensor, self._quantized) for tensor in inputs) and place in self._quantized_next
             elif operator.kind in _BELONGING and place not in self._quantized:
-                fits = grouped and place in self._quantized_next
+                fits = grouped and place in self._quantized_next and (operator.kind == "Add" or len(inputs) == 1)
             else:
-                fits = grouped and place in self._quantized
+                fits = grouped and (place in self._quantized or place in self._by_channel)
             if fits:
                 found.add(place)
         return frozenset(found)
@@ -326,8 +461,10 @@ class _Steps:
         operator = self._operators[place]
         if operator.kind == "FakeQuantize":
             return index > 0
-        if operator.kind == "Add":
-            return any(self._made_in(tensor, self._integer) for tensor in operator.inputs)
+        if operator.kind in _WITH_ROWS and place not in self._constant:
+            return place in self._integer or any(self._made_in(tensor, self._integer) for tensor in operator.inputs)
+        if operator.kind == "Pad":
+            return index == 3 and place in self._integer
         return place in self._unpacking
 
 
@@ -337,7 +474,7 @@ POLICY = Policy(
     convolution="Convolution",
     passing=frozenset({"Add", "Concat", "MaxPool", "ReLU"}),
     borders=frozenset({"FakeQuantize"}),
-    preparing=frozenset({"Convert", "FakeQuantize", "Reshape", "Transpose"}),
+    preparing=frozenset({"Add", "Convert", "Divide", "FakeQuantize", "Multiply", "Reshape", "Subtract", "Transpose"}),
     kept_name=lambda contents, place: contents.operators[place].name.removesuffix("/product"),
     bias_sum="Add",
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from squeeze_export.formats.audit import Arithmetic
 from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
 
 
@@ -28,6 +29,7 @@ class Words:
         integers: are written on integers; any float input is a scale.
         unpacked: dtypes of stored integers that `unpacking` may turn into weights.
         float_bias: whether biases may be float, also in integer operators.
+        rounding: whether a runtime quantizes constants when it opens the file.
     """
 
     quantize: str
@@ -39,10 +41,11 @@ class Words:
     integers: frozenset[str] = frozenset()
     unpacked: frozenset[str] = frozenset()
     float_bias: bool = False
+    rounding: bool = False
 
 
 @dataclass(frozen=True)
-class Groups:
+class Groups(Arithmetic):
     """The groups of a file: its `audit.Arithmetic`."""
 
     contents: Contents
@@ -57,6 +60,8 @@ class Groups:
             readers = self.contents.readers_of(operator.outputs[0])
             return self._is_given(operator) or not all(self._in_group(reader) for reader, _ in readers)
         if operator.kind == words.quantize:
+            if words.rounding and operator.inputs[0].constant:
+                return False
             maker = self.contents.maker(operator.inputs[0])
             return maker is None or not (maker.kind == words.dequantize or self._in_group(maker))
         return any(tensor.floating for tensor in (*operator.inputs, *operator.outputs)) and not self._in_group(operator)
@@ -71,6 +76,10 @@ class Groups:
         if operator.kind in (words.quantize, words.dequantize):
             return index == 1
         return operator.kind in words.integers or (index > 0 and operator.kind in words.unpacking | words.activations)
+
+    def rounds(self, place: int, index: int) -> bool:
+        """See `audit.Arithmetic`."""
+        return self.words.rounding and index == 0 and self.contents.operators[place].kind == self.words.quantize
 
     def _in_group(self, operator: FileOperator) -> bool:
         words = self.words

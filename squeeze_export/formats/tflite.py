@@ -17,7 +17,7 @@ import numpy as np
 from squeeze_export.core import require
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import read_bounded
-from squeeze_export.formats.audit import Policy
+from squeeze_export.formats.audit import Arithmetic, Policy
 from squeeze_export.formats.contents import Attribute, Contents, FileOperator, FileTensor
 
 NAME = "tflite"
@@ -45,7 +45,7 @@ _DAMAGE = (struct.error, LookupError, TypeError, ValueError, AttributeError, Ove
 
 
 @dataclass(frozen=True)
-class Kernels:
+class Kernels(Arithmetic):
     """A file's `audit.Arithmetic`: an operator computes in the dtypes of its tensors."""
 
     contents: Contents
