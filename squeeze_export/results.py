@@ -318,6 +318,7 @@ class Measurement:
         estimate: a compiler's, for a chip that is not here.
         facts: what else the runtime reports about the device and this file on it: `arena_bytes`, `governor` ...
         answers: what each image was answered; None if not validated.
+        table_sha256: of the table that its integers come from; empty if it has none, or nobody knows.
     """
 
     target: str
@@ -341,6 +342,7 @@ class Measurement:
     estimate: Estimate | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     answers: Answers | None = None
+    table_sha256: str = ""
 
     @property
     def name(self) -> RowName:
@@ -539,6 +541,6 @@ SCHEMA = Schema(
         4: nothing_new,  # 5 added `estimate` and `facts` of measurements, and to placements where operators ran
         5: nothing_new,  # 6 added `assumptions` and `measurements[].audit.untold`
         6: nothing_new,  # 7 added `ratios`, to accuracies the error and the reference's variety, to latencies how steady they are
-        7: nothing_new,  # 8 added `images` and `measurements[].answers`
+        7: nothing_new,  # 8 added `images`, and to measurements `answers` and `table_sha256`
     },
 )

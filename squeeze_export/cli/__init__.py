@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "Layers, parameters, MACs and bytes of a network."),
     "lint": ("lint", "Will a chip take a file? By its maker's documented rules."),
     "audit": ("audit", "What is inside an exported file: is it really INT8?"),
+    "gate": ("gate", "Hold a report to bounds: passed, failed or undecided."),
     "report": ("report", "Show a report.json as table, Markdown or HTML."),
     "weights": ("weights", "Named weights: list or download them."),
     "toolchain": ("toolchain", "Vendors' toolchains, each in its own environment."),

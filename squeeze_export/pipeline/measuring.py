@@ -341,6 +341,7 @@ def row_of(outcome: Outcome, *, device_asked: str) -> Measurement:
         audit=artifact.audit,
         recipe=str(artifact.provenance.get("recipe", "")),
         checkpoint_sha256=str(artifact.provenance.get("checkpoint_sha256", "")),
+        table_sha256=str(artifact.provenance.get("table_sha256", "")),
     )
     if session is not None:
         row = replace(
