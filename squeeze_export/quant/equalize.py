@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from squeeze_export.core import FloatArray
 from squeeze_export.errors import BadInput
 from squeeze_export.graph.nodes import Add, Concat, Conv, Graph, MaxPool, Node, QuantizedConv, groups_of
+from squeeze_export.graph.pixels import whole_numbers
 from squeeze_export.graph.quantized import INT8, QuantizedGraph, Scheme
 from squeeze_export.quant.observations import Observation
 
@@ -49,14 +50,15 @@ def channel_groups(graph: Graph) -> tuple[tuple[str, ...], ...]:
 
 
 def _fixed_groups(graph: Graph, groups: Mapping[str, str]) -> set[str]:
-    """The groups that keep their scale: those of the input, the output and what the average pool reads. With them those of a
-    Concat, and of its inputs, one of which is tied to more than that Concat: pooled, added or concatenated elsewhere too.
+    """The groups that keep their scale: those of the input, the output, what the average pool reads, and `whole_numbers`. With them
+    those of a Concat, and of its inputs, one of which is tied to more than that Concat: pooled, added or concatenated elsewhere
+    too.
     """
     members = Counter(groups.values())
     concats = [node for node in graph.nodes if isinstance(node, Concat)]
     uses = Counter(name for node in concats for name in node.inputs)
     made = {node.name for node in graph.nodes if isinstance(node, Conv | Concat)}
-    fixed = {groups[name] for name in (graph.input.name, graph.output.name, *graph.nodes[-1].inputs)}
+    fixed = {groups[name] for name in (graph.input.name, graph.output.name, *graph.nodes[-1].inputs, *whole_numbers(graph))}
     for _ in range(len(concats) + 1):  # each round but the last fixes one more
         for node in concats:
             tied = any(name not in made or uses[name] > 1 or members[groups[name]] > 1 for name in node.inputs)

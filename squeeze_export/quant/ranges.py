@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.graph.nodes import Add, Concat, GlobalAveragePool, Graph, MaxPool, groups_of, signed_tensors
+from squeeze_export.graph.pixels import whole_numbers
 from squeeze_export.graph.quantized import INT8, Quantization, Scheme
 from squeeze_export.quant.observations import Observation
 
@@ -61,6 +62,8 @@ def search_ranges(graph: Graph, seen: Mapping[str, Observation], scheme: Scheme 
     """
     groups = scale_groups(graph)
     chosen: dict[str, Quantization] = {groups[graph.input.name]: Quantization(1.0, 0)}
+    if scheme.activation_bits == 8:
+        chosen |= {groups[name]: Quantization(1.0, scheme.middle) for name in whole_numbers(graph)}
     for group in dict.fromkeys(groups.values()):
         members = [name for name in seen if groups[name] == group and name != graph.output.name]
         if group not in chosen and members:

@@ -11,7 +11,7 @@ import torch
 
 from squeeze_export.core import Preprocess, TensorSpec
 from squeeze_export.graph.nodes import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Node
-from squeeze_export.graph.pixels import NORMALIZE, on_pixels
+from squeeze_export.graph.pixels import NORMALIZE, on_pixels, whole_numbers
 from squeeze_export.graph.run import FloatRunner
 
 RGB = Preprocess(9, 9, "bilinear", "rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 11)
@@ -93,3 +93,35 @@ def test_a_name_that_is_taken_gets_another() -> None:
     made = on_pixels(nodes, RGB)
     assert [node.name for node in made] == [f"{NORMALIZE}_", NORMALIZE, "logits"]
     assert made[1].inputs == (f"{NORMALIZE}_",)
+
+
+@pytest.mark.parametrize("name", ["rgb", "bgr", "gray"])
+def test_what_a_padded_convolution_reads_is_whole_numbers(name: str) -> None:
+    preprocess = PREPROCESSES[name]
+    graph = network(preprocess, (conv(preprocess.input_size[2], (1, 1, 1, 1)), GlobalAveragePool("logits", "conv1")))
+    pixels = pixels_of(preprocess)
+    seen: dict[str, Any] = {}
+    FloatRunner(graph)(pixels[:1], lambda name, values: seen.update({name: values}))
+    ordered = pixels[:1, ..., ::-1] if name == "bgr" else pixels[:1]
+    further = np.full((*ordered.shape[:3], 1), 127)
+    np.testing.assert_array_equal(seen[NORMALIZE], np.concatenate([ordered.astype(int) - 128, further], axis=3))
+    assert whole_numbers(graph) == {NORMALIZE}
+
+
+def test_what_is_not_whole_or_reaches_further_is_told_apart() -> None:
+    graph = network(RGB, (conv(3, (1, 1, 1, 1)), GlobalAveragePool("logits", "conv1")))
+    first, *rest = graph.nodes
+    assert isinstance(first, Conv)
+    for changed in (
+        replace(first, bias=first.bias + np.float32(0.5)),
+        replace(first, weight=first.weight / 2),
+        replace(first, weight=first.weight * 2),
+        replace(first, bias=first.bias + 1),
+        replace(first, bias=first.bias - 1),
+        replace(first, weight=-first.weight),
+    ):
+        assert whole_numbers(replace(graph, nodes=(changed, *rest))) == frozenset()
+    negative = replace(first, weight=-first.weight, bias=np.array([127, 127, 127, 127], np.float32))
+    assert whole_numbers(replace(graph, nodes=(negative, *rest))) == {NORMALIZE}
+    pooled = (first, MaxPool("most", NORMALIZE, (2, 2), (1, 1), (0, 0, 0, 0)), GlobalAveragePool("logits", "most"))
+    assert whole_numbers(replace(graph, nodes=pooled)) == frozenset()

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from squeeze_export.core import CAFFE, TensorSpec
 from squeeze_export.graph.build import build_graph
+from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import Conv, GlobalAveragePool, Graph, signed_tensors
-from squeeze_export.graph.quantized import INT8_NPU, INT8_SYMMETRIC, INT16X8, Quantization, Scheme
+from squeeze_export.graph.quantized import INT8_NPU, INT8_SYMMETRIC, INT16X8, SCHEMES, Quantization, Scheme
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.architecture import FAMILY, Architecture, Bypass, Fire, tensor_shapes
 from squeeze_export.quant.observations import Observation, observe
@@ -28,6 +29,8 @@ from squeeze_export.quant.ranges import (
     search_ranges,
     summable,
 )
+from squeeze_export.quant.recipes import quantize
+from tests.contract.conftest import floats
 
 
 @cache
@@ -244,3 +247,14 @@ def test_errors_stay_within_half_a_step_and_zero_is_exact(low: float, high: floa
     np.testing.assert_allclose(fake_quantize(real, q), real)
     assert reach[0] <= low + q.scale
     assert reach[1] >= high - q.scale
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-per-tensor", "int8-symmetric"])
+def test_a_normalize_adds_no_error(scheme: str) -> None:
+    graph, pixels, _ = floats("normalize")
+    quantized = quantize(graph, pixels, FloatRunner(graph), SCHEMES[scheme])
+    assert quantized.tensors["normalize"] == Quantization(1.0, 128)
+    seen: dict[str, Any] = {}
+    IntegerRunner(quantized)(pixels[:1], lambda name, values: seen.update({name: values}))
+    np.testing.assert_array_equal(seen["normalize"][..., :3], pixels[:1])
+    assert (seen["normalize"][..., 3] == 255).all()
