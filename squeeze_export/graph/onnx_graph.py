@@ -16,7 +16,6 @@ Maps are in float64 until the nodes are made. The file's own batch size counts w
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -26,10 +25,12 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import CAFFE, TORCHVISION, Preprocess, TensorSpec
 from squeeze_export.errors import BadInput
-from squeeze_export.formats.onnx import OnnxFile, node_name
+from squeeze_export.formats.onnx import OnnxFile
 from squeeze_export.formats.onnx_constants import MAX_ELEMENTS, evaluate, flattened, reshaped, shape_of, squeezed, unsqueezed
 from squeeze_export.graph.draft import INPUT, NO_PADS, OUTPUT, Doubles, Draft, DraftLayer
 from squeeze_export.graph.nodes import Graph, Node, Pads, Pair
+from squeeze_export.graph.onnx_operator import FLOATS, Operator
+from squeeze_export.graph.onnx_window import by, pool_kernel, window_of
 from squeeze_export.graph.pixels import on_pixels
 from squeeze_export.nets.assumptions import PIXELS
 
@@ -39,9 +40,7 @@ DEFAULT_SIDE_PX = 224
 MAX_NODES = 4096
 MAX_AVERAGING = 1 << 24
 """Weights of a convolution that only averages or scales, which the file does not hold."""
-_FLOATS = ("float32", "float16", "float64", "bfloat16")
 _ENDS = ("Softmax", "LogSoftmax", "Sigmoid")
-_SWITCHES = ("ceil_mode", "count_include_pad", "transA", "transB", "keepdims", "training_mode", "allowzero")
 _INTEGER_FILE = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear", "MatMulInteger")
 
 
@@ -188,7 +187,7 @@ class _Reading:
 
     def __init__(self, file: OnnxFile, name: str, size: Pair | None) -> None:
         self._file, self._name = file, name
-        self._nodes = _checked_nodes(file, name)
+        self._operators = [Operator(file, name, node) for node in _checked_nodes(file, name)]
         self._front: tuple[Doubles, Doubles] | None = None
         self._notes: list[str] = []
         self._computed = 0
@@ -196,20 +195,18 @@ class _Reading:
         self._read_input(size)
 
     def graph(self) -> OnnxGraph:
-        for node in self._nodes:
-            operands = [self._operand(node, source) for source in node.input]
-            constants = [operand for operand in operands if not isinstance(operand, _Value)]
-            self._values[node.output[0]] = (
-                self._constant(node, constants) if len(constants) == len(operands) else self._step(node, operands)
-            )
+        for bare in self._operators:
+            op = replace(bare, operands=[self._operand(bare, source) for source in bare.node.input])
+            constant = not any(isinstance(operand, _Value) for operand in op.operands)
+            self._values[op.node.output[0]] = self._constant(op) if constant else self._step(op)
         result = self._values.get(self._file.graph.output[0].name)
         if not isinstance(result, _Value) or result.made == INPUT:
             raise BadInput(f"`{self._name}` gives nothing that a convolution made of its input")
-        last = self._file.makers.get(self._file.graph.output[0].name)
+        op = self._operators[-1]
         channels = self._draft.layers[result.made].size[0]
         if math.prod(result.dims[1:]) != channels and not (result.dims == (channels,) and self._batch == 1):
-            self._refuse(last, f"gives `{list(result.dims)}`, where one number for each class is needed")
-        nodes = self._draft.nodes(self._settled(last, result))
+            op.refuse(f"gives `{list(result.dims)}`, where one number for each class is needed")
+        nodes = self._draft.nodes(self._settled(op, result))
         mean, std = self._normalization()
         _, height, width = self._draft.layers[INPUT].size
         notes = tuple(dict.fromkeys(self._notes))
@@ -231,134 +228,122 @@ class _Reading:
         sides = size or (height or width or DEFAULT_SIDE_PX, width or height or DEFAULT_SIDE_PX)
         if any(side not in (None, wanted) for side, wanted in zip(own, sides, strict=True)):
             hint = "leave out --crop, or export the network at that size"
-            raise BadInput(f"`{self._name}` takes images of `{_by(own)}` px, not `{_by(sides)}`", hint=hint)
+            raise BadInput(f"`{self._name}` takes images of `{by(own)}` px, not `{by(sides)}`", hint=hint)
         if not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in sides):
-            raise BadInput(f"`{self._name}` takes images of `{_by(sides)}` px; {MIN_SIDE_PX} to {MAX_SIDE_PX} are possible")
+            raise BadInput(f"`{self._name}` takes images of `{by(sides)}` px; {MIN_SIDE_PX} to {MAX_SIDE_PX} are possible")
         dtype = self._file.dtype(entry.type.tensor_type.elem_type)
-        if dtype not in (*_FLOATS, "uint8", "int32", "int64"):
+        if dtype not in (*FLOATS, "uint8", "int32", "int64"):
             raise BadInput(f"`{self._name}` takes `{dtype}` images; floats or uint8 are needed")
-        self._byte_input, self._batch = dtype not in _FLOATS, dims[0] or 1
+        self._byte_input, self._batch = dtype not in FLOATS, dims[0] or 1
         self._draft = Draft(self._name, (channels, *sides))
         shape = (self._batch, channels, *sides) if by_channel else (self._batch, *sides, channels)
         self._values[entry.name] = _Value(INPUT, shape, by_channel)
 
-    def _verify(self, node: Any) -> None:
-        """Checks what the standard says of an operator: how many operands it has, and its attributes' names and types."""
-        schema = self._file.schema(node) if node.domain in ("", "ai.onnx") else None
-        if schema is None:
-            self._refuse_foreign(node)
-        if not schema.min_input <= len(node.input) <= schema.max_input:
-            self._refuse(node, f"has {len(node.input)} operands")
-        for attribute in node.attribute:
-            known = schema.attributes.get(attribute.name)
-            if known is None or int(known.type) != attribute.type:
-                self._refuse(node, f"has an attribute `{attribute.name}` that it cannot have in opset {self._file.opset}")
-            if attribute.name in _SWITCHES and attribute.i not in (0, 1):
-                self._refuse(node, f"has {attribute.name} {attribute.i}; 0 or 1 is possible")
-        held = {attribute.name for attribute in node.attribute}
-        if lacking := [name for name, known in schema.attributes.items() if known.required and name not in held]:
-            self._refuse(node, f"has no attribute `{lacking[0]}`")
+    def _check(self, op: Operator) -> None:
+        if op.schema is None:
+            self._refuse_foreign(op)
+        op.verify()
 
-    def _operand(self, node: Any, name: str) -> NDArray[Any] | _Value | None:
+    def _operand(self, op: Operator, name: str) -> NDArray[Any] | _Value | None:
         if not name:
             return None
         if name not in self._values:
             if name not in self._file.stored:
-                self._refuse(node, f"takes `{name}`, a further result of an operator")
+                op.refuse(f"takes `{name}`, a further result of an operator")
             self._values[name] = self._file.array(name)
         return self._values[name]
 
-    def _constant(self, node: Any, constants: Sequence[NDArray[Any] | None]) -> NDArray[Any]:
-        self._verify(node)
-        operands = [np.empty(0) if constant is None else constant for constant in constants]
+    def _constant(self, op: Operator) -> NDArray[Any]:
+        self._check(op)
+        operands = [np.empty(0) if operand is None else operand for operand in op.operands]
         try:
-            made = evaluate(node.op_type, operands, self._attributes(node))
+            made = evaluate(op.kind, operands, op.attributes)
         except NotImplementedError:
-            self._refuse(node, "is no operator that is computed beforehand, and all that it takes is constant")
+            op.refuse("is no operator that is computed beforehand, and all that it takes is constant")
         except ValueError as err:
-            self._refuse(node, f"cannot be computed: {err}")
-        self._count(node, made, operands)
+            op.refuse(f"cannot be computed: {err}")
+        self._count(op, made, operands)
         return made
 
-    def _count(self, node: Any, made: NDArray[Any], sources: Sequence[NDArray[Any]]) -> None:
+    def _count(self, op: Operator, made: NDArray[Any], sources: Sequence[NDArray[Any]]) -> None:
         """Bounds the memory that all computed constants take together; views of their sources take none."""
         self._computed += 0 if any(np.may_share_memory(made, source) for source in sources) else made.size
         if self._computed > MAX_ELEMENTS:
-            self._refuse(node, "comes after too many other computed constants")
+            op.refuse("comes after too many other computed constants")
 
-    def _step(self, node: Any, operands: Sequence[Any]) -> NDArray[Any] | _Value:
+    def _step(self, op: Operator) -> NDArray[Any] | _Value:
         """What an operator makes of a value that depends on the image."""
-        step = _STEPS.get(node.op_type)
+        step = _STEPS.get(op.kind)
         if step is None:
-            self._refuse_foreign(node)
-        self._verify(node)
-        values = [operand for operand in operands if isinstance(operand, _Value)]
+            self._refuse_foreign(op)
+        self._check(op)
+        values = [operand for operand in op.operands if isinstance(operand, _Value)]
         ended = next((value.end for value in values if value.end), "")
-        if ended and node.op_type not in _AFTER_END:
-            self._refuse(node, f"stands behind a {ended}, which ends a network")
-        return step(self, node, operands)
+        if ended and op.kind not in _AFTER_END:
+            op.refuse(f"stands behind a {ended}, which ends a network")
+        return step(self, op)
 
     # Layers
 
-    def _conv(self, node: Any, operands: Sequence[Any]) -> _Value:
-        value, weight = self._map(node, operands[0]), self._floats(node, operands, 1)
+    def _conv(self, op: Operator) -> _Value:
+        value, weight = self._map(op, op.operands[0]), op.floats(1)
         if weight.ndim != 4 or 0 in weight.shape:
-            self._refuse(node, f"has a weight of {list(weight.shape)}; four dimensions are needed")
-        held, kernel = self._attributes(node), (int(weight.shape[2]), int(weight.shape[3]))
+            op.refuse(f"has a weight of {list(weight.shape)}; four dimensions are needed")
+        held, kernel = op.attributes, (int(weight.shape[2]), int(weight.shape[3]))
         if held.get("group", 1) != 1:
-            self._refuse(node, f"works in {held['group']} groups, which no target's integers are checked for")
+            op.refuse(f"works in {held['group']} groups, which no target's integers are checked for")
         if list(held.get("kernel_shape", kernel)) != list(kernel):
-            self._refuse(node, f"says kernel_shape {held['kernel_shape']}, and has a weight of {_by(kernel)}")
-        strides, pads, _ = self._window(node, kernel, value)
-        bias = np.zeros(len(weight)) if self._given(node, operands, 2) is None else self._floats(node, operands, 2)
+            op.refuse(f"says kernel_shape {held['kernel_shape']}, and has a weight of {by(kernel)}")
+        window = window_of(op, kernel, (value.dims[2], value.dims[3]))
+        bias = np.zeros(len(weight)) if op.given(2) is None else op.floats(2)
         if bias.shape != weight.shape[:1]:
-            self._refuse(node, f"has a bias of {list(bias.shape)} for {len(weight)} channels")
-        if value.pooled and (kernel != (1, 1) or any(pads)):
-            self._refuse(node, "convolves what the global pool left with more than one pixel")
+            op.refuse(f"has a bias of {list(bias.shape)} for {len(weight)} channels")
+        if value.pooled and (kernel != (1, 1) or any(window.pads)):
+            op.refuse("convolves what the global pool left with more than one pixel")
         if value.pooled:
-            self._note_order(node, value)
-        return self._convolved(node, value, weight, bias, (1, 1) if value.pooled else strides, pads)
+            self._note_order(op, value)
+        return self._convolved(op, value, weight, bias, (1, 1) if value.pooled else window.strides, window.pads)
 
-    def _linear(self, node: Any, operands: Sequence[Any]) -> _Value:
+    def _linear(self, op: Operator) -> _Value:
         """Gemm or MatMul."""
-        value, held = operands[0], self._attributes(node)
-        if not isinstance(value, _Value) or isinstance(operands[1], _Value) or held.get("transA", 0):
-            self._refuse(node, "does not multiply a vector of features by constant weights")
-        weight = self._floats(node, operands, 1)
+        value, held = op.operands[0], op.attributes
+        if not isinstance(value, _Value) or isinstance(op.operands[1], _Value) or held.get("transA", 0):
+            op.refuse("does not multiply a vector of features by constant weights")
+        weight = op.floats(1)
         weight = weight if held.get("alpha", 1.0) == 1 else weight.astype(np.float64) * held["alpha"]
         weight = weight if held.get("transB", 0) else weight.T  # (out, in)
         if weight.ndim != 2 or 0 in weight.shape or math.prod(value.dims[:-1]) != self._batch or value.dims[-1] != weight.shape[1]:
-            self._refuse(node, f"multiplies {list(value.dims)} by weights of {list(weight.T.shape)}")
+            op.refuse(f"multiplies {list(value.dims)} by weights of {list(weight.T.shape)}")
         bias = np.zeros(len(weight))
-        if self._given(node, operands, 2) is not None:
-            given = self._floats(node, operands, 2).astype(np.float64) * held.get("beta", 1.0)
+        if op.given(2) is not None:
+            given = op.floats(2).astype(np.float64) * held.get("beta", 1.0)
             if given.size not in (1, len(weight)):
-                self._refuse(node, f"adds {list(given.shape)} to {len(weight)} outputs")
+                op.refuse(f"adds {list(given.shape)} to {len(weight)} outputs")
             bias = bias + given.reshape(-1)
         channels, height, width = self._draft.layers[value.made].size
         if value.pooled:
-            self._note_order(node, value)
+            self._note_order(op, value)
             height = width = 1
         if value.by_channel:
             kernels = weight.reshape(len(weight), channels, height, width)
         else:
             kernels = weight.reshape(len(weight), height, width, channels).transpose(0, 3, 1, 2)
-        self._count(node, kernels, [weight])
-        made = self._convolved(node, value, kernels, bias, (1, 1), NO_PADS)
+        self._count(op, kernels, [weight])
+        made = self._convolved(op, value, kernels, bias, (1, 1), NO_PADS)
         return replace(made, dims=(*value.dims[:-1], len(weight)), by_channel=value.by_channel)
 
     def _convolved(
-        self, node: Any, value: _Value, weight: NDArray[Any], bias: NDArray[Any], strides: Pair, pads: Pads, relu: bool = False
+        self, op: Operator, value: _Value, weight: NDArray[Any], bias: NDArray[Any], strides: Pair, pads: Pads, relu: bool = False
     ) -> _Value:
         """A convolution. What was pending before it goes into its weights, where the border that it pads allows that."""
         if value.made != INPUT and value.shift is not None and value.shift.any() and any((*pads, *value.pads)):
-            value = self._only_padded(node, value)
+            value = self._only_padded(op, value)
         source, shift = self._draft.layers[value.made], np.asarray(bias, np.float64)
         if weight.shape[1] != source.size[0]:
-            self._refuse(node, f"takes {weight.shape[1]} channels where {source.size[0]} arrive")
+            op.refuse(f"takes {weight.shape[1]} channels where {source.size[0]} arrive")
         gain = value.scale
         if value.made == INPUT:
-            self._see_pixels(node, value)
+            self._see_pixels(op, value)
             gain = None
         elif value.shift is not None:
             shift = shift + np.tensordot(weight.sum(axis=(2, 3), dtype=np.float64), value.shift, 1)
@@ -369,12 +354,12 @@ class _Reading:
             for side, before, after, window, step in zip(source.size[1:], pads[:2], pads[2:], kernel, strides, strict=True)
         ]
         if min(sides) < 1:
-            self._refuse(node, f"has a kernel of {_by(kernel)} on a map of {_by(source.size[1:])}")
+            op.refuse(f"has a kernel of {by(kernel)} on a map of {by(source.size[1:])}")
         count = len(weight)
         size = (count, sides[0], sides[1])
         made = self._draft.add(
             DraftLayer(
-                *("Conv", (value.made,), size, self._wish(node), kernel, strides, pads, relu),
+                *("Conv", (value.made,), size, op.wish, kernel, strides, pads, relu),
                 weight=weight,
                 gain=gain,
                 scale=np.ones(count),
@@ -383,12 +368,12 @@ class _Reading:
         )
         return _Value(made, (self._batch, count, *((1, 1) if value.pooled else sides)), pooled=value.pooled)
 
-    def _scaled(self, node: Any, value: _Value, scale: Doubles, shift: Doubles) -> _Value:
+    def _scaled(self, op: Operator, value: _Value, scale: Doubles, shift: Doubles) -> _Value:
         """`value` times `scale` plus `shift`, both (C,). Into the convolution that made it, if nothing is in between."""
         if any(value.pads) and shift.any():
-            self._refuse(node, "adds to a map that was padded before")
+            op.refuse("adds to a map that was padded before")
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-            self._refuse(node, "has constants that are not finite")
+            op.refuse("has constants that are not finite")
         layer = self._draft.layers[value.made]
         commutes = not layer.relu or (not shift.any() and bool((scale > 0).all()))
         if layer.kind == "Conv" and value.scale is None and value.shift is None and commutes:
@@ -400,214 +385,197 @@ class _Reading:
             old_shift = 0.0 if value.shift is None else value.shift
             return replace(value, scale=old_scale * scale, shift=old_shift * scale + shift)
 
-    def _normalized(self, node: Any, operands: Sequence[Any]) -> _Value:
+    def _normalized(self, op: Operator) -> _Value:
         """BatchNormalization: y = (x - mean) / sqrt(var + epsilon) * scale + bias (Ioffe and Szegedy, arXiv:1502.03167)."""
-        value, held = self._map(node, operands[0]), self._attributes(node)
+        value, held = self._map(op, op.operands[0]), op.attributes
         if held.get("training_mode", 0) or not held.get("spatial", 1):
-            self._refuse(node, "normalizes by the batch itself, or pixel by pixel: export the network after `model.eval()`")
-        gamma, beta, mean, var = (self._floats(node, operands, place).astype(np.float64) for place in range(1, 5))
+            op.refuse("normalizes by the batch itself, or pixel by pixel: export the network after `model.eval()`")
+        gamma, beta, mean, var = (op.floats(place).astype(np.float64) for place in range(1, 5))
         if {operand.shape for operand in (gamma, beta, mean, var)} != {(self._draft.layers[value.made].size[0],)}:
-            self._refuse(node, f"has constants of {gamma.shape} for {self._draft.layers[value.made].size[0]} channels")
+            op.refuse(f"has constants of {gamma.shape} for {self._draft.layers[value.made].size[0]} channels")
         with np.errstate(all="ignore"):
             scale = gamma / np.sqrt(var + held.get("epsilon", 1e-5))
-        return self._scaled(node, value, scale, beta - mean * scale)
+        return self._scaled(op, value, scale, beta - mean * scale)
 
-    def _arithmetic(self, node: Any, operands: Sequence[Any]) -> _Value:
+    def _arithmetic(self, op: Operator) -> _Value:
         """Add, Sub, Mul, Div and Sum, of two values or of a value and a constant."""
-        if node.op_type == "Sum" and len(operands) == 1:
-            return self._value(node, operands[0])
-        if node.op_type == "Sum" and len(operands) > 2:
-            return self._arithmetic(node, [self._arithmetic(node, operands[:-1]), operands[-1]])
-        one, other = operands
+        if op.kind == "Sum" and len(op.operands) == 1:
+            return self._value(op, op.operands[0])
+        if op.kind == "Sum" and len(op.operands) > 2:
+            first_ones = self._arithmetic(replace(op, operands=op.operands[:-1]))
+            return self._arithmetic(replace(op, operands=[first_ones, op.operands[-1]]))
+        one, other = op.operands
         if isinstance(one, _Value) and isinstance(other, _Value):
-            return self._added(node, one, other)
+            return self._added(op, one, other)
         first = isinstance(one, _Value)
         value, constant = (one, other) if first else (other, one)
-        if constant.dtype.name not in _FLOATS:
-            self._refuse(node, f"computes in {constant.dtype.name}, not in floats")
-        held = self._by_channel(node, value, constant)
+        if constant.dtype.name not in FLOATS:
+            op.refuse(f"computes in {constant.dtype.name}, not in floats")
+        held = self._by_channel(op, value, constant)
         ones, zeros = np.ones_like(held), np.zeros_like(held)
-        match node.op_type:
+        match op.kind:
             case "Add" | "Sum":
-                return self._scaled(node, value, ones, held)
+                return self._scaled(op, value, ones, held)
             case "Sub":
-                return self._scaled(node, value, ones if first else -ones, -held if first else held)
+                return self._scaled(op, value, ones if first else -ones, -held if first else held)
             case "Mul":
-                return self._scaled(node, value, held, zeros)
+                return self._scaled(op, value, held, zeros)
         if not first or not held.all():
-            self._refuse(node, "divides a constant by a map" if not first else "divides by zero")
-        return self._scaled(node, value, 1 / held, zeros)
+            op.refuse("divides a constant by a map" if not first else "divides by zero")
+        return self._scaled(op, value, 1 / held, zeros)
 
-    def _added(self, node: Any, one: _Value, other: _Value) -> _Value:
-        if node.op_type not in ("Add", "Sum"):
-            self._refuse(node, "combines two maps otherwise than by adding them")
+    def _added(self, op: Operator, one: _Value, other: _Value) -> _Value:
+        if op.kind not in ("Add", "Sum"):
+            op.refuse("combines two maps otherwise than by adding them")
         if one.dims != other.dims or one.by_channel != other.by_channel or one.pooled != other.pooled:
-            self._refuse(node, f"adds {list(one.dims)} and {list(other.dims)}, which differ")
+            op.refuse(f"adds {list(one.dims)} and {list(other.dims)}, which differ")
         if one.made == other.made != INPUT and not any((*one.pads, *other.pads)):
             ones, zeros = np.ones(self._draft.layers[one.made].size[0]), np.zeros(self._draft.layers[one.made].size[0])
             scale = sum((ones if value.scale is None else value.scale for value in (one, other)), zeros)
             shift = sum((zeros if value.shift is None else value.shift for value in (one, other)), zeros)
-            return self._scaled(node, replace(one, scale=None, shift=None), scale, shift)
-        first, second = self._bare(node, one), self._bare(node, other)
+            return self._scaled(op, replace(one, scale=None, shift=None), scale, shift)
+        first, second = self._bare(op, one), self._bare(op, other)
         size = self._draft.layers[first.made].size
         if size != self._draft.layers[second.made].size:
-            self._refuse(node, f"adds means of maps of {_by(size)} and {_by(self._draft.layers[second.made].size)}")
-        return replace(first, made=self._draft.add(DraftLayer("Add", (first.made, second.made), size, self._wish(node))))
+            op.refuse(f"adds means of maps of {by(size)} and {by(self._draft.layers[second.made].size)}")
+        return replace(first, made=self._draft.add(DraftLayer("Add", (first.made, second.made), size, op.wish)))
 
-    def _relu(self, node: Any, operands: Sequence[Any]) -> _Value:
-        value, held = self._value(node, operands[0]), self._attributes(node)
-        if node.op_type == "Clip":
+    def _relu(self, op: Operator) -> _Value:
+        value, held = self._value(op, op.operands[0]), op.attributes
+        if op.kind == "Clip":
             bounds = [held.get(key) for key in ("min", "max")]
             for place in (0, 1):
-                given = self._given(node, operands, place + 1)
+                given = op.given(place + 1)
                 bounds[place] = float(given.reshape(-1)[0]) if given is not None and given.size == 1 else bounds[place]
             low, high = bounds
             if low != 0 or (high is not None and high < np.finfo(np.float16).max):
-                self._refuse(node, f"clips between {low} and {high}; a plain ReLU is needed")
+                op.refuse(f"clips between {low} and {high}; a plain ReLU is needed")
         if value.pooled and self._draft.layers[value.made].size[1:] != (1, 1):
-            self._refuse(node, "stands behind the global average pool, where only linear layers can be: it cannot go before it")
+            op.refuse("stands behind the global average pool, where only linear layers can be: it cannot go before it")
         shifted = value.shift is not None and bool(value.shift.any())
         if value.made == INPUT or shifted or (value.scale is not None and not (value.scale > 0).all()):
-            value = self._only_padded(node, value)
+            value = self._only_padded(op, value)
         return replace(value, made=self._draft.rectify(value.made))
 
-    def _max_pool(self, node: Any, operands: Sequence[Any]) -> _Value:
-        value = self._map(node, operands[0])
-        held = self._attributes(node)
-        kernel = self._kernel(node, held)
+    def _max_pool(self, op: Operator) -> _Value:
+        value, kernel = self._map(op, op.operands[0]), pool_kernel(op)
         if value.made == INPUT or (value.scale is not None and not (value.scale > 0).all()):
-            value = self._only_padded(node, value)
+            value = self._only_padded(op, value)
         if any(value.pads) and (value.shift is not None or self._draft.rectify(value.made) != value.made):
-            self._refuse(node, "takes a map padded with zeros, which may be its largest values")
-        strides, pads, size = self._window(node, kernel, value)
+            op.refuse("takes a map padded with zeros, which may be its largest values")
+        window = window_of(op, kernel, (value.dims[2], value.dims[3]))
         if value.pooled:
-            self._refuse(node, "stands behind the global average pool")
-        channels, pads = self._draft.layers[value.made].size[0], _sum(pads, value.pads)
+            op.refuse("stands behind the global average pool")
+        channels, pads = self._draft.layers[value.made].size[0], _sum(window.pads, value.pads)
         if any(pad >= kernel[place % 2] for place, pad in enumerate(pads)):
-            self._refuse(node, f"has pads {list(pads)}, which are no smaller than its window of {_by(kernel)}")
-        layer = DraftLayer("MaxPool", (value.made,), (channels, *size), self._wish(node), kernel, strides, pads)
-        return replace(value, made=self._draft.add(layer), dims=(self._batch, channels, *size), pads=NO_PADS)
+            op.refuse(f"has pads {list(pads)}, which are no smaller than its window of {by(kernel)}")
+        layer = DraftLayer("MaxPool", (value.made,), (channels, *window.size), op.wish, kernel, window.strides, pads)
+        return replace(value, made=self._draft.add(layer), dims=(self._batch, channels, *window.size), pads=NO_PADS)
 
-    def _average_pool(self, node: Any, operands: Sequence[Any]) -> _Value:
-        value, held = self._map(node, operands[0]), self._attributes(node)
-        kernel = self._kernel(node, held)
+    def _average_pool(self, op: Operator) -> _Value:
+        value, kernel = self._map(op, op.operands[0]), pool_kernel(op)
         channels, *whole = self._draft.layers[value.made].size
-        strides, pads, size = self._window(node, kernel, value)
-        counts = self._averaged(node, kernel, strides, size, value)
-        if value.pooled or (size == (1, 1) and counts == [{side} for side in whole] and not any(value.pads)):
-            return self._global_pool(node, [value])
+        window = window_of(op, kernel, (value.dims[2], value.dims[3]))
+        counts = window.averaged(padding_counts=bool(op.attributes.get("count_include_pad", 0)))
+        if {0} in counts:
+            op.refuse("averages nothing but padding")
+        if value.pooled or (window.size == (1, 1) and counts == [{side} for side in whole] and not any(value.pads)):
+            return self._global_pool(replace(op, operands=[value]))
         if any(len(one) != 1 for one in counts):
-            least, most = (_by([extreme(one) for one in counts]) for extreme in (min, max))
-            self._refuse(node, f"averages {most} pixels, but {least} at the border: no convolution divides by two numbers")
+            least, most = (by([extreme(one) for one in counts]) for extreme in (min, max))
+            op.refuse(f"averages {most} pixels, but {least} at the border: no convolution divides by two numbers")
         divisor = math.prod(count for one in counts for count in one)
-        self._diagonal_fits(node, channels, math.prod(kernel))
-        self._note(node, f"becomes a {_by(kernel)} convolution from each channel to itself")
+        self._diagonal_fits(op, channels, math.prod(kernel))
+        self._note(op, f"becomes a {by(kernel)} convolution from each channel to itself")
         weight = np.zeros((channels, channels, *kernel), np.float32)
         weight[np.arange(channels), np.arange(channels)] = 1
-        made = self._convolved(node, value, weight, np.zeros(channels), strides, pads)
-        return self._scaled(node, made, np.full(channels, 1 / divisor), np.zeros(channels))
+        made = self._convolved(op, value, weight, np.zeros(channels), window.strides, window.pads)
+        return self._scaled(op, made, np.full(channels, 1 / divisor), np.zeros(channels))
 
-    def _averaged(self, node: Any, kernel: Pair, strides: Pair, size: Pair, value: _Value) -> list[set[int]]:
-        """For height and width, by how many pixels the windows of an average pool divide.
-
-        What hangs over in ceil mode never counts, padding with `count_include_pad` alone: torch's rule, and ONNX Runtime's in
-        every opset.
-        """
-        held, sides = self._attributes(node), value.dims[2:]
-        pads, found = self._given_pads(node, held, kernel, strides, sides), []
-        for place, (side, window, step, count) in enumerate(zip(sides, kernel, strides, size, strict=True)):
-            before, after = pads[place], pads[place + 2]
-            first, end = (-before, side + after) if held.get("count_include_pad", 0) else (0, side)
-            starts = range(-before, count * step - before, step)
-            found.append({max(min(start + window, end) - max(start, first), 0) for start in starts})
-        if {0} in found:
-            self._refuse(node, "averages nothing but padding")
-        return found
-
-    def _global_pool(self, node: Any, operands: Sequence[Any]) -> _Value:
-        value = self._map(node, operands[0])
+    def _global_pool(self, op: Operator) -> _Value:
+        value = self._map(op, op.operands[0])
         if any(value.pads):
-            value = self._bare(node, value)
+            value = self._bare(op, value)
         return replace(value, dims=(self._batch, value.dims[1], 1, 1), pooled=True)
 
-    def _mean(self, node: Any, operands: Sequence[Any]) -> _Value:
+    def _mean(self, op: Operator) -> _Value:
         """ReduceMean over height and width."""
-        value, held = self._value(node, operands[0]), self._attributes(node)
-        axes = self._integers(node, operands, 1) or held.get("axes", [])
+        value, held = self._value(op, op.operands[0]), op.attributes
+        axes = op.integers(1) or held.get("axes", [])
         channels, *_ = self._draft.layers[value.made].size
         over = sorted(int(axis) % len(value.dims) for axis in axes) if value.dims else []
         spatial = [2, 3] if value.by_channel else [1, 2]
         if over != spatial or value.dims != self._dims(value):
-            self._refuse(node, f"takes the mean over the axes {axes} of {list(value.dims)}; height and width are needed")
+            op.refuse(f"takes the mean over the axes {axes} of {list(value.dims)}; height and width are needed")
         if any(value.pads):
-            value = self._bare(node, value)
+            value = self._bare(op, value)
         kept = (1, 1) if held.get("keepdims", 1) else ()
         dims = (self._batch, channels, *kept) if value.by_channel else (self._batch, *kept, channels)
         return replace(value, dims=dims, pooled=True)
 
-    def _joined(self, node: Any, operands: Sequence[Any]) -> _Value:
-        values = [self._value(node, operand) for operand in operands]
-        first, axis = values[0], self._attributes(node).get("axis", 1)
+    def _joined(self, op: Operator) -> _Value:
+        values = [self._value(op, operand) for operand in op.operands]
+        first, axis = values[0], op.attributes.get("axis", 1)
         place = 1 if first.by_channel else 3
         if any(v.dims != self._dims(v) or v.by_channel != first.by_channel or v.pooled for v in values) or axis % 4 != place:
-            self._refuse(node, f"does not join maps along their channels (axis {axis})")
+            op.refuse(f"does not join maps along their channels (axis {axis})")
         if len(values) == 1:
             return first
-        inputs = tuple(self._settled(node, value) for value in values)
+        inputs = tuple(self._settled(op, value) for value in values)
         sizes = [self._draft.layers[name].size for name in inputs]
         if len({size[1:] for size in sizes}) != 1:
-            self._refuse(node, f"joins maps of {' and '.join(_by(size[1:]) for size in sizes)} px")
+            op.refuse(f"joins maps of {' and '.join(by(size[1:]) for size in sizes)} px")
         channels = sum(size[0] for size in sizes)
-        made = self._draft.add(DraftLayer("Concat", inputs, (channels, *sizes[0][1:]), self._wish(node)))
+        made = self._draft.add(DraftLayer("Concat", inputs, (channels, *sizes[0][1:]), op.wish))
         return self._fresh(made, first.by_channel)
 
     # Forms
 
-    def _same(self, node: Any, operands: Sequence[Any]) -> _Value:
+    def _same(self, op: Operator) -> _Value:
         """Identity, Dropout, Cast."""
-        value, held = self._value(node, operands[0]), self._attributes(node)
+        value, held = self._value(op, op.operands[0]), op.attributes
         if (
-            node.op_type == "Cast"
-            and held["to"].name not in _FLOATS
+            op.kind == "Cast"
+            and held["to"].name not in FLOATS
             and (value.made != INPUT or not self._byte_input or value.scale is not None)
         ):
-            self._refuse(node, f"rounds to {held['to'].name}")
-        training = self._given(node, operands, 2)
+            op.refuse(f"rounds to {held['to'].name}")
+        training = op.given(2)
         if training is not None and training.any():
-            self._refuse(node, "drops at random (training_mode): export the network after `model.eval()`")
+            op.refuse("drops at random (training_mode): export the network after `model.eval()`")
         return value
 
-    def _cast_like(self, node: Any, operands: Sequence[Any]) -> NDArray[Any] | _Value:
+    def _cast_like(self, op: Operator) -> NDArray[Any] | _Value:
         """CastLike, where one of the two is a map: to floats, and only from what floats hold."""
-        given: NDArray[Any] | _Value = operands[0]
-        like = operands[1]
+        given: NDArray[Any] | _Value = op.operands[0]
+        like = op.operands[1]
         pixels = isinstance(like, _Value) and like.made == INPUT and self._byte_input
-        if pixels or (isinstance(like, np.ndarray) and like.dtype.name not in _FLOATS):
-            self._refuse(node, "may round to integers")
-        return given.astype(np.float32) if isinstance(given, np.ndarray) and given.dtype.name not in _FLOATS else given
+        if pixels or (isinstance(like, np.ndarray) and like.dtype.name not in FLOATS):
+            op.refuse("may round to integers")
+        return given.astype(np.float32) if isinstance(given, np.ndarray) and given.dtype.name not in FLOATS else given
 
-    def _padded(self, node: Any, operands: Sequence[Any]) -> _Value:
-        value, held = self._map(node, operands[0]), self._attributes(node)
-        pads, axes = held.get("pads") or self._integers(node, operands, 1) or [], self._integers(node, operands, 3)
-        fill = self._given(node, operands, 2)
+    def _padded(self, op: Operator) -> _Value:
+        value, held = self._map(op, op.operands[0]), op.attributes
+        pads, axes = held.get("pads") or op.integers(1) or [], op.integers(3)
+        fill = op.given(2)
         if axes is not None and len(pads) == 2 * len(axes):
             given, pads = pads, [0] * 8
             for place, axis in enumerate(axes):
                 pads[axis % 4], pads[axis % 4 + 4] = given[place], given[place + len(axes)]
         plain = held.get("mode", "constant") == "constant" and not (held.get("value", 0.0) if fill is None else fill.any())
         if len(pads) != 8 or any(pads[place] for place in (0, 1, 4, 5)) or min(pads) < 0 or not plain or value.pooled:
-            self._refuse(node, "does not put zeros around a map")
+            op.refuse("does not put zeros around a map")
         padded = replace(value, pads=_sum(value.pads, (pads[2], pads[3], pads[6], pads[7])))
         return replace(padded, dims=self._dims(padded))
 
-    def _reshape(self, node: Any, operands: Sequence[Any]) -> _Value:
+    def _reshape(self, op: Operator) -> _Value:
         """Reshape, Flatten, Squeeze, Unsqueeze: the elements stay where they are."""
-        value, held = self._value(node, operands[0]), self._attributes(node)
-        given = self._integers(node, operands, 1)
+        value, held = self._value(op, op.operands[0]), op.attributes
+        given = op.integers(1)
         if any(value.pads):
-            value = self._bare(node, value)
+            value = self._bare(op, value)
         try:
-            match node.op_type:
+            match op.kind:
                 case "Flatten":
                     dims: tuple[int, ...] = flattened(value.dims, held.get("axis", 1))
                 case "Squeeze":
@@ -617,50 +585,50 @@ class _Reading:
                 case _:
                     dims = reshaped(value.dims, held.get("shape", given or []), allow_zero=bool(held.get("allowzero", 0)))
         except ValueError as err:
-            self._refuse(node, f"cannot be computed: {err}")
+            op.refuse(f"cannot be computed: {err}")
         return replace(value, dims=dims)
 
-    def _transpose(self, node: Any, operands: Sequence[Any]) -> _Value:
-        value = self._value(node, operands[0])
+    def _transpose(self, op: Operator) -> _Value:
+        value = self._value(op, op.operands[0])
         rank = len(value.dims)
-        perm = [int(place) for place in self._attributes(node).get("perm", range(rank)[::-1])]
+        perm = [int(place) for place in op.attributes.get("perm", range(rank)[::-1])]
         if sorted(perm) != list(range(rank)):
-            self._refuse(node, f"has perm {perm} for {rank} dimensions")
+            op.refuse(f"has perm {perm} for {rank} dimensions")
         dims, moved = tuple(value.dims[place] for place in perm), [place for place in perm if value.dims[place] != 1]
         if moved == sorted(moved):
             return replace(value, dims=dims)
         if value.dims != self._dims(value) or perm != ([0, 2, 3, 1] if value.by_channel else [0, 3, 1, 2]):
-            self._refuse(node, f"brings the axes of {list(value.dims)} into the order {perm}; only the channels may change place")
+            op.refuse(f"brings the axes of {list(value.dims)} into the order {perm}; only the channels may change place")
         return replace(value, dims=dims, by_channel=not value.by_channel)
 
-    def _shape(self, node: Any, operands: Sequence[Any]) -> NDArray[Any]:
-        return shape_of(self._value(node, operands[0]).dims, self._attributes(node))
+    def _shape(self, op: Operator) -> NDArray[Any]:
+        return shape_of(self._value(op, op.operands[0]).dims, op.attributes)
 
-    def _ended(self, node: Any, operands: Sequence[Any]) -> _Value:
+    def _ended(self, op: Operator) -> _Value:
         """Softmax, LogSoftmax, Sigmoid: left out."""
-        value = self._value(node, operands[0])
+        value = self._value(op, op.operands[0])
         classes = self._draft.layers[value.made].size[0]
         places = [place for place, side in enumerate(value.dims) if place and side != 1]
-        axis = self._attributes(node).get("axis", 1 if self._file.opset < 13 else -1)
-        wrong = node.op_type != "Sigmoid" and self._file.opset >= 13 and classes > 1 and places != [axis % len(value.dims)]
+        axis = op.attributes.get("axis", 1 if self._file.opset < 13 else -1)
+        wrong = op.kind != "Sigmoid" and self._file.opset >= 13 and classes > 1 and places != [axis % len(value.dims)]
         if math.prod(value.dims) != self._batch * classes or len(places) > 1 or wrong:
-            self._refuse(node, f"does not work on the scores of the classes: axis {axis} of {list(value.dims)}")
-        back = "apply it to the logits" if node.op_type == "LogSoftmax" else f"--{node.op_type.lower()} puts it back"
-        self._note(node, f"at the end is left out: files give logits ({back})")
-        return replace(value, end=node.op_type)
+            op.refuse(f"does not work on the scores of the classes: axis {axis} of {list(value.dims)}")
+        back = "apply it to the logits" if op.kind == "LogSoftmax" else f"--{op.kind.lower()} puts it back"
+        self._note(op, f"at the end is left out: files give logits ({back})")
+        return replace(value, end=op.kind)
 
     # Parts
 
-    def _value(self, node: Any, operand: Any) -> _Value:
+    def _value(self, op: Operator, operand: Any) -> _Value:
         if not isinstance(operand, _Value):
-            self._refuse(node, "takes a constant where a map is needed")
+            op.refuse("takes a constant where a map is needed")
         return operand
 
-    def _map(self, node: Any, operand: Any) -> _Value:
-        value = self._value(node, operand)
+    def _map(self, op: Operator, operand: Any) -> _Value:
+        value = self._value(op, operand)
         if value.dims != self._dims(value) or not value.by_channel:
             layout = "" if value.by_channel else ", channels last"
-            self._refuse(node, f"takes {list(value.dims)}{layout}; a map of (N, C, H, W) is needed")
+            op.refuse(f"takes {list(value.dims)}{layout}; a map of (N, C, H, W) is needed")
         return value
 
     def _dims(self, value: _Value) -> tuple[int, ...]:
@@ -674,7 +642,7 @@ class _Reading:
         value = _Value(made, (), by_channel)
         return replace(value, dims=self._dims(value))
 
-    def _by_channel(self, node: Any, value: _Value, constant: NDArray[Any]) -> Doubles:
+    def _by_channel(self, op: Operator, value: _Value, constant: NDArray[Any]) -> Doubles:
         """A constant operand as one number for each channel, (C,)."""
         channels, height, width = self._draft.layers[value.made].size
         if constant.size == 1:
@@ -687,34 +655,10 @@ class _Reading:
             place = -1
         shape = (1,) * (len(value.dims) - constant.ndim) + constant.shape
         if place < 0 or constant.ndim > len(value.dims) or constant.size != channels or shape[place] != channels:
-            self._refuse(
-                node, f"has a constant of {list(constant.shape)} for {list(value.dims)}, which is not one number a channel"
-            )
+            op.refuse(f"has a constant of {list(constant.shape)} for {list(value.dims)}, which is not one number a channel")
         return constant.reshape(-1).astype(np.float64)
 
-    def _floats(self, node: Any, operands: Sequence[Any], place: int) -> NDArray[Any]:
-        operand = self._given(node, operands, place)
-        if operand is None:
-            self._refuse(node, "lacks an operand")
-        if operand.dtype.name not in _FLOATS:
-            self._refuse(node, f"has `{node.input[place]}` of {operand.dtype.name}, not floats")
-        return operand
-
-    def _given(self, node: Any, operands: Sequence[Any], place: int) -> NDArray[Any] | None:
-        """A constant operand; None where it is left out."""
-        operand = operands[place] if place < len(operands) else None
-        if operand is not None and not isinstance(operand, np.ndarray):
-            self._refuse(node, f"takes `{node.input[place]}` where a constant is needed")
-        return operand
-
-    def _integers(self, node: Any, operands: Sequence[Any], place: int) -> list[int] | None:
-        """Such an operand as a list of integers."""
-        given = self._given(node, operands, place)
-        if given is not None and given.dtype.kind not in "iu":
-            self._refuse(node, f"has `{node.input[place]}` of {given.dtype.name}, not integers")
-        return None if given is None else [int(value) for value in given.reshape(-1)]
-
-    def _see_pixels(self, node: Any, value: _Value) -> None:
+    def _see_pixels(self, op: Operator, value: _Value) -> None:
         """Keeps what the file does to its pixels: all that read them must want the same."""
         channels = self._draft.layers[INPUT].size[0]
         front = (
@@ -722,7 +666,7 @@ class _Reading:
             np.zeros(channels) if value.shift is None else value.shift,
         )
         if self._front is not None and not all(np.array_equal(a, b) for a, b in zip(self._front, front, strict=True)):
-            self._refuse(node, "takes the pixels otherwise normalized than another operator does")
+            op.refuse("takes the pixels otherwise normalized than another operator does")
         self._front = front
 
     def _normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -732,123 +676,47 @@ class _Reading:
             raise BadInput(f"`{self._name}` multiplies its pixels by `{scale.min():g}`: a positive factor is needed")
         return tuple(float(v) for v in 0 - shift / scale), tuple(float(v) for v in 1 / scale)
 
-    def _settled(self, node: Any, value: _Value) -> str:
+    def _settled(self, op: Operator, value: _Value) -> str:
         """The name of a layer that makes just this value: what is pending becomes a 1x1 convolution, and so do bare pixels."""
         if value.made != INPUT and value.scale is None and value.shift is None and not any(value.pads):
             return value.made
         channels = self._draft.layers[value.made].size[0]
-        self._diagonal_fits(node, channels, 1)
+        self._diagonal_fits(op, channels, 1)
         if value.made != INPUT:
             self._note(
-                node, "has a 1x1 convolution of its own before it, for a scale, shift or padding that fits into no other layer"
+                op, "has a 1x1 convolution of its own before it, for a scale, shift or padding that fits into no other layer"
             )
         eye = np.eye(channels, dtype=np.float32)[:, :, None, None]
-        return self._convolved(node, value, eye, np.zeros(channels), (1, 1), NO_PADS).made
+        return self._convolved(op, value, eye, np.zeros(channels), (1, 1), NO_PADS).made
 
-    def _bare(self, node: Any, value: _Value) -> _Value:
+    def _bare(self, op: Operator, value: _Value) -> _Value:
         """The same value, with nothing pending."""
-        return replace(value, made=self._settled(node, value), scale=None, shift=None, pads=NO_PADS)
+        return replace(value, made=self._settled(op, value), scale=None, shift=None, pads=NO_PADS)
 
-    def _only_padded(self, node: Any, value: _Value) -> _Value:
+    def _only_padded(self, op: Operator, value: _Value) -> _Value:
         """The same value, with nothing pending but zeros around it."""
-        return replace(self._bare(node, replace(value, pads=NO_PADS)), pads=value.pads)
+        return replace(self._bare(op, replace(value, pads=NO_PADS)), pads=value.pads)
 
-    def _diagonal_fits(self, node: Any, channels: int, area: int) -> None:
+    def _diagonal_fits(self, op: Operator, channels: int, area: int) -> None:
         if channels * channels * area > MAX_AVERAGING:
-            self._refuse(node, f"would need a convolution of {channels} channels to {channels}, which is too large")
+            op.refuse(f"would need a convolution of {channels} channels to {channels}, which is too large")
 
-    def _kernel(self, node: Any, held: Mapping[str, Any]) -> Pair:
-        kernel = held.get("kernel_shape")
-        if not isinstance(kernel, list) or len(kernel) != 2 or min(kernel) < 1:
-            self._refuse(node, f"has kernel_shape {kernel}; height and width are needed")
-        return kernel[0], kernel[1]
+    def _note(self, op: Operator, what: str) -> None:
+        self._notes.append(f"{op} {what}")
 
-    def _window(self, node: Any, kernel: Pair, value: _Value) -> tuple[Pair, Pads, Pair]:
-        """Strides, pads (a ceil mode written out) and the size of what a window makes."""
-        held = self._attributes(node)
-        strides = held.get("strides", [1, 1])
-        dilations = held.get("dilations", [1, 1])
-        if not isinstance(strides, list) or len(strides) != 2 or min(strides) < 1:
-            self._refuse(node, f"has strides {strides}")
-        if any(step != 1 and window > 1 for step, window in zip(dilations, kernel, strict=False)):
-            self._refuse(node, f"has dilations {dilations}; [1, 1] is needed")
-        sides = value.dims[2:]
-        pads = list(self._given_pads(node, held, kernel, (strides[0], strides[1]), sides))
-        size = []
-        for place, (side, window, step) in enumerate(zip(sides, kernel, strides, strict=True)):
-            before, after = pads[place], pads[place + 2]
-            room = side + before + after - window
-            count = room // step + 1
-            if held.get("ceil_mode", 0) and room % step and count * step < side + before:  # torch's rule, and ONNX Runtime's
-                count, pads[place + 2] = count + 1, after + count * step - room
-            if room < 0 or count < 1:
-                self._refuse(node, f"has a window of {_by(kernel)} on a map of {_by(sides)}")
-            size.append(count)
-        return (strides[0], strides[1]), (pads[0], pads[1], pads[2], pads[3]), (size[0], size[1])
-
-    def _given_pads(self, node: Any, held: Mapping[str, Any], kernel: Pair, strides: Pair, sides: Sequence[int]) -> Pads:
-        automatic = held.get("auto_pad", "NOTSET")
-        pads = held.get("pads", [0, 0, 0, 0])
-        if automatic in ("SAME_UPPER", "SAME_LOWER"):
-            before, after = [], []
-            for side, window, step in zip(sides, kernel, strides, strict=True):
-                both = max((-(-side // step) - 1) * step + window - side, 0)
-                less, more = both // 2, both - both // 2
-                before.append(less if automatic == "SAME_UPPER" else more)
-                after.append(more if automatic == "SAME_UPPER" else less)
-            pads = [*before, *after]
-        elif automatic == "VALID":
-            pads = [0, 0, 0, 0]
-        elif automatic not in ("NOTSET", ""):
-            self._refuse(node, f"has auto_pad {automatic}")
-        if not isinstance(pads, list) or len(pads) != 4 or not all(type(pad) is int and 0 <= pad <= MAX_SIDE_PX for pad in pads):
-            self._refuse(node, f"has pads {pads}; four numbers from 0 on are needed")
-        return pads[0], pads[1], pads[2], pads[3]
-
-    def _attributes(self, node: Any) -> dict[str, Any]:
-        """A node's attributes: text as text, tensors as arrays, the type of a Cast as a dtype."""
-        held = self._file.attributes(node)
-        for key, value in held.items():
-            if isinstance(value, bytes):
-                held[key] = value.decode("utf-8", "replace")
-            elif hasattr(value, "data_type"):
-                held[key] = self._file.values(value)
-            elif key == "to" and node.op_type == "Cast":
-                name = self._file.dtype(value)
-                if name == "unknown":
-                    self._refuse(node, f"casts to a type `{value}` that is not known")
-                held[key] = self._file.numpy_dtype(value)
-        return held
-
-    def _note(self, node: Any, what: str) -> None:
-        self._notes.append(f"{node.op_type} `{node_name(node)}` {what}")
-
-    def _note_order(self, node: Any, value: _Value) -> None:
+    def _note_order(self, op: Operator, value: _Value) -> None:
         if self._draft.layers[value.made].size[1:] != (1, 1):
-            self._note(node, "becomes a 1x1 convolution before the global pool, which changes nothing: it is linear")
+            self._note(op, "becomes a 1x1 convolution before the global pool, which changes nothing: it is linear")
 
-    def _wish(self, node: Any) -> str:
-        """What the file calls a layer: a convolution's weights tell that best, since exporters make up the nodes' names."""
-        if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1:
-            found = re.fullmatch(r"([A-Za-z].*?)([._/]weight|_w_0|[._/][wW]|/kernel\S*)", node.input[1])
-            if found is not None and not node.input[1].startswith("onnx::"):
-                return found[1]
-        name = node_name(node).lstrip("/")
-        return re.sub(rf"/{node.op_type}(_\d+)?$", "", name)
-
-    def _refuse_foreign(self, node: Any) -> NoReturn:
+    def _refuse_foreign(self, op: Operator) -> NoReturn:
         hint = None
-        if node.op_type in _INTEGER_FILE:
+        if op.kind in _INTEGER_FILE:
             hint = "give the float model; an int8 file is a product"
-        domain = f"{node.domain}:" if node.domain not in ("", "ai.onnx") else ""
+        domain = f"{op.node.domain}:" if op.node.domain not in ("", "ai.onnx") else ""
         raise BadInput(
-            f"`{self._name}` cannot be read: {domain}{node.op_type} `{node_name(node)}` is not among the operators that are"
-            f" ({', '.join(_STEPS)})",
+            f"`{self._name}` cannot be read: {domain}{op} is not among the operators that are ({', '.join(_STEPS)})",
             hint=hint,
         )
-
-    def _refuse(self, node: Any, why: str) -> NoReturn:
-        raise BadInput(f"`{self._name}` cannot be read: {node.op_type} `{node_name(node)}` {why}")
 
 
 def _checked_nodes(file: OnnxFile, name: str) -> list[Any]:
@@ -874,11 +742,7 @@ def _sum(one: Pads, other: Pads) -> Pads:
     return top, left, bottom, right
 
 
-def _by(sides: Sequence[int | None]) -> str:
-    return "x".join("?" if side is None else str(side) for side in sides)
-
-
-_STEPS: Mapping[str, Callable[[_Reading, Any, Sequence[Any]], NDArray[Any] | _Value]] = {
+_STEPS: Mapping[str, Callable[[_Reading, Operator], NDArray[Any] | _Value]] = {
     "Conv": _Reading._conv,
     "BatchNormalization": _Reading._normalized,
     "Relu": _Reading._relu,
