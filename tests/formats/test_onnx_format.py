@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from squeeze_export.core import Audit, EmitOptions
-from squeeze_export.errors import BadInput, Refused
+from squeeze_export.errors import BadInput
 from squeeze_export.formats import audited as audit_of
 from squeeze_export.formats import format_named
 from squeeze_export.formats import onnx as format_
@@ -339,9 +339,15 @@ def test_a_subtraction_inside_the_network_is_found(audited: Callable[[Any], Audi
     assert any(text.startswith("the constant `pixels/middle` is stored as float32") for text in violations)
 
 
-def test_pixels_of_a_padded_first_convolution_have_no_0_in_int8_symmetric() -> None:
+def test_pixels_of_a_padded_first_convolution_are_padded_in_front_in_int8_symmetric(audited: Callable[[Any], Audit]) -> None:
     plain = five_convolutions()
     padded = replace(plain.convs[0], pads=(1, 1, 1, 1))
-    broken = replace(plain, scheme=INT8_SYMMETRIC, nodes=(padded, *plain.nodes[1:]))
-    with pytest.raises(Refused, match="`conv1` is padded"):
-        target.emit(broken, INT8_SYMMETRIC, EmitOptions(), {})
+    network = replace(plain, scheme=INT8_SYMMETRIC, nodes=(padded, *plain.nodes[1:]))
+    changed = onnx.load_model_from_string(target.emit(network, INT8_SYMMETRIC, EmitOptions(), {}))
+    assert audited(changed).violations == ()
+    relu = node(changed, "left/relu")
+    changed.graph.node.insert(
+        list(changed.graph.node).index(relu), helper.make_node("Pad", [relu.input[0], "pixels/pads"], ["wider"], name="wider")
+    )
+    relu.input[0] = "wider"
+    assert "Pad `wider` computes in float before the last convolution" in audited(changed).violations
