@@ -113,6 +113,17 @@ def suffixed(name: str, index: int, part: str) -> tuple[str, str]:
     return (f"features.{index}.{part}", f"features.{index}.{part}_bn") if part else sequential(name, index, part)
 
 
+def in_blocks(name: str, index: int, part: str) -> tuple[str, str]:
+    """Convolution and BatchNorm in a block each, all of them in torchvision's `features`, whose ReLUs and pools have numbers."""
+    block = {"conv1": "features.0", "head": "classifier.1"}.get(name, f"features.{index - 1}.{part}")
+    return ("classifier.1", "") if name == "head" else (f"{block}.conv", f"{block}.norm")
+
+
+def in_blocks_with_relu(name: str, index: int, part: str) -> tuple[str, str]:
+    """As `in_blocks`, with the ReLU in the block too."""
+    return in_blocks(name, index - 1, part)
+
+
 def numbered_norms(name: str, index: int, part: str) -> tuple[str, str]:
     """`squeeze` and `bn1`, `expand1x1` and `bn2`, `expand3x3` and `bn3`."""
     return (f"features.{index}.{part}", f"features.{index}.bn{PARTS.index(part) + 1}") if part else sequential(name, index, part)

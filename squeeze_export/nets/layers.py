@@ -213,8 +213,8 @@ def pools_between(layers: Layers, norms: Sequence[str]) -> tuple[int, ...] | Non
     unseen = [
         after - before - 1 - sum(before < number < after for number in between) for before, after in itertools.pairwise(numbers)
     ]
-    in_block = len(tokens_of(layers.conv1)) > layers.depth  # conv1 and its ReLU are in a module of their own
-    if unseen[0] != (1 if in_block else 2):
+    in_block = len(tokens_of(layers.conv1)) > layers.depth  # conv1 is in a module of its own, and its ReLU may be too
+    if unseen[0] != 2 and not (in_block and unseen[0] == 1):
         raise NoMatch(f"has `{unseen[0]}` modules without tensors behind `{layers.conv1}`, where a ReLU and a pool are needed")
     if any(not 0 <= count <= 1 for count in unseen[1:]):
         raise NoMatch(f"has `{max(unseen[1:])}` modules without tensors between two Fire modules; a pool is one")
