@@ -57,6 +57,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.schemes
 	$(BIN)/python -m benchmarks.qat
 	$(BIN)/python -m benchmarks.wrong_pixels
+	$(BIN)/python -m benchmarks.batch_norm_clothing
 	$(BIN)/python -m benchmarks.ethosu_cycles
 	$(BIN)/python -m benchmarks.qnn_accuracy
 	$(BIN)/python -m benchmarks.qnn_socs
