@@ -11,7 +11,7 @@ behind the last product, and where they belong to a layer kept in float. A file 
 where pixels enter and logits leave.
 
 Nothing is charged on a guess: an opaque operator is no violation but `untold`, and what only follows from it is not held against
-its neighbours. So is a product that devices compute in different ways.
+its neighbours. So is a product that devices compute in different ways. A file whose weights alone are quantized is said to be one.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ class Policy:
         float_bias: whether the format's biases are always float.
         bias_sum: the operator that adds a bias to a product, in a format whose convolutions have no bias.
         faults: other problems of an operator, one sentence each; an operator that has some is checked no further.
+        packed: place of a product -> how its weights are stored where they are quantized: `int8`, `8-bit lookup table`; otherwise
+            empty.
     """
 
     arithmetic: Callable[[Contents], Arithmetic]
@@ -92,6 +94,7 @@ class Policy:
     float_bias: bool = False
     bias_sum: str = ""
     faults: Callable[[Contents, int], Iterable[str]] = lambda contents, place: ()
+    packed: Callable[[Contents, int], str] = lambda contents, place: ""
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ def _violations(
     for name in kept.wrong:
         yield f"the file says that `{name}` was kept in float, which is no convolution in float here"
     if products and products <= floating and clear and not products & faults.keys():
-        yield "no convolution computes in integers"
+        yield f"no convolution computes in integers{_instead(file, policy, products)}"
     for place, operator in enumerate(file.operators):
         if operator.opaque or place in kept.operators:
             continue
@@ -201,13 +204,24 @@ def _violations(
             return True
         if not file.scheme and numbers.rounds(place, index):
             return True
-        if file.operators[place].opaque or (place in tail and file.operators[place].inputs[index].is_row):
+        if file.operators[place].opaque or place in faults or (place in tail and file.operators[place].inputs[index].is_row):
             return True
         return _takes_bias(file, policy, kept.operators, place, index)
 
     for tensor in stored:
         if not _read_as(file, tensor, allowed):
             yield f"the constant `{tensor.name}` is stored as {tensor}"
+
+
+def _instead(file: Contents, policy: Policy, products: frozenset[int]) -> str:
+    """What a file without integer products is, as far as it tells."""
+    found = Counter(filter(None, (policy.packed(file, place) for place in sorted(products))))
+    listed = ", ".join(f"{how} in {count} of {len(products)} products" for how, count in found.items())
+    borders = (operator for operator in file.operators if operator.kind in policy.borders)
+    weights_only = all(tensor.constant for operator in borders for tensor in operator.inputs)
+    quantized = f"{'weight-only quantization' if weights_only else 'quantized weights'} ({listed})" if listed else ""
+    told = "; ".join(filter(None, (file.form, quantized)))
+    return f": {told}" if told else ""
 
 
 def _may_be_float_behind(file: Contents, policy: Policy, place: int) -> bool:

@@ -100,9 +100,9 @@ class FileTensor:
         return TensorSpec(self.name, shape, self.dtype, layout, scale, zero_point)
 
     def __str__(self) -> str:
-        """`float32[N,3,224,224]`."""
+        """`float32[N,3,224,224]`, or `float32` of one number and where the file does not tell the shape."""
         sides = ",".join("N" if side == FREE else str(side) for side in self.shape)
-        return self.dtype if self.dtype == UNKNOWN else f"{self.dtype}[{sides}]"
+        return f"{self.dtype}[{sides}]" if self.shape and self.dtype != UNKNOWN else self.dtype
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ class FileOperator:
         kind: its type as the format spells it, such as `CONV_2D` or `Conv`, with the domain of a foreign operator:
             `com.microsoft:Conv`.
         name: its own name in formats that name operators, else the name of its first output.
-        inputs: data first; then weights or a scale; then a bias or a zero point. Omitted optional inputs are left out.
+        inputs: data first; then weights or a scale; then a bias or a zero point; then the rest, whatever order the format has.
+            Omitted optional inputs are left out.
         outputs: what it makes.
         attributes: its parameters that are numbers, strings or lists of integers.
         opaque: why the audit cannot judge it: `a foreign operator`, `it has operators inside`; otherwise empty.
@@ -148,6 +149,7 @@ class Contents:
         metadata: key -> text, without duplicate keys.
         opaque: other things that the audit cannot judge, one sentence each.
         bodies: further graphs, run by some of the operators.
+        form: what kind of network it is, in a format that has several; the audit says it of one without integers.
     """
 
     target: str
@@ -158,6 +160,7 @@ class Contents:
     metadata: Mapping[str, str] = field(default_factory=dict)
     opaque: tuple[str, ...] = ()
     bodies: tuple[Contents, ...] = ()
+    form: str = ""
 
     @property
     def whole(self) -> Contents:

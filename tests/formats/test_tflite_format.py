@@ -90,9 +90,11 @@ def test_a_dynamic_range_file_fails(tmp_path: Path) -> None:
     source = writer.tensor("input", SIZE, "float32")
     result = conv(writer, source, "conv1", activations="float32")
     found = audited("tflite", saved(writer, source, result, tmp_path / "a.tflite"))
-    assert found.violations[0] == "no convolution computes in integers"
-    assert found.violations[1].startswith("CONV_2D `conv1` computes in float: its input `input` is float32[1,8,8,4]")
-    assert found.violations[1].endswith("its weights alone are integers")
+    assert found.violations == (
+        "CONV_2D `conv1`: dynamic-range quantization, its weights are int8, and its kernel quantizes the activations, which are "
+        "floats, while it runs",
+    )
+    assert found.float_operators == ("CONV_2D conv1",)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -106,7 +108,7 @@ def test_float_weights_fail(tmp_path: Path, dtype: str) -> None:
     writer.operator("CONV_2D", 1, [conv(writer, source, "conv1"), widened], result, CONV)
     found = audited("tflite", saved(writer, source, result, tmp_path / "a.tflite"))
     assert found.violations == (
-        "CONV_2D `conv2` computes in float: its input `conv2/weight` is float32[4,1,1,4]",
+        f"CONV_2D `conv2` computes in float: its operand `conv2/weight` is float32[4,1,1,4], unpacked from {dtype}[4,1,1,4]",
         f"the constant `conv2/weight/half` is stored as {dtype}[4,1,1,4]",
     )
     assert found.weight_bytes[dtype] == 16 * np.dtype(dtype).itemsize

@@ -354,7 +354,7 @@ def test_integer_weights_are_no_layer_kept_in_float(tmp_path: Path) -> None:
     writer, source, real = front()
     result = conv(writer, real, "conv2", activations="float32")
     found = audited(writer, source, result, tmp_path / "a.tflite")
-    assert found.violations[1].endswith("its weights alone are integers")
+    assert found.violations[1].startswith("CONV_2D `conv2`: dynamic-range quantization, its weights are int8, ")
     assert "the file says that `conv2` was kept in float, which is no convolution in float here" in found.violations
 
 
