@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -219,3 +220,69 @@ def _kind(value: Any) -> str:
         return "an object" if isinstance(value, dict) else "a list"
     shown = json.dumps(value)
     return shown if len(shown) <= 40 else f"{shown[:36]}..."
+
+
+def json_schema(schema: Schema[Any]) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the documents that this version writes, for people who read them with other tools.
+
+    Descriptions come from the `Attributes:` of the dataclasses. It is no stricter than `read_as`.
+    """
+    definitions: dict[str, Any] = {}
+    body = _schema_of(schema.kind, definitions)
+    definitions[schema.kind.__name__]["properties"]["schema_version"]["const"] = schema.version
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"{schema.name} of squeeze-export, schema version {schema.version}",
+        **body,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def _schema_of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an annotation, as `read_as` understands it; dataclasses go to `definitions`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return {}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [{"type": "null"} if part is type(None) else _schema_of(part, definitions) for part in arguments]}
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin is tuple:
+        return {"type": "array", "items": _schema_of(arguments[0], definitions)}
+    if origin is Mapping:
+        return {"type": "object", "additionalProperties": _schema_of(arguments[1], definitions)}
+    if dataclasses.is_dataclass(kind):
+        name = kind.__name__  # type: ignore[union-attr]  # a class, not an instance
+        if name not in definitions:
+            definitions[name] = {}  # before its fields, which may name it
+            definitions[name] = _schema_of_fields(kind, definitions)
+        return {"$ref": f"#/$defs/{name}"}
+    if kind is float:
+        definitions["Number"] = {"anyOf": [{"type": "number"}, {"enum": list(_NOT_FINITE)}]}
+        return {"$ref": "#/$defs/Number"}
+    return {"type": {str: "string", int: "integer", bool: "boolean"}[kind]}
+
+
+def _schema_of_fields(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    hints, told = get_type_hints(kind), _attributes(kind)
+    fields = dataclasses.fields(kind)
+    required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    properties = {
+        field.name: _schema_of(hints[field.name], definitions) | ({"description": told[field.name]} if field.name in told else {})
+        for field in fields
+    }
+    head = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+    return {
+        "description": head,
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _attributes(kind: Any) -> dict[str, str]:
+    """What a dataclass's docstring tells of its fields."""
+    _, _, section = (kind.__doc__ or "").partition("Attributes:\n")
+    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in entries}

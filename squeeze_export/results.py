@@ -191,12 +191,14 @@ class ComparedImages:
         labels: class index, `UNLABELLED` (-1) where unknown.
         reference: what the fp32 reference answered.
         names: of the files, below the folder that `Report.evaluation` names; None with very many.
+        class_names: of the network's classes, by index; None if it has none, or far too many.
     """
 
     hashes: PackedNumbers
     labels: PackedNumbers
     reference: Answers
     names: PackedText | None = None
+    class_names: PackedText | None = None
 
 
 def sqnr_db(signal: float, noise: float) -> float:
@@ -451,6 +453,26 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Roofline:
+    """What one inference asks for, and what one core gave when nothing else was asked of it.
+
+    Source: S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model for multicore architectures",
+    Communications of the ACM 52 (2009), 65-76.
+
+    Attributes:
+        mac_count: multiply-accumulates of one inference.
+        value_count: weights and activations that its operators read and write, each on its own, as if nothing stayed in a cache.
+        memory_gb_s: 10^9 bytes a second that copying a large array read and wrote.
+        gmac_s: `float32`, `int8` -> 10^9 multiply-accumulates a second of a large matrix product; those that could be run.
+    """
+
+    mac_count: int
+    value_count: int
+    memory_gb_s: float
+    gmac_s: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that one command found out. `report.json` holds all of it; the table and the page are made from it.
 
@@ -469,6 +491,7 @@ class Report:
         assumptions: what the checkpoint does not tell about the network, and nobody else told.
         ratios: of files that `bench` timed.
         images: that were compared on; None if none were.
+        roofline: of the network on one core of this machine; None if nothing was timed here, or too briefly to be worth it.
     """
 
     schema_version: int
@@ -485,6 +508,7 @@ class Report:
     assumptions: tuple[Assumption, ...] = ()
     ratios: tuple[Ratio, ...] = ()
     images: ComparedImages | None = None
+    roofline: Roofline | None = None
 
 
 @dataclass(frozen=True)
@@ -541,6 +565,6 @@ SCHEMA = Schema(
         4: nothing_new,  # 5 added `estimate` and `facts` of measurements, and to placements where operators ran
         5: nothing_new,  # 6 added `assumptions` and `measurements[].audit.untold`
         6: nothing_new,  # 7 added `ratios`, to accuracies the error and the reference's variety, to latencies how steady they are
-        7: nothing_new,  # 8 added `images`, and to measurements `answers` and `table_sha256`
+        7: nothing_new,  # 8 added `images` and `roofline`, and to measurements `answers` and `table_sha256`
     },
 )

@@ -50,9 +50,14 @@ class AnswerLog:
 
 
 class ImageLog:
-    """The images that were compared on, and what the reference answered."""
+    """The images that were compared on, and what the reference answered.
 
-    def __init__(self) -> None:
+    Args:
+        class_names: of the network's classes, or none.
+    """
+
+    def __init__(self, class_names: Sequence[str] = ()) -> None:
+        self._class_names = class_names
         self._names: list[str] = []
         self._hashes: list[NDArray[np.int64]] = []
         self._labels: list[NDArray[np.int64]] = []
@@ -71,9 +76,13 @@ class ImageLog:
     @property
     def images(self) -> ComparedImages:
         """All so far."""
-        names = PackedText.of(self._names) if len(self._names) <= MOST_NAMES else None
-        return ComparedImages(_packed(self._hashes), _packed(self._labels), self._reference.answers, names)
+        names, classes = (_packed_names(texts) for texts in (self._names, self._class_names))
+        return ComparedImages(_packed(self._hashes), _packed(self._labels), self._reference.answers, names, classes)
 
 
 def _packed(parts: Sequence[NDArray[np.int64]]) -> PackedNumbers:
     return PackedNumbers.of(np.concatenate([np.empty(0, np.int64), *parts]))
+
+
+def _packed_names(texts: Sequence[str]) -> PackedText | None:
+    return PackedText.of(texts) if 0 < len(texts) <= MOST_NAMES else None

@@ -14,6 +14,7 @@ from squeeze_export.files import make_folder
 from squeeze_export.graph.quantized import FP32, Scheme, scheme_named
 from squeeze_export.images.calibration import CalibrationSource, only_folder
 from squeeze_export.measure.latency import pinned
+from squeeze_export.measure.roofline import FEWEST_ROUNDS, roofline_of
 from squeeze_export.nets.architecture import StructureChoice
 from squeeze_export.pipeline.calibration import Calibration, calibrate, read_images, shift_warnings
 from squeeze_export.pipeline.evaluation import Evaluation, check_top1, evaluation_images
@@ -28,7 +29,7 @@ from squeeze_export.pipeline.tables import given_table
 from squeeze_export.pipeline.training import Training, check_apart, check_training
 from squeeze_export.pipeline.vendor import Vendor, check_vendor, vendor_images
 from squeeze_export.quant.mixed import check_keepable, check_mixed_scheme
-from squeeze_export.results import Measurement, Report
+from squeeze_export.results import Measurement, Report, Roofline
 from squeeze_export.runtimes import runtime_named
 from squeeze_export.targets import check_carries, target_named
 
@@ -232,8 +233,17 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
         differences=found.differences,
         assumptions=network.assumptions if reference_known else (),
         images=found.images,
+        roofline=_roofline(job, network, found.rows) if reference_known else None,
     )
     return Done(report, tuple(exported), network, evaluation)
+
+
+def _roofline(job: Job, network: Network, rows: Sequence[Measurement]) -> Roofline | None:
+    """Measured where files were timed on this machine, and for long enough."""
+    if job.run.on is not None or job.run.rounds < FEWEST_ROUNDS or not any(row.latency is not None for row in rows):
+        return None
+    with pinned(job.run.cpus):
+        return roofline_of(network.graph)
 
 
 def _rows(

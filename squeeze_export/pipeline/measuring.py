@@ -146,7 +146,7 @@ def compared(
     everyone = {key: outcome.session for key, outcome in of_key.items() if outcome.session is not None}
     sessions = {key: session for key, session in everyone.items() if session.gives_logits or not timed_too}
     sums = dict.fromkeys(sessions, Tally())
-    logs, seen = {key: AnswerLog() for key in sessions}, ImageLog()
+    logs, seen = {key: AnswerLog() for key in sessions}, ImageLog(comparing.reference.graph.labels)
     reference, done, total = FloatRunner(comparing.reference.graph), 0, images.image_count
     progress("comparing", done, total)
     with one_blas_thread(), threads() as pool:

@@ -10,7 +10,7 @@ from squeeze_export.core import Assumption
 from squeeze_export.measure.host import host_facts, tool_versions
 from squeeze_export.measure.verdict import verdicts_of
 from squeeze_export.pipeline.sessions import DEFAULT_PRECISION
-from squeeze_export.results import SCHEMA, ComparedImages, Difference, Measurement, Report
+from squeeze_export.results import SCHEMA, ComparedImages, Difference, Measurement, Report, Roofline
 
 TOOLS = (
     "squeeze-export",
@@ -38,6 +38,7 @@ def report_of(
     differences: Sequence[Difference] = (),
     assumptions: Sequence[Assumption] = (),
     images: ComparedImages | None = None,
+    roofline: Roofline | None = None,
 ) -> Report:
     """The report, with this machine's facts, the versions of the tools, and the verdicts that follow from the rows."""
     return Report(
@@ -54,4 +55,5 @@ def report_of(
         verdicts_of(rows, {beside: main for main, beside in DEFAULT_PRECISION.items()}),
         tuple(assumptions),
         images=images,
+        roofline=roofline,
     )

@@ -31,6 +31,7 @@ from squeeze_export.results import (
     Ratio,
     Report,
     Rival,
+    Roofline,
     RowName,
     Verdict,
 )
@@ -140,7 +141,8 @@ reports = st.builds(
     verdicts=st.lists(verdicts, max_size=2).map(tuple),
     assumptions=st.lists(st.builds(Assumption, words, words, words), max_size=2).map(tuple),
     ratios=st.lists(st.builds(Ratio, row_names, row_names, intervals), max_size=2).map(tuple),
-    images=st.none() | st.builds(ComparedImages, packed, packed, answers, st.none() | texts),
+    images=st.none() | st.builds(ComparedImages, packed, packed, answers, st.none() | texts, st.none() | texts),
+    roofline=st.none() | st.builds(Roofline, counts, counts, numbers, st.dictionaries(words, numbers, max_size=2)),
 )
 
 
