@@ -29,6 +29,7 @@ def to_html(report: Report) -> str:
         board=wording.board_line(report.measurements),
         busy=wording.busy_lines(report.measurements),
         verdicts={"title": TITLE, "lines": verdict_lines(report), "note": verdict_note()},
+        ratios={"title": wording.RATIOS, "lines": wording.ratio_lines(report), "note": wording.ratio_note()},
         estimates=tables.estimate_table(report.measurements),
         drawings=[*_accuracy_drawing(report), *_latency_drawing(report.measurements)],
         differences=tables.difference_table(report.differences),

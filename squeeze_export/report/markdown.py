@@ -10,6 +10,7 @@ from squeeze_export.report.verdicts import TITLE as VERDICTS
 from squeeze_export.report.verdicts import verdict_lines, verdict_note
 from squeeze_export.report.wording import (
     NOTHING,
+    RATIOS,
     accuracy_heading,
     accuracy_note,
     assumption_line,
@@ -19,6 +20,8 @@ from squeeze_export.report.wording import (
     host_line,
     joined,
     one_line,
+    ratio_lines,
+    ratio_note,
     sentence,
     timing_note,
 )
@@ -30,7 +33,7 @@ _SPECIAL = re.compile(r"([\\*{}\[\]|~$]|(?<!\w)_|_(?!\w))")
 
 def to_markdown(report: Report) -> str:
     """A table of all measurements, and a list: warnings, what the figures mean, evaluation, calibration, host, versions."""
-    measurements = report.measurements
+    measurements, ratios = report.measurements, ratio_lines(report)
     found, verdicts = summary(measurements), verdict_lines(report)
     lines = [
         f"### {_text(str(report.network.get('name', 'squeeze-export')))}",
@@ -38,6 +41,7 @@ def to_markdown(report: Report) -> str:
         *_table(found.columns, map(_cells, found.rows)),
         "",
         *([f"**{VERDICTS}**", "", *_bullets(verdicts), "", sentence(verdict_note()), ""] if verdicts else []),
+        *([f"**{RATIOS}**", "", *_bullets(ratios), "", sentence(ratio_note()), ""] if ratios else []),
         *_section(estimate_table(measurements), left_lines(measurements)),
         *_section(difference_table(report.differences)),
         *(f"- **warning:** {_text(warning)}" for warning in report.warnings),

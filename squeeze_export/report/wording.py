@@ -9,6 +9,7 @@ from typing import Any
 from squeeze_export.core import Assumption
 from squeeze_export.results import Accuracy, Interval, Latency, Measurement, OutputError, Report, RowName
 
+RATIOS = "One file against another"
 NOTHING = "-"
 """Stands in a cell that has no figure."""
 
@@ -269,6 +270,11 @@ def ratio_lines(report: Report) -> list[str]:
         f"{told(ratio.row)} against {told(ratio.first)}: {speedup(ratio.speedup)} {speedup_range(ratio.speedup)} as fast"
         for ratio in report.ratios
     ]
+
+
+def ratio_note() -> str:
+    """What the ratios are, in one sentence."""
+    return "the second file's median latency over the first's, from interleaved rounds, with a 95% bootstrap interval"
 
 
 def board_line(measurements: Sequence[Measurement]) -> str:

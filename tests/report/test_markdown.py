@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from squeeze_export.report.html import to_html
 from squeeze_export.report.markdown import to_markdown
+from squeeze_export.results import Interval, Ratio
 
 
 def table(text):
@@ -33,6 +35,16 @@ def test_notes(report):
     assert "- host: Xeon, avx2, 2 usable cores, virtualised" in text
     assert "- network: name squeezenet1_1, classes 10, input 227 px, checkpoint sha256 cdcdcdcdcdcd" in text
     assert "- speed-up: fp32's median" in text
+
+
+def test_the_ratios_of_files_are_told(report):
+    first, row = (each.name for each in report.measurements[:2])
+    with_ratio = dataclasses.replace(report, ratios=(Ratio(row, first, Interval(1.31, 1.22, 1.43)),))
+    for text in (to_markdown(with_ratio), to_html(with_ratio)):
+        assert "One file against another" in text
+        assert "1.3x [1.2, 1.4] as fast" in text.replace("\\", "")
+        assert "The second file" in text
+    assert "One file against another" not in to_markdown(report) + to_html(report)
 
 
 def test_empty_notes_are_left_out(report):
