@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.cli.options.quantization import keep_float_choice, keep_float_option, recipe_options
 from squeeze_export.cli.options.running import NO_BENCH, ROUNDS
 from squeeze_export.errors import EXIT_DONE, GateFailed, GateUndecided
-from squeeze_export.files import make_folder, write_files
+from squeeze_export.files import make_folder
 from squeeze_export.pipeline.analysis import PART_COUNT, analyze
 from squeeze_export.pipeline.recipes import recipe_names
 
@@ -108,11 +107,10 @@ def _exit_code(kept: MixedPrecision) -> int:
 
 
 def _write(analysis: Analysis, folder: Path) -> None:
-    from squeeze_export.analyze.report import analysis_html, analysis_json
+    from squeeze_export.pipeline.reports import write_analysis
 
-    text = json.dumps(analysis_json(analysis), indent=1, allow_nan=False) + "\n"
-    page = analysis_html(analysis)
-    files = {folder / "analysis.json": text.encode(), folder / "analysis.html": page.encode("utf-8", "backslashreplace")}
-    write_files(files)
+    files, other = write_analysis(analysis, folder)
     for file in files:
         note(f"wrote {file}")
+    if other is not None:
+        note(f"{files[0]} was of another network: it is kept as {other}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from squeeze_export.cli.options.quantization import TRAINING as TRAINING_OPTIONS
 from squeeze_export.cli.options.quantization import keep_float_option, recipe_options, training_choice
 from squeeze_export.errors import BadInput
 from squeeze_export.files import make_folder, write_files
-from squeeze_export.pipeline import Network, calibrate, read_calibration, write_table
+from squeeze_export.pipeline import calibrate, write_table
 from squeeze_export.pipeline.calibration import KEPT_FLOAT
 from squeeze_export.pipeline.curve import calibration_curve
 from squeeze_export.pipeline.recipes import RECIPES, recipe_names
+from squeeze_export.pipeline.tables import is_of_another, replaced
 from squeeze_export.pipeline.training import TRAINING
 from squeeze_export.results import Curve
 
@@ -69,8 +69,8 @@ def command(**values: Any) -> None:
             calibration = call_with(calibrate, given)
     stem = f"{network.name}.{calibration.quantized.scheme.name}"
     path = values["out"] / f"{stem}.table"
-    if _is_of_another(path, network):
-        warn(f"`{path}` of another checkpoint was replaced: --out DIR keeps networks apart")
+    if is_of_another(path, network):
+        warn(replaced(path))
     write_table(calibration, path)
     files = _write_curve(curve, values["out"] / f"{stem}.calibration-curve", network.name) if curve is not None else {}
     for text in calibration.warnings:
@@ -88,13 +88,6 @@ def command(**values: Any) -> None:
             _print_curve(curve)
     for file in files:
         note(f"wrote {file}")
-
-
-def _is_of_another(table: Path, network: Network) -> bool:
-    """Whether a table of another checkpoint stands there."""
-    with suppress(BadInput):
-        return table.exists() and read_calibration(table).quantized.checkpoint_sha256 != network.graph.checkpoint_sha256
-    return False
 
 
 def _write_curve(curve: Curve, stem: Path, name: str) -> dict[Path, bytes]:

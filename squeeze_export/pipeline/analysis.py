@@ -33,7 +33,7 @@ from squeeze_export.pipeline.evaluation import Evaluation, evaluation_images
 from squeeze_export.pipeline.float_cost import cost_of
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import RunOptions
-from squeeze_export.pipeline.tables import check_table
+from squeeze_export.pipeline.tables import check_table, is_of_another, replaced
 from squeeze_export.quant.mixed import check_mixed_scheme
 from squeeze_export.results import Accuracy
 
@@ -142,6 +142,7 @@ def analyze(
         progress=progress,
     )
     kept: MixedPrecision | None = None
+    warnings = (*calibration.warnings, *evaluation.warnings, *shift_warnings(calibration, evaluation))
     if request:
         ranked: tuple[RankedLayer, ...] = ()
         if request.needs_ranking(accuracy):
@@ -151,6 +152,8 @@ def analyze(
         if kept.layers:
             kept = replace(kept, cost=cost_of(network.graph, calibration.quantized, mixed, rounds=rounds, progress=progress))
         if kept.layers and path is not None and kept.reached is not False:
+            if is_of_another(path, network):
+                warnings += (replaced(path),)
             write_table(replace(calibration, quantized=mixed), path)
             kept = replace(kept, table=path.name)
     return Analysis(
@@ -169,7 +172,7 @@ def analyze(
         advice=advice,
         flips=tuple(sorted(counted.flips, key=lambda flip: (-flip.margin_lost, flip.file))),
         labels=network.graph.labels,
-        warnings=tuple(dict.fromkeys((*calibration.warnings, *evaluation.warnings, *shift_warnings(calibration, evaluation)))),
+        warnings=tuple(dict.fromkeys(warnings)),
         kept=kept,
         assumptions=network.assumptions,
     )

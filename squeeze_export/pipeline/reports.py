@@ -1,19 +1,25 @@
-"""The report's files in an output folder. A report of another network that stands there is kept under another name."""
+"""Reports and analyses in an output folder. What stands there of another network is kept under another name."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from squeeze_export.analyze.report import analysis_html, analysis_json
+from squeeze_export.analyze.results import Analysis
+from squeeze_export.documents import read_strict
 from squeeze_export.errors import BadInput
+from squeeze_export.files import write_files
 from squeeze_export.report.html import write_html
 from squeeze_export.results import SCHEMA, Report
 
 REPORT = "report.json"
 PAGE = "report.html"
+ANALYSIS = "analysis.json"
 
 
 def write_report(report: Report, folder: Path) -> Path | None:
@@ -30,31 +36,56 @@ def write_report(report: Report, folder: Path) -> Path | None:
     Raises:
         BadInput: the folder cannot be written to.
     """
-    kept = _set_aside(folder, report.network)
+    kept = _set_aside(folder / REPORT, report.network)
     SCHEMA.write(report, folder / REPORT)
     write_html(report, folder / PAGE)
     return kept
 
 
-def _set_aside(folder: Path, network: Mapping[str, Any]) -> Path | None:
-    """Renames a report of another network, and its page."""
-    path = folder / REPORT
+def write_analysis(analysis: Analysis, folder: Path) -> tuple[tuple[Path, ...], Path | None]:
+    """Writes `analysis.json` and `analysis.html`.
+
+    Returns:
+        The files, and where an older analysis of another network is kept that stood there, likewise.
+
+    Raises:
+        BadInput: the folder cannot be written to.
+    """
+    path = folder / ANALYSIS
+    text = json.dumps(analysis_json(analysis), indent=1, allow_nan=False) + "\n"
+    page = analysis_html(analysis)
+    kept = _set_aside(path, analysis.network)
+    files = {path: text.encode(), path.with_suffix(".html"): page.encode("utf-8", "backslashreplace")}
+    write_files(files)
+    return tuple(files), kept
+
+
+def _set_aside(path: Path, network: Mapping[str, Any]) -> Path | None:
+    """Renames a JSON document of another network, and the page beside it."""
     if not path.exists():
         return None
-    try:
-        found = SCHEMA.read(path).network
-    except BadInput:  # another tool's, or damaged
-        found = {}
+    found = _network_of(path)
     if _same(found, network):
         return None
-    kept = folder / f"{_name_of(found)}.json" if found else _free(folder)
+    kept = path.with_name(f"{_name_of(path.stem, found)}.json") if found else _free(path)
+    page = path.with_suffix(".html")
     try:
         os.replace(path, kept)
-        if (folder / PAGE).exists():
-            os.replace(folder / PAGE, kept.with_suffix(".html"))
+        if page.exists():
+            os.replace(page, kept.with_suffix(".html"))
     except OSError as err:
         raise BadInput(f"cannot rename `{path}`: {err.strerror}", hint="choose another folder with --out") from err
     return kept
+
+
+def _network_of(path: Path) -> Mapping[str, Any]:
+    """What a document says about its network; nothing where nobody can tell."""
+    try:
+        document = read_strict(path, "a report")
+    except BadInput:  # another tool's, or damaged
+        return {}
+    found = document.get("network") if isinstance(document, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
@@ -63,16 +94,16 @@ def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return first.get(key) == second.get(key)
 
 
-def _name_of(network: Mapping[str, Any]) -> str:
+def _name_of(stem: str, network: Mapping[str, Any]) -> str:
     """`report-squeezenet1_1-1a2b3c4d`; text of a stranger's report is kept only as far as it is a plain name."""
     parts = [str(network.get("name", "")), str(network.get("checkpoint_sha256", ""))[:8]]
-    return "-".join(["report", *(part for part in parts if re.fullmatch(r"\w[\w.-]{0,99}", part, re.ASCII))])
+    return "-".join([stem, *(part for part in parts if re.fullmatch(r"\w[\w.-]{0,99}", part, re.ASCII))])
 
 
-def _free(folder: Path) -> Path:
+def _free(path: Path) -> Path:
     """`report-other.json`, or with a number if that is taken."""
-    names = (f"report-other{number or ''}.json" for number in range(1000))
-    free = next((folder / name for name in names if not (folder / name).exists()), None)
+    names = (path.with_name(f"{path.stem}-other{number or ''}.json") for number in range(1000))
+    free = next((name for name in names if not name.exists()), None)
     if free is None:
-        raise BadInput(f"`{folder}` is full of reports that nobody can read", hint="choose another folder with --out")
+        raise BadInput(f"`{path.parent}` is full of reports that nobody can read", hint="choose another folder with --out")
     return free

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,18 @@ def check_table(
         raise BadInput(f"the table `{table}` is of a network with other layers", hint=hint)
     if quantized.preprocess != graph.preprocess:
         raise BadInput(f"the table `{table}` was made with other preprocessing than was asked for", hint="calibrate again")
+
+
+def is_of_another(table: Path, network: Network) -> bool:
+    """Whether a table of another checkpoint stands there."""
+    with suppress(BadInput):
+        return table.exists() and read_calibration(table).quantized.checkpoint_sha256 != network.graph.checkpoint_sha256
+    return False
+
+
+def replaced(path: Path) -> str:
+    """The warning that a file of another checkpoint stood there."""
+    return f"`{path}` of another checkpoint was replaced: --out DIR keeps networks apart"
 
 
 def _form(node: QuantizedNode) -> tuple[object, ...]:

@@ -18,6 +18,25 @@ def test_the_table_is_on_stdout_and_the_files_in_out(net, tiny, squeeze, tmp_pat
     assert document["evaluation"]["image_count"] == 8
 
 
+def test_what_another_network_left_in_out_is_kept(net, tiny, squeeze):
+    asked = ("--eval", tiny / "eval", "--images", 1, "--no-bench", "--out", "found")
+    other = ("--weights", tiny / "other.safetensors", *net[2:])
+    keeping = (*asked, "--keep-float", "conv1")
+    first = squeeze("analyze", *net, *keeping)
+    table = Path("found/squeezenet_custom.int8.table")
+    mine = json.loads(Path("found/analysis.json").read_text())["network"]["checkpoint_sha256"]
+    again = squeeze("analyze", *net, *asked)
+    assert "another" not in first.err + again.err
+    page = Path("found/analysis.html").read_bytes()
+    result = squeeze("analyze", *other, *keeping)
+    kept = Path(f"found/analysis-squeezenet_custom-{mine[:8]}.json")
+    assert f"found/analysis.json was of another network: it is kept as {kept}\n" in result.err
+    assert f"`{table}` of another checkpoint was replaced" in result.err
+    assert json.loads(kept.read_text())["network"]["checkpoint_sha256"] == mine
+    assert kept.with_suffix(".html").read_bytes() == page
+    assert json.loads(Path("found/analysis.json").read_text())["network"]["checkpoint_sha256"] != mine
+
+
 def test_json_from_a_table(net, tiny, squeeze):
     assert squeeze("calibrate", *net, "--out", "a").code == 0
     (table,) = Path("a").glob("*.table")
