@@ -235,6 +235,11 @@ def read_records(target: str, records: Mapping[str, Any], scheme: str) -> tuple[
     return runtime_named(target_named(target).RUNTIMES[0]).read_records(records, scheme)
 
 
+def device_names(runtimes: Sequence[str]) -> tuple[str, ...]:
+    """The devices that any of these runtimes can have on some machine; no framework is imported to tell them."""
+    return tuple(dict.fromkeys(device for name in runtimes for device in runtime_named(name).DEVICE_NAMES))
+
+
 def runtime_for(target: str, asked: str | None, *, needed: bool = True) -> str:
     """The runtime's name: the one asked for, or the target's first. It is empty if nothing opens the target and nothing needs to.
 

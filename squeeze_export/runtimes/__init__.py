@@ -24,11 +24,13 @@ class Runtime(Protocol):
         NAME: the registry's key.
         TARGETS: the targets whose files it opens. Only a runtime of another distribution sets it; our targets name ours.
         FOREIGN: whether it also runs files of other tools, `Artifact.foreign`.
+        DEVICE_NAMES: the devices that it can have on some machine, for a shell to complete.
     """
 
     NAME: str
     TARGETS: tuple[str, ...] = ()
     FOREIGN: bool = False
+    DEVICE_NAMES: tuple[str, ...] = ("cpu",)
 
     @abstractmethod
     def open_session(self, artifact: Artifact, *, device: str, threads: int) -> Session:

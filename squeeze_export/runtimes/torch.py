@@ -24,6 +24,7 @@ from squeeze_export.graph.torch_network import convolve, padded
 from squeeze_export.runtimes.session import BatchSession, check_present, check_threads
 
 NAME = "torch"
+DEVICE_NAMES = ("cpu", "cuda")
 MAX_GRAPHS = 4
 """CUDA graphs kept at once: one for each batch size; each holds the memory of all its tensors."""
 WARMUP_COUNT = 3

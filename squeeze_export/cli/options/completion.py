@@ -1,10 +1,13 @@
-"""What a shell completes besides file names: named weights, runtimes, and the layers of the network that `--weights` names."""
+"""What a shell completes besides file names: named weights, runtimes, devices, and the layers of the network of `--weights`.
+
+Nothing here imports a framework.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import click
 from click.shell_completion import CompletionItem
@@ -31,10 +34,19 @@ class RuntimeName(click.types.StringParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The runtimes of the command's target; for a command that is not of one target, all."""
-        from squeeze_export.targets import target_named
+        return _fitting(_runtimes(ctx), incomplete)
 
-        target = ctx.command.name or ""
-        return _fitting(target_named(target).RUNTIMES if target in TARGETS else registered(RUNTIMES, "runtime"), incomplete)
+
+class DeviceName(click.types.StringParamType):
+    """The name of a device."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """What `--runtime` can have on some machine; without it, what any runtime of the command can."""
+        from squeeze_export.pipeline.sessions import device_names
+
+        asked, known = ctx.params.get("runtime"), _runtimes(ctx)
+        names = [name for name in known if name == asked] or known
+        return _fitting(device_names(names), incomplete)
 
 
 class LayerName(click.types.StringParamType):
@@ -48,6 +60,17 @@ class LayerName(click.types.StringParamType):
             return _fitting(layer_names(ctx.params.get("weights")), incomplete)
         except SqueezeExportError:
             return []
+
+
+def _runtimes(ctx: click.Context) -> Sequence[str]:
+    """Those of the command's target, or of the compiler of its name; for any other command all."""
+    from squeeze_export.targets import target_named
+
+    name = ctx.command.name or ""
+    if name in TARGETS:
+        return target_named(name).RUNTIMES
+    known = tuple(registered(RUNTIMES, "runtime"))
+    return (name,) if name in known else known
 
 
 def _fitting(names: Iterable[str], incomplete: str) -> list[CompletionItem]:

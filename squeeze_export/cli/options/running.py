@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from squeeze_export.cli.options import FILE, Numbers, Option, option
-from squeeze_export.cli.options.completion import RuntimeName
+from squeeze_export.cli.options.completion import DeviceName, RuntimeName
 from squeeze_export.pipeline.sessions import RunOptions
 
 _option = partial(option, group="Running")
@@ -13,7 +13,7 @@ _option = partial(option, group="Running")
 
 def device_option(default: str, text: str) -> Option:
     """`--device NAME`."""
-    return _option("--device", default=default, metavar="NAME", help=text)
+    return _option("--device", type=DeviceName(), default=default, metavar="NAME", help=text)
 
 
 THREADS = _option("--threads", default=RunOptions.threads, help="Threads of each session.")

@@ -30,6 +30,7 @@ from squeeze_export.runtimes.session import BatchSession, check_present, check_t
 NAME = "coreml"
 COMPUTE_UNITS: Mapping[str, str] = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "npu": "CPU_AND_NE"}
 """Device -> the compute units that Core ML may use. It may always use the CPU as well."""
+DEVICE_NAMES = tuple(COMPUTE_UNITS)
 
 _DEVICES: Mapping[str, str] = {"MLCPUComputeDevice": "cpu", "MLGPUComputeDevice": "gpu", "MLNeuralEngineComputeDevice": "npu"}
 _ELSEWHERE = "`--runtime coreml-evaluator` computes what a package says, on any machine"

@@ -21,6 +21,7 @@ from squeeze_export.runtimes.session import check_present, check_threads, read_f
 
 NAME = OnnxSession.runtime
 FOREIGN = True
+DEVICE_NAMES = tuple(DEVICES)
 
 
 def devices() -> tuple[str, ...]:

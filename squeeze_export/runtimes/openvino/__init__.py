@@ -9,11 +9,12 @@ from typing import Any
 from squeeze_export.core import Placement
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.openvino import session
-from squeeze_export.runtimes.openvino.plugins import installed_devices, plugin_of
+from squeeze_export.runtimes.openvino.plugins import AUTO, installed_devices, plugin_of
 from squeeze_export.runtimes.openvino.records import Executed, kernel_families, placement
 
 NAME, PRECISION = "openvino", "f32"
 FOREIGN = True
+DEVICE_NAMES = ("cpu", "gpu", "npu", AUTO)
 
 devices = partial(installed_devices, NAME, PRECISION)
 check_device = partial(plugin_of, NAME, PRECISION)

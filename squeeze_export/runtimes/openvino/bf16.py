@@ -8,10 +8,11 @@ from __future__ import annotations
 from functools import partial
 
 from squeeze_export.runtimes.openvino import session
-from squeeze_export.runtimes.openvino.plugins import installed_devices, plugin_of
+from squeeze_export.runtimes.openvino.plugins import AUTO, installed_devices, plugin_of
 
 NAME, PRECISION = "openvino-bf16", "bf16"
 FOREIGN = True
+DEVICE_NAMES = ("cpu", "gpu", "npu", AUTO)
 
 devices = partial(installed_devices, NAME, PRECISION)
 check_device = partial(plugin_of, NAME, PRECISION)

@@ -27,12 +27,13 @@ from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.onnxruntime import inner_tensors
 from squeeze_export.runtimes.onnxruntime.calls import batch_of, input_of, logits_of
 from squeeze_export.runtimes.onnxruntime.records import read_events
-from squeeze_export.runtimes.qnn.plugin import EMULATOR, PROVIDER, entries, open_on
+from squeeze_export.runtimes.qnn.plugin import CHIP, EMULATOR, PROVIDER, entries, open_on
 from squeeze_export.runtimes.qnn.records import SOURCE, placed, read_profile
 from squeeze_export.runtimes.session import BatchSession, check_present, check_threads
 
 NAME = "qnn"
 TARGETS = ("onnx", "qnn")
+DEVICE_NAMES = (EMULATOR, CHIP)
 MAX_FILE_BYTES = 512_000_000
 
 

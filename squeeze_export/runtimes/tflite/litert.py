@@ -15,6 +15,7 @@ from squeeze_export.runtimes.tflite.interpreter import LITERT
 
 NAME = LITERT.NAME
 FOREIGN = True
+DEVICE_NAMES = ("cpu", *accelerators.DEVICES)
 inner_values, read_records = LITERT.inner_values, LITERT.read_records
 """Both on the CPU."""
 
