@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+import torch_networks
 
 
 @pytest.fixture
@@ -45,6 +47,43 @@ def test_environment_beats_settings_file(threads, monkeypatch):
 def test_option_beats_environment(threads, monkeypatch):
     monkeypatch.setenv("SQUEEZE_EXPORT_THREADS", "3")
     assert threads("--threads", 2) == 2
+
+
+def test_one_number_needs_no_list(squeeze, tmp_path):
+    net = torch_networks.SqueezeNet()
+    net.features[0] = torch.nn.Conv2d(1, 12, 3, stride=2)
+    path = torch_networks.saved(net, tmp_path / "grey.pth")
+    for text in ("mean = 7\nstd = 2.5\ncpus = 0\n", "mean = [7]\nstd = [2.5]\n", "mean = '7'\nstd = '2.5'\n"):
+        write_settings(f"crop = 38\n{text}")
+        result = squeeze("onnx", "--weights", path, "--no-validate", "--no-bench")
+        assert result.code == 0, result.err
+        told = json.loads(Path("squeeze-export-out/squeezenet_custom.fp32.onnx.json").read_text())["provenance"]["preprocess"]
+        assert (told["mean"], told["std"]) == ([7.0], [2.5])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("threads = 1.5", "`1.5` is not a whole number"),
+        ("threads = true", "`True` is not a whole number"),
+        ("expect-top1 = true", "`True` is not a number"),
+        ("threads = [1, 2]", "`[1, 2]` is not a whole number"),
+        ("out = 3", "`3` is not a file name"),
+        ("labels = ['a']", "`['a']` is not a file name"),
+        ("calib = 3", "`[3]` is not a file name"),
+        ("calib-weight = 1.5", "`[1.5]` is not a whole number"),
+        ("calib-weight = true", "`[True]` is not a whole number"),
+        ("cpus = 0.5", "`0.5` is not a list of CPU numbers"),
+        ("cpus = [0, true]", "`[0, True]` is not a list of CPU numbers"),
+        ("mean = true", "`True` is not one number per channel, with commas between"),
+        ("mean = {a = 1}", "`{'a': 1}` is not one number per channel, with commas between"),
+    ],
+)
+def test_values_of_another_type_are_refused(text, message, squeeze):
+    write_settings(f"[onnx]\n{text}\n")
+    result = squeeze("onnx", "--no-validate", "--no-bench")
+    assert result.code == 2
+    assert message in result.refusal()[0]
 
 
 def scheme(squeeze, net, *arguments):
@@ -101,7 +140,7 @@ def test_format_in_the_settings_file(squeeze, net):
         ("[onx]\nthreads = 2\n", "has a table `[onx]`, which is no command", "did you mean `onnx`?"),
         ("threads = \n", "`squeeze-export.toml` cannot be read: Invalid value", "it is TOML"),
         ("threads = 'two'\n", "'two' is not a valid integer", "squeeze-export onnx --help"),
-        ("mean = 7\n", "`7` is not one number per channel", "squeeze-export onnx --help"),
+        ("mean = 'x'\n", "`x` is not one number per channel", "squeeze-export onnx --help"),
     ],
 )
 def test_refused_settings(text, message, hint, squeeze):

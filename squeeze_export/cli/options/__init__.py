@@ -30,13 +30,34 @@ class Option(click.Option):
         super().__init__(*names, **settings)
         self.group = group
 
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Reads the value, or several. Those of the settings file have TOML's types: `int` would round 1.5, and take `true`."""
+        values = value or () if self.multiple else (value,)
+        wanted = next((word for kind, kinds, word in _WANTED if isinstance(self.type, kind) and _has_other(values, kinds)), None)
+        if wanted is not None:
+            raise click.BadParameter(f"`{value}` is not {wanted}", ctx, self)
+        return super().type_cast_value(ctx, value)
+
 
 class Repeatable(Option):
     """An option that may be repeated; in the settings file a single value needs no list."""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         """Reads the values."""
-        return super().type_cast_value(ctx, [value] if isinstance(value, str | int) else value)
+        return super().type_cast_value(ctx, value if value is None or isinstance(value, list | tuple) else [value])
+
+
+_WANTED: tuple[tuple[Any, tuple[type, ...], str], ...] = (
+    (click.types.IntParamType, (str, int), "a whole number"),
+    (click.types.FloatParamType, (str, int, float), "a number"),
+    (click.Path, (str, Path), "a file name"),
+)
+"""Type of an option, types that its values may have, and what they are called."""
+
+
+def _has_other(values: Sequence[Any], kinds: tuple[type, ...]) -> bool:
+    """Whether one of the values is there but of another type than these."""
+    return any(each is not None and (isinstance(each, bool) or not isinstance(each, kinds)) for each in values)
 
 
 def option(*names: str, group: str = GROUPS[0], cls: type[Option] = Option, **settings: Any) -> Option:
@@ -72,12 +93,21 @@ class Numbers(click.ParamType[tuple[Any, ...]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         """Reads the text, or the list."""
         try:
-            numbers = tuple(self._kind(part) for part in (value.split(",") if isinstance(value, str) else value))
+            parts = _parts(value)
+            numbers = tuple(self._kind(part) for part in parts)
         except (TypeError, ValueError):
+            parts, numbers = (), ()
+        if _has_other(parts, (str, int, self._kind)):
             numbers = ()
         if not numbers or self._count not in (None, len(numbers)):
             self.fail(f"`{value}` is not {self._wanted}", param, ctx)
         return numbers
+
+
+def _parts(value: Any) -> Sequence[Any]:
+    """What stands between commas; in the settings file one number needs no list."""
+    parts: Sequence[Any] = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
+    return parts
 
 
 class Choice(click.Choice[str]):
