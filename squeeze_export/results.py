@@ -520,12 +520,16 @@ class CurvePoint:
         agreement: share of the evaluation images with the fp32 reference's top-1 class, with its Wilson interval.
         sqnr_db: of the logits, dB.
         to_largest_pp: agreement minus that of the largest part on the same images, percentage points, with its paired interval.
+        error: of a network with one output, whose agreement says nothing; None of others.
+        error_to_largest: mean error minus that of the largest part on the same images, with its paired 95% interval; likewise.
     """
 
     image_count: int
     agreement: Interval
     sqnr_db: float
     to_largest_pp: Interval
+    error: OutputError | None = None
+    error_to_largest: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -534,7 +538,8 @@ class Curve:
 
     Attributes:
         points: by image count; each part contains the one before it.
-        enough_count: the smallest count from which on every agreement interval overlaps that of the largest part.
+        enough_count: the smallest count from which on every agreement interval overlaps that of the largest part; of a network with
+            one output, from which on no interval shows a larger error than the largest part's.
         seed: of the order of the images.
         recipe: the method that chose the integers.
         evaluation: `source`, `image_count`, and a `note` if the images are not the user's own evaluation images.

@@ -59,13 +59,15 @@ def request_of(graph: Graph, layers: Sequence[str] | int, max_drop_pp: float | N
         max_drop_pp: percentage points, above 0.
 
     Raises:
-        BadInput: both at once, no such layer, a number out of range.
+        BadInput: both at once, no such layer, a number out of range, a drop of a network with one output.
     """
     if max_drop_pp is not None:
         if layers:
             raise BadInput("--max-drop finds the layers itself", hint="leave out --keep-float, or --max-drop")
         if not 0 < max_drop_pp < 100:  # NaN neither
             raise BadInput(f"--max-drop `{max_drop_pp:g}` is outside 0 to 100 percentage points", hint="--max-drop 1")
+        if graph.output.shape[1] == 1:
+            raise BadInput("--max-drop is of the right classes, and the network has one output", hint="--keep-float 1, 2 ...")
         return Request(max_drop_pp=max_drop_pp)
     if isinstance(layers, int):
         if layers < 1:
@@ -219,7 +221,8 @@ def exact_effect(accuracy: Accuracy) -> ExactEffect:
         drop = (-delta.value, -delta.high, -delta.low)
     else:
         drop = (100 * (1 - agreement.value), 100 * (1 - agreement.high), 100 * (1 - agreement.low))
-    return ExactEffect(accuracy.sqnr_db, agreement.value, *(value + 0.0 for value in drop))  # 0.0, not -0.0
+    drop_pp, low_pp, high_pp = (value + 0.0 for value in drop)  # 0.0, not -0.0
+    return ExactEffect(accuracy.sqnr_db, agreement.value, drop_pp, low_pp, high_pp, accuracy.error)
 
 
 def fewest_layers(effect: Callable[[int], ExactEffect], most: int, max_drop_pp: float) -> tuple[int, bool]:

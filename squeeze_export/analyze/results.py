@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from squeeze_export.core import Assumption
+from squeeze_export.results import OutputError
 
 Cause = Literal["range too small", "range too wide", "weights", "activations", "few calibration images"]
 Which = Literal["integers", "kept", "fp32"]
@@ -156,6 +157,7 @@ class ExactEffect:
         sqnr_db: as in `Effect`, like `agreement`.
         drop_pp: top-1 of the reference minus that of the integers, percentage points; without labels, 100 minus the agreement in
             percent. `drop_low_pp` and `drop_high_pp` are its 95% interval.
+        error: of a network with one output, whose agreement and drop say nothing; None of others.
     """
 
     sqnr_db: float
@@ -163,6 +165,7 @@ class ExactEffect:
     drop_pp: float
     drop_low_pp: float
     drop_high_pp: float
+    error: OutputError | None = None
 
 
 @dataclass(frozen=True)
@@ -282,6 +285,7 @@ class Analysis:
         warnings: for the user.
         kept: gain and cost of layers in float; None if not requested.
         assumptions: what neither the checkpoint nor the user told about the network.
+        error: of the exact integer run of a network with one output, whose agreement says nothing; None of others.
     """
 
     network: Mapping[str, Any]
@@ -302,3 +306,4 @@ class Analysis:
     warnings: tuple[str, ...] = ()
     kept: MixedPrecision | None = None
     assumptions: tuple[Assumption, ...] = ()
+    error: OutputError | None = None

@@ -18,7 +18,7 @@ from squeeze_export.analyze.results import (
     Which,
 )
 from squeeze_export.report.tables import Column, Table
-from squeeze_export.report.wording import NOTHING, decibel, milliseconds, one_line, percent, signed, size
+from squeeze_export.report.wording import NOTHING, decibel, milliseconds, one_line, output_error, percent, signed, size
 
 ADVICE = "What would help"
 CHANGES_SHOWN = 10
@@ -28,9 +28,10 @@ def summary_lines(analysis: Analysis) -> list[str]:
     """The whole network in two lines."""
     count = len(analysis.flips)
     flips = "none changes its class" if not count else "1 changes its class" if count == 1 else f"{count:,} change their class"
+    same = f"{percent(analysis.int8.agreement)} the same top-1 class; {flips}"
+    found = same if analysis.error is None else output_error(analysis.error)
     return [
-        f"integers against fp32 on {analysis.image_count:,} images: {decibel(analysis.int8.sqnr_db)}, "
-        f"{percent(analysis.int8.agreement)} the same top-1 class; {flips}",
+        f"integers against fp32 on {analysis.image_count:,} images: {decibel(analysis.int8.sqnr_db)}, {found}",
         f"simulated on {analysis.part_count:,} of them: {decibel(analysis.whole.sqnr_db)}; weights alone in integers "
         f"{decibel(analysis.weights_alone.sqnr_db)}, activations alone {decibel(analysis.outputs_alone.sqnr_db)}",
     ]
@@ -187,19 +188,28 @@ def mixed_table(kept: MixedPrecision) -> Table:
         rows.append(_row("kept", len(kept.convs), kept.after, files))
     if files:
         rows.append(_row("fp32", kept.conv_count, None, files))
-    drop = (
+    if kept.before.error is not None:
+        columns = ("in float", "SQNR", "error", "95% at most", "correlation", "size", "p50", "of int8's", "")
+        told = (
+            "SQNR, error: the exact integer run; error: mean absolute difference from fp32's output, whose standard deviation is "
+            f"{kept.before.error.spread:.3g}"
+        )
+    else:
+        columns = ("in float", "SQNR", "agreement", "drop", "", "size", "p50", "of int8's", "")
+        told = f"SQNR, agreement, drop: the exact integer run; drop: {_drop_note(kept)}"
+    return Table(
+        (Column("network", "name"), *map(Column, columns)),
+        rows,
+        "Layers kept in float",
+        f"{told}; {_cost_note(kept.cost, bool(kept.layers))}",
+    )
+
+
+def _drop_note(kept: MixedPrecision) -> str:
+    return (
         "top-1 of fp32 less that of the integers, with a paired 95% interval"
         if kept.drop_of == "top-1"
         else "share of images with another top-1 class than fp32's, with a 95% interval (no image is labelled)"
-    )
-    return Table(
-        (
-            Column("network", "name"),
-            *map(Column, ("in float", "SQNR", "agreement", "drop", "", "size", "p50", "of int8's", "")),
-        ),
-        rows,
-        "Layers kept in float",
-        f"SQNR, agreement, drop: the exact integer run; drop: {drop}; {_cost_note(kept.cost, bool(kept.layers))}",
     )
 
 
@@ -208,7 +218,11 @@ _NAMES: Mapping[Which, str] = {"integers": "int8", "kept": "int8, these in float
 
 def _row(which: Which, in_float: int, effect: ExactEffect | None, files: Mapping[Which, FileCost]) -> tuple[str, ...]:
     figures: tuple[str, ...] = (NOTHING, NOTHING, NOTHING, "")
-    if effect is not None:
+    if effect is not None and effect.error is not None:
+        error = effect.error
+        correlation = NOTHING if error.correlation is None else f"{error.correlation:.4f}"
+        figures = (decibel(effect.sqnr_db), f"{error.mean:.3g}", f"{error.p95:.3g}", correlation)
+    elif effect is not None:
         drop = f"{signed(effect.drop_pp, 2)} pp", f"[{signed(effect.drop_low_pp, 2)}, {signed(effect.drop_high_pp, 2)}]"
         figures = (decibel(effect.sqnr_db), percent(effect.agreement), *drop)
     return _NAMES[which], f"{in_float}", *figures, *_cost_cells(files.get(which))

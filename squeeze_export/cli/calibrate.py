@@ -83,7 +83,7 @@ def command(**values: Any) -> None:
         if KEPT_FLOAT in facts:
             say(f"in float: {', '.join(facts[KEPT_FLOAT])}")
         if training is not None:
-            _print_training(calibration.quantized.provenance[TRAINING])
+            _print_training(calibration.quantized.provenance[TRAINING], network.class_count)
         if curve is not None:
             _print_curve(curve)
     for file in files:
@@ -101,15 +101,14 @@ def _write_curve(curve: Curve, stem: Path, name: str) -> dict[Path, bytes]:
     return files
 
 
-def _print_training(told: Mapping[str, Any]) -> None:
+def _print_training(told: Mapping[str, Any], class_count: int) -> None:
     """The effect of the training on the images that it held out."""
     from squeeze_export.report.wording import percent
 
     first, best = told["held_out"][0], told["held_out"][told["best_epoch"]]
     changes = [f"loss {first['loss']:.4f} -> {best['loss']:.4f}"]
-    changes += [
-        f"{name} {percent(first[key])} -> {percent(best[key])}" for name, key in (("agreement", "agreement"), ("top-1", "top1"))
-    ]
+    shares = (("agreement", "agreement"), ("top-1", "top1")) if class_count > 1 else ()
+    changes += [f"{name} {percent(first[key])} -> {percent(best[key])}" for name, key in shares]
     click.echo(f"epoch {told['best_epoch']} of {told['epochs']}, on {told['held_out_count']} images held out: {', '.join(changes)}")
 
 

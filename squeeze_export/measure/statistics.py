@@ -73,6 +73,16 @@ def paired_difference(lost: int, won: int, count: int) -> Interval:
     return Interval(difference, low, high)
 
 
+def mean_difference(values: NDArray[np.float64], others: NDArray[np.float64]) -> Interval:
+    """The mean of `values - others`, (N,) each, of the same images, with its 95% interval by the normal approximation:
+    mean +- z * s / sqrt(N), s being the standard deviation of the differences. One image alone tells no interval: it is infinite.
+    """
+    differences = values - others
+    count, mean = len(differences), float(differences.mean())
+    half = _two_sided_z(0.95) * float(differences.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
+    return Interval(mean, mean - half, mean + half)
+
+
 def least_drop_pp(count: int) -> float:
     """The upper 95% bound of a drop if none of `count` images changes its class, percentage points.
 

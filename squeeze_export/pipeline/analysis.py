@@ -175,6 +175,7 @@ def analyze(
         warnings=tuple(dict.fromkeys(warnings)),
         kept=kept,
         assumptions=network.assumptions,
+        error=accuracy.error,
     )
 
 

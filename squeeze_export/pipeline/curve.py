@@ -21,7 +21,7 @@ from squeeze_export.images.calibration import BATCH, CalibrationSource
 from squeeze_export.images.checks import MIN_CALIBRATION_COUNT, check_overlap
 from squeeze_export.images.stream import usable_cores
 from squeeze_export.measure.accuracy import Tally, accuracy_of, tally
-from squeeze_export.measure.statistics import paired_difference
+from squeeze_export.measure.statistics import mean_difference, paired_difference
 from squeeze_export.pipeline.calibration import (
     Calibration,
     check_scheme,
@@ -132,10 +132,15 @@ def calibration_curve(
 
 
 def enough_count(points: Sequence[CurvePoint]) -> int:
-    """The smallest image count from which on every agreement interval reaches that of the last point."""
+    """The smallest image count from which on every agreement interval reaches that of the last point; of a network with one output,
+    from which on no error is shown to be above that of the last point.
+    """
     found = points[-1].image_count
     for point in reversed(points):
-        if point.agreement.high < points[-1].agreement.low:
+        if point.error_to_largest is not None:
+            if point.error_to_largest.low > 0:
+                break
+        elif point.agreement.high < points[-1].agreement.low:
             break
         found = point.image_count
     return found
@@ -179,5 +184,9 @@ def _points(
         lost, won = int((agreeing[-1] & ~agrees).sum()), int((agrees & ~agreeing[-1]).sum())
         pp = paired_difference(lost, won, len(agrees))
         difference = Interval(100 * pp.value, 100 * pp.low, 100 * pp.high)
-        points.append(CurvePoint(size, found.top1_agreement, found.sqnr_db, difference))
-    return tuple(points)
+        points.append(CurvePoint(size, found.top1_agreement, found.sqnr_db, difference, found.error))
+    if points[0].error is None:
+        return tuple(points)
+    errors = [np.abs(np.subtract(*np.array(one.values).T)) for one in sums]
+    against = [mean_difference(found, errors[-1]) for found in errors]
+    return tuple(replace(point, error_to_largest=found) for point, found in zip(points, against, strict=True))

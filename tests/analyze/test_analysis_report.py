@@ -1,5 +1,6 @@
 """An analysis as table, page and JSON: whole, in step with each other, and safe with hostile names."""
 
+import html
 import io
 import json
 import math
@@ -38,7 +39,7 @@ from squeeze_export.analyze.words import (
 )
 from squeeze_export.core import Audit
 from squeeze_export.report.wording import scheme
-from squeeze_export.results import Measurement
+from squeeze_export.results import Measurement, OutputError
 
 
 def layer(name, weights, output, gain_db):
@@ -118,6 +119,24 @@ def printed(analysis, width=None):
     console = Console(file=out, width=width or 1000, force_terminal=width is not None, color_system=None, markup=False)
     print_analysis(analysis, console)
     return out.getvalue()
+
+
+def test_one_output_has_its_error_in_place_of_classes():
+    error = OutputError(0.01234, 0.0456, 0.99912, 0.52)
+    better = OutputError(0.00123, 0.00456, None, 0.52)
+    kept = replace(KEPT, max_drop_pp=None, reached=None, before=replace(BEFORE, error=error), after=replace(AFTER, error=better))
+    analysis = replace(ANALYSIS, flips=(), error=error, kept=replace(kept, ranking=(), tried=()))
+    page = html.unescape(re.sub(r"<style.*?</style>|<[^>]+>", " ", analysis_html(analysis), flags=re.DOTALL))
+    for text in (printed(analysis), page):
+        assert "mean error 0.0123, 95% at most 0.0456, correlation 0.9991, standard deviation of the reference 0.52" in text
+        assert "agree" not in text
+        assert "class" not in text
+        assert "drop" not in text
+    rows = mixed_table(analysis.kept).rows
+    assert rows[0][2:6] == ("30.0 dB", "0.0123", "0.0456", "0.9991")
+    assert rows[1][3:6] == ("0.00123", "0.00456", "-")
+    assert {len(row) for row in rows} == {len(mixed_table(analysis.kept).columns)}
+    assert analysis_json(analysis)["error"]["mean"] == 0.01234
 
 
 def test_every_layer_has_its_row():

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from squeeze_export.measure.statistics import bootstrap_ratio, images_needed, least_drop_pp, paired_difference, wilson
+from squeeze_export.measure.statistics import (
+    bootstrap_ratio,
+    images_needed,
+    least_drop_pp,
+    mean_difference,
+    paired_difference,
+    wilson,
+)
 
 Z = 1.959963984540054
 
@@ -43,6 +50,17 @@ def test_wilson_equals_scipy(counts, confidence):
 def test_wilson_refuses_what_is_no_proportion(arguments):
     with pytest.raises(ValueError):
         wilson(*arguments)
+
+
+def test_mean_difference_by_hand():
+    found = mean_difference(np.array([2.0, 4.0, 6.0]), np.array([1.0, 1.0, 1.0]))
+    assert found.value == 3.0
+    assert (found.low, found.high) == pytest.approx((3 - 1.959964 * 2 / 3**0.5, 3 + 1.959964 * 2 / 3**0.5))
+
+
+def test_one_image_alone_tells_no_interval():
+    found = mean_difference(np.array([2.0]), np.array([1.5]))
+    assert (found.value, found.low, found.high) == (0.5, -math.inf, math.inf)
 
 
 def test_tango_published_example():

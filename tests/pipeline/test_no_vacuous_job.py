@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from squeeze_export.core import EmitOptions
+from squeeze_export.errors import BadInput
+from squeeze_export.graph.integer import IntegerRunner
+from squeeze_export.graph.run import FloatRunner
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.nets.safetensors_file import write_safetensors
-from squeeze_export.pipeline import run
+from squeeze_export.pipeline import calibrate, open_network, run
+from squeeze_export.pipeline.analysis import analyze
+from squeeze_export.pipeline.curve import calibration_curve
+from squeeze_export.pipeline.evaluation import evaluation_images
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +47,34 @@ def test_one_output_is_measured_by_its_error(changed, weight, job):
     assert 0 < found.mean <= found.p95 < found.spread
     assert found.correlation > 0.99
     assert not [warning for warning in report.warnings if "softmax" in warning or "same output" in warning]
+
+
+def test_one_output_is_analysed_by_its_error(changed, weight, tiny, tmp_path):
+    network = open_network(changed("regression", np.abs(weight[:1]), np.zeros(1, np.float32)))
+    found = analyze(network, tiny / "calib", tiny / "eval", images=2, keep_float=("conv1",), rounds=None)
+    pixels = next(iter(evaluation_images(network, tiny / "eval", None).stream)).pixels
+    integers = IntegerRunner(calibrate(network, tiny / "calib").quantized)(pixels)
+    assert found.error.mean == pytest.approx(np.abs(FloatRunner(network.graph)(pixels) - integers).mean(), rel=1e-4)
+    assert found.kept.before.error == found.error
+    assert found.kept.after.error.mean != found.error.mean
+    with pytest.raises(BadInput, match="--max-drop is of the right classes, and the network has one output"):
+        analyze(network, tiny / "calib", tiny / "eval", max_drop_pp=20.0)
+
+
+def test_the_curve_of_one_output_is_of_its_error(changed, weight, tiny):
+    network = open_network(changed("regression", np.abs(weight[:1]), np.zeros(1, np.float32)))
+    _, found = calibration_curve(network, tiny / "calib", tiny / "eval")
+    first, last = found.points
+    assert (last.error_to_largest.low, last.error_to_largest.high) == (0.0, 0.0)
+    assert first.error_to_largest.value == pytest.approx(first.error.mean - last.error.mean)
+    assert first.error_to_largest.low < first.error_to_largest.value < first.error_to_largest.high
+
+
+def test_several_outputs_have_classes(tiny):
+    """The control."""
+    network = open_network(tiny / "tiny.safetensors")
+    assert analyze(network, tiny / "calib", tiny / "eval", images=1).error is None
+    assert {point.error for point in calibration_curve(network, tiny / "calib", tiny / "eval")[1].points} == {None}
 
 
 def test_a_softmax_over_one_output_is_named(changed, weight, job):

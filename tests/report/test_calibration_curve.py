@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from squeeze_export.report.curve import curve_line, curve_svg, curve_table
-from squeeze_export.results import Curve, CurvePoint, Interval
+from squeeze_export.pipeline.curve import enough_count
+from squeeze_export.report.curve import curve_line, curve_note, curve_svg, curve_table
+from squeeze_export.results import Curve, CurvePoint, Interval, OutputError
 
 NONE = Interval(0.0, 0.0, 0.0)
 POINTS = (
@@ -29,6 +30,25 @@ def drawn(points=POINTS, name="net", note="on 100 images"):
 
 def dots(root):
     return [(float(dot.get("cx")), float(dot.get("cy"))) for dot in root.iter(f"{SVG}circle")]
+
+
+def test_one_output_has_its_error_in_place_of_the_agreement():
+    errors = [OutputError(mean, 2 * mean, 0.999, 0.5) for mean in (0.04, 0.02, 0.01)]
+    against = [Interval(0.03, 0.02, 0.04), Interval(0.01, -0.001, 0.021), NONE]
+    points = [replace(p, error=e, error_to_largest=a) for p, e, a in zip(POINTS, errors, against, strict=True)]
+    found = replace(curve(points), enough_count=enough_count(points))
+    assert found.enough_count == 32
+    assert curve_table(found).rows[:2] == [
+        ("16", "0.04", "0.08", "0.9990", "30.0 dB", "+0.03", "[+0.02, +0.04]"),
+        ("32", "0.02", "0.04", "0.9990", "34.0 dB", "+0.01", "[-0.001, +0.021]"),
+    ]
+    assert curve_line(found).startswith("The error is not shown to be above that of the largest part from 32 images on")
+    text = curve_svg(found, "net", curve_note(found))
+    assert "mean error" in text
+    assert "agreement" not in text + curve_line(found) + curve_note(found)
+    assert "standard deviation of 0.5;" in curve_note(found)
+    higher, lower, last = (y for _, y in dots(ET.fromstring(text))[:3])
+    assert higher < lower < last
 
 
 def test_it_stands_alone():
