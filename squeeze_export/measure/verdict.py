@@ -95,11 +95,12 @@ def _verdict(int8: Measurement, latency: Latency, others: Sequence[Timed]) -> Ve
     ship: Measurement | None = None
     otherwise: Measurement | None = None
     if outcome == "faster":
-        ship, otherwise = int8, _best(others) if loses(int8) else None
+        known = [timed for timed in others if timed[0].loss_is_known]
+        ship, otherwise = int8, _best(known) if loses(int8) else None
     elif outcome == "not faster":
         ship = _best(unbeaten) or (None if loses(int8) else int8) or _best(others)
-    if ship is int8 and not int8.shows_losses:
-        ship = None
+    if ship is not None and not ship.loss_is_known:
+        ship = None  # nobody can tell whether it keeps the reference's top-1
     return Verdict(
         int8.name,
         int8.device,

@@ -29,8 +29,8 @@ def verdict_note() -> str:
     """What the lines are based on, in one sentence."""
     return (
         "From the rows that were timed in the same rounds, never from emulated ones: the other row's median over int8's, 95% "
-        "bootstrap interval; a loss of top-1 is shown where its interval is below zero, and int8 is recommended only where labels "
-        "could have shown one"
+        "bootstrap interval; a loss of top-1 is shown where its interval is below zero, and what does not compute in float32 is "
+        "recommended only where labels could have shown one"
     )
 
 
@@ -41,10 +41,14 @@ def _line(verdict: Verdict, report: Report) -> str:
         return f"{head}{verdict.round_count:,} rounds do not tell whether {named} is {_open(verdict, report)}: {_more(verdict)}"
     text = f"{head}{named} is {_paces(verdict, report)}: "
     int8 = _row(verdict.int8, report)
-    if verdict.ship in (None, verdict.int8) and (int8 is None or not int8.shows_losses):
-        if int8 is not None and int8.accuracy is not None and int8.accuracy.error is not None:
-            return f"{text}whether its error is small enough is yours to say{_brackets(_accuracy(int8), '')}"
-        return f"{text}whether it loses top-1 is not known{_brackets(_accuracy(int8), '')}, {_LABELS} tells"
+    unknown = _unknown(verdict, report)
+    if unknown is not None:
+        row, name = _row(unknown, report), _name(unknown, verdict, report)
+        if row is not None and row.accuracy is not None and row.accuracy.error is not None:
+            whose = "its" if unknown == verdict.int8 else f"{name}'s"
+            return f"{text}whether {whose} error is small enough is yours to say{_brackets(_accuracy(row))}"
+        it = "it" if unknown == verdict.int8 else name
+        return f"{text}whether {it} loses top-1 is not known{_brackets(_accuracy(row))}, {_LABELS} tells"
     if verdict.ship is None:
         return f"{text}no row keeps the reference's top-1, so ship none of them"
     row, shipped = _row(verdict.ship, report), _name(verdict.ship, verdict, report)
@@ -53,14 +57,27 @@ def _line(verdict: Verdict, report: Report) -> str:
     return f"{text}ship {shipped}{_brackets(_accuracy(row), _sizes(row, int8, named))}"
 
 
+def _unknown(verdict: Verdict, report: Report) -> RowName | None:
+    """The file that would be shipped if it were known whether it loses top-1; None where this is known, or no reason."""
+
+    def known(name: RowName) -> bool:
+        row = _row(name, report)
+        return name.scheme == "fp32" if row is None else row.loss_is_known
+
+    if verdict.ship is not None:  # older reports ship what nobody could judge
+        return None if known(verdict.ship) else verdict.ship
+    unbeaten = [rival.row for rival in verdict.rivals if rival.pace in ("slower", "no gain")]
+    return next((name for name in (*unbeaten, verdict.int8) if not known(name)), None)
+
+
 def _ship_int8(verdict: Verdict, report: Report, shipped: str, row: Measurement | None) -> str:
     if verdict.outcome == "not faster":
-        return f"ship {shipped}, the others that are no slower lose top-1{_brackets(_accuracy(row), '')}"
+        return f"ship {shipped}, the others that are no slower lose top-1{_brackets(_accuracy(row))}"
     delta = row.accuracy.top1_delta_pp if row is not None and row.accuracy is not None else None
-    if verdict.otherwise is not None and delta is not None:
-        other = _name(verdict.otherwise, verdict, report)
-        return f"ship {shipped} where a top-1 change of {delta_pp(delta)} {delta_range(delta)} is acceptable, else {other}"
-    return f"ship {shipped}{_brackets(_accuracy(row), '')}"
+    if delta is not None and (verdict.otherwise is not None or round(delta.high, 1) < 0):
+        other = "" if verdict.otherwise is None else f", else {_name(verdict.otherwise, verdict, report)}"
+        return f"ship {shipped} where a top-1 change of {delta_pp(delta)} {delta_range(delta)} is acceptable{other}"
+    return f"ship {shipped}{_brackets(_accuracy(row))}"
 
 
 def _paces(verdict: Verdict, report: Report) -> str:

@@ -59,11 +59,32 @@ def test_without_labels_int8_is_never_shipped(accuracy):
     assert only([fp32, slow]).ship.scheme == "fp32"  # the reference loses nothing
 
 
+@pytest.mark.parametrize(
+    ("sqnr_db", "runtime", "scheme", "shipped"),
+    [
+        (60.0, "litert", "fp16", False),
+        (132.0, "litert", "fp16", True),  # a file of float16 weights that computes in float32
+        (130.0, "litert", "fp32", True),
+        (47.0, "openvino-bf16", "fp32", False),
+    ],
+)
+def test_without_labels_only_what_computes_in_float32_is_shipped(sqnr_db, runtime, scheme, shipped):
+    row = dataclasses.replace(
+        row_of(scheme, 2, size=25, runtime=runtime), accuracy=Accuracy(500, Interval(1.0, 0.99, 1.0), 1.0, sqnr_db, 0.0)
+    )
+    verdict = only([row, row_of("int8", 3, size=14)], {"openvino-bf16": "litert"})
+    assert (verdict.outcome, verdict.ship) == ("not faster", row.name if shipped else None)
+    labelled = dataclasses.replace(row, accuracy=row_of("fp16", 2, delta=NONE).accuracy)
+    assert only([labelled, row_of("int8", 3, size=14)], {"openvino-bf16": "litert"}).ship == labelled.name
+
+
 def test_faster_but_less_accurate():
-    rows = [row_of("fp32", 9, size=50), row_of("fp16", 9.05, size=25), row_of("int8", 3, size=14, delta=LOSS)]
+    rows = [row_of("fp32", 9, size=50), row_of("fp16", 9.05, size=25, delta=NONE), row_of("int8", 3, size=14, delta=LOSS)]
     verdict = only(rows)
     assert (verdict.outcome, verdict.ship) == ("faster", verdict.int8)
     assert verdict.otherwise.scheme == "fp16"  # as fast as fp32 within the bound, and smaller
+    rows[1] = dataclasses.replace(rows[1], accuracy=None)
+    assert only(rows).otherwise.scheme == "fp32"
 
 
 def test_slower_than_bf16():
@@ -79,16 +100,16 @@ def test_slower_than_bf16():
 
 def test_as_fast_as_fp16():
     """Nothing is gained where the interval holds 1 and nothing above 1.05."""
-    rows = [row_of("fp32", 9, size=50), row_of("fp16", 3, size=25, seed=1), row_of("int8", 3, size=14, seed=2)]
+    rows = [row_of("fp32", 9, size=50), row_of("fp16", 3, size=25, seed=1, delta=NONE), row_of("int8", 3, size=14, seed=2)]
     verdict = only(rows)
     assert [rival.pace for rival in verdict.rivals] == ["faster", "no gain"]
     assert (verdict.outcome, verdict.ship.scheme) == ("not faster", "fp16")
 
 
 def test_of_two_that_are_as_fast_the_smaller_is_shipped():
-    rows = [row_of("fp32", 3, size=50), row_of("fp16", 3.02, size=25), row_of("int8", 4, size=14)]
+    rows = [row_of("fp32", 3, size=50), row_of("fp16", 3.02, size=25, delta=NONE), row_of("int8", 4, size=14)]
     assert only(rows).ship.scheme == "fp16"
-    rows[1] = row_of("fp16", 3.5, size=25)
+    rows[1] = row_of("fp16", 3.5, size=25, delta=NONE)
     assert only(rows).ship.scheme == "fp32"
 
 

@@ -14,7 +14,7 @@ from squeeze_export.report.markdown import to_markdown
 from squeeze_export.report.terminal import print_table
 from squeeze_export.report.verdicts import TITLE, verdict_lines
 from squeeze_export.report.wording import speedup, speedup_range
-from squeeze_export.results import Accuracy, Interval, Measurement, Rival, RowName, Verdict
+from squeeze_export.results import Accuracy, Interval, Measurement, OutputError, Rival, RowName, Verdict
 
 FP32, BF16, FP16, INT8 = (
     RowName(f"net.{scheme}", scheme, scheme, runtime)
@@ -145,6 +145,32 @@ def test_a_terminal_wraps_the_line(report):
     assert " ".join(line.strip() for line in wrapped) == BESIDE[2]
     assert max(map(len, wrapped)) <= 80
     assert [line.startswith("  ") for line in wrapped] == [False] + [True] * (len(wrapped) - 1)
+
+
+@pytest.mark.parametrize("ship", [None, FP16], ids=["now", "as older reports say"])
+@pytest.mark.parametrize(
+    ("accuracy", "end"),
+    [
+        (
+            PLAIN,
+            "whether fp16 loses top-1 is not known (agreement 97.2% [95.3, 98.4], no labels to show a loss of top-1), --eval with "
+            "a folder for each class tells",
+        ),
+        (None, "whether fp16 loses top-1 is not known (accuracy not measured here), --eval with a folder for each class tells"),
+        (
+            dataclasses.replace(PLAIN, error=OutputError(0.0123, 0.0456, 0.9991, 0.52)),
+            "whether fp16's error is small enough is yours to say (mean error 0.0123, 95% at most 0.0456, correlation 0.9991, "
+            "standard deviation of the reference 0.52)",
+        ),
+    ],
+    ids=["unlabelled", "not compared", "one output"],
+)
+def test_fp16_is_not_shipped_where_nothing_could_show_a_loss(report, ship, accuracy, end):
+    shown = with_verdicts(report, verdict("not faster", WINS, LEVEL, ship=ship), accuracy=accuracy)
+    rows = [dataclasses.replace(row, accuracy=accuracy) if row.scheme == "fp16" else row for row in shown.measurements]
+    (line,) = verdict_lines(dataclasses.replace(shown, measurements=tuple(rows)))
+    assert line.endswith(f": {end}")
+    assert "ship" not in line
 
 
 def test_nothing_is_said_where_there_is_no_verdict(report):
