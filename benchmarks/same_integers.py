@@ -38,7 +38,7 @@ def main() -> None:
                         bench=False,
                     )
                 )
-            table = difference_table(report.differences)
+            table = difference_table(report)
             assert table is not None
             note, header = sentence(table.note), [column.name for column in table.columns]
             for difference, row in zip(report.differences, table.rows, strict=True):

@@ -71,13 +71,14 @@ def _trials(subject: Subject, layer: LayerSensitivity, counted: Mapping[str, Ten
     name, full, found = layer.name, subject.full, []
     if name in counted:
         before, after = full.outputs[name], _seen_range(subject, layer.scale_group, counted)
-        reach = _high(after) / _high(before)
+        wider, higher = f"{after.scale / before.scale:.2f} times as wide", _high(before) > 0
+        reach = f"{_high(after) / _high(before):.2f} times as high" if higher else wider  # all values may be negative
         small = _high(after) > _high(before) or _low(after) < _low(before)
         cause: Cause = "range too small" if small else "range too wide"
         mend = f"a {'wider' if small else 'narrower'} range: calibrate with images like these"
         others = [other for other in layer.scale_group if other != name]
         shared = f" (shared with {' and '.join(others)})" if others else ""
-        tried = f"its range{shared} as these images have it: {reach:.2f} times as high"
+        tried = f"its range{shared} as these images have it: {reach}"
         outputs = {**full.outputs, **dict.fromkeys(layer.scale_group, after)}
         found.append((partial(Advice, name, cause, mend, tried), replace(full, outputs=outputs)))
     if layer.weights_share > layer.output_share:

@@ -68,7 +68,8 @@ class RangeUse:
         name: of the layer.
         range_high: the largest real value that the integers can represent, in the table's coordinates (equalized channels).
         range_low: the smallest one; 0 after a ReLU.
-        largest_share: the largest value over `range_high`; above 1 it is clipped.
+        largest_share: the largest value over `range_high`; above 1 it is clipped. Like the next two, over the range's width where
+            `range_high` is 0.
         mean_largest_share: each image's largest value, averaged over the images, over `range_high`.
         p999_share: the 99.9th percentile of all values, over `range_high`.
         clipped_high_share: share (0 to 1) of values above the range; a value that rounds to the last step is inside.

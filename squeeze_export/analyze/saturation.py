@@ -142,6 +142,7 @@ def _use(subject: Subject, name: str, counted: TensorCount, signed: bool) -> Ran
     q = subject.full.outputs[name]
     lowest = 0 if signed else q.zero_point
     high = (255 - q.zero_point) * q.scale
+    unit = high or 255 * q.scale  # all values may be negative
     total = int(counted.steps.sum())
     p999 = int(np.searchsorted(np.cumsum(counted.steps), _HIGH_SHARE * total)) - _BELOW - q.zero_point
     zero, lost = _empty_filters(subject, name)
@@ -150,9 +151,9 @@ def _use(subject: Subject, name: str, counted: TensorCount, signed: bool) -> Ran
         name=name,
         range_high=high,
         range_low=(lowest - q.zero_point) * q.scale,
-        largest_share=counted.high / high,
-        mean_largest_share=counted.image_largest_sum / counted.image_count / high,
-        p999_share=p999 * q.scale / high,
+        largest_share=counted.high / unit,
+        mean_largest_share=counted.image_largest_sum / counted.image_count / unit,
+        p999_share=p999 * q.scale / unit,
         clipped_high_share=clipped_high / total,
         clipped_low_share=clipped_low / total,
         clipped_image_count=counted.clipped_image_count,

@@ -226,7 +226,7 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
     facts = network.facts() if reference_known else {"name": name, "source": job.table.name if job.table else ""}
     report = report_of(
         _rows(exported, job.scheme, entries, found.rows),
-        network=facts if written.labels else {**facts, **NO_LABELS},
+        network=facts if written.labels or network.class_count == 1 else {**facts, **NO_LABELS},
         calibration=integers.facts() if integers is not None else None,
         evaluation=evaluation.facts if evaluation is not None else None,
         warnings=warnings,

@@ -43,8 +43,10 @@ def curve_line(curve: Curve) -> str:
     enough = next(point for point in curve.points if point.image_count == curve.enough_count)
     reached = f"from {enough.image_count} images on" if enough is not largest else f"only with all {largest.image_count} images"
     sqnr = f"; SQNR there is {decibel(enough.sqnr_db)}, with all {decibel(largest.sqnr_db)}" if enough is not largest else ""
+    if largest.error is not None and enough is largest:
+        return f"The error with {curve.points[-2].image_count} images is shown to be above that with all {largest.image_count}."
     if largest.error is not None:
-        return f"The error is not shown to be above that of the largest part {reached}{sqnr}."
+        return f"No error is shown to be above that of the largest part {reached}{sqnr}."
     return f"The agreement interval reaches that of the largest part {reached}{sqnr}."
 
 

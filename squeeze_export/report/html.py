@@ -32,7 +32,7 @@ def to_html(report: Report) -> str:
         ratios={"title": wording.RATIOS, "lines": wording.ratio_lines(report), "note": wording.ratio_note()},
         estimates=tables.estimate_table(report.measurements),
         drawings=[*_accuracy_drawing(report), *_latency_drawing(report.measurements)],
-        differences=tables.difference_table(report.differences),
+        differences=tables.difference_table(report),
         artifacts=_by_artifact(report.measurements),
         most_names=_MOST_NAMES,
     )

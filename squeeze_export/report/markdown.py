@@ -43,7 +43,7 @@ def to_markdown(report: Report) -> str:
         *([f"**{VERDICTS}**", "", *_bullets(verdicts), "", sentence(verdict_note()), ""] if verdicts else []),
         *([f"**{RATIOS}**", "", *_bullets(ratios), "", sentence(ratio_note()), ""] if ratios else []),
         *_section(estimate_table(measurements), left_lines(measurements)),
-        *_section(difference_table(report.differences)),
+        *_section(difference_table(report)),
         *(f"- **warning:** {_text(warning)}" for warning in report.warnings),
     ]
     notes = {

@@ -22,7 +22,7 @@ from squeeze_export.report.wording import (
     speedup_parts,
     steadiness,
 )
-from squeeze_export.results import Difference, Estimate, Measurement, Status
+from squeeze_export.results import Difference, Estimate, Measurement, Report, Status
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,9 @@ def _p50(row: Measurement) -> str:
     return milliseconds(row.estimate.inference_ms) if row.estimate is not None else NOTHING
 
 
-def difference_table(differences: Sequence[Difference]) -> Table | None:
-    """The same integers in several files, a row for each pair; None if nothing was compared."""
+def difference_table(report: Report) -> Table | None:
+    """The same integers in several files, a row for each pair; None if nothing was compared. One output has no agreement."""
+    differences, classes = report.differences, report.network.get("class_count") != 1
     if not differences:
         return None
     counts = " or ".join(f"{count:,}" for count in sorted({d.count for d in differences}))
@@ -118,10 +119,14 @@ def difference_table(differences: Sequence[Difference]) -> Table | None:
         (
             Column("the same integers in", "text"),
             Column("and in", "text"),
-            *map(Column, ("logits apart", "agreement", "first layer apart")),
+            *map(Column, ("logits apart", *(["agreement"] if classes else []), "first layer apart")),
         ),
         [
-            (one_line(d.first), one_line(d.second), _steps(d.largest_steps), percent(d.top1_agreement), _first_layer(d))
+            (
+                *(one_line(d.first), one_line(d.second), _steps(d.largest_steps)),
+                *([percent(d.top1_agreement)] if classes else []),
+                _first_layer(d),
+            )
             for d in differences
         ],
         "The same integers, file by file",

@@ -38,7 +38,7 @@ def print_table(report: Report, console: Console) -> None:
             if index == 0:
                 console.print()
             print_line(line, console)
-    estimates, differences = estimate_table(report.measurements), difference_table(report.differences)
+    estimates, differences = estimate_table(report.measurements), difference_table(report)
     if estimates is not None:
         console.print()
         note = f"{estimates.title}: {estimates.note}."

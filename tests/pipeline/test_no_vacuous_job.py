@@ -21,11 +21,11 @@ from squeeze_export.pipeline.evaluation import evaluation_images
 def changed(tiny, tmp_path_factory):
     """Makes a checkpoint of the tiny network with another last layer: its weight and bias."""
 
-    def make(name, weight, bias):
+    def make(name, weight, bias, **structure):
         checkpoint = read_checkpoint(tiny / "tiny.safetensors")
         path = tmp_path_factory.mktemp("changed") / f"{name}.safetensors"
         tensors = {**checkpoint.tensors, "classifier.1.weight": weight, "classifier.1.bias": bias}
-        arch = dataclasses.replace(checkpoint.architecture, class_count=len(bias))
+        arch = dataclasses.replace(checkpoint.architecture, class_count=len(bias), **structure)
         write_safetensors(path, arch, tensors, checkpoint.preprocess)
         return path
 
@@ -43,6 +43,7 @@ def test_one_output_is_measured_by_its_error(changed, weight, job):
     report = run(job(weights=path))
     *_, row = report.measurements
     found = row.accuracy.error
+    assert "labels" not in report.network  # there are no classes to name
     assert row.scheme == "int8"
     assert 0 < found.mean <= found.p95 < found.spread
     assert found.correlation > 0.99
@@ -59,6 +60,16 @@ def test_one_output_is_analysed_by_its_error(changed, weight, tiny, tmp_path):
     assert found.kept.after.error.mean != found.error.mean
     with pytest.raises(BadInput, match="--max-drop is of the right classes, and the network has one output"):
         analyze(network, tiny / "calib", tiny / "eval", max_drop_pp=20.0)
+
+
+def test_a_value_that_is_always_negative_is_analysed(changed, weight, tiny):
+    """Its range ends at 0."""
+    path = changed("negative", -np.abs(weight[:1]), np.full(1, -1, np.float32), final_relu=False)
+    found = analyze(open_network(path), tiny / "calib", tiny / "eval", images=1)
+    use = next(use for use in found.tensors if use.name == "conv10")
+    assert use.range_high == 0
+    assert (use.largest_share, use.clipped_high_share) == (0, 0)
+    assert -1 < use.p999_share < 0
 
 
 def test_the_curve_of_one_output_is_of_its_error(changed, weight, tiny):

@@ -42,7 +42,8 @@ def test_one_output_has_its_error_in_place_of_the_agreement():
         ("16", "0.04", "0.08", "0.9990", "30.0 dB", "+0.03", "[+0.02, +0.04]"),
         ("32", "0.02", "0.04", "0.9990", "34.0 dB", "+0.01", "[-0.001, +0.021]"),
     ]
-    assert curve_line(found).startswith("The error is not shown to be above that of the largest part from 32 images on")
+    assert curve_line(found).startswith("No error is shown to be above that of the largest part from 32 images on; SQNR")
+    assert curve_line(replace(found, enough_count=128)) == "The error with 32 images is shown to be above that with all 128."
     text = curve_svg(found, "net", curve_note(found))
     assert "mean error" in text
     assert "agreement" not in text + curve_line(found) + curve_note(found)

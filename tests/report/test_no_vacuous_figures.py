@@ -10,10 +10,12 @@ from rich.console import Console
 
 from squeeze_export.report.html import to_html
 from squeeze_export.report.markdown import to_markdown
+from squeeze_export.report.tables import difference_table
 from squeeze_export.report.terminal import print_table
 from squeeze_export.report.verdicts import verdict_lines
-from squeeze_export.results import Interval, OutputError, Rival, Verdict
+from squeeze_export.results import Difference, Interval, OutputError, Rival, Verdict
 
+DIFFERENCES = (Difference("integer run", "onnx on onnxruntime", 200, 0.4, 0.995, ""),)
 ERROR = OutputError(0.01234, 0.0456, 0.99912, 0.52)
 
 
@@ -36,7 +38,16 @@ def one_output(report):
         else row
         for row in report.measurements
     ]
-    return dataclasses.replace(report, measurements=tuple(rows))
+    network = {**report.network, "class_count": 1}
+    return dataclasses.replace(report, measurements=tuple(rows), network=network, differences=DIFFERENCES)
+
+
+def test_files_of_one_output_have_no_agreement_with_each_other(report, one_output):
+    for form in (terminal, to_markdown, page):
+        assert "first layer apart" in form(one_output)
+        assert "agreement" not in form(one_output)
+    assert [len(row) for row in difference_table(one_output).rows] == [4]
+    assert difference_table(dataclasses.replace(report, differences=DIFFERENCES)).rows[0][3] == "99.5%"
 
 
 def test_one_output_has_its_error_in_place_of_the_agreement(one_output):
