@@ -23,7 +23,7 @@ _QUANTIZED = frozenset({
     "LEAKY_RELU", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "QUANTIZE", "RESHAPE", "RESIZE_BILINEAR", "SLICE",
     "SPACE_TO_DEPTH", "SPLIT", "SUB", "TANH", "TRANSPOSE", "TRANSPOSE_CONV",
 })  # fmt: skip
-_FLOAT_TAIL = frozenset({"LOGISTIC", "MEAN", "SOFTMAX", "RESHAPE"})
+_FLOAT_TAIL = frozenset({"MEAN", "SOFTMAX", "RESHAPE"})
 """Supported float operators with which a classifier may end, as `int8` files do."""
 _BORDERS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _ACTIVATED = frozenset({"ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "MUL", "SUB"})
@@ -65,17 +65,29 @@ def _bias(operator: FileOperator) -> str | None:
     return "it has no bias" if len(operator.inputs) < 3 else None
 
 
+def _but_scores(rule: Rule) -> Rule:
+    """The rule for all but a sigmoid of float logits, which are a row for each image: one between the layers is none."""
+
+    def broken(operator: FileOperator) -> str | None:
+        scores = operator.kind == "LOGISTIC" and all(tensor.floating and len(tensor.shape) == 2 for tensor in operator.data)
+        return None if scores else rule.broken(operator)
+
+    return replace(rule, broken=broken)
+
+
 _CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 RULEBOOK = Rulebook(
     "XNNPACK",
     ("tflite",),
     (
         Rule(_known, "export with `--int8`; leave the operator to another delegate", SOURCE),
-        no_floats(_BORDERS | _FLOAT_TAIL, SOURCE, "export with `--int8`, without `--keep-float`"),
+        _but_scores(no_floats(_BORDERS | _FLOAT_TAIL, SOURCE, "export with `--int8`, without `--keep-float`")),
         convolutions(),
         Rule(_dequantize, "export with `--int8`", SOURCE, frozenset({"DEQUANTIZE"})),
-        replace(integers(("int8", "uint8"), SOURCE, "export with `--int8`"), kinds=_QUANTIZED - _BORDERS - _FLOAT_TAIL),
-        quantized(SOURCE, _BORDERS | _FLOAT_TAIL | {"PAD"}),
+        _but_scores(
+            replace(integers(("int8", "uint8"), SOURCE, "export with `--int8`"), kinds=_QUANTIZED - _BORDERS - _FLOAT_TAIL)
+        ),
+        _but_scores(quantized(SOURCE, _BORDERS | _FLOAT_TAIL | {"PAD"})),
         Rule(_bias, "give it a bias, of zeros if need be", SOURCE, _CONVOLUTIONS),
         fused_activation(_ACTIVATED, ("RELU", "RELU_N1_TO_1", "RELU6"), SOURCE),
         Rule(_concatenation, "join two to four operands at a time", SOURCE, frozenset({"CONCATENATION"})),

@@ -87,6 +87,13 @@ def test_xnnpack_takes_what_lint_says_it_takes(tmp_path: Path, scheme: str, oper
     assert all(name.split()[-1].startswith("planted") for name in said - left)
 
 
+@pytest.mark.parametrize("options", [EmitOptions(softmax=True), EmitOptions(sigmoid=True)], ids=lambda options: options.ending)
+def test_xnnpack_takes_probabilities_at_the_end(tmp_path: Path, options: EmitOptions) -> None:
+    path = written(tmp_path, "tflite", "int8", options)
+    assert left_to_the_builtin_kernels(path) == {"QUANTIZE input/int8"}  # as in any file of uint8 pixels
+    assert fallen(path, "xnnpack") == []
+
+
 def left_to_the_builtin_kernels(path: Path) -> set[str]:
     """From the interpreter's own node list."""
     from ai_edge_litert.interpreter import Interpreter
