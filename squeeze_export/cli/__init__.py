@@ -81,9 +81,10 @@ def cli(ctx: click.Context) -> None:
     squeeze-export tflite --int8 --calib imgs/     your photographs, the embedded demo network
     squeeze-export onnx --int8 --weights net.pth --calib imgs/ --eval val/ --labels classes.txt
 
-    Results go to stdout, all else to stderr. Options can also be set as SQUEEZE_EXPORT_<OPTION> or in squeeze-export.toml.
+    Results go to stdout, all else to stderr. Options can also be set as SQUEEZE_EXPORT_<OPTION>, in squeeze-export.toml
+    or in [tool.squeeze-export] of pyproject.toml.
     """
-    ctx.default_map = default_map(known_options)
+    ctx.default_map = default_map(known_options, tell=lambda text: click.echo(visible(text), err=True))
 
 
 def known_options() -> dict[str, dict[str, str]]:

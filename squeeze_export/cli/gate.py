@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
 import click
 
-from squeeze_export.cli.console import note, print_json, say, stdout_console
+from squeeze_export.cli.console import note, print_json, say, shown_progress, stdout_console
 from squeeze_export.cli.options import FILE, Choice, Command, Option, option
 from squeeze_export.cli.options.output import OUTPUT
+from squeeze_export.cli.settings import FILE as SETTINGS
 from squeeze_export.documents import to_json
 from squeeze_export.errors import EXIT_DONE, GateFailed, GateUndecided
-from squeeze_export.pipeline.gating import WORDS, GateResult, gate, given_bounds, read_bound, write_result
+from squeeze_export.pipeline.gating import (
+    BASELINE,
+    ROUNDS,
+    WORDS,
+    Against,
+    Change,
+    GateResult,
+    gate,
+    given_bounds,
+    read_bound,
+    update_baseline,
+    write_result,
+    write_settings,
+)
 from squeeze_export.report.tables import Column, Table
 from squeeze_export.report.terminal import print_rows
 from squeeze_export.report.wording import one_line
@@ -35,20 +51,46 @@ def _bound_option(word: str) -> Option:
 
 
 BOUNDS = tuple(_bound_option(word) for word in WORDS)
+AGAINST = (
+    option("--baseline", type=FILE, help=f"The baseline; {BASELINE} if it is there."),
+    option("--base", type=FILE, metavar="DIR|TABLE", help="Files, or a table to export, that the report's files are timed beside."),
+    option("--base-rounds", type=int, default=ROUNDS, help="Rounds of blocks that --base is timed in."),
+)
 UNDECIDED = option(
     "--undecided", type=Choice(["pass", "fail"]), help="Exit code 0 or 5 where the gate cannot decide, instead of 6."
+)
+ACTIONS = (
+    option("--update", is_flag=True, help="Make the baseline, or renew it, and show what changed."),
+    option("--init", is_flag=True, help=f"Add bounds that the report passes to {SETTINGS}, with comments."),
 )
 OUT = option("--out", group="Output", type=FILE, metavar="DIR", help="Folder of gate.json; by default beside the report.")
 
 
-@click.command("gate", cls=Command, params=[click.Argument(["report"], type=FILE), UNDECIDED, *BOUNDS, OUT, *OUTPUT])
+@click.command(
+    "gate", cls=Command, params=[click.Argument(["report"], type=FILE), *AGAINST, *BOUNDS, UNDECIDED, *ACTIONS, OUT, *OUTPUT]
+)
 def command(report: Path, **values: Any) -> int:
-    """Hold a report to bounds. Exit code 5 if one is broken, 6 if that cannot be decided.
+    """Hold a report to bounds, to a baseline, and to files timed beside its own. Exit code 5 if something got worse, 6 if that
+    cannot be decided.
 
     \b
-    squeeze-export gate squeeze-export-out/report.json --max-top1-drop 1 --max-size 1.3MB
+    squeeze-export gate squeeze-export-out/report.json --init       write bounds into squeeze-export.toml
+    squeeze-export gate squeeze-export-out/report.json --update     write the baseline, a file to commit
+    squeeze-export gate squeeze-export-out/report.json --base before/
     """
-    result = gate(report, given_bounds(values))
+    baseline: Path = values["baseline"] or BASELINE
+    if values["init"]:
+        write_settings(report, SETTINGS, baseline)
+        note(f"wrote {SETTINGS}")
+    if values["update"]:
+        _print_changes(update_baseline(report, baseline), as_json=values["as_json"])
+        note(f"wrote {baseline}")
+    if values["init"] or values["update"]:
+        return EXIT_DONE
+    with shown_progress() as progress:
+        there = values["baseline"] is not None or baseline.exists()
+        against = Against(baseline if there else None, values["base"], values["base_rounds"])
+        result = gate(report, given_bounds(values), against, progress=progress)
     path = write_result(result, values["out"] or report.parent)
     if values["as_json"]:
         print_json(to_json(result, "gate result"))
@@ -86,3 +128,16 @@ def _print(result: GateResult) -> None:
     say(f"{result.state}: {', '.join(f'{states.count(state)} {state}' for state in dict.fromkeys(states))}")
     for text in result.assumptions:
         note(text)
+
+
+def _print_changes(changes: Sequence[Change], *, as_json: bool) -> None:
+    """One row for each thing that a baseline tells otherwise than before."""
+    if as_json:
+        print_json([asdict(change) for change in changes])
+        return
+    if not changes:
+        say("nothing changed")
+        return
+    columns = tuple(Column(name, "text") for name in ("file", "what", "before", "now"))
+    rows = [tuple(one_line(text) or "-" for text in astuple(change)) for change in changes]
+    print_rows(Table(columns, rows), stdout_console(), below=(2, 3))

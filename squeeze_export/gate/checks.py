@@ -79,9 +79,9 @@ def _state_checks(row: Measurement) -> list[Check]:
     scheme = SCHEMES.get(row.scheme)
     if row.audit is not None and scheme is not None and scheme.integer and not row.recipe.startswith("vendor"):
         faults = (*row.audit.violations, *row.audit.untold)
-        message = f"is not the integer network it claims to be: {_some(faults)}" if faults else "every convolution is in integers"
+        message = f"is not the integer network it claims to be: {some(faults)}" if faults else "every convolution is in integers"
         if row.audit.kept_float and not faults:
-            message = f"in integers, but for what was kept in float on request: {_some(row.audit.kept_float)}"
+            message = f"in integers, but for what was kept in float on request: {some(row.audit.kept_float)}"
         found.append(Check("integer", label, "failed" if faults else "passed", message))
     return found
 
@@ -122,7 +122,8 @@ def _allowed(kind: str, bound: float, unit: str) -> str:
     return f", at {'least' if kind == 'min' else 'most'} {in_unit(bound, unit)} passes"
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
@@ -238,7 +239,7 @@ def _fallbacks(row: Measurement) -> float | Absent:
 
 def _fallback_names(row: Measurement) -> str:
     names = row.placement.fallbacks if row.placement is not None else ()
-    return f": {_some(names)}" if names else ""
+    return f": {some(names)}" if names else ""
 
 
 def _cycles(row: Measurement) -> float | Absent:

@@ -234,7 +234,7 @@ def timed(outcomes: Sequence[Outcome], options: RunOptions, progress: Progress =
         progress: told of the rounds.
     """
     found = [_run_once(outcome) for outcome in outcomes]
-    sessions = {o.entry.key: (s, _pixels(o.entry.artifact)) for o in found if (s := _timed_session(o))}
+    sessions = {o.entry.key: (s, pixels_for(o.entry.artifact)) for o in found if (s := _timed_session(o))}
     samples: dict[Key, tuple[int, ...]] = {}
     load: float | None = None
     for clock in dict.fromkeys(session.clock for session, _ in sessions.values()):
@@ -272,7 +272,7 @@ def _run_once(outcome: Outcome) -> Outcome:
     if session is None or session.clock is not None:
         return outcome
     try:
-        session.infer(_pixels(outcome.entry.artifact))
+        session.infer(pixels_for(outcome.entry.artifact))
     except SqueezeExportError as err:
         return outcome.failed(err)
     return outcome
@@ -290,7 +290,7 @@ def _with_latency(outcome: Outcome, samples: Mapping[Key, Sequence[int]], plain:
     latency = latency_of(
         samples[outcome.entry.key],
         warmup_count=WARMUP_COUNT,
-        batch=len(_pixels(outcome.entry.artifact)),
+        batch=len(pixels_for(outcome.entry.artifact)),
         threads=outcome.session.threads,
         baseline_ns=samples.get(baseline),
         other_load=load if outcome.session.clock is None else None,
@@ -304,7 +304,7 @@ def _network(artifact: Artifact) -> tuple[str, str]:
     return artifact.target, str(artifact.provenance.get("checkpoint_sha256", ""))
 
 
-def _pixels(artifact: Artifact) -> ByteArray:
+def pixels_for(artifact: Artifact) -> ByteArray:
     return np.random.default_rng(0).integers(0, 256, artifact.pixel_shape, dtype=np.uint8)
 
 

@@ -110,3 +110,96 @@ def test_text_of_a_strangers_report_reaches_no_terminal(squeeze, report):
     assert result.code == 5
     assert "\x1b" not in result.out
     assert len(result.out.splitlines()) == 6
+
+
+def test_bounds_in_pyproject(squeeze, report):
+    Path("pyproject.toml").write_text('[tool.squeeze-export.gate]\nmax-size = "1.2MB"\n')
+    assert squeeze("gate", report).code == 5
+
+
+def test_a_baseline_is_made_and_passed(squeeze, report):
+    made = squeeze("gate", report, "--update")
+    assert (made.code, made.err) == (0, "wrote squeeze-export-baseline.json\n")
+    assert made.out.splitlines()[0].split() == ["file", "what", "before", "now"]
+    assert squeeze("gate", report).code == 0
+    again = squeeze("gate", report, "--update")
+    assert (again.code, again.out) == (0, "nothing changed\n")
+
+
+def changed(report, **changes):
+    found = gate_report()
+    rows = (found.measurements[0], dataclasses.replace(found.measurements[1], **changes), found.measurements[2])
+    SCHEMA.write(dataclasses.replace(found, measurements=rows), report)
+
+
+def test_what_changed_fails_until_the_baseline_is_renewed(squeeze, report):
+    squeeze("gate", report, "--update", "--baseline", "b.json")
+    changed(report, sha256="99" * 32, table_sha256="88" * 32, size_bytes=1_260_000)
+    failed = squeeze("gate", report, "--baseline", "b.json")
+    assert failed.code == 5
+    assert failed.out.splitlines()[1].split()[:2] == ["failed", "integers"]
+    renewed = squeeze("gate", report, "--update", "--baseline", "b.json", "--json")
+    assert [(change["what"], change["before"], change["after"]) for change in json.loads(renewed.out)] == [
+        ("file", "ab" * 6, "99" * 6),
+        ("integers", "ef" * 6, "88" * 6),
+        ("size", "1,269,000 bytes", "1,260,000 bytes"),
+    ]
+    assert squeeze("gate", report, "--baseline", "b.json").code == 0
+
+
+def test_a_baseline_that_was_lost(squeeze, report):
+    Path("squeeze-export.toml").write_text('[gate]\nbaseline = "b.json"\nmax-size = "9MB"\n')
+    result = squeeze("gate", report)
+    assert (result.code, result.refusal()) == (
+        2,
+        ("there is no baseline `b.json`", "make one: squeeze-export gate REPORT.json --update"),
+    )
+
+
+def test_an_update_replaces_nothing_but_a_baseline(squeeze, report):
+    before = report.read_bytes()
+    assert squeeze("gate", report, "--update", "--baseline", report).code == 2
+    assert report.read_bytes() == before
+
+
+def test_init_writes_bounds_that_the_report_passes(squeeze, report):
+    assert squeeze("gate", report, "--init", "--update").err == "wrote squeeze-export.toml\nwrote squeeze-export-baseline.json\n"
+    lines = Path("squeeze-export.toml").read_text().splitlines()
+    assert lines[1] == "[gate]"
+    assert all(line.startswith("#") or " # " in line for line in lines[2:])
+    set_here = [line.split(" = ")[0] for line in lines[2:] if not line.startswith("#")]
+    assert set_here == [
+        "baseline",
+        "max-top1-drop",
+        "min-agreement",
+        "min-sqnr",
+        "max-kl",
+        "max-size",
+        "max-fallbacks",
+        "max-steps-apart",
+    ]
+    assert squeeze("gate", report).code == 0
+
+
+def test_every_line_that_init_comments_out_is_a_setting(squeeze, report):
+    squeeze("gate", report, "--init", "--update")
+    path = Path("squeeze-export.toml")
+    path.write_text(path.read_text().replace("# max", "max").replace("# min", "min").replace("# undecided", "undecided"))
+    assert squeeze("gate", report).code == 0
+
+
+def test_init_keeps_what_the_file_has(squeeze, report):
+    path = Path("squeeze-export.toml")
+    path.write_text("threads = 2  # mine\n")
+    assert squeeze("gate", report, "--init").code == 0
+    assert path.read_text().startswith("threads = 2  # mine\n\n# Written by")
+    again = squeeze("gate", report, "--init")
+    assert (again.code, again.refusal()[0]) == (2, "`squeeze-export.toml` has bounds of the gate already")
+
+
+def test_a_slowdown_needs_files_to_time_against(squeeze, report):
+    alone = squeeze("gate", report, "--max-slowdown", 5)
+    assert (alone.code, alone.refusal()[0]) == (2, "there is nothing to hold the report to")
+    found = squeeze("gate", report, "--max-slowdown", 5, "--max-size", "9MB")
+    assert found.code == 0
+    assert "needs files to time against, as stored times say nothing" in found.out

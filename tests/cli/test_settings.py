@@ -169,3 +169,57 @@ def test_a_table_may_come_before_anything_else_is_read(squeeze):
     assert squeeze("tflite", "--help").code == 0
     write_settings("[tflite]\nint9 = true\n")
     assert squeeze("tflite", "--help").refusal()[1] == "did you mean `int8`?"
+
+
+PROJECT = """[project]
+name = "mine"
+[tool.squeeze-export]
+threads = 2
+[tool.squeeze-export.gate]
+max-size = "1MB"
+"""
+
+
+def write_project(text):
+    Path("pyproject.toml").write_text(text, encoding="utf-8")
+
+
+def test_pyproject(threads):
+    write_project(PROJECT)
+    assert threads() == 2
+
+
+def test_the_settings_file_beats_pyproject_whole_and_says_so(squeeze):
+    write_project(PROJECT)
+    assert squeeze("doctor").err == ""
+    write_settings("rounds = 3\n")
+    found = squeeze("doctor")
+    assert found.code == 0
+    assert found.err == "`squeeze-export.toml` counts: `[tool.squeeze-export]` of `pyproject.toml` is not read\n"
+
+
+def test_a_pyproject_of_others_is_left_alone(squeeze):
+    write_project("[tool.black]\nthreads = 2\nbroken = \n")
+    assert squeeze("doctor").code == 0
+    write_project('[project]\ndependencies = ["squeeze-export"]\n')
+    assert squeeze("doctor").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tool.squeeze-export]\nthread = 2\n", "`pyproject.toml` sets `thread` in `[tool.squeeze-export]`, which is no option"),
+        (
+            "[tool.squeeze-export.gate]\nmax-sise = 2\n",
+            "`pyproject.toml` sets `max-sise` in `[tool.squeeze-export.gate]`, which is no option of that command",
+        ),
+        ("[tool.squeeze-export.gat]\n", "`pyproject.toml` has a table `[tool.squeeze-export.gat]`, which is no command"),
+        ("[tool]\nsqueeze-export = 2\n", "`pyproject.toml` has `tool.squeeze-export`, which is no table"),
+        ("[tool.squeeze-export\n", "`pyproject.toml` cannot be read: "),
+    ],
+)
+def test_refused_pyproject(text, message, squeeze):
+    write_project(text)
+    result = squeeze("doctor")
+    assert result.code == 2
+    assert result.refusal()[0].startswith(message)
