@@ -20,7 +20,7 @@ from squeeze_export.pipeline.gating import (
     ROUNDS,
     WORDS,
     Against,
-    Change,
+    BaselineChange,
     GateResult,
     gate,
     given_bounds,
@@ -130,7 +130,7 @@ def _print(result: GateResult) -> None:
         note(text)
 
 
-def _print_changes(changes: Sequence[Change], *, as_json: bool) -> None:
+def _print_changes(changes: Sequence[BaselineChange], *, as_json: bool) -> None:
     """One row for each thing that a baseline tells otherwise than before."""
     if as_json:
         print_json([asdict(change) for change in changes])

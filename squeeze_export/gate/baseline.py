@@ -226,7 +226,7 @@ def check_same_network(baseline: Baseline, report: Report, path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Change:
+class BaselineChange:
     """What an update changed.
 
     Attributes:
@@ -242,19 +242,19 @@ class Change:
     after: str
 
 
-def changes(before: Baseline | None, after: Baseline) -> tuple[Change, ...]:
+def changes(before: Baseline | None, after: Baseline) -> tuple[BaselineChange, ...]:
     """What differs between two baselines; everything if there was none."""
     old = {file.label: file for file in before.files} if before is not None else {}
     new = {file.label: file for file in after.files}
-    found = [Change("", name, *pair) for name, pair in _shared(before, after).items()]
-    found += [Change(label, "file", _short(old[label].sha256), "") for label in old if label not in new]
+    found = [BaselineChange("", name, *pair) for name, pair in _shared(before, after).items()]
+    found += [BaselineChange(label, "file", _short(old[label].sha256), "") for label in old if label not in new]
     for label, file in new.items():
         if label not in old:
-            found.append(Change(label, "file", "", _short(file.sha256)))
+            found.append(BaselineChange(label, "file", "", _short(file.sha256)))
             continue
         known = _shown(old[label])
-        found += [Change(label, name, known[name], value) for name, value in _shown(file).items()]
-        found.append(Change(label, "answers", *_answers(before, old[label], after, file)))
+        found += [BaselineChange(label, name, known[name], value) for name, value in _shown(file).items()]
+        found.append(BaselineChange(label, "answers", *_answers(before, old[label], after, file)))
     return tuple(change for change in found if change.before != change.after)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.files import write_text
-from squeeze_export.gate.baseline import BASELINE, Change, baseline_of, changes, check_same_network, read_baseline
+from squeeze_export.gate.baseline import BASELINE, BaselineChange, baseline_of, changes, check_same_network, read_baseline
 from squeeze_export.gate.baseline import SCHEMA as BASELINE_SCHEMA
 from squeeze_export.gate.bounds import WORDS, Bounds, bounds_of, read_bound
 from squeeze_export.gate.checks import absolute_checks
@@ -19,7 +19,7 @@ from squeeze_export.gate.results import SCHEMA as RESULT
 from squeeze_export.gate.results import Check, GateResult, gate_result
 from squeeze_export.gate.suggestion import suggested_settings
 from squeeze_export.gate.timing import ROUNDS
-from squeeze_export.pipeline.against_base import DEFAULT_MAX_SLOWDOWN, slowdown_checks
+from squeeze_export.pipeline.slowdown import DEFAULT_MAX_SLOWDOWN, slowdown_checks
 from squeeze_export.results import SCHEMA as REPORT
 from squeeze_export.results import Report
 
@@ -29,8 +29,8 @@ __all__ = [
     "ROUNDS",
     "WORDS",
     "Against",
+    "BaselineChange",
     "Bounds",
-    "Change",
     "GateResult",
     "bounds_of",
     "gate",
@@ -101,7 +101,7 @@ def gate(report: Path, bounds: Bounds, against: Against | None = None, *, progre
     return gate_result(checks, network=network_name(found), created=_now(), assumptions=tuple(assumptions))
 
 
-def update_baseline(report: Path, path: Path = BASELINE) -> tuple[Change, ...]:
+def update_baseline(report: Path, path: Path = BASELINE) -> tuple[BaselineChange, ...]:
     """Writes the baseline that a report makes, and gives what changed.
 
     Args:

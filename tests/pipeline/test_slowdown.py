@@ -11,7 +11,7 @@ from squeeze_export.gate.results import gate_result
 from squeeze_export.graph.quantized import INT8
 from squeeze_export.measure.latency import latency_of
 from squeeze_export.pipeline import Calibration, export, write_table
-from squeeze_export.pipeline.against_base import slowdown_checks
+from squeeze_export.pipeline.slowdown import slowdown_checks
 from squeeze_export.registry import TARGETS
 from squeeze_export.results import SCHEMA, Measurement, Report
 
