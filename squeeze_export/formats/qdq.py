@@ -8,8 +8,8 @@ group.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from squeeze_export.formats.audit import Arithmetic
 from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
@@ -25,9 +25,8 @@ class Words:
         activations: may stand between an operator and quantize; their inputs are data, then bounds.
         products: multiply activations and weights.
         fused: the other operators that a runtime fuses with the pairs around them.
-        unpacking: unpack stored weights when a runtime opens the file; their inputs are the stored values, then scales.
+        unpacking: unpack stored weights when a runtime opens the file -> the place of the input whose numbers become weights.
         integers: are written on integers; any float input is a scale.
-        unpacked: dtypes of stored integers that `unpacking` may turn into weights.
         float_bias: whether biases may be float, also in integer operators.
         rounding: whether a runtime quantizes constants when it opens the file.
     """
@@ -37,9 +36,8 @@ class Words:
     activations: frozenset[str]
     products: frozenset[str]
     fused: frozenset[str]
-    unpacking: frozenset[str] = frozenset()
+    unpacking: Mapping[str, int] = field(default_factory=dict)
     integers: frozenset[str] = frozenset()
-    unpacked: frozenset[str] = frozenset()
     float_bias: bool = False
     rounding: bool = False
 
@@ -75,7 +73,7 @@ class Groups(Arithmetic):
         operator, words = self.contents.operators[place], self.words
         if operator.kind in (words.quantize, words.dequantize):
             return index == 1
-        return operator.kind in words.integers or (index > 0 and operator.kind in words.unpacking | words.activations)
+        return operator.kind in words.integers or (index > 0 and operator.kind in {*words.unpacking, *words.activations})
 
     def rounds(self, place: int, index: int) -> bool:
         """See `audit.Arithmetic`."""
@@ -118,10 +116,17 @@ class Groups(Arithmetic):
                 yield "its weights alone are integers"
 
     def _unpacks_integers(self, operator: FileOperator) -> bool:
-        stored = operator.inputs[0]
         if operator.kind in self.words.unpacking:
-            return stored.dtype in self.words.unpacked
+            return not self.stored(operator.outputs[0]).floating
+        stored = operator.inputs[0]
         return operator.kind == self.words.dequantize and stored.constant and not stored.floating
+
+    def stored(self, tensor: FileTensor) -> FileTensor:
+        """The constant with the numbers that a tensor is unpacked from; the tensor itself where it is not."""
+        places = self.words.unpacking
+        while (maker := self.contents.maker(tensor)) is not None and maker.kind in places and not maker.opaque:
+            tensor = maker.inputs[places[maker.kind]]
+        return tensor
 
     def _is_before_activation(self, operator: FileOperator) -> bool:
         return operator.kind not in {*self.words.activations, self.words.quantize} and self._in_group(operator)

@@ -162,9 +162,7 @@ def format_of(path: Path) -> str:
     for name, known in usable(FORMATS, "format", Format).items():
         suffixes.setdefault(known.SUFFIX, name)  # ours come first: no other distribution takes an ending from us
     suffixes[".xml"] = "openvino"  # how every other tool writes OpenVINO's two files
-    if path.suffix == ".mlmodel" and path.suffix not in suffixes:
-        message = f"`{path.name}` has Core ML's form before `.mlpackage`, which is not read: what is in it cannot be told"
-        raise BadInput(message, hint="audit an ML program, in an .mlpackage")
+    suffixes[".mlmodel"] = "coreml"  # the form before `.mlpackage`
     if path.suffix not in suffixes:
         raise BadInput(f"`{path}` is no file of a target", hint=f"endings that are: {', '.join(suffixes)}")
     if not path.exists():

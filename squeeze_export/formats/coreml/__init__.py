@@ -1,26 +1,40 @@
-"""Core ML: an `.mlpackage` with one ML program, read without any of Apple's code.
+"""Core ML: an `.mlpackage` with one ML program, read without any of Apple's code. Of other tools' files, neural networks are read
+too, in an `.mlpackage` or a `.mlmodel` file: see `neural_network`.
 
 An ML program has no integer convolution. A package asks for one by `dequantize`, `conv`, `quantize`, with weights that are unpacked
 from integers when the package is opened: QDQ form, see `formats.qdq`. Biases are always float. This reader shares nothing with
 `targets.coreml` except the spelling of names.
+
+Where activations are quantized, Apple says of int8 weights with one scale a channel or a tensor that they are multiplied as
+integers. It does not say so of other weights: the audit cannot tell.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from squeeze_export.core import TensorSpec
 from squeeze_export.errors import BadInput
-from squeeze_export.formats.audit import Policy
+from squeeze_export.formats.audit import Arithmetic, Policy
 from squeeze_export.formats.contents import FREE, Contents, FileOperator, FileTensor
 from squeeze_export.formats.coreml.classifier import read_classifier
-from squeeze_export.formats.coreml.package import read_package
+from squeeze_export.formats.coreml.neural_network import (
+    ML_PROGRAM,
+    PRODUCTS,
+    FloatLayers,
+    faults,
+    kind_of,
+    network_contents,
+    packed_weights,
+)
+from squeeze_export.formats.coreml.package import damage, program_package, read_model
 from squeeze_export.formats.coreml.program import Operation, Program
 from squeeze_export.formats.coreml.values import Constant, TensorType
+from squeeze_export.formats.coreml.wire import Unread
 from squeeze_export.formats.qdq import Groups, Words
 
 NAME = "coreml"
@@ -29,10 +43,17 @@ SUFFIX = ".mlpackage"
 _PAIR = ("quantize", "dequantize")
 _PRODUCTS = frozenset({"conv", "conv_transpose", "linear", "matmul"})
 _PALETTE = "constexpr_lut_to_dense"
-_UNPACKING = frozenset({
-    "constexpr_affine_dequantize", "constexpr_blockwise_shift_scale", "constexpr_cast", _PALETTE, "constexpr_lut_to_sparse",
-    "constexpr_sparse_blockwise_shift_scale", "constexpr_sparse_to_dense",
-})  # fmt: skip
+_SPARSE_PALETTE = "constexpr_lut_to_sparse"
+_UNPACKING: Mapping[str, int] = {
+    "constexpr_affine_dequantize": 0,
+    "constexpr_blockwise_shift_scale": 0,
+    "constexpr_cast": 0,
+    _PALETTE: 1,
+    _SPARSE_PALETTE: 1,
+    "constexpr_sparse_blockwise_shift_scale": 0,
+    "constexpr_sparse_to_dense": 0,
+}
+"""The operators that unpack weights, and the place of the operand whose numbers become weights: a palette's are in its table."""
 _PARAMETERS = ("int32", "uint32", "int64", "bool", "string")
 """Dtypes of strides, shapes, axes and names, which are not weights."""
 _OPERANDS: Mapping[str, tuple[str, ...]] = {
@@ -42,6 +63,9 @@ _OPERANDS: Mapping[str, tuple[str, ...]] = {
     "constexpr_affine_dequantize": ("quantized_data", "scale", "zero_point"),
     "constexpr_blockwise_shift_scale": ("data", "scale", "offset"),
     _PALETTE: ("indices", "lut"),
+    _SPARSE_PALETTE: ("indices_nonzero_data", "lut", "indices_mask"),
+    "constexpr_sparse_blockwise_shift_scale": ("nonzero_data", "scale", "offset", "data_mask"),
+    "constexpr_sparse_to_dense": ("nonzero_data", "mask"),
 }
 """Operands in the order of `FileOperator.inputs`; the first two are required."""
 
@@ -61,21 +85,61 @@ def _kept_name(contents: Contents, place: int) -> str:
     return made.name
 
 
+def _packing(contents: Contents, place: int) -> str:
+    """How the weights of a product are stored where they are packed: `int8`, `int4 in blocks`, `4-bit lookup table of int8`."""
+    operator = contents.operators[place]
+    if contents.form:
+        return packed_weights(operator)
+    tensor, bits, blocks, sparse = operator.inputs[1], "", "", ""
+    while (maker := contents.maker(tensor)) is not None and maker.kind in _UNPACKING and not maker.opaque:
+        if maker.kind in (_PALETTE, _SPARSE_PALETTE):
+            bits = f"{maker.inputs[0].dtype.removeprefix('uint')}-bit lookup table"
+        elif not bits and "shift_scale" in maker.kind and not maker.inputs[1].is_row:
+            blocks = " in blocks"
+        sparse = "sparse " if "sparse" in maker.kind else sparse
+        tensor = maker.inputs[_UNPACKING[maker.kind]]
+    if bits:
+        return f"{sparse}{bits}" if tensor.floating else f"{sparse}{bits} of {tensor.dtype}"
+    packed = tensor != operator.inputs[1] and not tensor.floating
+    return f"{sparse}{tensor.dtype}{blocks}" if packed else ""
+
+
+class _Program(Groups):
+    """An ML program's `audit.Arithmetic`."""
+
+    def doubts(self, place: int) -> list[str]:
+        """See `audit.Arithmetic`."""
+        if self.contents.operators[place].kind not in self.words.products or self.is_float(place):
+            return []
+        packing = _packing(self.contents, place)
+        known = packing in ("", "int8")
+        return [] if known else [f"its weights are {packing}, and Apple promises integer arithmetic of int8 alone"]
+
+
 GROUPS = partial(
-    Groups,
+    _Program,
     words=Words(
         *_PAIR,
         frozenset({"relu"}),
         _PRODUCTS,
         frozenset({"max_pool", "avg_pool", "concat", "add", "mul", "relu", "transpose", "reshape"}),
         unpacking=_UNPACKING,
-        unpacked=frozenset({"int8"}),
         float_bias=True,
     ),
 )
+
+
+def _arithmetic(contents: Contents) -> Arithmetic:
+    return FloatLayers(contents) if contents.form else GROUPS(contents)
+
+
+def _faults(contents: Contents, place: int) -> Iterable[str]:
+    return faults(contents.operators[place]) if contents.form else ()
+
+
 POLICY = Policy(
-    arithmetic=GROUPS,
-    products=_PRODUCTS,
+    arithmetic=_arithmetic,
+    products=_PRODUCTS | PRODUCTS,
     convolution="conv",
     passing=frozenset({"relu", "max_pool", "concat", "add"}),
     borders=frozenset(_PAIR),
@@ -83,14 +147,22 @@ POLICY = Policy(
     kept_name=_kept_name,
     spelt=identifier,
     float_bias=True,
+    faults=_faults,
+    packed=_packing,
 )
 
 
 def read(path: Path) -> Contents:
-    """Everything in a package; see `Format.read`."""
+    """Everything in a package or a `.mlmodel` file; see `Format.read`. Of a model of a kind that is not read, there is nothing."""
     try:
-        package = read_package(path)
-        return program_contents(package.program, package.metadata)
+        model = read_model(path)
+        with damage():
+            kind = kind_of(model.message)
+            if kind != ML_PROGRAM:
+                return network_contents(model.message, kind, model.metadata)
+        return program_contents(program_package(model).program, model.metadata)
+    except Unread as err:
+        return Contents(NAME, (), (), (), opaque=(f"the model is not read: {err}",))
     except ValueError as err:
         raise BadInput(f"`{path}` is no Core ML package that can be read: {err}") from err
 

@@ -1,4 +1,4 @@
-"""An `.mlpackage` folder on disk: manifest, model file and weight files."""
+"""A Core ML model on disk: an `.mlpackage` folder with manifest, model file and weight files, or a `.mlmodel` file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,44 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from squeeze_export.files import read_content, reading
+from squeeze_export.formats.coreml.neural_network import ML_PROGRAM
 from squeeze_export.formats.coreml.program import Program, read_program
-from squeeze_export.formats.coreml.wire import Message
+from squeeze_export.formats.coreml.wire import Message, Unread
 
 MAX_MODEL_BYTES = 64_000_000
-"""Of the model file, which does not contain the weights."""
+"""Of the model file of an ML program, which does not contain the weights."""
 MAX_MANIFEST_BYTES = 1_000_000
 
 _MANIFEST, _DATA = "Manifest.json", "Data"
 _WEIGHTS = ".bin"
-_DESCRIPTION, _ML_PROGRAM = 2, 502
+_DESCRIPTION = 2
 _METADATA, _USER_DEFINED = 100, 100
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """A model of any kind.
+
+    Attributes:
+        name: of its file.
+        size_bytes: likewise.
+        message: the `Model` message.
+        weights: a weight file's name in the model -> its bytes.
+    """
+
+    name: str
+    size_bytes: int
+    message: Message
+    weights: Mapping[str, bytes]
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The user-defined metadata.
+
+        Raises:
+            ValueError: they are damaged.
+        """
+        return self.message.message(_DESCRIPTION, "ModelDescription").message(_METADATA, "Metadata").words(_USER_DEFINED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,51 +64,64 @@ class ModelPackage:
     description: Message
     weights: Mapping[str, bytes]
 
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The model's user-defined metadata.
 
-        Raises:
-            ValueError: they are damaged.
-        """
-        return self.description.message(_METADATA, "Metadata").words(_USER_DEFINED)
-
-
-def read_package(path: Path) -> ModelPackage:
-    """Reads a package. Names are looked up among the folder's files, so none can lead out of the folder.
+def read_model(path: Path) -> StoredModel:
+    """Reads a package, or a `.mlmodel` file. Names are looked up among the folder's files, so none can lead out of the folder.
 
     Raises:
-        BadInput: the folder cannot be read, is too large, or holds links.
-        ValueError: it is damaged or no Core ML package with one ML program; the message is one line.
+        BadInput: it cannot be read, is too large, or holds links.
+        ValueError: it is damaged or no Core ML model; the message is one line.
     """
     with reading(path):
         content = read_content(path)
-    if isinstance(content, bytes):
-        raise ValueError("it is a file, a package is a folder")
     with damage():
-        return _package(content)
+        if isinstance(content, bytes):
+            return StoredModel(path.name, len(content), Message(memoryview(content), "Model"), {})
+        return _stored(content)
+
+
+def read_package(path: Path) -> ModelPackage:
+    """Reads a package with one ML program.
+
+    Raises:
+        BadInput, ValueError: as for `read_model`; or it is another model.
+    """
+    if path.is_file():
+        raise ValueError("it is a file, a package is a folder")
+    return program_package(read_model(path))
+
+
+def program_package(model: StoredModel) -> ModelPackage:
+    """A model with its ML program read.
+
+    Raises:
+        Unread: the program is of a newer form.
+        ValueError: it is no ML program, or is damaged; the message is one line.
+    """
+    with damage():
+        if ML_PROGRAM not in model.message:
+            raise ValueError("its model is no ML program")
+        if model.size_bytes > MAX_MODEL_BYTES:
+            raise ValueError(f"`{model.name}` has `{model.size_bytes}` bytes; `{MAX_MODEL_BYTES}` are possible")
+        program = read_program(model.message.message(ML_PROGRAM, "Program", (1, 2, 4)), model.weights)
+        return ModelPackage(program, model.message.message(_DESCRIPTION, "ModelDescription"), model.weights)
 
 
 @contextmanager
 def damage() -> Iterator[None]:
-    """Turns the exceptions that damaged data cause into a ValueError of one line."""
+    """Turns the exceptions that damaged data cause into a ValueError of one line. `Unread` is one already."""
     try:
         yield
+    except Unread:
+        raise
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as err:
         raise ValueError(" ".join(str(err).split()) or type(err).__name__) from err
 
 
-def _package(content: Mapping[str, bytes]) -> ModelPackage:
+def _stored(content: Mapping[str, bytes]) -> StoredModel:
     model_path, items = _manifest(content)
     data = content[model_path]
-    if len(data) > MAX_MODEL_BYTES:
-        raise ValueError(f"`{model_path}` has `{len(data)}` bytes; `{MAX_MODEL_BYTES}` are possible")
-    model = Message(memoryview(data), "Model")
-    if _ML_PROGRAM not in model:
-        raise ValueError("its model is no ML program")
-    weights = _weights(content, model_path, items)
-    program = read_program(model.message(_ML_PROGRAM, "Program", (1, 2, 4)), weights)
-    return ModelPackage(program, model.message(_DESCRIPTION, "ModelDescription"), weights)
+    return StoredModel(model_path, len(data), Message(memoryview(data), "Model"), _weights(content, model_path, items))
 
 
 def _manifest(content: Mapping[str, bytes]) -> tuple[str, tuple[str, ...]]:

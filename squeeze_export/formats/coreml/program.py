@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from squeeze_export.formats.coreml.values import Constant, TensorType, read_type, read_value
-from squeeze_export.formats.coreml.wire import Message
+from squeeze_export.formats.coreml.wire import Message, Unread
 
 _TOLD = {"buildInfo"}  # names the writer, without effect
 
@@ -84,14 +84,15 @@ def read_program(message: Message, files: Mapping[str, bytes]) -> Program:
         files: a blob file's name in the model -> its bytes.
 
     Raises:
-        ValueError: it is damaged, or has more than one function.
+        Unread: it has more than one function, or is of a newer form.
+        ValueError: it is damaged.
     """
     functions, attributes = message.entries(2, "Function", (1, 2, 3)), message.entries(4, "Value")
     if set(attributes) - _TOLD:
-        raise ValueError(f"a program with the attributes `{', '.join(attributes)}`")
+        raise Unread(f"a program with the attributes `{', '.join(attributes)}`")
     if message.integer(1) != 1 or list(functions) != ["main"]:
         names = ", ".join(functions)
-        raise ValueError(f"a program of version `{message.integer(1)}` with the functions `{names}`, not 1 with `main`")
+        raise Unread(f"a program of version `{message.integer(1)}` with the functions `{names}`, not 1 with `main`")
     function = functions["main"]
     opset, blocks = function.text(2), function.entries(3, "Block", (2, 3))
     if list(blocks) != [opset]:

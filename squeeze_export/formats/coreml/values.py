@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.formats.coreml.blobs import Blob, blob_at
-from squeeze_export.formats.coreml.wire import Message
+from squeeze_export.formats.coreml.wire import Message, Unread
 
 Array: TypeAlias = NDArray[Any]
 
@@ -134,20 +134,21 @@ def read_type(message: Message) -> TensorType | None:
     """Reads a `ValueType`; None for what is no tensor, such as a classifier's dictionary or a state.
 
     Raises:
-        ValueError: the type is unknown.
+        Unread: the type or its rank is not known.
+        ValueError: it is damaged.
     """
     if message.only(1, 2, 3, 4, 5) != 1:
         return None
     tensor = message.message(1, "TensorType", (1, 2, 3))
     code = tensor.integer(1)
     if code not in _BY_CODE:
-        raise ValueError(f"a tensor has the unknown data type `{code}`")
+        raise Unread(f"a tensor has the unknown data type `{code}`")
     shape: list[int | None] = []
     for dimension in tensor.messages(3, "Dimension", (1, 2)):
         known = dimension.only(1, 2) == 1
         shape.append(dimension.message(1, "ConstantDimension", (1,)).integer(1) if known else None)
         if not known and dimension.message(2, "UnknownDimension", (1,)).integer(1):
-            raise ValueError("a tensor of variable rank")
+            raise Unread("a tensor of variable rank")
     if tensor.integer(2) != len(shape):
         raise ValueError(f"a tensor of rank `{tensor.integer(2)}` has `{len(shape)}` dimensions")
     if any(size is not None and size < 0 for size in shape):
@@ -163,14 +164,15 @@ def read_value(message: Message, files: Mapping[str, bytes]) -> Constant:
         files: a blob file's name in the model -> its bytes.
 
     Raises:
-        ValueError: it is neither, or lies outside its file.
+        Unread: it is neither.
+        ValueError: it is damaged, or lies outside its file.
     """
     if message.message(2, "ValueType").only(1, 2) == 1:
         return _tensor(message, files)
     values = message.message(3, "ImmediateValue", (3,)).message(3, "ListValue", (1,)).messages(1, "Value", (1, 2, 3))
     items = [_tensor(value, files) for value in values]
     if len({item.dtype for item in items}) != 1 or any(item.type.shape for item in items):
-        raise ValueError("a list of other things than scalars of one type")
+        raise Unread("a list of other things than scalars of one type")
     element = items[0].type.element
     return Constant(TensorType(element, (len(items),)), lambda: np.array([item.array.item() for item in items], element.numpy))
 

@@ -20,6 +20,10 @@ MAX_FIELDS = 1 << 20
 """Of one message. No network has nearly as many operators."""
 
 
+class Unread(ValueError):
+    """What may be valid, but has a form that this reader does not know."""
+
+
 class Message:
     """One message: its fields by number, in the order of the wire.
 
@@ -29,7 +33,8 @@ class Message:
         known: the numbers of the fields that are allowed; None allows any.
 
     Raises:
-        ValueError: the bytes are no message, or it has a field that is not allowed.
+        ValueError: the bytes are no message.
+        Unread: it has a field that is not allowed.
     """
 
     def __init__(self, data: memoryview, kind: str, known: Sequence[int] | None = None) -> None:
@@ -49,11 +54,20 @@ class Message:
         """Checks that the message has no other fields than these.
 
         Raises:
-            ValueError: it has one.
+            Unread: it has one.
         """
         for number in self._fields:
             if number not in known:
-                raise ValueError(f"`{self._kind}` has a field `{number}` that this reader does not know")
+                raise Unread(f"`{self._kind}` has a field `{number}` that this reader does not know")
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of the fields that it has."""
+        return tuple(self._fields)
+
+    def size_bytes(self, number: int) -> int:
+        """Of a bytes field, or a repeated field of floats."""
+        return sum(len(chunk) for chunk in self._chunks(number))
 
     def integer(self, number: int, default: int = 0) -> int:
         """An int64, int32, bool or enum field."""
