@@ -27,6 +27,7 @@ class Words:
         fused: the other operators that a runtime fuses with the pairs around them.
         unpacking: unpack stored weights when a runtime opens the file -> the place of the input whose numbers become weights.
         integers: are written on integers; any float input is a scale.
+        unpacked: dtypes of stored integers that `unpacking` may turn into weights of an integer product.
         float_bias: whether biases may be float, also in integer operators.
         rounding: whether a runtime quantizes constants when it opens the file.
     """
@@ -37,6 +38,7 @@ class Words:
     products: frozenset[str]
     fused: frozenset[str]
     unpacking: Mapping[str, int] = field(default_factory=dict)
+    unpacked: frozenset[str] = frozenset()
     integers: frozenset[str] = frozenset()
     float_bias: bool = False
     rounding: bool = False
@@ -117,14 +119,14 @@ class Groups(Arithmetic):
 
     def _unpacks_integers(self, operator: FileOperator) -> bool:
         if operator.kind in self.words.unpacking:
-            return not self.stored(operator.outputs[0]).floating
+            return self.stored(operator.outputs[0]).dtype in self.words.unpacked
         stored = operator.inputs[0]
         return operator.kind == self.words.dequantize and stored.constant and not stored.floating
 
     def stored(self, tensor: FileTensor) -> FileTensor:
         """The constant with the numbers that a tensor is unpacked from; the tensor itself where it is not."""
         places = self.words.unpacking
-        while (maker := self.contents.maker(tensor)) is not None and maker.kind in places and not maker.opaque:
+        while (maker := self.contents.maker(tensor)) is not None and len(maker.inputs) > places.get(maker.kind, len(maker.inputs)):
             tensor = maker.inputs[places[maker.kind]]
         return tensor
 

@@ -200,6 +200,16 @@ def test_audit_says_what_cannot_be_told(squeeze, exported):
     assert squeeze("audit", "foreign.onnx", FP32).code == 4
 
 
+def test_audit_reads_mlmodel_files(squeeze):
+    """Here one of several models in a row, which is valid, and is not read."""
+    Path("a.mlmodel").write_bytes(b"\x08\x04\x12\x00\xd2\x0c\x00")
+    result = squeeze("audit", "a.mlmodel")
+    assert result.code == 6
+    assert "the model is not read: its model is of the kind `pipeline`" in result.out
+    Path("a.mlmodel").write_bytes(b"\x08\x04\x12\x00")
+    assert squeeze("audit", "a.mlmodel").refusal()[0].endswith("it holds no model: no ML program and no neural network")
+
+
 # --- report
 
 

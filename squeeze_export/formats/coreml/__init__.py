@@ -43,6 +43,7 @@ SUFFIX = ".mlpackage"
 _PAIR = ("quantize", "dequantize")
 _PRODUCTS = frozenset({"conv", "conv_transpose", "linear", "matmul"})
 _PALETTE = "constexpr_lut_to_dense"
+_INTEGERS = frozenset({"int8", "uint8", "int4", *(f"uint{bits}" for bits in (1, 2, 3, 4, 6))})
 _SPARSE_PALETTE = "constexpr_lut_to_sparse"
 _UNPACKING: Mapping[str, int] = {
     "constexpr_affine_dequantize": 0,
@@ -91,7 +92,7 @@ def _packing(contents: Contents, place: int) -> str:
     if contents.form:
         return packed_weights(operator)
     tensor, bits, blocks, sparse = operator.inputs[1], "", "", ""
-    while (maker := contents.maker(tensor)) is not None and maker.kind in _UNPACKING and not maker.opaque:
+    while (maker := contents.maker(tensor)) is not None and maker.kind in _UNPACKING and len(maker.inputs) > 1:
         if maker.kind in (_PALETTE, _SPARSE_PALETTE):
             bits = f"{maker.inputs[0].dtype.removeprefix('uint')}-bit lookup table"
         elif not bits and "shift_scale" in maker.kind and not maker.inputs[1].is_row:
@@ -124,13 +125,18 @@ GROUPS = partial(
         _PRODUCTS,
         frozenset({"max_pool", "avg_pool", "concat", "add", "mul", "relu", "transpose", "reshape"}),
         unpacking=_UNPACKING,
+        unpacked=frozenset({"int8"}),
         float_bias=True,
     ),
 )
+"""An ML program's `audit.Arithmetic`, in which only int8 weights make an integer product."""
 
 
 def _arithmetic(contents: Contents) -> Arithmetic:
-    return FloatLayers(contents) if contents.form else GROUPS(contents)
+    if contents.form:
+        return FloatLayers(contents)
+    groups = GROUPS(contents)
+    return replace(groups, words=replace(groups.words, unpacked=_INTEGERS))  # and doubts those that are not int8
 
 
 def _faults(contents: Contents, place: int) -> Iterable[str]:

@@ -30,11 +30,7 @@ def read_placement(program: Program, floats: FloatPart) -> Placement:
     running = [index for index in sorted(first | contents.behind(first)) if contents.operators[index].kind not in _BORDERS]
     numbers = GROUPS(contents)
     counted = [
-        PlacedOperator(
-            str(contents.operators[index]),
-            not numbers.is_float(index) and not numbers.doubts(index),
-            _macs(contents.operators[index]),
-        )
+        PlacedOperator(str(contents.operators[index]), not numbers.is_float(index), _macs(contents.operators[index]))
         for index in running
     ]
     return place(counted, floats=floats, source=SOURCE)
