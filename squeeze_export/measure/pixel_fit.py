@@ -1,15 +1,17 @@
-"""How well pixels fit a network, told without labels: the logits of a few dozen images under one preprocessing and under others.
+"""How well pixels fit a network, told without labels: what it makes of a few dozen images under one preprocessing and under others.
 
-A trained network that is given its own kind of pixels says something definite about each image, and something else about the next.
-With another mean, scale or channel order its answers are flat, or alike. All that is compared here is free of the logits' scale:
-larger pixels make larger logits and a surer softmax, but fit no better.
+A trained network that is given its own kind of pixels says something definite about each image, and something else about the next;
+and halfway through it, as many of its channels take part as ever. With another mean, scale or channel order its answers are flat or
+alike, and few channels carry most. All that is compared here is free of the values' scale: larger pixels make larger logits and a
+surer softmax, but fit no better.
 
-benchmarks/wrong_pixels.py chose the bounds on one half of its networks, and counts the errors on the other.
+benchmarks/wrong_pixels.py chose the bound and the weights on one half of its networks, and counts the errors on the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -19,26 +21,63 @@ from squeeze_export.core import FloatArray
 
 Doubles: TypeAlias = NDArray[np.float64]
 
-LEAST_GAIN, LEAST_GAIN_OF_FEW = 0.05, 0.1
-"""A mean fit that is higher by more is clearly better; the second for networks of fewer than `MANY_CLASSES`, of which an image says
-less."""
-MANY_CLASSES = 16
+LEAST_GAIN = 0.08
+"""A mean fit that is higher by more is clearly better."""
 LEAST_FIT = 0.35
-"""The better mean fit must reach this share of the largest possible one, ln(classes - 1) + 1: an untrained network fits nothing."""
+"""The answers of the better one must reach this share of the best possible ones, ln(classes - 1) + 1: an untrained network fits
+nothing."""
 FEWER_CLASSES, FEWER_CLASSES_ERRORS = 8, 3.0
-"""With fewer classes still, the gain must also be so many of its standard errors."""
+"""With fewer classes, of which an image says little, the gain must also be so many of its standard errors."""
 HEATS = ((4, -0.35), (8, -0.15), (16, 0.0))
 """After so many images only those go on whose mean fit exceeds that of the assumed preprocessing by more than this. Where the
 assumed one is right, hardly any sees all of the images."""
+_CHANNELS_WEIGHT = 5.0
 _SHARE_WEIGHT = 0.2
 _LEAST_SHARE = 1e-6
 
-Run: TypeAlias = Callable[[int, slice], FloatArray]
-"""Takes the number of a preprocessing and a part of the images, and gives their (n, classes) logits."""
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a network makes of N images under one preprocessing.
+
+    Attributes:
+        logits: (N, classes) float32, N and classes at least 2.
+        channels: (N, channels) float32, not negative: the mean size of each channel of a tensor halfway through the network.
+    """
+
+    logits: FloatArray
+    channels: FloatArray
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of it is."""
+        return bool(np.isfinite(self.logits).all() and np.isfinite(self.channels).all())
 
 
-def pixel_fit(logits: FloatArray) -> Doubles:
-    """How well each image's logits look like those of a network that is given its own kind of pixels; higher is better.
+def together(parts: Sequence[Seen]) -> Seen:
+    """Images that were run one after the other."""
+    return Seen(np.concatenate([part.logits for part in parts]), np.concatenate([part.channels for part in parts]))
+
+
+Run: TypeAlias = Callable[[int, slice], Seen]
+"""Takes the number of a preprocessing and a part of the images."""
+
+
+def pixel_fit(seen: Seen) -> Doubles:
+    """How well each image's run looks like that of a network that is given its own kind of pixels; higher is better.
+
+    The sum of `answers_fit` and five times `channels_fit`. Figures of two preprocessings may be compared if they are of the same
+    network and the same images.
+
+    Returns:
+        (N,) float64, of finite values.
+    """
+    result: Doubles = answers_fit(seen.logits) + _CHANNELS_WEIGHT * channels_fit(seen.channels)
+    return result
+
+
+def answers_fit(logits: FloatArray) -> Doubles:
+    """How definite, and how much its own, each image's answer is.
 
     The sum of four figures, each of an image's logits less their mean over the classes:
 
@@ -50,8 +89,7 @@ def pixel_fit(logits: FloatArray) -> Doubles:
     - 0.2 ln of the share of their variance that is the image's own.
 
     Args:
-        logits: (N, classes) float32, N and classes at least 2, finite: images under one preprocessing. Figures of two
-            preprocessings may be compared if they are of the same images.
+        logits: (N, classes) float32, N and classes at least 2, finite.
 
     Returns:
         (N,) float64.
@@ -71,30 +109,42 @@ def pixel_fit(logits: FloatArray) -> Doubles:
     return result
 
 
-def least_gain(class_count: int) -> float:
-    """What a mean fit must be higher by to be clearly better."""
-    return LEAST_GAIN if class_count >= MANY_CLASSES else LEAST_GAIN_OF_FEW
+def channels_fit(channels: FloatArray) -> Doubles:
+    """How evenly the channels take part in each image: ln of the participation ratio, sum(mean)^2 / (channels sum(mean^2)).
+
+    Args:
+        channels: (N, channels), not negative, finite: each channel's mean size.
+
+    Returns:
+        (N,) float64, at most 0: all alike. -ln channels where one does everything, or none does anything.
+    """
+    means = channels.astype(np.float64)
+    means /= np.maximum(means.max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    squares = (means**2).sum(axis=1)
+    ratio = np.divide(means.sum(axis=1) ** 2, squares, out=np.ones_like(squares), where=squares > 0)
+    result: Doubles = np.log(ratio / channels.shape[1])
+    return result
 
 
 def best_fitting(run: Run, candidate_count: int, image_count: int, class_count: int) -> tuple[int, float] | None:
     """The preprocessing that fits clearly better than the assumed one.
 
     Args:
-        run: computes logits; all preprocessings must be given the same images.
+        run: runs the network; all preprocessings must be given the same images.
         candidate_count: preprocessings; number 0 is the assumed one.
         image_count: images, more than the least of `HEATS`.
         class_count: classes of the network.
 
     Returns:
-        Its number, and by how much its mean fit is higher; None if none fits clearly better, or the logits are not finite.
+        Its number, and by how much its mean fit is higher; None if none fits clearly better, or what it sees is not finite.
     """
     standing, start = list(range(candidate_count)), 0
-    seen: dict[int, list[FloatArray]] = {number: [] for number in standing}
-    for stop, least in (*(heat for heat in HEATS if heat[0] < image_count), (image_count, least_gain(class_count))):
+    parts: dict[int, list[Seen]] = {number: [] for number in standing}
+    for stop, least in (*(heat for heat in HEATS if heat[0] < image_count), (image_count, LEAST_GAIN)):
         for number in standing:
-            seen[number].append(run(number, slice(start, stop)))
-        logits = {number: np.concatenate(seen[number]) for number in standing}
-        fits = {number: pixel_fit(values) for number, values in logits.items() if np.isfinite(values).all()}
+            parts[number].append(run(number, slice(start, stop)))
+        seen = {number: together(parts[number]) for number in standing}
+        fits = {number: pixel_fit(values) for number, values in seen.items() if values.finite}
         if 0 not in fits:
             return None
         gains = {number: float((fit - fits[0]).mean()) for number, fit in fits.items()}
@@ -103,7 +153,7 @@ def best_fitting(run: Run, candidate_count: int, image_count: int, class_count: 
             return None
         start = stop
     best = max(standing, key=lambda number: gains[number])
-    if fits[best].mean() < LEAST_FIT * (np.log(class_count - 1) + 1):
+    if answers_fit(seen[best].logits).mean() < LEAST_FIT * (np.log(class_count - 1) + 1):
         return None
     if class_count < FEWER_CLASSES:
         difference = fits[best] - fits[0]

@@ -9,19 +9,20 @@ from typing import TypeAlias
 
 import numpy as np
 
-from squeeze_export.core import CAFFE, TORCHVISION, ByteArray, ChannelOrder, EmitOptions, FloatArray, Preprocess, Progress, silent
+from squeeze_export.core import CAFFE, TORCHVISION, ByteArray, ChannelOrder, FloatArray, Preprocess, Progress, silent
 from squeeze_export.errors import Refused, Unavailable
-from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.quantized import FP32
+from squeeze_export.graph.nodes import Concat, Graph
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
 from squeeze_export.images.stream import spread_evenly, usable_cores
-from squeeze_export.measure.pixel_fit import best_fitting, least_gain
-from squeeze_export.runtimes.onnxruntime.inner_tensors import tapped_run
-from squeeze_export.targets.onnx import emit
+from squeeze_export.measure.pixel_fit import LEAST_GAIN, Seen, best_fitting, together
+from squeeze_export.runtimes.onnxruntime.inner_tensors import TappedRun, tapped_run
+from squeeze_export.targets.onnx import emit_with_taps
 
 IMAGE_COUNT = 32
 """Images that are compared on, spread evenly over the calibration images."""
 FEWEST_IMAGES = 16
+FEWEST_CLASSES = 3
+"""Of two classes no answer stands out: whatever fits, it would not reach `pixel_fit.LEAST_FIT`."""
 
 Values: TypeAlias = tuple[float, ...]
 
@@ -102,21 +103,21 @@ def wrong_pixels(graph: Graph, images: ByteArray, *, threads: int | None = None,
         progress: told of the preprocessings.
 
     Returns:
-        At most one line; none with fewer than `FEWEST_IMAGES` images, or of a network with one output.
+        At most one line; none with fewer than `FEWEST_IMAGES` images, or of a network of fewer than `FEWEST_CLASSES`.
     """
     shown = images[spread_evenly(0, len(images), len(images), IMAGE_COUNT)]
     class_count = int(graph.output.shape[1])
-    if len(shown) < FEWEST_IMAGES or class_count == 1:
+    if len(shown) < FEWEST_IMAGES or class_count < FEWEST_CLASSES:
         return ()
-    candidates, run_one, told = usual_pixels(graph.preprocess), _float_run(graph), 0
+    candidates, run_some, told = usual_pixels(graph.preprocess), watched_run(graph), 0
     with one_blas_thread(), ThreadPoolExecutor(threads or usable_cores()) as pool:
 
-        def run(number: int, part: slice) -> FloatArray:
+        def run(number: int, part: slice) -> Seen:
             nonlocal told
             told += 1
             progress("trying other preprocessings", min(told, len(candidates)), len(candidates))
             values = as_if(shown[part], graph.preprocess, candidates[number])
-            return np.concatenate(list(pool.map(run_one, np.split(values, len(values)))))
+            return together(list(pool.map(run_some, np.split(values, len(values)))))
 
         found = best_fitting(run, len(candidates), len(shown), class_count)
     if found is None:
@@ -125,17 +126,37 @@ def wrong_pixels(graph: Graph, images: ByteArray, *, threads: int | None = None,
     return (
         f"the pixels look wrong: on {len(shown)} calibration images the fp32 reference fits clearly better with"
         f" `{candidates[number]}` than with what is assumed, `{candidates[0]}` (fit {gain:+.2f}, clear above"
-        f" {least_gain(class_count)}): if the weights were trained that way, add these options",
+        f" {LEAST_GAIN}): if the weights were trained that way, add these options",
     )
 
 
-def _float_run(graph: Graph) -> Callable[[FloatArray], FloatArray]:
-    """(n, classes) logits of (n, H, W, C) float32 pixels: by ONNX Runtime if it is installed and works, else by numpy."""
+def watched_run(graph: Graph) -> Callable[[FloatArray], Seen]:
+    """Runs (n, H, W, C) float32 pixels: by ONNX Runtime if it is installed and works, else by numpy. Threads may share it."""
+    watched = halfway(graph)
+    run: TappedRun
     try:
-        run = tapped_run(emit(graph, FP32, EmitOptions(input_dtype="float32"), {}), ())
+        run = tapped_run(emit_with_taps(graph, (watched,), input_dtype="float32"), (watched,))
     except (Unavailable, Refused):
-        return FloatRunner(graph)
-    return lambda values: run(values, None)
+        run = FloatRunner(graph)
+
+    def seen(values: FloatArray) -> Seen:
+        channels: list[FloatArray] = []
+
+        def tap(name: str, tensor: FloatArray) -> None:
+            if name == watched:
+                channels.append(np.abs(tensor).mean(axis=(1, 2)))
+
+        logits = run(values, tap)
+        return Seen(logits, np.concatenate(channels))
+
+    return seen
+
+
+def halfway(graph: Graph) -> str:
+    """The tensor whose channels are watched: of its concatenations the one in the middle (fire5's), else of its convolutions."""
+    joined = [node.name for node in graph.nodes if isinstance(node, Concat)]
+    names = joined or [conv.name for conv in graph.convs]
+    return names[(len(names) - 1) // 2]
 
 
 def _grey(values: Values) -> Values:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from squeeze_export.core import CAFFE, TORCHVISION
+from squeeze_export.errors import Unavailable
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.folders import open_calibration
@@ -14,7 +15,7 @@ from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.pipeline import PreprocessChoice, calibrate, open_network
 from squeeze_export.pipeline import pixels as module
 from squeeze_export.pipeline.calibration import read_images
-from squeeze_export.pipeline.pixels import PixelValues, as_if, usual_pixels, wrong_pixels
+from squeeze_export.pipeline.pixels import PixelValues, as_if, halfway, usual_pixels, watched_run, wrong_pixels
 
 WRONG = {
     "bgr": PreprocessChoice(channel_order="bgr"),
@@ -43,19 +44,42 @@ def test_right_pixels_are_not_questioned(demo_images):
     assert all(wrong_pixels(graph, demo_images[start::5][:20]) == () for start in range(5))
 
 
-def test_too_few_images_or_one_output_tell_nothing(demo_images):
+def test_too_few_images_or_classes_tell_nothing(demo_images):
     graph = open_network(preprocess=WRONG["caffe"]).graph
     assert wrong_pixels(graph, demo_images[:15]) == ()
     assert wrong_pixels(graph, demo_images[:16]) != ()
-    single = dataclasses.replace(graph, output=dataclasses.replace(graph.output, shape=("N", 1)))
-    assert wrong_pixels(single, demo_images) == ()
+    for count in (1, 2):
+        few = dataclasses.replace(graph, output=dataclasses.replace(graph.output, shape=("N", count)))
+        assert wrong_pixels(few, demo_images) == ()
 
 
 def test_without_onnx_runtime_numpy_says_the_same(demo_images, monkeypatch):
     graph = open_network(preprocess=WRONG["bgr"]).graph
     with_it = wrong_pixels(graph, demo_images)
-    monkeypatch.setattr(module, "_float_run", FloatRunner)
+    monkeypatch.setattr(module, "tapped_run", missing)
     assert wrong_pixels(graph, demo_images) == with_it
+
+
+def missing(*_):
+    raise Unavailable("`onnxruntime` is not installed")
+
+
+def test_what_is_seen_is_the_logits_and_the_channels_of_the_middle(demo_images, monkeypatch):
+    graph = open_network().graph
+    assert halfway(graph) == "fire5/concat"
+    values, tensors = demo_images[:3].astype(np.float32), []
+    logits = FloatRunner(graph)(values, lambda name, tensor: tensors.append(tensor) if name == halfway(graph) else None)
+    means = np.concatenate([tensor.mean(axis=(1, 2)) for tensor in tensors])
+    for seen in (watched_run(graph)(values), (monkeypatch.setattr(module, "tapped_run", missing), watched_run(graph)(values))[1]):
+        np.testing.assert_allclose(seen.logits, logits, atol=1e-4 * np.abs(logits).max())
+        np.testing.assert_allclose(seen.channels, means, atol=1e-4 * means.max())
+
+
+def test_without_a_concatenation_the_convolution_in_the_middle_is_watched(tiny):
+    graph = open_network(tiny / "tiny.safetensors").graph
+    convs = graph.convs
+    bare = dataclasses.replace(graph, nodes=convs[:3])
+    assert halfway(bare) == convs[1].name
 
 
 def test_progress_ends(demo_images):

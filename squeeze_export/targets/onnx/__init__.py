@@ -10,6 +10,7 @@ int8 ones, as TensorRT requires. Max-pools have explicit pads, which all runtime
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Literal
 
 from squeeze_export.core import OUTPUT_NAMES, EmitOptions, require
 from squeeze_export.graph.nodes import Graph
@@ -50,13 +51,13 @@ def emit(network: Graph | QuantizedGraph, scheme: Scheme, options: EmitOptions, 
     return writer.model(network, options, {logits: (network.output.shape[1],)}, metadata)
 
 
-def emit_with_taps(graph: Graph, names: Collection[str]) -> bytes:
+def emit_with_taps(graph: Graph, names: Collection[str], *, input_dtype: Literal["uint8", "float32"] = "uint8") -> bytes:
     """Writes the float network for calibration: batch 1, fp32, with the results of the named nodes as further outputs.
 
     Returns:
         An ONNX model whose first output is the logits, followed by the named tensors in the graph's order, (1, H, W, C) each.
     """
     writer = Writer(require("onnx", "onnx"))
-    logits = write_nodes(writer, graph, FP32, "uint8", names)
+    logits = write_nodes(writer, graph, FP32, input_dtype, names)
     taps = {node.name: graph.sizes[node.name] for node in graph.nodes if node.name in names}
-    return writer.model(graph, EmitOptions(), {logits: (graph.output.shape[1],), **taps}, {})
+    return writer.model(graph, EmitOptions(input_dtype=input_dtype), {logits: (graph.output.shape[1],), **taps}, {})
