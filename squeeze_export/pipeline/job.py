@@ -21,7 +21,7 @@ from squeeze_export.pipeline.evaluation import Evaluation, check_top1, evaluatio
 from squeeze_export.pipeline.exporting import Exported, Order, check_installed, export_all, others_files
 from squeeze_export.pipeline.measuring import Comparing, Measured, measured, row_of
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
-from squeeze_export.pipeline.pixels import wrong_pixels
+from squeeze_export.pipeline.pixels import wrong_pixels, wrong_pixels_unlabelled
 from squeeze_export.pipeline.recipes import Recipe, check_recipe
 from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, entries_of, reached, runtime_for
 from squeeze_export.pipeline.summary import report_of
@@ -193,6 +193,8 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
                 **reading,
             )
         warnings += integers.warnings
+    if not scheme.integer and evaluation is not None:
+        warnings += wrong_pixels_unlabelled(network, evaluation, progress=progress)
     ours = integers if isinstance(integers, Calibration) else None
     name = str(ours.quantized.provenance.get("network", network.name)) if ours is not None else network.name
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:

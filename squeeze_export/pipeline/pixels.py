@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -13,8 +13,11 @@ from squeeze_export.core import CAFFE, TORCHVISION, ByteArray, ChannelOrder, Flo
 from squeeze_export.errors import Refused, Unavailable
 from squeeze_export.graph.nodes import Concat, Graph
 from squeeze_export.graph.run import FloatRunner, one_blas_thread
-from squeeze_export.images.stream import spread_evenly, usable_cores
+from squeeze_export.images.folders import ImageSet
+from squeeze_export.images.stream import ImageStream, spread_evenly, usable_cores
 from squeeze_export.measure.pixel_fit import LEAST_GAIN, Seen, best_fitting, together
+from squeeze_export.pipeline.evaluation import Evaluation
+from squeeze_export.pipeline.network import Network
 from squeeze_export.runtimes.onnxruntime.inner_tensors import TappedRun, tapped_run
 from squeeze_export.targets.onnx import emit_with_taps
 
@@ -93,12 +96,15 @@ def as_if(pixels: ByteArray, preprocess: Preprocess, other: PixelValues) -> Floa
     return np.ascontiguousarray(values[..., ::-1] if assumed.channel_order == "bgr" else values, np.float32)
 
 
-def wrong_pixels(graph: Graph, images: ByteArray, *, threads: int | None = None, progress: Progress = silent) -> tuple[str, ...]:
+def wrong_pixels(
+    graph: Graph, images: ByteArray, *, of: str = "calibration", threads: int | None = None, progress: Progress = silent
+) -> tuple[str, ...]:
     """A warning if another usual preprocessing fits the network clearly better than its own; it names the options to type.
 
     Args:
         graph: the float graph, with the assumed preprocessing inside.
         images: (N, H, W, C) uint8, of the graph's input size.
+        of: what the images are for, in the warning's words.
         threads: images in flight; None takes every usable core.
         progress: told of the preprocessings.
 
@@ -124,10 +130,27 @@ def wrong_pixels(graph: Graph, images: ByteArray, *, threads: int | None = None,
         return ()
     number, gain = found
     return (
-        f"the pixels look wrong: on {len(shown)} calibration images the fp32 reference fits clearly better with"
+        f"the pixels look wrong: on {len(shown)} {of} images the fp32 reference fits clearly better with"
         f" `{candidates[number]}` than with what is assumed, `{candidates[0]}` (fit {gain:+.2f}, clear above"
         f" {LEAST_GAIN}): if the weights were trained that way, add these options",
     )
+
+
+def wrong_pixels_unlabelled(network: Network, evaluation: Evaluation, *, progress: Progress = silent) -> tuple[str, ...]:
+    """As `wrong_pixels`, of the images to compare on; nothing where they are labelled: the reference's top-1 tells more."""
+    if evaluation.facts["labelled"]:
+        return ()
+    few = _some(evaluation.stream.image_set, IMAGE_COUNT)
+    pixels = (
+        ImageStream(few, network.graph.preprocess, skip_broken=True).load()[0].pixels
+    )  # who reads them all tells of broken ones
+    return wrong_pixels(network.graph, pixels, of="evaluation" if evaluation.independent else "calibration", progress=progress)
+
+
+def _some(images: ImageSet, limit: int) -> ImageSet:
+    """At most `limit` of them, spread evenly."""
+    chosen = spread_evenly(0, len(images.files), len(images.files), limit)
+    return replace(images, files=tuple(file for file, kept in zip(images.files, chosen, strict=True) if kept), labels=None)
 
 
 def watched_run(graph: Graph) -> Callable[[FloatArray], Seen]:

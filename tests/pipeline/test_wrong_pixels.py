@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from squeeze_export import demo
 from squeeze_export.core import CAFFE, TORCHVISION
 from squeeze_export.errors import Unavailable
 from squeeze_export.graph.build import build_graph
@@ -12,7 +13,7 @@ from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.folders import open_calibration
 from squeeze_export.images.stream import ImageStream
 from squeeze_export.nets.checkpoints import read_checkpoint
-from squeeze_export.pipeline import PreprocessChoice, calibrate, open_network
+from squeeze_export.pipeline import Job, PreprocessChoice, calibrate, open_network, run
 from squeeze_export.pipeline import pixels as module
 from squeeze_export.pipeline.calibration import read_images
 from squeeze_export.pipeline.pixels import PixelValues, as_if, halfway, usual_pixels, watched_run, wrong_pixels
@@ -87,6 +88,24 @@ def test_progress_ends(demo_images):
     wrong_pixels(open_network().graph, demo_images, progress=lambda what, done, total: told.append((done, total)))
     assert told[0][0] == 1
     assert told[-1][0] == told[-1][1]
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "fp16"])
+def test_a_float_export_looks_at_unlabelled_images(scheme, tmp_path):
+    """Nothing is calibrated there; evaluation images, or calibration images in their place, are looked at."""
+    job = Job(("onnx",), scheme, bench=False, out=tmp_path / "out", preprocess=WRONG["bgr"])
+    (line,) = told(dataclasses.replace(job, eval=demo.calibration_folder()))
+    assert f"on 32 evaluation images the fp32 reference fits clearly better with `{OWN}`" in line
+    if scheme == "fp32":
+        (line,) = told(dataclasses.replace(job, calib=demo.calibration_folder()))
+        assert "on 32 calibration images" in line
+        assert told(dataclasses.replace(job, eval=demo.evaluation_folder())) == []  # labelled: their top-1 tells more
+        assert told(dataclasses.replace(job, eval=demo.calibration_folder(), validate=False)) == []  # and then none is read
+        assert told(dataclasses.replace(job, eval=demo.calibration_folder(), preprocess=PreprocessChoice())) == []
+
+
+def told(job):
+    return [line for line in run(job).warnings if line.startswith("the pixels look wrong")]
 
 
 def test_calibration_carries_the_warning_and_goes_on():
