@@ -16,6 +16,8 @@ Attribute: TypeAlias = int | float | str | tuple[int, ...]
 
 FREE = -1
 """A side of a shape that is open until the file runs."""
+UNTOLD = (-2,)
+"""The shape of a tensor of which the file tells not even the rank."""
 UNKNOWN = "unknown"
 """The dtype of a tensor whose type the file does not say."""
 
@@ -100,9 +102,9 @@ class FileTensor:
         return TensorSpec(self.name, shape, self.dtype, layout, scale, zero_point)
 
     def __str__(self) -> str:
-        """`float32[N,3,224,224]`, or `float32` of one number and where the file does not tell the shape."""
+        """`float32[N,3,224,224]`; `float32` where the shape is `UNTOLD`."""
         sides = ",".join("N" if side == FREE else str(side) for side in self.shape)
-        return f"{self.dtype}[{sides}]" if self.shape and self.dtype != UNKNOWN else self.dtype
+        return self.dtype if self.dtype == UNKNOWN or self.shape == UNTOLD else f"{self.dtype}[{sides}]"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from squeeze_export.errors import BadInput
 from squeeze_export.formats import format_named
 from squeeze_export.formats.audit import ALL_INTEGER_SCHEME, MIXED_SCHEMES
-from squeeze_export.formats.contents import FREE, Contents, FileOperator, FileTensor
+from squeeze_export.formats.contents import FREE, UNTOLD, Contents, FileOperator, FileTensor
 from squeeze_export.graph import quantized
 from squeeze_export.registry import FORMATS
 
@@ -63,6 +63,8 @@ def test_what_cannot_be_shown_to_be_an_integer_is_a_float(dtype: str, floating: 
 
 def test_a_tensor_in_words() -> None:
     assert str(FileTensor("x", "int8", (FREE, 8, 8, 4))) == "int8[N,8,8,4]"
+    assert str(FileTensor("x", "float32", ())) == "float32[]"
+    assert str(FileTensor("x", "float32", UNTOLD)) == "float32"
 
 
 def test_a_format_that_is_not_there() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from squeeze_export.formats.audit import Arithmetic
-from squeeze_export.formats.contents import Attribute, Contents, FileOperator, FileTensor
+from squeeze_export.formats.contents import UNTOLD, Attribute, Contents, FileOperator, FileTensor
 from squeeze_export.formats.coreml.wire import Message, Unread
 
 NETWORKS: Mapping[int, str] = {303: "neuralNetworkRegressor", 403: "neuralNetworkClassifier", 500: "neuralNetwork"}
@@ -180,7 +180,7 @@ def _feature(message: Message) -> FileTensor:
     if _IMAGE in kind:
         image = kind.message(_IMAGE, "ImageFeatureType")
         return FileTensor(name, "float32", (1, 1 if image.integer(3) == _GRAY else 3, image.integer(2), image.integer(1)))
-    shape = kind.message(_ARRAY, "ArrayFeatureType").integers(1) if _ARRAY in kind else ()
+    shape = kind.message(_ARRAY, "ArrayFeatureType").integers(1) if _ARRAY in kind else UNTOLD
     return FileTensor(name, "float32", tuple(shape))
 
 
@@ -206,7 +206,7 @@ def _layer(message: Message, place: int, tensors: Mapping[str, FileTensor]) -> F
     if kind in DYNAMIC and parameters.integer(DYNAMIC[kind]):
         attributes[_IS_DYNAMIC] = True
     # A loop may write a tensor again: each one that is made is another.
-    outputs = tuple(FileTensor(made, "float32", (), place=(place, made)) for made in message.texts(3))
+    outputs = tuple(FileTensor(made, "float32", UNTOLD, place=(place, made)) for made in message.texts(3))
     opaque = _OPAQUE.get(kind, "") if number in LAYERS else "a layer that is newer than this reader"
     return FileOperator(kind, name, tuple(inputs), outputs, attributes, opaque)
 
