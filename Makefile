@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+GATE := $(BIN)/squeeze-export gate --baseline tools/demo/baseline.json --max-size 1MB --max-fallbacks 0 --undecided pass
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 
 .DEFAULT_GOAL := check
@@ -19,6 +20,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/squeeze-export all --int8 --out demo-out
+	@echo; echo 'The gate: does the demo network still give what the committed baseline says? On another CPU some of it is undecided.'
+	$(GATE) demo-out/report.json
+	@echo; echo 'The same with a planted fault, BGR pixels for RGB ones: the gate has to fail.'
+	$(BIN)/squeeze-export all --int8 --no-bench --channel-order bgr --out demo-out/bgr >demo-out/bgr.txt
+	@$(GATE) demo-out/bgr/report.json; code=$$?; echo "exit code $$code, expected 5"; test $$code -eq 5
 
 test: $(INSTALLED)
 	@# A default runtime of these targets that is missing is a failure, not a skip. One thread for each worker. Compiled modules are

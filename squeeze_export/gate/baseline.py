@@ -38,6 +38,7 @@ class BaselineFile:
 
     Attributes:
         label: the file and where it ran, as checks name it.
+        artifact: file name.
         target: file format.
         scheme: how numbers are carried.
         sha256: of the file.
@@ -54,6 +55,7 @@ class BaselineFile:
     """
 
     label: str
+    artifact: str
     target: str
     scheme: str
     sha256: str
@@ -159,6 +161,7 @@ def _file_of(row: Measurement, report: Report) -> BaselineFile:
     estimate, audit = row.estimate, row.audit
     return BaselineFile(
         row_label(row),
+        row.artifact,
         row.target,
         row.scheme,
         row.sha256,

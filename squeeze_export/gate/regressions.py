@@ -53,7 +53,9 @@ def regression_checks(report: Report, baseline: Baseline, bounds: Bounds) -> tup
     found = [*_image_checks(report, baseline, pairs), *_label_checks(report, baseline, pairs)]
     rows = {row_label(row): row for row in judged_rows(report) if row.status == "ok"}
     for file in baseline.files:
-        row = rows.pop(file.label, None)
+        elsewhere = [label for label, row in rows.items() if row.artifact == file.artifact]
+        label = file.label if file.label in rows or len(elsewhere) != 1 else elsewhere[0]  # the file on another runtime
+        row = rows.pop(label, None)
         if row is None:
             found.append(Check("file", file.label, "failed", "is in the baseline, and not in the report", "baseline"))
             continue
@@ -153,7 +155,7 @@ class _Pair:
     def checks(self, bounds: Bounds) -> list[Check]:
         """All comparisons of this file."""
         found = [*self._integers(), self._bytes(), self._size(), *self._operators(), *self._estimate(), *self._answers(bounds)]
-        return [replace(check, row=self.file.label) for check in found]
+        return [replace(check, row=row_label(self.row)) for check in found]
 
     @property
     def _same_integers(self) -> bool:
@@ -270,7 +272,7 @@ class _Pair:
 
     @property
     def _needs(self) -> str:
-        return f"a machine with {self.file.kernel_class}"
+        return f"a machine with {self.file.kernel_class} and the kernels {self.file.kernels}"
 
     def _flips(self, flipped: int, count: int) -> Check:
         if not flipped:

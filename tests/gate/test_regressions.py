@@ -123,7 +123,7 @@ def test_other_answers_on_other_kernels_are_undecided(with_row):
     other = dataclasses.replace(flipped(with_row, 40), host={**HOST, "isa": ["avx2"]})
     found = compared(other, Bounds(max_top1_drop=1))
     (check,) = [check for check in found if check.name == "answers" and check.row.startswith(ONNX)]
-    assert (check.state, check.needs) == ("undecided", "a machine with AVX-512 VNNI")
+    assert (check.state, check.needs) == ("undecided", "a machine with AVX-512 VNNI and the kernels MLAS")
     assert check.message.endswith("other kernels (AVX2 here, AVX-512 VNNI in the baseline)")
     assert states(found)["max-top1-drop"] == "undecided"
     assert states(found, "net.int8.tflite")["answers"] == "passed"  # which nothing changed
@@ -229,6 +229,14 @@ def test_rows_that_come_and_go(report, with_row):
     assert state_of(compared(gone), "file", "net.int8.tflite") == ("failed", "is in the baseline, and not in the report")
     assert state_of(compared(with_row(status="skipped")), "file", ONNX)[0] == "failed"
     assert state_of(compared(report, baseline=baseline_of(gone)), "file", "net.int8.tflite")[0] == "skipped"
+
+
+def test_a_file_that_another_runtime_ran_is_the_same_file(with_row):
+    """As Core ML's own runtime does on a Mac."""
+    found = compared(flipped(with_row, 1, runtime="tensorrt", kernels="TensorRT"))
+    here = states(found, f"{ONNX}, tensorrt on cpu")
+    assert (here["bytes"], here["operators"], here["answers"]) == ("passed", "passed", "undecided")
+    assert "file" not in here
 
 
 @pytest.mark.parametrize(
