@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from squeeze_export.cli.console import print_report, shown_progress
-from squeeze_export.cli.options import FILES, Command, call_with, option
+from squeeze_export.cli.options import FILE, FILES, Command, call_with, option
 from squeeze_export.cli.options.network import Crop
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.cli.options.running import RUNNING
@@ -22,9 +22,10 @@ CROP = option(
     metavar="PX|HxW",
     help="Input size of other tools' files that leave it free.",
 )
+LIKE = option("--like", group="Input", type=FILE, help="The same from the sidecar (.json) of a file of the same network.")
 
 
-@click.command("bench", cls=Command, params=[FILES, CROP, *RUNNING, *OUTPUT])
+@click.command("bench", cls=Command, params=[FILES, CROP, LIKE, *RUNNING, *OUTPUT])
 def command(files: tuple[Path, ...], **values: Any) -> None:
     """Time exported files in interleaved rounds, other tools' too. If one is an fp32 file, the others of its target are compared
     with it; any other with the first one.

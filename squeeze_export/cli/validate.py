@@ -33,7 +33,8 @@ OPTIONS = (
 def command(files: tuple[Path, ...], **values: Any) -> None:
     """Compare exported files with the fp32 reference on the same pixels.
 
-    Files of other tools need no sidecar: layout and dtype are read from the file; --mean, --std and the others tell the rest.
+    Files of other tools need no sidecar: layout and dtype are read from the file; the sidecar of an exported file (--like), or
+    --mean, --std and the others tell the rest.
 
     \b
     squeeze-export validate squeezenet1_1.int8.tflite --weights squeezenet1_1.pth --eval val/ --labels classes.txt

@@ -135,7 +135,7 @@ def keep_compiled(content: Content, path: Path, source: Artifact, compiler: str,
     facts = {**source.provenance, "compiled_from": {"file": source.path.name, "sha256": source.sha256}, **provenance}
     sha256, size_bytes = content_sha256(content), content_size(content)
     artifact = Artifact(path, compiler, source.scheme, sha256, size_bytes, source.input, source.output, facts)
-    _write_with_sidecar(content, artifact, _read_sidecar(source.path).get("labels", []))
+    _write_with_sidecar(content, artifact, read_sidecar(sidecar_path(source.path)).get("labels", []))
     return artifact
 
 
@@ -187,7 +187,7 @@ def read_artifact(path: Path) -> Artifact:
     Raises:
         BadInput: no file, no sidecar, a sidecar that cannot be read, or a file that is not the one it describes.
     """
-    values = _read_sidecar(path)
+    values = read_sidecar(sidecar_path(path))
     try:
         compilers = registered(COMPILERS, "compiler")
         if values["target"] not in {*registered(TARGETS, "target"), *compilers}:
@@ -212,14 +212,18 @@ def read_artifact(path: Path) -> Artifact:
         raise BadInput(f"the sidecar `{sidecar_path(path)}` is damaged: {err!r}", hint=_HINT) from err
 
 
-def _read_sidecar(path: Path) -> Any:
-    sidecar = sidecar_path(path)
+def read_sidecar(sidecar: Path) -> Any:
+    """A sidecar's JSON, unchecked.
+
+    Raises:
+        BadInput: it cannot be read, is too large, or is no JSON.
+    """
     try:
         if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
             raise BadInput(f"the sidecar `{sidecar}` is too large", hint=_HINT)
         return json.loads(sidecar.read_text(encoding="utf-8"))
     except OSError as err:
-        raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror}", hint=_HINT) from err
+        raise BadInput(f"`{err.filename or sidecar}` cannot be read: {err.strerror}", hint=_HINT) from err
     except (ValueError, RecursionError) as err:
         raise BadInput(f"the sidecar `{sidecar}` is damaged: {err}", hint=_HINT) from err
 

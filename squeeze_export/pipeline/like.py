@@ -141,20 +141,19 @@ def _bypass(read: OnnxGraph) -> Bypass:
     return "complex" if linear.intersection(added) else "simple" if added else "none"
 
 
-def combined(likeness: Likeness, told: StructureChoice) -> StructureChoice:
-    """What graph and user tell together.
+def combined(path: Path, found: StructureChoice, told: StructureChoice) -> StructureChoice:
+    """What the file of `--like` and the user tell together.
 
     Raises:
         BadInput: they contradict each other.
     """
     for field in fields(StructureChoice):
-        asked, shown = getattr(told, field.name), getattr(likeness.structure, field.name)
+        asked, shown = getattr(told, field.name), getattr(found, field.name)
         if asked is not None and shown is not None and asked != shown:
             raise BadInput(
-                f"`{option_for(field.name, asked)}` was asked for, but in `{likeness.path.name}` it is"
-                f" `{option_for(field.name, shown)}`"
+                f"`{option_for(field.name, asked)}` was asked for, but in `{path.name}` it is `{option_for(field.name, shown)}`"
             )
-    return replace(likeness.structure, **told.given())
+    return replace(found, **told.given())
 
 
 def read_like(path: Path, likeness: Likeness, told: StructureChoice, *, key: str | None = None) -> Checkpoint:

@@ -25,6 +25,7 @@ from squeeze_export.nets.checkpoints import Checkpoint, read_checkpoint
 from squeeze_export.nets.download import NAMED_WEIGHTS, fetch_weights
 from squeeze_export.pipeline.expectation import Build, Reading, check_expected
 from squeeze_export.pipeline.like import combined, read_like, read_likeness
+from squeeze_export.pipeline.sidecar import SUFFIX, Sidecar, opened_sidecar
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def open_network(
         labels: class names, in any form that `label_files` reads; they replace those stored in the checkpoint.
         classes: names that folders of images go by, where these differ; likewise.
         structure: what the user tells of what a state dict does not tell.
-        like: a float ONNX file of the same network, which tells it.
+        like: a float ONNX file of the same network, which tells it; or the sidecar (`.json`) of a file that was exported from it,
+            which tells the preprocessing and the labels too.
         expect: an `.npz` file with an image and the user's own logits of it, which the reference must give.
         checkpoint_key: which network, where a file holds several, as in `read_checkpoint`.
         progress: told of a download.
@@ -168,15 +170,19 @@ def open_network(
     is_demo = weights is None
     choice, told = preprocess or PreprocessChoice(), structure or StructureChoice()
     path = _path(weights, progress)
-    if like is None:
+    sidecar = opened_sidecar(like) if like is not None and like.suffix == SUFFIX else None
+    if sidecar is not None:
+        told = combined(sidecar.path, sidecar.structure, told)
+    if like is None or sidecar is not None:
         checkpoint = read_checkpoint(path, structure=told, key=checkpoint_key)
     else:
         likeness = read_likeness(like, choice.size_px)
-        told = combined(likeness, told)
+        told = combined(likeness.path, likeness.structure, told)
         checkpoint = read_like(path, likeness, told, key=checkpoint_key)
-    names = Labels(checkpoint.labels) if labels is None else read_labels(labels)
+    stored = checkpoint.labels if sidecar is None else sidecar.labels or checkpoint.labels
+    names = Labels(stored) if labels is None else read_labels(labels)
     folders = names if classes is None else read_labels(classes)
-    checkpoint, graph, build = _built(checkpoint, choice)
+    checkpoint, graph, build = _built(checkpoint, choice, sidecar)
     for given in (names, folders):
         if given.names:
             check_label_count(given, int(graph.output.shape[1]))
@@ -190,8 +196,11 @@ def open_network(
     return Network(name, source, checkpoint.architecture, graph, is_demo, checkpoint.notes, folders, assumptions, told)
 
 
-def _built(checkpoint: Checkpoint, choice: PreprocessChoice) -> tuple[Checkpoint, Graph, Build]:
+def _built(checkpoint: Checkpoint, choice: PreprocessChoice, sidecar: Sidecar | None) -> tuple[Checkpoint, Graph, Build]:
     """What is known of the checkpoint (an ONNX file's graph tells more than its weights), its float graph, and what makes more."""
+    if sidecar is not None:
+        sidecar.check(checkpoint.sha256, checkpoint.path.name)
+        checkpoint = replace(checkpoint, preprocess=sidecar.preprocess, untold={})
     if checkpoint.architecture is not None:
 
         def from_tensors(found: Reading) -> Graph:
@@ -202,11 +211,12 @@ def _built(checkpoint: Checkpoint, choice: PreprocessChoice) -> tuple[Checkpoint
         return checkpoint, from_tensors(found), from_tensors
     if checkpoint.onnx is None:
         raise ValueError("a checkpoint with neither an architecture nor a graph")
-    read = read_graph(checkpoint.onnx, str(checkpoint.path), choice.size_px)
+    size_px = choice.size_px or (None if sidecar is None else sidecar.preprocess.input_size[:2])
+    read = read_graph(checkpoint.onnx, str(checkpoint.path), size_px)
     if read.normalizes and (choice.mean is not None or choice.std is not None):
         message = f"`{checkpoint.path}` normalizes its pixels itself, which --mean and --std would do once more"
         raise BadInput(message, hint="leave out --mean and --std")
-    preprocess, untold = preprocess_of(read)
+    preprocess, untold = preprocess_of(read) if sidecar is None else (sidecar.preprocess, {})
     assumptions = checkpoint.assumptions
     if read.normalizes and not read.byte_input:
         scale = "0 to 1" if read.unit == 255 else "0 to 255"

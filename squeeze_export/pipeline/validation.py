@@ -18,6 +18,7 @@ from squeeze_export.pipeline.foreign import open_files
 from squeeze_export.pipeline.measuring import Comparing, Listener, measured
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import RunOptions, entries_of
+from squeeze_export.pipeline.sidecar import opened_sidecar
 from squeeze_export.pipeline.summary import report_of
 from squeeze_export.pipeline.tables import table_behind
 from squeeze_export.results import Measurement, Ratio, Report
@@ -136,6 +137,7 @@ def bench_files(
     *,
     options: RunOptions | None = None,
     crop_px: int | tuple[int, int] | None = None,
+    like: Path | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Times exported files in interleaved rounds.
@@ -147,12 +149,15 @@ def bench_files(
         files: exported files, each with its sidecar; and other tools' files, of one target each taken to be of one network.
         options: runtime, device, threads, rounds.
         crop_px: side of the input, or height and width, of other tools' files that leave it free.
+        like: sidecar of a file of the same network, which tells it likewise.
         progress: told of the rounds.
 
     Raises:
         BadInput: a file of this tool without its sidecar, or of another that cannot be run.
     """
     chosen = options or RunOptions()
+    if crop_px is None and like is not None:
+        crop_px = opened_sidecar(like).preprocess.input_size[:2]
     entries = entries_of(open_files(files, None, crop_px=crop_px)[0], chosen)
     rows = measured(entries, chosen, bench=True, progress=progress).rows
     names = telling_names([entry.artifact.path for entry in entries])

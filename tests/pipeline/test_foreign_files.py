@@ -15,12 +15,14 @@ import onnx
 import pytest
 from onnx import helper
 
-from squeeze_export.core import TORCHVISION, Foreign, TensorSpec
+from squeeze_export.core import TORCHVISION, EmitOptions, Foreign, TensorSpec
 from squeeze_export.errors import BadInput
+from squeeze_export.graph.quantized import FP32
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.nets.modules import build_module, load_arrays
-from squeeze_export.pipeline import RunOptions, bench_files, open_network, validate_files
+from squeeze_export.pipeline import RunOptions, StructureChoice, bench_files, open_network, validate_files
+from squeeze_export.pipeline.export import export_checked, sidecar_path
 from squeeze_export.pipeline.foreign import foreign_artifact
 from squeeze_export.pipeline.network import PreprocessChoice
 from squeeze_export.runtimes import onnxruntime
@@ -120,8 +122,6 @@ def test_openvinos_own_conversion(theirs: Mapping[str, Path], labelled: Path, na
 
 def test_a_tflite_file_without_our_metadata(tiny: Path, tmp_path: Path, labelled: Path) -> None:
     """With mean 0 and deviation 1 our float file is what any other tool would write: floats NHWC."""
-    from squeeze_export.core import EmitOptions
-    from squeeze_export.graph.quantized import FP32
     from squeeze_export.targets import tflite
 
     choice = PreprocessChoice(mean=(0, 0, 0), std=(1, 1, 1))
@@ -253,3 +253,80 @@ def test_a_quantized_input_for_other_numbers_is_refused(
     monkeypatch.setattr(Contents, "classifier", lambda self, path, halves: (spec, TensorSpec("y", (1, 5), "float32", "NC")))
     with pytest.raises(BadInput, match=r"takes numbers from `0` to `1`, the reference those from `-1.99` to `1.99`"):
         foreign_artifact(theirs["float"], named.graph.preprocess)
+
+
+# ------------------------------------------------------------------------------------------------------- `--like SIDECAR.json`
+
+
+@pytest.fixture(scope="session")
+def bare(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny network as a state dict, which tells neither its pixels nor its classes."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path_factory.mktemp("bare") / "bare.pth"
+    torch.save(
+        {key: torch.from_numpy(array.copy()) for key, array in read_checkpoint(tiny / "tiny.safetensors").tensors.items()}, path
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def sidecar(bare: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a file that was exported from it, by one who knows them."""
+    choice = PreprocessChoice(resize_px=36, crop_px=SIDE_PX, mean=(127.5,) * 3, std=(64.0,) * 3, channel_order="rgb")
+    network = open_network(bare, preprocess=choice, labels=tiny / "labels.txt", structure=StructureChoice(final_relu=True))
+    folder, origin = tmp_path_factory.mktemp("sidecar"), network.origin()
+    artifact = export_checked(network.graph, "onnx", FP32, folder, name="net", options=EmitOptions(), origin=origin)
+    return sidecar_path(artifact.path)
+
+
+@pytest.mark.parametrize("form", ["float", "QOperator"])
+def test_a_sidecar_tells_what_the_reference_takes(
+    form: str, bare: Path, sidecar: Path, theirs: Mapping[str, Path], labelled: Path
+) -> None:
+    network = open_network(bare, like=sidecar)
+    assert (network.graph.preprocess.mean, network.graph.preprocess.resize_px) == ((127.5,) * 3, 36)
+    assert network.graph.labels == CLASSES
+    assert network.assumptions == ()
+    (row,) = validate_files([theirs[form]], network, labelled, options=FAST).measurements
+    assert row.accuracy.top1 == pytest.approx(top1_by_hand(theirs[form], labelled))
+
+
+def test_without_the_sidecar_the_same_file_is_refused(bare: Path, theirs: Mapping[str, Path], labelled: Path) -> None:
+    """The negative control: torchvision's pixels are assumed, and the file's input has another size."""
+    with pytest.raises(BadInput, match="takes images of `32x32` px, the reference those of `224x224`"):
+        validate_files([theirs["float"]], open_network(bare), labelled, options=FAST)
+
+
+def test_an_option_beats_the_sidecar(bare: Path, sidecar: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
+    chosen = PreprocessChoice(channel_order="bgr")
+    network = open_network(bare, like=sidecar, preprocess=chosen, labels=tmp_path / "names.txt")
+    assert (network.graph.preprocess.channel_order, network.graph.preprocess.resize_px) == ("bgr", 36)
+    assert network.graph.labels == ("a", "b", "c", "d", "e")
+
+
+def test_what_a_sidecar_contradicts_is_refused(bare: Path, sidecar: Path, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="`--no-final-relu` was asked for, but in"):
+        open_network(bare, like=sidecar, structure=StructureChoice(final_relu=False))
+    with pytest.raises(BadInput, match=r"belongs to a file that was not made from `tiny.safetensors`"):
+        open_network(tiny / "tiny.safetensors", like=sidecar)
+    for name, text in {
+        "other": "{}",
+        "list": "[]",
+        "text": "so",
+        "damaged": '{"labels": [], "provenance": {"preprocess": 1}}',
+    }.items():
+        (tmp_path / f"{name}.json").write_text(text)
+        with pytest.raises(BadInput, match=f"{name}.json` is (no sidecar of an exported file|damaged)") as caught:
+            open_network(bare, like=tmp_path / f"{name}.json")
+        assert "\n" not in caught.value.message
+    with pytest.raises(BadInput, match="cannot be read"):
+        open_network(bare, like=tmp_path / "absent.json")
+
+
+def test_a_sidecar_tells_the_size_of_what_is_timed(theirs: Mapping[str, Path], sidecar: Path, tmp_path: Path) -> None:
+    model = onnx.load(theirs["float"])
+    for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        side.dim_param = "side"
+    onnx.save(model, tmp_path / "any.onnx")
+    assert bench_files([tmp_path / "any.onnx"], options=FAST, like=sidecar).measurements[0].latency is not None

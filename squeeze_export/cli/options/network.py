@@ -39,7 +39,12 @@ class Crop(click.ParamType[int | tuple[int, int]]):
 
 
 LIKE = (
-    _untold("--like", type=FILE, help="A float ONNX file of the same network: all that follows is taken from its graph."),
+    _untold(
+        "--like",
+        type=FILE,
+        help="A float ONNX file of the same network: all that follows is taken from its graph. Or the sidecar (.json) of a file "
+        "exported from it: preprocessing and labels too.",
+    ),
     _untold("--expect", type=FILE, help="An .npz file with an image and your own network's logits, which the reference must give."),
 )
 STRUCTURE = (
