@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import require
+from squeeze_export.gate.evidence import LEVEL, more_needed
 from squeeze_export.gate.results import State
 from squeeze_export.measure.statistics import tango_score
 from squeeze_export.results import NOT_RUN, Interval
 
-LEVEL = 0.05
-"""How often a statement may be made that is wrong, at most."""
 _LEFT_OUT = 0.001
 """The part of `LEVEL` that an interval of the share of changing images leaves out."""
 _SHARES = 40
@@ -88,20 +86,23 @@ def decide_drop(answers: Paired, max_drop_pp: float) -> Decided:
     lost, won, count = answers.lost, answers.won, answers.count
     if count < 1 or not 0 <= max_drop_pp <= 100:
         raise ValueError(f"{count} images, a drop of at most {max_drop_pp} pp: nothing to decide")
-    bound = max_drop_pp / 100
-    state: State = "undecided"
-    if chance_of_lost(lost, won, count, bound) <= LEVEL:
-        state = "failed"
-    elif chance_of_lost(won, lost, count, -bound) <= LEVEL:
-        state = "passed"
+    bound, state = max_drop_pp / 100, drop_state(answers, max_drop_pp)
     drop = (lost - won) / count
     interval = Interval(100 * drop, 100 * _least_drop(lost, won, count), -100 * _least_drop(won, lost, count))
     # Without a discordant image yet, the next one is taken to be the first.
-    spread = math.sqrt(max(lost + won, 1) / count - drop * drop)
-    more = _more(count, spread, drop - bound) if state == "undecided" else None
+    spread = math.sqrt((max(lost + won, 1) / count - drop * drop) / count)
+    more = more_needed(count, spread, drop - bound) if state == "undecided" else None
     stats = require("scipy.stats", "gate")
     changed_p = float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
     return Decided(state, interval, more, changed_p)
+
+
+def drop_state(answers: Paired, max_drop_pp: float) -> State:
+    """`decide_drop`'s state alone, which takes a tenth of the time."""
+    lost, won, count = answers.lost, answers.won, answers.count
+    if chance_of_lost(lost, won, count, max_drop_pp / 100) <= LEVEL:
+        return "failed"
+    return "passed" if chance_of_lost(won, lost, count, -max_drop_pp / 100) <= LEVEL else "undecided"
 
 
 def decide_agreement(same: int, count: int, min_agreement: float) -> Decided:
@@ -127,8 +128,8 @@ def decide_agreement(same: int, count: int, min_agreement: float) -> Decided:
         state = "passed"
     limits = stats.binomtest(same, count).proportion_ci(1 - 2 * LEVEL, "exact")
     share = same / count
-    spread = math.sqrt(max(share * (1 - share), 1 / count))
-    more = _more(count, spread, share - bound) if state == "undecided" else None
+    spread = math.sqrt(max(share * (1 - share), 1 / count) / count)
+    more = more_needed(count, spread, share - bound) if state == "undecided" else None
     return Decided(state, Interval(100 * share, 100 * float(limits.low), 100 * float(limits.high)), more)
 
 
@@ -149,10 +150,12 @@ def chance_of_lost(lost: int, won: int, count: int, drop: float) -> float:
         count: images, at least 1.
         drop: share, -1 to 1.
     """
+    if lost - won <= count * drop:
+        return 1.0
     stats = require("scipy.stats", "gate")
     seen = stats.binomtest(lost + won, count).proportion_ci(1 - _LEFT_OUT, "exact")
     low, high = max(float(seen.low), abs(drop)), float(seen.high)
-    if low > high:
+    if low > high:  # fewer changed than any such gain needs
         return _LEFT_OUT
     changing = np.linspace(low, high, _SHARES)[:, None]  # (S, 1)
     lose, win = (changing + drop) / 2, (changing - drop) / 2
@@ -182,13 +185,3 @@ def _least_drop(lost: int, won: int, count: int) -> float:
     return float(
         optimize.brentq(lambda drop: chance_of_lost(lost, won, count, drop) - LEVEL, -1.0, (lost - won) / count, xtol=1e-6)
     )
-
-
-def _more(count: int, spread: float, distance: float) -> int | None:
-    """Images beyond `count` with which a difference of `distance` from the bound would be shown in four of five runs."""
-    if distance == 0:
-        return None
-    z = NormalDist().inv_cdf(1 - LEVEL) + NormalDist().inv_cdf(0.8)
-    more = max((z * spread / distance) ** 2 - count, 0.1 * count)
-    digits = 10 ** max(0, math.floor(math.log10(more)) - 1)
-    return int(math.ceil(more / digits) * digits)

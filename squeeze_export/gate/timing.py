@@ -11,17 +11,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import Progress, silent
+from squeeze_export.gate.evidence import LEVEL, more_needed
 from squeeze_export.gate.results import State
 from squeeze_export.measure.latency import measure_latency
 from squeeze_export.results import Interval
 
-LEVEL = 0.05
-ROUNDS = 30
+ROUNDS = 60
 FEWEST_ROUNDS = 10
 BLOCK = 5
 """Inferences in a block, of which the median counts."""
@@ -104,8 +105,8 @@ def decide_slowdown(measure: Callable[[int], Rounds], max_slowdown: float, *, ro
     """Whether the candidate is slower than the base by more than `max_slowdown` percent.
 
     Args:
-        measure: gives this many fresh rounds; called a second time after an alert. It should open the sessions anew, since where
-            a session's memory lies may make it slower than its twin.
+        measure: gives this many fresh rounds; after an alert it is called again, for twice as many. It should open the sessions
+            anew, since where a session's memory lies may make it slower than its twin.
         max_slowdown: percent, at least 0.
         rounds: of each measurement, at least 10.
 
@@ -117,21 +118,22 @@ def decide_slowdown(measure: Callable[[int], Rounds], max_slowdown: float, *, ro
     found = _judged(measure(rounds), max_slowdown)
     if found.state != "failed":
         return found
-    fresh = _judged(measure(rounds), max_slowdown)
-    return fresh if fresh.state == "failed" else replace(fresh, state="passed", cleared=True, more_rounds=None)
+    fresh = _judged(measure(2 * rounds), max_slowdown)
+    return replace(fresh, cleared=fresh.state == "passed")
 
 
 def _judged(rounds: Rounds, max_slowdown: float) -> SlowdownDecided:
     """What one measurement shows."""
     base = _log_times(rounds.base)
     slowdown, control = percent_slower(_log_times(rounds.candidate) - base), percent_slower(_log_times(rounds.control) - base)
-    noise = max(0.0, abs(control.value))
-    state: State = "undecided"
+    noise = abs(control.value)
     if slowdown.low > max_slowdown + noise:
-        state = "failed"
-    elif slowdown.high <= max_slowdown:
-        state = "passed"
-    return SlowdownDecided(state, slowdown, control, noise)
+        return SlowdownDecided("failed", slowdown, control, noise)
+    if slowdown.high <= max_slowdown:
+        return SlowdownDecided("passed", slowdown, control, noise)
+    spread = (slowdown.high - slowdown.low) / (2 * NormalDist().inv_cdf(1 - LEVEL))
+    more = more_needed(len(base), spread, slowdown.value - max_slowdown)
+    return SlowdownDecided("undecided", slowdown, control, noise, more_rounds=more)
 
 
 def _log_times(samples: NDArray[np.int64]) -> NDArray[np.float64]:

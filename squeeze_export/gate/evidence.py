@@ -1,0 +1,28 @@
+"""How sure the gate must be, and how much more it must see to become so."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+LEVEL = 0.05
+"""The gate says "broken" of a bound that holds, or "kept" of one that does not, at most this often."""
+_CHANCE = 0.8
+"""With as much more as is asked for, this share of runs is decided, if what was seen is the truth."""
+
+
+def more_needed(count: int, spread: float, distance: float) -> int | None:
+    """Images or rounds beyond `count` that would probably decide, rounded up to two digits; None at the bound itself.
+
+    Args:
+        count: seen so far.
+        spread: standard error of the figure, with these.
+        distance: of the figure from its bound.
+    """
+    if distance == 0:
+        return None
+    normal = NormalDist()
+    more = count * ((normal.inv_cdf(1 - LEVEL) + normal.inv_cdf(_CHANCE)) * spread / distance) ** 2 - count
+    more = max(more, 0.1 * count)
+    unit = 10 ** max(0, math.floor(math.log10(more)) - 1)
+    return int(math.ceil(more / unit) * unit)
