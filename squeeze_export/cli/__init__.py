@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calibrate": ("calibrate", "Compute the integers once; write them as a table file."),
     "validate": ("validate", "Compare exported files with the fp32 reference."),
     "bench": ("bench", "Time exported files in interleaved rounds."),
+    "compare": ("compare", "Compare any two files on the same images, without labels."),
     "analyze": ("analyze", "Why did INT8 hurt? By layer and by image."),
     "inspect": ("inspect", "Layers, parameters, MACs and bytes of a network."),
     "lint": ("lint", "Will a chip take a file? By its maker's documented rules."),

@@ -8,6 +8,7 @@ report = run(Job(targets=("tflite",), scheme="int8", weights="squeezenet1_1.pth"
 from squeeze_export.nets.architecture import StructureChoice
 from squeeze_export.pipeline.analysis import analyze
 from squeeze_export.pipeline.calibration import Calibration, CalibrationFolder, calibrate, read_calibration, write_table
+from squeeze_export.pipeline.comparing import compare_files
 from squeeze_export.pipeline.compiling import run_compiled
 from squeeze_export.pipeline.curve import calibration_curve
 from squeeze_export.pipeline.export import audit_file, export, read_artifact
@@ -33,6 +34,7 @@ __all__ = [
     "calibrate",
     "calibration_curve",
     "check_full_placement",
+    "compare_files",
     "export",
     "lint_file",
     "open_network",

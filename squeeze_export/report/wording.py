@@ -135,6 +135,29 @@ def accuracy_parts(accuracy: Accuracy | None, heading: str) -> tuple[str, str]:
     return f"{percent(accuracy.top1_agreement.value)}{word}", percent_range(accuracy.top1_agreement)
 
 
+def comparison_lines(
+    accuracy: Accuracy, first: Measurement, second: Measurement, flip_count: int, faster: Interval | None
+) -> list[str]:
+    """What `compare` found, a line for each kind of figure; `faster` is p50 of `first` over that of `second`."""
+    lines = []
+    for letter, row in (("A", first), ("B", second)):
+        how = "" if row.evidence == "measured" else f", {row.evidence}"
+        lines.append(f"{letter}  {row.artifact} ({row.runtime}{how}), {size(row.size_bytes)}")
+    if accuracy.error is not None:
+        lines.append(f"{accuracy.count:,} images, B against A: {output_error(accuracy.error)}")
+    else:
+        share = f"{percent(accuracy.top1_agreement.value)} {percent_range(accuracy.top1_agreement)}"
+        same = f"the same class on {accuracy.count - flip_count:,} of {accuracy.count:,} images, {share}"
+        lines.append(f"{same}; SQNR {decibel(accuracy.sqnr_db)}; KL {accuracy.kl:.2g} nats")
+    timed = [row.latency for row in (first, second) if row.latency is not None]
+    if faster is not None and len(timed) == 2:
+        times = " and ".join(milliseconds(latency.p50_ms) for latency in timed)
+        unsteady = ", ".join(dict.fromkeys(filter(None, map(steadiness, timed))))
+        held = f" ({unsteady})" if unsteady else ""
+        lines.append(f"p50 {times}: B is {speedup(faster)} as fast as A {speedup_range(faster)}{held}")
+    return lines
+
+
 def output_error(error: OutputError) -> str:
     """`mean error 0.0123, 95% at most 0.034, correlation 0.9991, standard deviation of the reference 0.52`."""
     correlation = "none (constant)" if error.correlation is None else f"{error.correlation:.4f}"

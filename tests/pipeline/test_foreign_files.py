@@ -21,7 +21,7 @@ from squeeze_export.graph.quantized import FP32
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.nets.modules import build_module, load_arrays
-from squeeze_export.pipeline import RunOptions, StructureChoice, bench_files, open_network, validate_files
+from squeeze_export.pipeline import RunOptions, StructureChoice, bench_files, compare_files, export, open_network, validate_files
 from squeeze_export.pipeline.export import export_checked, sidecar_path
 from squeeze_export.pipeline.foreign import foreign_artifact
 from squeeze_export.pipeline.network import PreprocessChoice
@@ -131,6 +131,21 @@ def test_a_tflite_file_without_our_metadata(tiny: Path, tmp_path: Path, labelled
     report = validate_files([path], network, labelled, options=FAST)
     assert report.measurements[0].accuracy.sqnr_db > 80
     assert bench_files([path], options=FAST).measurements[0].latency is not None
+
+
+def test_two_files_of_other_tools_are_compared(theirs: Mapping[str, Path], labelled: Path, tiny: Path) -> None:
+    """Without a checkpoint: the pixels come from the options, or from the sidecar of a file of this tool beside them."""
+    choice = PreprocessChoice(resize_px=36, crop_px=SIDE_PX, mean=(127.5,) * 3, std=(64.0,) * 3)
+    found = compare_files(theirs["float"], theirs["QDQ"], labelled, preprocess=choice, options=FAST)
+    from onnxruntime import InferenceSession
+
+    sessions = [InferenceSession(theirs[form], providers=["CPUExecutionProvider"]) for form in ("float", "QDQ")]
+    classes = [[int(s.run(None, {"x": by_hand(file)})[0].argmax()) for file in sorted(labelled.rglob("*.*"))] for s in sessions]
+    assert found.flip_count == sum(one != other for one, other in zip(*classes, strict=True))
+    assert 15 < found.accuracy.sqnr_db < 60
+    assert found.layers == ()
+    ours, _ = export(open_network(tiny / "tiny.safetensors").graph, "onnx", FP32, theirs["float"].parent, name="ours")
+    assert compare_files(ours.path, theirs["float"], labelled, options=FAST, bench=False).accuracy.sqnr_db > 80
 
 
 def test_other_numbers_than_the_files_give_other_answers(theirs: Mapping[str, Path]) -> None:

@@ -61,6 +61,31 @@ STRUCTURE = (
 )
 """What a state dict does not tell; `structure_choice` reads their values."""
 
+PREPROCESSING = (
+    _input("--mean", type=_PER_CHANNEL, help="Mean of each channel, for pixels from 0 to 255, in the network's channel order."),
+    _input("--std", type=_PER_CHANNEL, help="Standard deviation of each channel, likewise."),
+    _input("--channel-order", type=Choice(["rgb", "bgr"]), help="The channel order that the network was trained on."),
+    _input("--resize", "resize_px", type=int, metavar="PX", help="Length of an image's short side after resizing."),
+    _input(
+        "--crop",
+        "crop_px",
+        type=Crop(),
+        metavar="PX|HxW",
+        help="Side of the centre crop, or its height and width. This is the input size.",
+    ),
+    _input(
+        "--resize-mode",
+        type=Choice(["short-side", "stretch"]),
+        help="`stretch` gives up the image's ratio for the crop's; without --resize nothing is then cut off.",
+    ),
+    _input(
+        "--interpolation",
+        type=Choice(["nearest", "bilinear", "bicubic", "lanczos"]),
+        help="Filter used for resizing.",
+    ),
+)
+"""Named after the fields of `PreprocessChoice`."""
+
 NETWORK = (
     option(
         "--weights",
@@ -84,29 +109,8 @@ NETWORK = (
         metavar="KEY",
         help="Which network to read where a checkpoint holds several, such as `state_dict_ema`: the keys that lead to it.",
     ),
-    _input("--mean", type=_PER_CHANNEL, help="Mean of each channel, for pixels from 0 to 255, in the network's channel order."),
-    _input("--std", type=_PER_CHANNEL, help="Standard deviation of each channel, likewise."),
-    _input("--channel-order", type=Choice(["rgb", "bgr"]), help="The channel order that the network was trained on."),
-    _input("--resize", "resize_px", type=int, metavar="PX", help="Length of an image's short side after resizing."),
-    _input(
-        "--crop",
-        "crop_px",
-        type=Crop(),
-        metavar="PX|HxW",
-        help="Side of the centre crop, or its height and width. This is the input size.",
-    ),
-    _input(
-        "--resize-mode",
-        type=Choice(["short-side", "stretch"]),
-        help="`stretch` gives up the image's ratio for the crop's; without --resize nothing is then cut off.",
-    ),
-    _input(
-        "--interpolation",
-        type=Choice(["nearest", "bilinear", "bicubic", "lanczos"]),
-        help="Filter used for resizing.",
-    ),
+    *PREPROCESSING,
 )
-"""The preprocessing options are named after the fields of `PreprocessChoice`."""
 
 
 def chosen_network(values: dict[str, Any], progress: Progress = silent) -> Network:

@@ -27,16 +27,19 @@ FULL_PLACEMENT = _option(
 NO_VALIDATE = _option("--no-validate", is_flag=True, help="Do not compare with the fp32 reference.")
 NO_BENCH = _option("--no-bench", is_flag=True, help="Do not time.")
 
+RUNTIME = _option(
+    "--runtime",
+    type=RuntimeName(),
+    metavar="NAME",
+    help="Runtime to use instead of the target's default; the target's guide lists them.",
+)
+CPUS = _option("--cpus", type=Numbers("N,...", int, "a list of CPU numbers"), help="Pin the process to these logical CPUs.")
+
 RUNNING = (
-    _option(
-        "--runtime",
-        type=RuntimeName(),
-        metavar="NAME",
-        help="Runtime to use instead of the target's default; the target's guide lists them.",
-    ),
+    RUNTIME,
     device_option(RunOptions.device, "Device to run on. No other one is used in its place."),
     THREADS,
-    _option("--cpus", type=Numbers("N,...", int, "a list of CPU numbers"), help="Pin the process to these logical CPUs."),
+    CPUS,
     ROUNDS,
     EMULATED_IMAGES,
     _option("--on", metavar="URL", help="Run on a board: ssh://user@host[:port], or adb://SERIAL with --benchmark-binary."),
