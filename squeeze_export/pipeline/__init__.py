@@ -12,6 +12,7 @@ from squeeze_export.pipeline.comparing import compare_files
 from squeeze_export.pipeline.compiling import run_compiled
 from squeeze_export.pipeline.curve import calibration_curve
 from squeeze_export.pipeline.export import audit_file, export, read_artifact
+from squeeze_export.pipeline.gating import Against, Bounds, gate, update_baseline, write_settings
 from squeeze_export.pipeline.job import Job, run
 from squeeze_export.pipeline.linting import lint_file
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
@@ -21,6 +22,8 @@ from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.pipeline.validation import bench_files, validate_files
 
 __all__ = [
+    "Against",
+    "Bounds",
     "Calibration",
     "CalibrationFolder",
     "Job",
@@ -36,13 +39,16 @@ __all__ = [
     "check_full_placement",
     "compare_files",
     "export",
+    "gate",
     "lint_file",
     "open_network",
     "read_artifact",
     "read_calibration",
     "run",
     "run_compiled",
+    "update_baseline",
     "validate_files",
     "validate_portability",
+    "write_settings",
     "write_table",
 ]
