@@ -19,6 +19,8 @@ from squeeze_export.gate.checks import judged_rows, row_label
 from squeeze_export.results import Answers, ComparedImages, Measurement, Report
 
 BASELINE = Path("squeeze-export-baseline.json")
+MOST_IMAGES = 5_000_000
+MOST_FILES = 1000
 
 _KERNEL_CLASSES = {
     "amx_int8": "AMX",
@@ -202,6 +204,8 @@ def _check(baseline: Baseline) -> None:
     if images is None:
         return
     count = images.hashes.count
+    if count > MOST_IMAGES or len(baseline.files) > MOST_FILES:
+        raise BadInput(f"it has `{count}` images and `{len(baseline.files)}` files, more than {MOST_IMAGES:,} and {MOST_FILES}")
     answers = [images.reference, *(file.answers for file in baseline.files if file.answers is not None)]
     for packed in (images.hashes, images.labels, *(part for each in answers for part in (each.top1, each.label_rank))):
         if packed.count < 0 or packed.count != count:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 
 from squeeze_export.core import require
 from squeeze_export.gate.bounds import WORDS, Bounds, in_unit
+from squeeze_export.gate.evidence import LEVEL, more_needed
 from squeeze_export.gate.paired import Decided, Paired, decide_agreement, decide_drop, paired
 from squeeze_export.gate.results import Check, State
 from squeeze_export.graph.quantized import FP32, SCHEMES
 from squeeze_export.results import Interval, Latency, Measurement, Report
 
 _MEMORY_FACTS = ("peak_memory_bytes", "arena_bytes")
-_LEVEL = 0.05
 _SHOWN = 3
 """Names in a message."""
 
@@ -295,7 +296,7 @@ def percentile_interval(samples_ns: Sequence[int], percentile: int) -> Interval:
     """
     stats = require("scipy.stats", "gate")
     ordered, count = np.sort(samples_ns) / 1e6, len(samples_ns)
-    below, above = (int(stats.binom.ppf(level, count, percentile / 100)) for level in (_LEVEL, 1 - _LEVEL))
+    below, above = (int(stats.binom.ppf(level, count, percentile / 100)) for level in (LEVEL, 1 - LEVEL))
     low = float(ordered[below - 1]) if below >= 1 else 0.0
     high = float(ordered[above]) if above < count else math.inf
     return Interval(float(np.percentile(ordered, percentile)), low, high)
@@ -303,18 +304,15 @@ def percentile_interval(samples_ns: Sequence[int], percentile: int) -> Interval:
 
 def fewest_rounds(percentile: int) -> int:
     """Samples with which a percentile has an upper limit at all."""
-    return math.ceil(math.log(_LEVEL) / math.log(percentile / 100))
+    return math.ceil(math.log(LEVEL) / math.log(percentile / 100))
 
 
 def _rounds(count: int, interval: Interval, bound: float, fewest: int = 0) -> str:
-    """How many rounds would probably decide: the width of an interval falls with the root of their number."""
+    """How many rounds would probably decide, of which `count` were timed; `fewest` give an interval at all."""
     upper = interval.high - interval.value if math.isfinite(interval.high) else 0.0
-    half, distance = max(interval.value - interval.low, upper), abs(interval.value - bound)
-    wanted = count * (half / distance) ** 2 if distance else math.inf
-    if wanted > 1e6:
-        return "the figure is at the bound itself"
-    digits = 10 ** max(0, math.floor(math.log10(max(wanted, 1))) - 1)
-    return f"about {max(fewest, int(math.ceil(wanted / digits) * digits), count + 1):,} rounds (--rounds)"
+    spread = max(interval.value - interval.low, upper) / NormalDist().inv_cdf(1 - LEVEL)
+    more = more_needed(count, spread, interval.value - bound)
+    return "the figure is at the bound itself" if more is None else f"about {max(fewest, count + more):,} rounds (--rounds)"
 
 
 def _judge_speedup(row: Measurement, bound: float, report: Report) -> Check | Absent:

@@ -100,10 +100,15 @@ def other_count(document):
         part.update(document["files"][0]["answers"]["top1"] | {"count": 0, "data": "eJwDAAAAAAE="})
 
 
+def too_many(document):
+    document["images"]["hashes"]["count"] = 10**9
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (cut, "packed data"),
+        (too_many, "more than 5,000,000"),
         (fewer, "it has `3` answers to `500` images"),
         (swollen, "it has `1000000000` answers to `500` images"),
         (other_count, "it has `0` answers"),

@@ -123,9 +123,9 @@ def test_progress_tells_the_rounds_of_each_file(folders):
     report, new, old = folders
     told = []
     one = dataclasses.replace(report, measurements=report.measurements[:1])
-    checked((one, new, old), Stub(SLOW), progress=lambda *step: told.append(step))
-    assert told[0] == ("timing net.int8.onnx", 1, 30)
-    assert told[-1] == ("confirming net.int8.onnx", 30, 30)
+    checked((one, new, old), Stub(SLOW), rounds=10, progress=lambda *step: told.append(step))
+    assert told[0] == ("timing net.int8.onnx", 1, 10)
+    assert told[-1] == ("confirming net.int8.onnx", 20, 20)
 
 
 @pytest.mark.parametrize(
