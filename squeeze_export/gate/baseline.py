@@ -31,6 +31,7 @@ _KERNEL_CLASSES = {
     "asimddp": "Arm dot product",
 }
 """Instruction set -> class of the int8 kernels that runtimes choose for it, the best first."""
+_DEVICE_FACTS = ("gpu", "device_name")
 _UPDATE = "squeeze-export gate REPORT.json --update"
 
 
@@ -117,7 +118,9 @@ def kernel_class(facts: Mapping[str, Any]) -> str:
 
 
 def kernel_class_of(row: Measurement, report: Report) -> str:
-    """Of the machine that a row ran on: the report's own, or a board."""
+    """Of the machine that a row ran on: the report's own, or a board. Off the CPU it is the device's name."""
+    if row.device and row.device != "cpu":
+        return next((str(row.facts[name]) for name in _DEVICE_FACTS if name in row.facts), row.device)
     return kernel_class(row.facts if row.facts.get("on") else report.host)
 
 

@@ -39,7 +39,11 @@ class Absent:
     fails: bool = True
 
 
-_NOT_RUN = Absent("a compiler's estimate: nothing here runs the file", False)
+def _unless_run(row: Measurement, why: str) -> Absent:
+    """A row that was not run at all, such as a compiler's source or product, has no figures of a run."""
+    if row.estimate is not None:
+        return Absent("a compiler's estimate: nothing here runs the file", False)
+    return Absent(why) if row.runtime else Absent("it was not run", False)
 
 
 def judged_rows(report: Report) -> tuple[Measurement, ...]:
@@ -156,11 +160,7 @@ def _images(found: Decided) -> str:
 
 
 def _compared(row: Measurement) -> Absent | None:
-    if row.accuracy is None:
-        return (
-            Absent("a compiler's estimate: nothing here runs the file", False) if row.estimate else Absent("it was not validated")
-        )
-    return None
+    return _unless_run(row, "it was not validated") if row.accuracy is None else None
 
 
 def _judge_drop(best: int) -> Judge:
@@ -232,9 +232,7 @@ def _memory(row: Measurement) -> float | Absent:
 
 def _fallbacks(row: Measurement) -> float | Absent:
     if row.placement is None:
-        return (
-            Absent("a compiler's estimate: nothing ran", False) if row.estimate else Absent("nothing tells where its operators ran")
-        )
+        return _unless_run(row, "nothing tells where its operators ran")
     return len(row.placement.fallbacks)
 
 
@@ -256,9 +254,9 @@ def _sram(row: Measurement) -> float | Absent:
 def _timing(row: Measurement) -> Latency | Absent:
     if row.latency is not None:
         return row.latency
-    if row.evidence != "measured" or row.estimate is not None:
+    if row.evidence != "measured":
         return Absent(f"{row.evidence}: its times say nothing about a device", False)
-    return Absent("it was not timed")
+    return _unless_run(row, "it was not timed")
 
 
 def _judge_percentile(percentile: int) -> Judge:

@@ -17,6 +17,7 @@ from squeeze_export.gate.checks import judged_rows, row_label
 from squeeze_export.gate.results import Check
 from squeeze_export.gate.timing import FEWEST_ROUNDS, ROUNDS, Rounds, SlowdownDecided, decide_slowdown, timed_rounds
 from squeeze_export.graph.quantized import scheme_named
+from squeeze_export.measure.host import cpu_times, other_load
 from squeeze_export.pipeline.calibration import read_calibration
 from squeeze_export.pipeline.export import export, read_artifact, sidecar_path
 from squeeze_export.pipeline.measuring import pixels_for
@@ -25,6 +26,9 @@ from squeeze_export.runtimes import runtime_named
 
 DEFAULT_MAX_SLOWDOWN = 5.0
 """Percent: what `--base` allows if no bound is given. The noise of the run is added to it."""
+
+BUSY_CORES = 0.5
+"""From so many cores on, what other processes took of the machine is told."""
 
 OpenSession = Callable[[Artifact, Measurement], Session]
 
@@ -80,8 +84,10 @@ def slowdown_checks(
         if not pairs:
             raise BadInput(f"nothing of the report can be timed against `{base}`: {checks[0].message if checks else 'no rows'}")
         for row, candidate, found in pairs:
-            measure = _measure(row, candidate, found, opener, clock, progress)
-            checks.append(_check(row, _judged(decide_slowdown(measure, max_slowdown, rounds=rounds), max_slowdown), max_slowdown))
+            loads: list[float] = []
+            measure = _measure(row, candidate, found, loads, opener, clock, progress)
+            check = _judged(decide_slowdown(measure, max_slowdown, rounds=rounds), max_slowdown)
+            checks.append(_check(row, _with_load(check, loads), max_slowdown))
     return tuple(checks)
 
 
@@ -143,11 +149,12 @@ def _measure(
     row: Measurement,
     candidate: Artifact,
     base: Artifact,
+    loads: list[float],
     opener: OpenSession,
     clock: Callable[[], int],
     progress: Progress,
 ) -> Callable[[int], Rounds]:
-    """Times fresh rounds, with sessions opened anew."""
+    """Times fresh rounds, with sessions opened anew; `loads` gets what other processes took of the machine meanwhile."""
     steps = iter(("timing", "confirming"))
 
     def measure(rounds: int) -> Rounds:
@@ -156,7 +163,11 @@ def _measure(
             calls = [partial(session.infer, pixels_for(artifact)) for session, artifact in sessions]
             for call in calls:
                 call()  # one that fails does so before the rounds
-            return timed_rounds(*calls, rounds=rounds, clock=clock, progress=lambda _, done, total: progress(step, done, total))
+            before = cpu_times()
+            found = timed_rounds(*calls, rounds=rounds, clock=clock, progress=lambda _, done, total: progress(step, done, total))
+            load = other_load(before, cpu_times())
+            loads.extend([] if load is None else [load])
+            return found
 
     return measure
 
@@ -186,6 +197,13 @@ def _judged(found: SlowdownDecided, max_slowdown: float) -> Check:
     if found.cleared:
         message = f"an alert that fresh rounds did not confirm: {message}"
     return Check("", "", found.state, message, value=shown.value, interval=shown, needs=needs, cleared=found.cleared)
+
+
+def _with_load(check: Check, loads: Sequence[float]) -> Check:
+    """Tells of other processes that were in the way."""
+    if max(loads, default=0.0) < BUSY_CORES:
+        return check
+    return replace(check, message=f"{check.message}; other processes kept {max(loads):.1f} cores busy meanwhile")
 
 
 def _change(percent: float) -> str:

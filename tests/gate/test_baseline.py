@@ -71,6 +71,11 @@ def test_a_board_has_kernels_of_its_own(with_row):
     assert [file.kernel_class for file in found.files] == ["Arm dot product", "AVX-512 VNNI"]
 
 
+def test_off_the_cpu_the_device_counts(with_row):
+    assert baseline_of(with_row(device="cuda", facts={"gpu": "H200"})).files[0].kernel_class == "H200"
+    assert baseline_of(with_row(device="htp")).files[0].kernel_class == "htp"
+
+
 def test_absent(tmp_path):
     with pytest.raises(BadInput, match="there is no baseline") as caught:
         read_baseline(tmp_path / "none.json")

@@ -104,6 +104,16 @@ def test_a_row_that_lost_its_figure_fails(with_row, word, changes, why):
     assert state_of(checked(with_row(**changes), **{word: 1}), word, ONNX) == ("failed", why)
 
 
+@pytest.mark.parametrize("word", ["max-top1-drop", "min-sqnr", "max-p50", "max-fallbacks"])
+def test_a_row_that_was_not_run_is_skipped_if_another_was(report, with_row, word):
+    """Such as the file that a compiler took."""
+    not_run = {"runtime": "", "accuracy": None, "latency": None, "placement": None}
+    assert state_of(checked(with_row(**not_run), **{word: 5}), word, ONNX) == ("skipped", "it was not run")
+    rows = tuple(dataclasses.replace(row, **not_run) for row in report.measurements)
+    found = checked(dataclasses.replace(report, measurements=rows), **{word: 5})
+    assert state_of([check for check in found if not check.row], word) == ("failed", "no row of the report has this figure")
+
+
 def test_a_figure_that_is_no_number_fails(report, with_row):
     worse = dataclasses.replace(report.measurements[1].accuracy, sqnr_db=float("nan"), kl=float("nan"))
     for word in ("min-sqnr", "max-kl"):

@@ -191,6 +191,13 @@ def test_too_few_rounds(folders):
         checked(folders, Stub(), rounds=2)
 
 
+def test_other_processes_in_the_way_are_told_of(folders, monkeypatch):
+    for load, told in ((1.5, True), (0.1, False), (None, False)):
+        monkeypatch.setattr("squeeze_export.pipeline.slowdown.other_load", lambda before, after, load=load: load)
+        (check, *_) = checked(folders, Stub())
+        assert check.message.endswith("; other processes kept 1.5 cores busy meanwhile") == told
+
+
 def test_real_sessions(folders):
     """No time is judged: the bound is far off."""
     report, new, old = folders
