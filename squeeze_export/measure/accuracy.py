@@ -1,7 +1,11 @@
-"""Compares an artifact's logits with the reference's, batch by batch: agreement, SQNR, KL, and top-1 if there are labels."""
+"""Compares an artifact's logits with the reference's: agreement, SQNR, KL, and top-1 if there are labels.
+
+Everything is counted image by image (`compared_each`), then summed (`summed`), exactly: no batch and no order shows in a figure.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +14,7 @@ from numpy.typing import NDArray
 from squeeze_export.core import Ending, FloatArray
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.measure.statistics import paired_difference, wilson
-from squeeze_export.results import UNLABELLED, Accuracy, Interval, OutputError, sqnr_db
+from squeeze_export.results import NOT_RUN, UNLABELLED, Accuracy, Interval, OutputError, sqnr_db
 
 _SAME = 1e-6
 """Relative difference up to which two outputs are the same but for rounding."""
@@ -18,6 +22,23 @@ _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 Doubles = NDArray[np.float64]
 Classes = NDArray[np.int64]
+Records = NDArray[np.void]
+
+_BEST = 5
+
+ANSWER = np.dtype([("top1", "<i4"), ("label_rank", "<i4"), ("margin", "<f4")])
+"""What one image was answered: the class with the highest logit, `NOT_RUN` if it was not run; how many classes stand before the
+label, -1 without one; the highest logit less the next one, 0 with one output."""
+
+COMPARED = np.dtype(
+    [
+        *((name, ANSWER[name]) for name in ("top1", "label_rank", "margin")),
+        *(("top5_shared", "<i4"), ("signal", "<f8"), ("noise", "<f8"), ("divergence", "<f8"), ("wanted", "<f8"), ("value", "<f8")),
+    ]
+)
+"""`ANSWER`, and how far it is from the reference's: how many of the reference's best five are among the best five; the sum of the
+squared reference outputs, that of the squared differences, KL(reference, artifact) in nats; the reference's first output and the
+artifact's, which of a network with one output are all."""
 
 
 @dataclass(frozen=True)
@@ -85,39 +106,115 @@ def tally(
         Refused: the artifact's output is not finite.
     """
     _check(sums, reference_logits, logits, labels)
-    reference = reference_logits.astype(np.float64)
-    output = logits.astype(np.float64)
+    truth = np.full(len(logits), UNLABELLED, np.int64) if labels is None else labels
+    added = summed(answers_each(reference_logits, truth), compared_each(reference_logits, logits, truth, ending=ending), logits.shape[1])
+    return Tally(
+        count=sums.count + added.count,
+        class_count=added.class_count,
+        same_top1=sums.same_top1 + added.same_top1,
+        top5_overlap=sums.top5_overlap + added.top5_overlap,
+        signal=sums.signal + added.signal,
+        noise=sums.noise + added.noise,
+        divergence=sums.divergence + added.divergence,
+        labelled_count=sums.labelled_count + added.labelled_count,
+        top1=sums.top1 + added.top1,
+        top5=sums.top5 + added.top5,
+        reference_top1=sums.reference_top1 + added.reference_top1,
+        reference_top5=sums.reference_top5 + added.reference_top5,
+        lost=sums.lost + added.lost,
+        won=sums.won + added.won,
+        values=sums.values + added.values,
+        reference_classes=sums.reference_classes | added.reference_classes,
+        first=sums.first or tuple(map(float, reference_logits[0])),
+        reference_varies=sums.reference_varies or varies(reference_logits, sums.first or reference_logits[0]),
+    )
+
+
+def answers_each(logits: FloatArray, labels: Classes) -> Records:
+    """What each image was answered, by the reference or by an artifact.
+
+    Args:
+        logits: (N, C) float32, or probabilities.
+        labels: (N,) int64 class indices, `UNLABELLED` (-1) for an image without one.
+
+    Returns:
+        (N,) of `ANSWER`.
+    """
+    answers = np.zeros(len(logits), ANSWER)
+    answers["top1"] = logits.argmax(axis=1)
+    answers["label_rank"] = NOT_RUN
+    known = labels != UNLABELLED
+    of_label = logits[known, labels[known], None]
+    before = np.arange(logits.shape[1]) < labels[known, None]  # the first of equal ones counts as the higher
+    answers["label_rank"][known] = ((logits[known] > of_label) | ((logits[known] == of_label) & before)).sum(axis=1)
+    if logits.shape[1] > 1:
+        two = np.partition(logits, -2, axis=1)[:, -2:]
+        answers["margin"] = two[:, 1] - two[:, 0]
+    return answers
+
+
+def compared_each(reference_logits: FloatArray, logits: FloatArray, labels: Classes, *, ending: Ending = "logits") -> Records:
+    """What each image was answered and how far that is from the reference; arguments as of `tally`, all labels given.
+
+    Returns:
+        (N,) of `COMPARED`; what stands there of an image does not depend on the others.
+    """
+    each = np.zeros(len(logits), COMPARED)
+    answers = answers_each(logits, labels)
+    for name in ANSWER.names or ():
+        each[name] = answers[name]
+    reference, output = reference_logits.astype(np.float64), logits.astype(np.float64)
     signal, reference_log, output_log = _distributions(reference, output, ending)
     # The best classes come from the logits: rounding in a softmax or sigmoid could make two of them tie.
-    reference_best, best = _best(reference_logits), _best(logits)
-    overlap = (reference_best[:, :, None] == best[:, None, :]).sum() / best.shape[1]
-    known = np.zeros(len(logits), dtype=bool) if labels is None else labels != UNLABELLED
-    truth = np.zeros(0, dtype=np.int64) if labels is None else labels[known]
-    reference_right = reference_best[known, 0] == truth
-    right = best[known, 0] == truth
-    values = tuple(zip(signal[:, 0].tolist(), output[:, 0].tolist(), strict=True)) if logits.shape[1] == 1 else ()
-    first = sums.first or tuple(reference[0].tolist())
-    varies = not np.allclose(reference, first, rtol=_SAME, atol=_SAME * max(map(abs, first)))
+    each["top5_shared"] = (_best(reference_logits)[:, :, None] == _best(logits)[:, None, :]).sum(axis=(1, 2))
+    divergence = np.exp(reference_log) * (reference_log - output_log)
+    for index in range(len(logits)):  # row by row, so that no row's sum depends on how many there are
+        each["signal"][index] = np.square(signal[index]).sum()
+        each["noise"][index] = np.square(signal[index] - output[index]).sum()
+        each["divergence"][index] = divergence[..., index, :].sum()
+    each["wanted"], each["value"] = signal[:, 0], output[:, 0]
+    return each
+
+
+def summed(reference: Records, each: Records, class_count: int) -> Tally:
+    """The sums over images, rounded once: their order does not matter.
+
+    Args:
+        reference: (N,) of `ANSWER`, what the reference answered.
+        each: (N,) of `COMPARED`.
+        class_count: classes of the network.
+
+    Returns:
+        the sums, but for `first` and `reference_varies`.
+    """
+    known = each["label_rank"] >= 0
+    best = min(_BEST, class_count)
+    right, reference_right = (answers["label_rank"][known] == 0 for answers in (each, reference))
+    pairs = zip(each["wanted"].tolist(), each["value"].tolist(), strict=True) if class_count == 1 else ()
     return Tally(
-        count=sums.count + len(logits),
-        class_count=logits.shape[1],
-        same_top1=sums.same_top1 + int((reference_best[:, 0] == best[:, 0]).sum()),
-        top5_overlap=sums.top5_overlap + float(overlap),
-        signal=sums.signal + float(np.square(signal).sum()),
-        noise=sums.noise + float(np.square(signal - output).sum()),
-        divergence=sums.divergence + float((np.exp(reference_log) * (reference_log - output_log)).sum()),
-        labelled_count=sums.labelled_count + len(truth),
-        top1=sums.top1 + int(right.sum()),
-        top5=sums.top5 + int((best[known] == truth[:, None]).sum()),
-        reference_top1=sums.reference_top1 + int(reference_right.sum()),
-        reference_top5=sums.reference_top5 + int((reference_best[known] == truth[:, None]).sum()),
-        lost=sums.lost + int((reference_right & ~right).sum()),
-        won=sums.won + int((right & ~reference_right).sum()),
-        values=sums.values + values,
-        reference_classes=sums.reference_classes | frozenset(reference_best[:, 0].tolist()),
-        first=first,
-        reference_varies=sums.reference_varies or varies,
+        count=len(each),
+        class_count=class_count,
+        same_top1=int((reference["top1"] == each["top1"]).sum()),
+        top5_overlap=int(each["top5_shared"].sum()) / best,
+        signal=math.fsum(each["signal"]),
+        noise=math.fsum(each["noise"]),
+        divergence=math.fsum(each["divergence"]),
+        labelled_count=int(known.sum()),
+        top1=int(right.sum()),
+        top5=int((each["label_rank"][known] < best).sum()),
+        reference_top1=int(reference_right.sum()),
+        reference_top5=int((reference["label_rank"][known] < best).sum()),
+        lost=int((reference_right & ~right).sum()),
+        won=int((right & ~reference_right).sum()),
+        values=tuple(pairs),
+        reference_classes=frozenset(np.unique(reference["top1"]).tolist()),
     )
+
+
+def varies(logits: FloatArray, first: FloatArray | tuple[float, ...]) -> bool:
+    """Whether any of (N, C) outputs differs by more than rounding from the (C,) of another image."""
+    largest = float(np.abs(np.asarray(first, np.float64)).max())
+    return not np.allclose(logits.astype(np.float64), first, rtol=_SAME, atol=_SAME * largest)
 
 
 def accuracy_of(sums: Tally) -> Accuracy:
@@ -190,6 +287,11 @@ def near_chance(accuracy: float, class_count: int, count: int) -> bool:
     return interval.low < chance + 0.01 * (1 - chance) and interval.high < chance + 0.25 * (1 - chance)
 
 
+def check_comparable(reference_logits: FloatArray, logits: FloatArray, labels: Classes | None) -> None:
+    """Refuses outputs that `compared_each` cannot compare; arguments and errors are `tally`'s."""
+    _check(Tally(), reference_logits, logits, labels)
+
+
 def _check(sums: Tally, reference_logits: FloatArray, logits: FloatArray, labels: Classes | None) -> None:
     if logits.ndim != 2 or logits.shape[1] == 0 or reference_logits.shape != logits.shape:
         raise BadInput(f"outputs of shape `{logits.shape}` cannot be compared with the reference's `{reference_logits.shape}`")
@@ -214,7 +316,7 @@ def _check(sums: Tally, reference_logits: FloatArray, logits: FloatArray, labels
 
 def _best(outputs: FloatArray) -> Classes:
     """(N, min(5, C)) the best classes, best first; of equal ones the lowest index first."""
-    return np.argsort(-outputs, axis=1, kind="stable")[:, :5].astype(np.int64)
+    return np.argsort(-outputs, axis=1, kind="stable")[:, :_BEST].astype(np.int64)
 
 
 def _distributions(reference: Doubles, output: Doubles, ending: Ending) -> tuple[Doubles, Doubles, Doubles]:
