@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from squeeze_export.errors import BadInput
+from squeeze_export.images.file_list import FileList
 from squeeze_export.images.labels import ClassMatch, Labels, match_folders
 from squeeze_export.images.manifest import SUFFIXES as MANIFEST_SUFFIXES
 from squeeze_export.images.manifest import UNKNOWN, read_manifest
@@ -45,11 +46,16 @@ class ImageSet:
     """
 
     root: Path
-    files: tuple[Path, ...]
+    files: Sequence[Path]
     labels: tuple[int, ...] | None
     class_source: str
     matches: tuple[ClassMatch, ...] = ()
     not_read: tuple[str, ...] = ()
+
+    def part(self, start: int, stop: int) -> ImageSet:
+        """The images from the place `start` to that before `stop`."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return replace(self, files=tuple(self.files[start:stop]), labels=labels)
 
 
 def open_images(path: Path, *, class_count: int, labels: Labels | None = None) -> ImageSet:
@@ -125,7 +131,7 @@ def open_calibration_folders(paths: Sequence[Path]) -> tuple[ImageSet, tuple[int
     owners = tuple(index for index, found in enumerate(sets) for _ in found.files)
     files = tuple(file for found in sets for file in found.files)
     not_read = tuple(line for found in sets for line in found.not_read)
-    return ImageSet(sets[0].root, files, None, "labels ignored", not_read=not_read), owners
+    return ImageSet(sets[0].root, FileList(files), None, "labels ignored", not_read=not_read), owners
 
 
 def _listed(path: Path, class_count: int | None = None, labels: Labels | None = None) -> ImageSet:
@@ -149,7 +155,7 @@ def _image_set(
     files = tuple(sorted(found, key=lambda file: file.parts))
     labels = tuple(found[file] for file in files)
     not_read = (f"{_counted(others, root)}; convert them to JPEG or PNG",) if others else ()
-    return ImageSet(root, files, labels if any(label != UNKNOWN for label in labels) else None, source, matches, not_read)
+    return ImageSet(root, FileList(files), labels if any(label != UNKNOWN for label in labels) else None, source, matches, not_read)
 
 
 _CONVERT_HINT = "convert them to JPEG or PNG, for example with ImageMagick: `magick mogrify -format jpg *.heic`"

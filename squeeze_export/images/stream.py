@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -47,6 +47,7 @@ class Batch:
         files: N paths.
         hashes: N SHA-256 of the files' bytes, hexadecimal.
         statistics: (N, 6) what `distribution.image_statistics` reads off each image.
+        pixel_hashes: N SHA-256 of the pixels.
     """
 
     pixels: ByteArray
@@ -54,12 +55,20 @@ class Batch:
     files: tuple[Path, ...]
     hashes: tuple[str, ...]
     statistics: NDArray[np.float64]
+    pixel_hashes: tuple[bytes, ...]
 
     def split(self, size: int) -> Iterator[Batch]:
         """Its images in batches of at most `size`."""
         for start in range(0, len(self.files), size):
             part = slice(start, start + size)
-            yield Batch(self.pixels[part], self.labels[part], self.files[part], self.hashes[part], self.statistics[part])
+            yield Batch(
+                self.pixels[part],
+                self.labels[part],
+                self.files[part],
+                self.hashes[part],
+                self.statistics[part],
+                self.pixel_hashes[part],
+            )
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,7 @@ class ImageStream:
         self._duplicates: list[Duplicate] = []
         self._statistics: list[NDArray[np.float64]] = []
         self._kept: Batch | None = None
+        self._may_be_empty = False
 
     @property
     def statistics(self) -> NDArray[np.float64]:
@@ -181,6 +191,37 @@ class ImageStream:
             found.append(f"`{len(odd)}` {what} stand under two classes, the first are {pair}: only the first of each pair counts")
         return tuple(found)
 
+    def shards(self, size: int) -> Iterator[tuple[int, ImageStream]]:
+        """Its images in shards, made as they are asked for, that can be read one by one, anywhere and in any order.
+
+        A shard leaves out the duplicates among its own images, and broken ones, even if all are: `take_over` tells this stream of
+        them. A set that is kept in memory is one shard.
+
+        Args:
+            size: images a shard; the last one may be smaller.
+
+        Returns:
+            The place of each shard's first image in the set, and the shard.
+        """
+        count = len(self.image_set.files)
+        if self._kept is not None or self.size_bytes <= self.keep_bytes or count <= size:
+            return iter([(0, self)])
+        return ((start, self._shard(start, min(start + size, count))) for start in range(0, count, size))
+
+    def _shard(self, start: int, stop: int) -> ImageStream:
+        part = replace(self, image_set=self.image_set.part(start, stop), skip_broken=True, progress=silent)
+        part._may_be_empty = True
+        return part
+
+    def take_over(self, skipped: Sequence[Skipped], duplicates: Sequence[Duplicate], statistics: NDArray[np.float64]) -> None:
+        """Takes what loops over all shards have found for its own.
+
+        Raises:
+            BadInput: images are broken, and they are not to be left out, or none is left.
+        """
+        self._skipped, self._duplicates, self._statistics = list(skipped), list(duplicates), [statistics]
+        self._check_broken()
+
     def load(self) -> tuple[Batch, tuple[Skipped, ...]]:
         """Reads the whole set into memory, and keeps it for later loops.
 
@@ -203,13 +244,15 @@ class ImageStream:
         labels = np.empty(count, np.int64)
         files: list[Path] = []
         hashes: list[str] = []
+        pixel_hashes: list[bytes] = []
         for batch in self._read_all():
             place = slice(len(files), len(files) + len(batch.files))
             pixels[place], labels[place] = batch.pixels, batch.labels
             files += batch.files
             hashes += batch.hashes
+            pixel_hashes += batch.pixel_hashes
         kept = len(files)
-        self._kept = Batch(pixels[:kept], labels[:kept], tuple(files), tuple(hashes), self.statistics)
+        self._kept = Batch(pixels[:kept], labels[:kept], tuple(files), tuple(hashes), self.statistics, tuple(pixel_hashes))
         return self._kept, self.skipped
 
     @property
@@ -240,8 +283,7 @@ class ImageStream:
                 if len(waiting) == self.batch:
                     full, waiting = waiting, []
                     yield self._join(full)
-        if self._skipped and (not self.skip_broken or len(self._skipped) == count):
-            raise self._refusal()
+        self._check_broken()
         if waiting:
             yield self._join(waiting)
 
@@ -276,15 +318,18 @@ class ImageStream:
         return pixels, label, file, hashlib.sha256(data).hexdigest(), image_statistics(pixels), of_pixels
 
     def _join(self, images: Sequence[_Image]) -> Batch:
-        pixels, labels, files, hashes, statistics, _ = zip(*images, strict=True)
+        pixels, labels, files, hashes, statistics, pixel_hashes = zip(*images, strict=True)
         self._statistics.append(np.stack(statistics))
-        return Batch(np.stack(pixels), np.array(labels, np.int64), files, hashes, self._statistics[-1])
+        return Batch(np.stack(pixels), np.array(labels, np.int64), files, hashes, self._statistics[-1], pixel_hashes)
 
-    def _refusal(self) -> BadInput:
+    def _check_broken(self) -> None:
+        all_broken = len(self._skipped) == len(self.image_set.files)
+        if not self._skipped or self._may_be_empty or (self.skip_broken and not all_broken):
+            return
         first = self._skipped[0]
         what = f"`{len(self._skipped)}` of `{len(self.image_set.files)}` images cannot be read"
         message = f"{what}, the first is {shown_file(first.file, self.image_set.root)} ({first.reason})"
-        return BadInput(message, hint="is it the right folder?" if self.skip_broken else "`--skip-broken` leaves them out")
+        raise BadInput(message, hint="is it the right folder?" if self.skip_broken else "`--skip-broken` leaves them out")
 
 
 def spread_evenly(done: int, count: int, total: int, limit: int) -> NDArray[np.bool_]:

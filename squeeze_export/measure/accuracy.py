@@ -107,7 +107,9 @@ def tally(
     """
     _check(sums, reference_logits, logits, labels)
     truth = np.full(len(logits), UNLABELLED, np.int64) if labels is None else labels
-    added = summed(answers_each(reference_logits, truth), compared_each(reference_logits, logits, truth, ending=ending), logits.shape[1])
+    added = summed(
+        answers_each(reference_logits, truth), compared_each(reference_logits, logits, truth, ending=ending), logits.shape[1]
+    )
     return Tally(
         count=sums.count + added.count,
         class_count=added.class_count,

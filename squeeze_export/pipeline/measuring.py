@@ -11,20 +11,19 @@ from typing import TypeAlias
 
 import numpy as np
 
-from squeeze_export.core import Artifact, ByteArray, FloatArray, Progress, Session, silent
+from squeeze_export.core import Artifact, ByteArray, Progress, Session, silent
 from squeeze_export.errors import Inapplicable, SqueezeExportError
 from squeeze_export.graph.quantized import FP32, QuantizedGraph
-from squeeze_export.graph.run import FloatRunner, one_blas_thread, run_each
-from squeeze_export.images.checks import check_overlap
-from squeeze_export.images.stream import spread_evenly, usable_cores
-from squeeze_export.measure.accuracy import Tally, accuracy_of, near_chance, tally
-from squeeze_export.measure.answers import AnswerLog, ImageLog
+from squeeze_export.graph.run import one_blas_thread
+from squeeze_export.images.stream import usable_cores
+from squeeze_export.measure.accuracy import near_chance
 from squeeze_export.measure.host import cpu_times, other_load
 from squeeze_export.measure.latency import latency_of, measure_latency
 from squeeze_export.pipeline.comparison import NO_STEPS, ComparedPart, Comparison, has_steps
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.network import Network
 from squeeze_export.pipeline.sessions import BOARD, DEFAULT_PRECISION, Entry, Key, Outcome, RunOptions, opened
+from squeeze_export.pipeline.shards import SHARD_IMAGES, Findings, ShardRunner
 from squeeze_export.results import Accuracy, ComparedImages, Difference, Measurement
 
 WARMUP_COUNT = 10
@@ -45,6 +44,7 @@ class Comparing:
         calibration_hashes: SHA-256 of the files that must not be among independent images.
         table: the integers in the files of its scheme, which are then compared with each other too; None compares none.
         listeners: called with a part of every batch.
+        shard_images: images of which only small records are kept, before the next ones are read.
     """
 
     reference: Network
@@ -52,6 +52,7 @@ class Comparing:
     calibration_hashes: Sequence[str] = ()
     table: QuantizedGraph | None = None
     listeners: Sequence[Listener] = ()
+    shard_images: int = SHARD_IMAGES
 
 
 @dataclass(frozen=True)
@@ -141,51 +142,45 @@ def compared(
     Raises:
         BadInput: an evaluation image is a calibration image; broken images.
     """
-    images, listeners = comparing.images, comparing.listeners
+    images, stream = comparing.images, comparing.images.stream
     of_key = {outcome.entry.key: outcome for outcome in outcomes}
     everyone = {key: outcome.session for key, outcome in of_key.items() if outcome.session is not None}
-    sessions = {key: session for key, session in everyone.items() if session.gives_logits or not timed_too}
-    sums = dict.fromkeys(sessions, Tally())
-    logs, seen = {key: AnswerLog() for key in sessions}, ImageLog(comparing.reference.graph.labels)
-    reference, done, total = FloatRunner(comparing.reference.graph), 0, images.image_count
-    progress("comparing", done, total)
+    sessions = {
+        key: (session, of_key[key].entry.artifact.ending)
+        for key, session in everyone.items()
+        if session.gives_logits or not timed_too
+    }
+
+    def failed(key: Key, err: SqueezeExportError) -> None:
+        of_key[key] = of_key[key].failed(err)
+
+    findings = Findings(stream, comparing.reference.class_count)
+    progress("comparing", 0, images.image_count)
     with one_blas_thread(), threads() as pool:
-        for batch in images.stream:
-            if images.independent:
-                check_overlap(comparing.calibration_hashes, batch.hashes, batch.files)
-            part = spread_evenly(done, len(batch.pixels), total, emulated_images)
-            done += len(batch.pixels)
-            everything = np.ones_like(part)
-            chosen = {key: part if session.evidence == "emulated" else everything for key, session in sessions.items()}
-            sound = [key for key in sums if chosen[key].any()]
-            running = {key: pool.submit(sessions[key].infer, batch.pixels[chosen[key]]) for key in sound}
-            expected = run_each(pool, reference, batch.pixels)
-            seen.add(batch.files, images.stream.image_set.root, batch.hashes, batch.labels, expected)
-            outputs: dict[Key, FloatArray] = {}
-            for key, future in running.items():
-                try:
-                    outputs[key] = future.result()
-                except SqueezeExportError as err:
-                    of_key[key] = of_key[key].failed(err)
-                    del sums[key]
-                    continue
-                ending = of_key[key].entry.artifact.ending
-                mask = chosen[key]
-                sums[key] = tally(sums[key], expected[mask], outputs[key], batch.labels[mask], ending=ending)
-                logs[key].add(outputs[key], batch.labels, mask)
-            if listeners and part.any():
-                shown = {key: logits if chosen[key] is part else logits[part] for key, logits in outputs.items()}
-                for listener in listeners:
-                    listener(ComparedPart(batch.pixels[part], batch.labels[part], expected[part], shown, pool))
-            progress("comparing", done, total)
-    progress("comparing", total, total)  # images that were left out included
-    found = {key: accuracy_of(total) for key, total in sums.items() if total.count}
+        runner = ShardRunner(
+            comparing.reference.graph,
+            sessions,
+            pool,
+            images.image_count,
+            emulated_images,
+            comparing.calibration_hashes if images.independent else (),
+            comparing.listeners,
+            failed,
+        )
+        for start, shard in stream.shards(comparing.shard_images):
+            findings.add(runner.run(start, shard, progress))
+            if findings.broken and not stream.skip_broken:
+                break
+    findings.close()
+    progress("comparing", images.image_count, images.image_count)  # images that were left out included
+    found = {key: accuracy for key in findings.answers if (accuracy := findings.accuracy(key)) is not None}
     for key, accuracy in found.items():
-        of_key[key] = replace(of_key[key], accuracy=accuracy, answers=logs[key].answers)
+        of_key[key] = replace(of_key[key], accuracy=accuracy, answers=findings.packed_answers(key))
     warnings = _warnings(images, list(found.values()), comparing.reference.class_count)
     if not all(session.gives_logits for session in everyone.values()):
         warnings += ("not validated: benchmark_model gives no logits, so an Android device's rows have only a latency",)
-    return [of_key[outcome.entry.key] for outcome in outcomes], warnings, seen.images
+    seen = findings.compared_images(comparing.reference.graph.labels)
+    return [of_key[outcome.entry.key] for outcome in outcomes], warnings, seen
 
 
 @contextmanager
