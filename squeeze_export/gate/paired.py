@@ -20,7 +20,7 @@ from squeeze_export.results import NOT_RUN, Interval
 
 _LEFT_OUT = 0.001
 """The part of `LEVEL` that an interval of the share of changing images leaves out."""
-_SHARES = 40
+_SHARES = 20
 """Shares tried in this interval."""
 
 
@@ -45,8 +45,8 @@ class Decided:
 
     Attributes:
         state: `failed`: shown that the bound is broken; `passed`: shown that it is kept; else `undecided`.
-        interval: the drop in percentage points, or the agreement in percent. Each limit holds by itself with 95% confidence,
-            so `failed` and `passed` are those that leave the bound outside.
+        interval: the drop in percentage points, or the agreement in percent. Each limit holds by itself with at least 95%
+            confidence, so `failed` and `passed` are those that leave the bound outside.
         more_images: that would probably decide, to two digits; None if decided, or if no number of images would.
         changed_p: exact McNemar: how often this many lost and won come about where nothing changed; 1 for agreements.
     """
@@ -153,17 +153,19 @@ def chance_of_lost(lost: int, won: int, count: int, drop: float) -> float:
     if lost - won <= count * drop:
         return 1.0
     stats = require("scipy.stats", "gate")
-    seen = stats.binomtest(lost + won, count).proportion_ci(1 - _LEFT_OUT, "exact")
-    low, high = max(float(seen.low), abs(drop)), float(seen.high)
+    seen = lost + won
+    least = float(stats.beta.ppf(_LEFT_OUT / 2, seen, count - seen + 1)) if seen > 0 else 0.0  # Clopper and Pearson's limits
+    high = float(stats.beta.isf(_LEFT_OUT / 2, seen + 1, count - seen)) if seen < count else 1.0
+    low = max(least, abs(drop))
     if low > high:  # fewer changed than any such gain needs
         return _LEFT_OUT
     changing = np.linspace(low, high, _SHARES)[:, None]  # (S, 1)
     lose, win = (changing + drop) / 2, (changing - drop) / 2
     first, last = stats.binom.ppf(1e-9, count, win.min()), stats.binom.isf(1e-9, count, win.max())
     wins = np.arange(int(first), int(last) + 1)  # (W,)
-    least = _least_lost(float(tango_score(lost, won, count, -drop)), wins, count, drop)
+    fewest = _least_lost(float(tango_score(lost, won, count, -drop)), wins, count, drop)
     rest = np.divide(lose, 1 - win, out=np.ones_like(lose), where=win < 1)
-    chances = stats.binom.pmf(wins, count, win) * stats.binom.sf(least - 1, count - wins, np.minimum(rest, 1))
+    chances = stats.binom.pmf(wins, count, win) * stats.binom.sf(fewest - 1, count - wins, np.minimum(rest, 1))
     return float(min(1.0, chances.sum(axis=1).max() + _LEFT_OUT))
 
 
@@ -178,7 +180,7 @@ def _least_lost(score: float, wins: NDArray[np.int64], count: int, drop: float) 
 
 
 def _least_drop(lost: int, won: int, count: int) -> float:
-    """The lower 95% limit of the drop: the largest that `chance_of_lost` rejects."""
+    """The lower limit of the drop: the largest that `chance_of_lost` rejects."""
     optimize = require("scipy.optimize", "gate")
     if lost == 0 and won == count:
         return -1.0

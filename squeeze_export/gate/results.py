@@ -24,7 +24,7 @@ class Check:
         against: an absolute bound, the stored baseline, or files timed beside these.
         value: what was found, in `unit`; None for comparisons of hashes and names.
         bound: the largest or smallest that passes, in `unit`.
-        interval: 95% interval of `value` where it is an estimate.
+        interval: of `value` where it is an estimate; each limit holds by itself with at least 95% confidence.
         unit: `pp`, `dB`, `ms`, `bytes` ...; empty for plain numbers.
         needs: what would decide an undecided check: `about 1,900 more images`.
         cleared: an alert that fresh rounds did not confirm; then the state is `passed`.

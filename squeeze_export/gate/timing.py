@@ -50,9 +50,9 @@ class SlowdownDecided:
     Attributes:
         state: `failed`: shown, twice, that the candidate is slower than the bound and the noise together; `passed`: shown that it
             is within the bound, or an alert was cleared; else `undecided`.
-        slowdown: percent, above 0 where the candidate is slower; each limit holds by itself with 95% confidence. Of the fresh
-            rounds if there were any.
-        control: the same of the control, from the first rounds.
+        slowdown: percent, above 0 where the candidate is slower; each limit holds by itself with at least 95% confidence. Of
+            the fresh rounds if there were any.
+        control: the same of the control, in the same rounds.
         noise: percentage points that the control added to the bound.
         cleared: an alert of the first rounds did not hold on fresh ones.
         more_rounds: that would probably decide; None if decided, or if no number of rounds would.
@@ -143,7 +143,11 @@ def _log_times(samples: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def percent_slower(log_ratios: NDArray[np.float64]) -> Interval:
-    """The median of (R,) log ratios as percent slower, with a bootstrap interval whose limits hold with 95% confidence each."""
+    """The median of (R,) log ratios as percent slower, with a percentile bootstrap interval; each limit errs in `LEVEL` of cases.
+
+    Source: B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. On real rounds of a busy machine,
+    where a few are disturbed a lot, the median's interval was narrower than the mean's, and held as often as it should.
+    """
     generator = np.random.default_rng(0)
     draws = np.median(generator.choice(log_ratios, (2000, len(log_ratios))), axis=1)
     low, high = np.percentile(draws, [100 * LEVEL, 100 * (1 - LEVEL)])

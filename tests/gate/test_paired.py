@@ -116,7 +116,7 @@ def test_agreement_of_99_percent_is_asked_for():
 def test_agreement_is_decided_by_scipys_exact_limits(counts, bound):
     same, count = counts
     found = decide_agreement(same, count, bound)
-    oracle = stats.binomtest(same, count).proportion_ci(0.9, method="exact")
+    oracle = stats.binomtest(same, count).proportion_ci(1 - 2 * LEVEL, method="exact")
     assert (found.interval.low, found.interval.high) == (100 * oracle.low, 100 * oracle.high)
     if abs(oracle.low - bound / 100) > 1e-9 and abs(oracle.high - bound / 100) > 1e-9:
         expected = "failed" if oracle.high < bound / 100 else "passed" if oracle.low > bound / 100 else "undecided"
@@ -139,9 +139,9 @@ def test_what_it_asks_for_decides_if_the_rest_is_like_what_was_seen(lost, won, c
 
 
 def test_more_is_rounded_up_to_two_digits():
-    assert more_needed(1000, 0.01, 0.01) == 5200  # ((1.645 + 0.842) ^ 2 - 1) * 1000 = 5182
+    assert more_needed(1000, 0.01, 0.01) == 5800  # ((1.751 + 0.842) ^ 2 - 1) * 1000 = 5720
     assert more_needed(1000, 0.01, 0.0) is None
-    assert more_needed(1000, 0.01, -0.01) == 5200
+    assert more_needed(1000, 0.01, -0.01) == 5800
 
 
 @pytest.mark.parametrize("arguments", [(Paired(0, 0, 0), 1.0), (Paired(1, 1, 9), -0.1), (Paired(1, 1, 9), 101.0)])
