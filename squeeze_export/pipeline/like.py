@@ -113,7 +113,7 @@ def _structure(read: OnnxGraph, file: OnnxFile, *, folded: bool = False) -> Stru
     """What the graph shows of what a state dict does not tell; our own graphs (`folded`) have no attribute that tells of pools."""
     convs = [node for node in read.nodes if isinstance(node, Conv)]
     first, last, channels = convs[0], convs[-1], read.size[2]
-    if folded and len(convs) > 1 and first.weight.shape == (channels, channels, 1, 1):
+    if folded and len(convs) > 1 and first.weight.shape in ((channels, channels, 1, 1), (channels + 1, channels, 1, 1)):
         first = convs[1]  # `normalize` stands in front of a padded conv1
     sizes = tensor_sizes(read.nodes, TensorSpec("input", ("N", *read.size), "float32", "NHWC"))
     # Where no window hangs over at this size, only the attribute tells how the pools round.

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch_networks as own
 from PIL import Image
+from torch.nn.utils import prune
 
 from squeeze_export.core import CAFFE, TORCHVISION
 from squeeze_export.errors import BadInput
@@ -310,7 +311,7 @@ def test_the_masks_of_any_pruned_network_are_multiplied_out(kind, tmp_path):
     net = kind().eval()
     for module in net.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            torch.nn.utils.prune.l1_unstructured(module, "weight", amount=0.4)
+            prune.l1_unstructured(module, "weight", amount=0.4)
     torch.save(net.state_dict(), tmp_path / "net.pth")
     like = own.exported(net, tmp_path / "graph.onnx", SIDE_PX)
     network = open_network(tmp_path / "net.pth", like=like)
