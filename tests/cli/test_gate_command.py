@@ -41,7 +41,7 @@ def test_what_failed_is_shown_and_what_passed_is_counted(squeeze, report):
     lines = squeeze("gate", report, "--max-size", "1.2MB", "--max-p99", 50).out.splitlines()
     assert lines[1].split()[:4] == ["failed", "max-size", "net.int8.onnx,", "onnxruntime"]
     assert "needs" not in lines[1]
-    assert lines[3].endswith("; about 299 rounds (--rounds) would decide")
+    assert lines[3].endswith("; about 321 rounds (--rounds) would decide")
     assert lines[5].split() == ["passed", "row", "2", "checks"]
 
 
