@@ -187,6 +187,7 @@ def read_as(kind: Any, value: Any, what: str, where: str = "") -> Any:
         _expect(isinstance(value, float) or abs(value) < 1e300, "a number of this size", value, what, where)
         return float(value)
     _expect(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), _WORDS[kind], value, what, where)
+    _expect(kind is not int or abs(value) < 2**63, "an integer of 64 bits", value, what, where)
     return value
 
 

@@ -157,12 +157,18 @@ class PackedText:
         return tuple(found)
 
 
+_MOST_PACKED_BYTES = 800_000_000
+"""Of what a file says that it holds; the answers of 50,000 images are 400,000."""
+
+
 def _deflated(data: bytes) -> str:
     return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
 
 
 def _inflated(text: str, most: int, *, exact: bool = False) -> bytes:
     """At most `most` bytes, however many the data would give."""
+    if most > _MOST_PACKED_BYTES:
+        raise BadInput(f"packed data in the file is said to be of {most:,} bytes")
     try:
         inflate = zlib.decompressobj()
         data = inflate.decompress(base64.b64decode(text, validate=True), most + 1)

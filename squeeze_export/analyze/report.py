@@ -13,13 +13,12 @@ from squeeze_export.analyze.words import (
     layer_table,
     mixed_lines,
     mixed_table,
-    percent_of,
-    share_line,
     summary_lines,
     worst_lines,
 )
 from squeeze_export.documents import to_json
-from squeeze_export.report.charts import ticks_over
+from squeeze_export.report.charts import svg
+from squeeze_export.report.figures import LayerError, layer_figure
 from squeeze_export.report.pages import render
 from squeeze_export.report.terminal import print_line, print_rows
 
@@ -78,9 +77,7 @@ def analysis_html(analysis: Analysis) -> str:
         assumptions=analysis.assumptions,
         analysis=analysis,
         summary=summary_lines(analysis),
-        # The axis starts at 0, in percent of the whole error; each layer comes with its shares in words.
-        ticks=ticks_over(0.0, 100 * max(layer.share for layer in analysis.layers)),
-        bars=[(layer, percent_of(layer.share), share_line(layer)) for layer in analysis.layers],
+        drawing=_drawing(analysis),
         layers=layer_table(analysis),
         advice=ADVICE,
         worst=worst_lines(analysis),
@@ -88,3 +85,9 @@ def analysis_html(analysis: Analysis) -> str:
         kept=mixed_table(analysis.kept) if analysis.kept is not None else None,
         mixed_lines=mixed_lines(analysis.kept) if analysis.kept is not None else [],
     )
+
+
+def _drawing(analysis: Analysis) -> str:
+    """Each layer's shares of the error as bars."""
+    figure = layer_figure([LayerError(layer.name, layer.weights_share, layer.output_share) for layer in analysis.layers])
+    return svg(figure) if figure is not None else ""

@@ -103,9 +103,10 @@ def finish(report: Report, job: Job, values: Mapping[str, Any], rows: Sequence[M
     Raises:
         GateFailed: `--require-full-placement` was given, and an operator of one of the rows fell back.
     """
-    from squeeze_export.pipeline.reports import PAGE, REPORT, write_report
+    from squeeze_export.pipeline.page import images_folder
+    from squeeze_export.pipeline.reports import PAGE, REPORT, TEXT, write_report
 
-    other = write_report(report, job.out)
+    other = write_report(report, job.out, images_folder(job))
     print_report(report, as_json=values["as_json"])
     if NO_LABELS.items() <= report.network.items():
         note("no labels: the files tell a class by its index alone, `--labels FILE` gives them names")
@@ -119,7 +120,7 @@ def finish(report: Report, job: Job, values: Mapping[str, Any], rows: Sequence[M
         note(f"wrote {job.out / name}")
     if other is not None:
         note(f"{job.out / REPORT} was of another network: it is kept as {other}")
-    note(f"report {job.out / REPORT} and {job.out / PAGE}")
+    note(f"report {job.out / REPORT}, {PAGE} and {TEXT}")
     if any(row.status == "failed" for row in report.measurements):
         return Refused.exit_code
     if all(row.status == "skipped" for row in report.measurements):

@@ -13,24 +13,27 @@ from squeeze_export.analyze.report import analysis_html, analysis_json
 from squeeze_export.analyze.results import Analysis
 from squeeze_export.documents import read_strict
 from squeeze_export.errors import BadInput
-from squeeze_export.files import write_files
+from squeeze_export.files import write_files, write_text
+from squeeze_export.pipeline.page import ANALYSIS, beside_of
 from squeeze_export.report.html import write_html
+from squeeze_export.report.markdown import to_markdown
 from squeeze_export.results import SCHEMA, Report
 
 REPORT = "report.json"
 PAGE = "report.html"
-ANALYSIS = "analysis.json"
+TEXT = "report.md"
 
 
-def write_report(report: Report, folder: Path) -> Path | None:
-    """Writes `report.json` and `report.html`.
+def write_report(report: Report, folder: Path, images: Path | None = None) -> Path | None:
+    """Writes `report.json`, `report.html` and `report.md`.
 
     Args:
         report: of one network.
         folder: an existing folder.
+        images: the folder that its images lie in, for small pictures of those that flipped.
 
     Returns:
-        Where an older report of another network is kept that stood there, as `report-NAME-CHECKPOINT.json` with its page beside it,
+        Where an older report of another network is kept that stood there, as `report-NAME-CHECKPOINT.json` with its page and text,
         or `report-other.json` if nobody can tell what it is of; None if there was none.
 
     Raises:
@@ -38,7 +41,8 @@ def write_report(report: Report, folder: Path) -> Path | None:
     """
     kept = _set_aside(folder / REPORT, report.network)
     SCHEMA.write(report, folder / REPORT)
-    write_html(report, folder / PAGE)
+    write_html(report, folder / PAGE, beside_of(report, folder, images))
+    write_text(folder / TEXT, to_markdown(report))
     return kept
 
 
@@ -61,18 +65,18 @@ def write_analysis(analysis: Analysis, folder: Path) -> tuple[tuple[Path, ...], 
 
 
 def _set_aside(path: Path, network: Mapping[str, Any]) -> Path | None:
-    """Renames a JSON document of another network, and the page beside it."""
+    """Renames a JSON document of another network, and the page and the text beside it."""
     if not path.exists():
         return None
     found = _network_of(path)
     if _same(found, network):
         return None
     kept = path.with_name(f"{_name_of(path.stem, found)}.json") if found else _free(path)
-    page = path.with_suffix(".html")
     try:
         os.replace(path, kept)
-        if page.exists():
-            os.replace(page, kept.with_suffix(".html"))
+        for suffix in (".html", ".md"):
+            if path.with_suffix(suffix).exists():
+                os.replace(path.with_suffix(suffix), kept.with_suffix(suffix))
     except OSError as err:
         raise BadInput(f"cannot rename `{path}`: {err.strerror}", hint="choose another folder with --out") from err
     return kept

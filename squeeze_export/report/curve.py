@@ -72,7 +72,7 @@ def curve_svg(curve: Curve, name: str, note: str) -> str:
     """
     counts = [point.image_count for point in curve.points]
     across = Axis(math.log2(counts[0]), math.log2(counts[-1]), 80, 960)
-    xs = [across.px(math.log2(count)) for count in counts]
+    xs = [across.at(math.log2(count)) for count in counts]
     errors = [point.error.mean for point in curve.points if point.error is not None]
     shares = [[100 * share for share in (p.agreement.value, p.agreement.low, p.agreement.high)] for p in curve.points]
     name_above, above = ("mean error", [[error] * 3 for error in errors]) if errors else ("agreement, %", shares)
@@ -89,5 +89,5 @@ def _panel(name: str, top_px: float, bottom_px: float, points: Sequence[tuple[fl
     """The ticks and points of one panel with their positions; a point is x, value, low, high."""
     ticks = ticks_over(min(low for _, _, low, _ in points), max(high for _, _, _, high in points))
     up = Axis(ticks[0], ticks[-1], bottom_px, top_px)
-    places = [(x, up.px(value), up.px(low), up.px(high)) for x, value, low, high in points]
-    return {"name": name, "top": top_px, "ticks": [(tick, up.px(tick)) for tick in ticks], "points": places}
+    places = [(x, up.at(value), up.at(low), up.at(high)) for x, value, low, high in points]
+    return {"name": name, "top": top_px, "ticks": [(tick, up.at(tick)) for tick in ticks], "points": places}

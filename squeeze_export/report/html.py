@@ -2,23 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from squeeze_export.files import write_text
 from squeeze_export.report import tables, wording
-from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart
+from squeeze_export.report.charts import svg
+from squeeze_export.report.figures import LayerError, figures_of
+from squeeze_export.report.flips import MOST_SHOWN, flips_line, flips_of
 from squeeze_export.report.pages import render
-from squeeze_export.report.verdicts import TITLE, verdict_lines, verdict_note
-from squeeze_export.report.wording import accuracy_heading, evidence, milliseconds, sentence
-from squeeze_export.results import Interval, Measurement, Report
+from squeeze_export.report.verdicts import TITLE, outcome_lines, verdict_lines, verdict_note
+from squeeze_export.results import Measurement, Report
 
 _MOST_NAMES = 12
 """Names listed in one place; the others are counted, and listed in report.json."""
 
 
-def to_html(report: Report) -> str:
-    """The page: the table, drawings of accuracy and latency, each artifact, the machine, and the source of the images."""
+@dataclass(frozen=True)
+class Judgement:
+    """A gate's result, in words.
+
+    Attributes:
+        state: of the whole.
+        lines: state and sentence of each check, the failed ones first.
+        created: when it was judged.
+    """
+
+    state: str
+    lines: tuple[tuple[str, str], ...]
+    created: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a page shows that its report does not hold.
+
+    Attributes:
+        pictures: index of an image in `Report.images` -> a small JPEG.
+        layers: of an analysis of the same network.
+        history: older reports of the same network, oldest first.
+        gate: its result; None if no gate judged this report.
+    """
+
+    pictures: Mapping[int, bytes] = field(default_factory=dict)
+    layers: Sequence[LayerError] = ()
+    history: Sequence[Report] = ()
+    gate: Judgement | None = None
+
+
+NOTHING_BESIDE = Beside()
+
+
+def to_html(report: Report, beside: Beside = NOTHING_BESIDE) -> str:
+    """The page: verdicts, the table, drawings, the images that flipped, each artifact, the machine, and the source of the images.
+
+    Raises:
+        BadInput: the answers in the report do not fit each other.
+    """
+    flips = flips_of(report)
     return render(
         "report/templates/report.html",
         report.network,
@@ -28,72 +71,33 @@ def to_html(report: Report) -> str:
         assumptions=report.assumptions,
         board=wording.board_line(report.measurements),
         busy=wording.busy_lines(report.measurements),
+        outcomes=outcome_lines(report),
+        gate=beside.gate,
         verdicts={"title": TITLE, "lines": verdict_lines(report), "note": verdict_note()},
         ratios={"title": wording.RATIOS, "lines": wording.ratio_lines(report), "note": wording.ratio_note()},
         estimates=tables.estimate_table(report.measurements),
-        drawings=[*_accuracy_drawing(report), *_latency_drawing(report.measurements)],
+        drawings=[(figure, svg(figure)) for figure in figures_of(report, beside.layers, beside.history)],
+        flips=flips[:MOST_SHOWN],
+        flips_line=flips_line(flips, report.images.hashes.count) if report.images is not None else "",
+        pictures={index: _data_uri(picture) for index, picture in beside.pictures.items()},
+        history=[*beside.history, report] if beside.history else [],
         differences=tables.difference_table(report),
         artifacts=_by_artifact(report.measurements),
         most_names=_MOST_NAMES,
     )
 
 
-def write_html(report: Report, path: Path) -> None:
+def write_html(report: Report, path: Path, beside: Beside = NOTHING_BESIDE) -> None:
     """Writes the page, whole or not at all.
 
     Raises:
-        BadInput: the file cannot be written.
+        BadInput: the file cannot be written; as of `to_html`.
     """
-    write_text(path, to_html(report))
+    write_text(path, to_html(report, beside))
 
 
-def _label(measurement: Measurement, among: Sequence[Measurement]) -> str:
-    return f"{measurement.target} {wording.scheme(measurement, among)}, {wording.device(measurement, among)}"
-
-
-def _accuracy_drawing(report: Report) -> list[dict[str, str]]:
-    """The change of top-1 if every compared row has labels, else the agreement."""
-    rows = []
-    heading = accuracy_heading(report.measurements)
-    for measurement in report.measurements:
-        accuracy = measurement.accuracy
-        if accuracy is None or accuracy.error is not None:
-            continue
-        delta, share = accuracy.top1_delta_pp if heading == "top-1" else None, accuracy.top1_agreement
-        interval = delta or Interval(100 * share.value, 100 * share.low, 100 * share.high)
-        if delta:
-            value = f"{wording.delta_pp(delta)} {wording.delta_range(delta)}"
-        else:
-            value = f"{wording.percent(share.value)} {wording.percent_range(share)}"
-        rows.append(IntervalRow(_label(measurement, report.measurements), evidence(measurement), interval, value))
-    if not rows:
-        return []
-    title, unit, marked = ("Top-1 against fp32", "pp", 0.0) if heading == "top-1" else ("Agreement with fp32", "%", 100.0)
-    return [
-        {
-            "title": title,
-            "note": sentence(wording.accuracy_note(report.measurements)),
-            "caution": str(report.evaluation.get("note") or ""),
-            "svg": interval_chart(rows, title=title, unit=unit, marked=marked),
-        }
-    ]
-
-
-def _latency_drawing(measurements: Sequence[Measurement]) -> list[dict[str, str]]:
-    rows = [
-        StripRow(
-            _label(measurement, measurements),
-            evidence(measurement),
-            [sample_ns / 1e6 for sample_ns in measurement.latency.samples_ns],
-            milliseconds(measurement.latency.p50_ms),
-        )
-        for measurement in measurements
-        if measurement.latency is not None
-    ]
-    if not rows:
-        return []
-    note = f"Each dot is an inference, the box the middle half, the line the median. Speed-up: {wording.timing_note(measurements)}."
-    return [{"title": "Latency", "note": note, "caution": "", "svg": strip_chart(rows, title="latency")}]
+def _data_uri(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
 
 
 def _by_artifact(measurements: Iterable[Measurement]) -> list[list[Measurement]]:

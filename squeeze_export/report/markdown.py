@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from squeeze_export.report.flips import flip_table
 from squeeze_export.report.tables import Column, SummaryRow, Table, difference_table, estimate_table, left_lines, summary
 from squeeze_export.report.verdicts import TITLE as VERDICTS
 from squeeze_export.report.verdicts import verdict_lines, verdict_note
@@ -32,7 +33,12 @@ _SPECIAL = re.compile(r"([\\*{}\[\]|~$]|(?<!\w)_|_(?!\w))")
 
 
 def to_markdown(report: Report) -> str:
-    """A table of all measurements, and a list: warnings, what the figures mean, evaluation, calibration, host, versions."""
+    """A table of all measurements, verdicts, estimates, differences, the images that flipped, and a list: warnings, what the
+    figures mean, evaluation, calibration, host, versions.
+
+    Raises:
+        BadInput: the answers in the report do not fit each other.
+    """
     measurements, ratios = report.measurements, ratio_lines(report)
     found, verdicts = summary(measurements), verdict_lines(report)
     lines = [
@@ -44,6 +50,7 @@ def to_markdown(report: Report) -> str:
         *([f"**{RATIOS}**", "", *_bullets(ratios), "", sentence(ratio_note()), ""] if ratios else []),
         *_section(estimate_table(measurements), left_lines(measurements)),
         *_section(difference_table(report)),
+        *_section(flip_table(report)),
         *(f"- **warning:** {_text(warning)}" for warning in report.warnings),
     ]
     notes = {

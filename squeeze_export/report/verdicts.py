@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from squeeze_export.report.flips import row_name
 from squeeze_export.report.wording import (
     delta_pp,
     delta_range,
@@ -23,6 +24,29 @@ _LABELS = "--eval with a folder for each class"
 def verdict_lines(report: Report) -> list[str]:
     """`litert on cpu: int8 is faster than fp32 (3.1x [3.0, 3.2]): ship int8 (top-1 +0.42 pp [-0.8, +1.8], no loss shown)`."""
     return [_line(verdict, report) for verdict in report.verdicts]
+
+
+def outcome_lines(report: Report) -> list[tuple[str, str]]:
+    """State (`passed`, `failed`, `undecided`, `skipped`) and sentence: what went wrong and what did not, for the head of a page."""
+    rows = report.measurements
+    lines = [
+        ("failed", f"{row_name(row, rows)}: {one_line(row.reason) or 'no reason given'}") for row in rows if row.status == "failed"
+    ]
+    for audit, name in {row.artifact: (row.audit, row.artifact) for row in rows if row.audit is not None}.values():
+        if audit.violations:
+            more = f" and {len(audit.violations) - 1} more" if len(audit.violations) > 1 else ""
+            lines.append(("failed", f"`{name}` is not the integer network that it claims to be: {audit.violations[0]}{more}"))
+    lines += [
+        ("undecided", f"{row_name(row, rows)}: {len(row.placement.fallbacks)} operators fell back")
+        for row in rows
+        if row.placement is not None and row.placement.fallbacks
+    ]
+    ran, skipped = (sum(row.status == status for row in rows) for status in ("ok", "skipped"))
+    if skipped:
+        lines.append(("skipped", f"{skipped} of {len(rows)} rows {'was' if skipped == 1 else 'were'} skipped"))
+    if ran:
+        lines.append(("passed", f"{ran} of {len(rows)} rows have their figures"))
+    return lines
 
 
 def verdict_note() -> str:

@@ -203,9 +203,11 @@ def test_the_page_stands_alone_and_draws_true_bars():
     page = analysis_html(ANALYSIS)
     assert not re.search(r"<script|href=|src=|url\(", page)
     assert "default-src 'none'" in page
-    drawing = ET.fromstring(re.search(r"<svg.*</svg>", page, re.DOTALL)[0])
-    filled = [float(bar.get("width")) for bar in drawing.iter("rect") if bar.get("class") == "dot"]
-    outlined = [float(bar.get("width")) for bar in drawing.iter("rect") if bar.get("class") == "box"]
+    drawing = ET.fromstring(re.search(r'<div class="chart".*?</div>\n(?=<ul)', page, re.DOTALL)[0])
+    filled, outlined = (
+        [float(bar.get("width").removesuffix("%")) for bar in drawing.iter("rect") if bar.get("class") == kind]
+        for kind in ("part0", "part1")
+    )
     assert filled[1] / filled[0] == pytest.approx(1.02 / 0.199, rel=1e-2)
     assert outlined[0] / filled[0] == pytest.approx(0.048 / 0.199, rel=1e-2)
     for row in (*layer_table(ANALYSIS).rows, *change_table(ANALYSIS).rows):

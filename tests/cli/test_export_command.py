@@ -78,7 +78,7 @@ def test_a_target_and_a_scheme(target, scheme, squeeze, net):
     result = squeeze(target, *net, "--scheme", scheme, *FAST)
     assert result.code == 0, result.err
     name = f"squeezenet_custom.{scheme}{target_named(target).SUFFIX}"
-    assert {path.name for path in OUT.iterdir()} == {name, f"{name}.json", "report.json", "report.html"}
+    assert {path.name for path in OUT.iterdir()} == {name, f"{name}.json", "report.json", "report.html", "report.md"}
     assert (sidecar(name)["sha256"], sidecar(name)["scheme"]) == (sha256(OUT / name), scheme)
     table, _, verdicts = result.out.partition("\n\n")
     header, *rows = [line.split() for line in table.splitlines()]
@@ -88,7 +88,7 @@ def test_a_target_and_a_scheme(target, scheme, squeeze, net):
     assert {row[3] for row in rows if target == "coreml"} <= {"(emulated)"}
     assert [line.split()[0] for line in verdicts.splitlines()] == ([row_runtime(target)] if timed_int8(target, scheme) else [])
     assert f"wrote {OUT / name}\n" in result.err
-    assert result.err.endswith(f"report {OUT / 'report.json'} and {OUT / 'report.html'}\n")
+    assert result.err.endswith(f"report {OUT / 'report.json'}, report.html and report.md\n")
 
 
 def test_flags_name_schemes(squeeze, net):
@@ -347,7 +347,7 @@ def test_a_target_that_fails_leaves_the_others(squeeze, net):
 def test_the_output_folder_may_hold_an_older_export(squeeze, net):
     for _ in range(2):
         assert squeeze("onnx", *net, "--int8", *FILES_ONLY).code == 0
-    assert len(list(OUT.iterdir())) == 4
+    assert len(list(OUT.iterdir())) == 5
 
 
 def test_verbose_lets_warnings_through(squeeze, net, monkeypatch):

@@ -80,7 +80,7 @@ def test_all_skips_what_is_not_installed_and_names_the_extra(squeeze, net):
     assert [(row["target"], row["status"]) for row in rows] == [
         *(("onnx", "ok"), ("tflite", "ok"), ("openvino", "skipped"), ("coreml", "skipped"))
     ]
-    assert {path.suffix for path in OUT.iterdir()} == {".json", ".html", ".onnx", ".tflite"}
+    assert {path.suffix for path in OUT.iterdir()} == {".json", ".html", ".md", ".onnx", ".tflite"}
 
 
 @pytest.fixture
@@ -143,11 +143,12 @@ def test_a_report_of_another_network_is_kept(squeeze, net, tiny):
     first = squeeze("onnx", *net, "--int8", *FILES_ONLY)
     page, mine = (OUT / "report.html").read_bytes(), network_of("report.json")
     assert "is kept as" not in first.err + squeeze("tflite", *net, "--int8", *FILES_ONLY).err
-    page = (OUT / "report.html").read_bytes()
+    page, text = (OUT / "report.html").read_bytes(), (OUT / "report.md").read_bytes()
     result = squeeze("openvino", *other_net(net, tiny), "--int8", *FILES_ONLY)
     kept = OUT / f"report-squeezenet_custom-{mine[:8]}.json"
     assert f"{OUT / 'report.json'} was of another network: it is kept as {kept}\n" in result.err
     assert (network_of(kept.name), kept.with_suffix(".html").read_bytes()) == (mine, page)
+    assert kept.with_suffix(".md").read_bytes() == text
     assert network_of("report.json") != mine
     assert squeeze("report", kept).code == 0
 

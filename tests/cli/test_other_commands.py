@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -227,6 +228,68 @@ def test_report_forms(squeeze, report):
     assert squeeze("report", report, "--format", "html").out.startswith("<!doctype html>")
     assert json.loads(squeeze("report", report, "--json").out) == json.loads(report.read_text(encoding="utf-8"))
     assert table.err == ""
+
+
+def test_the_page_of_an_export_is_that_of_the_command(squeeze, report, tiny):
+    """Pictures aside: `report` is told where the images are, an export knows."""
+    page = squeeze("report", report, "--format", "html", "--eval", tiny / "calib").out
+    assert page == (OUT / "report.html").read_text(encoding="utf-8") + "\n"
+    text = squeeze("report", report, "--format", "markdown").out
+    assert text == (OUT / "report.md").read_text(encoding="utf-8") + "\n"
+
+
+def test_plots(squeeze, report):
+    result = squeeze("report", report, "--plots", "plots")
+    assert result.code == 0
+    assert result.err.splitlines() == [f"wrote {Path('plots', name)}.png" for name in ("accuracy", "size", "latency", "placement")]
+    assert result.out.startswith("target  scheme  device")
+    for name in Path("plots").iterdir():
+        assert name.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plots_without_matplotlib(squeeze, report, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = squeeze("report", report, "--plots", "plots")
+    assert (result.code, result.out) == (3, "")
+    assert result.refusal()[1] == "pip install 'squeeze-export[report]'"
+    assert not Path("plots").exists()
+
+
+def test_plots_of_nothing(squeeze, net):
+    squeeze("onnx", *net, "--no-validate", "--no-bench")
+    result = squeeze("report", OUT / "report.json", "--plots", "plots")
+    assert (result.code, result.refusal()[0]) == (2, "the report has no figures to draw: it was neither validated nor timed")
+
+
+def test_history(squeeze, report):
+    older = json.loads(report.read_text(encoding="utf-8")) | {"created": "2020-01-01T00:00:00+00:00"}
+    Path("old").mkdir()
+    Path("old/2020.json").write_text(json.dumps(older))
+    result = squeeze("report", report, "--format", "html", "--history", "old")
+    assert result.err == ""
+    assert "<summary>The 2 reports behind these lines</summary>" in result.out
+    assert "report by report" not in squeeze("report", report, "--format", "html").out
+    Path("old/other.json").write_text("{}")
+    result = squeeze("report", report, "--history", "old", "--plots", "plots")
+    assert result.err.startswith("warning: 1 other JSON file in `old`: no older reports of this network\n")
+    assert Path("plots/history-size.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--history", "old"), "--history is drawn: the table and Markdown have no drawings"),
+        (("--eval", "old"), "--eval is for the page"),
+        (("--format", "html", "--eval", "none"), "`none` does not exist"),
+        (("--format", "html", "--history", "none"), "`none` is no folder"),
+        (("--format", "html", "--history", "."), "`.` holds no older report of `squeezenet_custom`"),
+    ],
+)
+def test_report_refuses_what_would_have_no_effect(arguments, message, squeeze, report):
+    Path("old").mkdir()
+    result = squeeze("report", report, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.refusal()[0] == message
 
 
 # --- weights

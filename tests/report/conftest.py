@@ -6,9 +6,19 @@ import dataclasses
 import math
 
 import pytest
+from image_answers import answers, packed
 
 from squeeze_export.core import Audit, Placement
-from squeeze_export.results import Accuracy, Interval, Latency, Measurement, Report
+from squeeze_export.results import (
+    Accuracy,
+    ComparedImages,
+    Interval,
+    Latency,
+    Measurement,
+    PackedText,
+    Report,
+    Roofline,
+)
 
 SAMPLES_NS = tuple(2_600_000 + 10_000 * (step % 11) for step in range(50))
 
@@ -73,3 +83,22 @@ def report():
 def labelled_report():
     """Rows with labels."""
     return build(labelled())
+
+
+@pytest.fixture
+def flipped_report(labelled_report):
+    """Four images: `b` is lost by both files, `c` is won by the first, `d` was not run by the second."""
+    first, second, *others = labelled_report.measurements
+    rows = (
+        dataclasses.replace(first, answers=answers(0, 2, 2, 1)),
+        dataclasses.replace(second, answers=answers(0, 3, 0, -1), size_bytes=5_000_000, scheme="fp32"),
+    )
+    images = ComparedImages(
+        packed(11, 12, 13, 14),
+        packed(0, 1, 2, -1),
+        answers(0, 1, 0, 1),
+        PackedText.of(["a.jpg", "b.jpg", "c.jpg", "d.jpg"]),
+        PackedText.of(["ant", "bee", "cat", "dog"]),
+    )
+    roofs = Roofline(300_000_000, 10_000_000, 10.0, {"float32": 50.0, "int8": 200.0})
+    return dataclasses.replace(labelled_report, measurements=(*rows, *others), images=images, roofline=roofs)

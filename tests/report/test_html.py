@@ -9,11 +9,12 @@ from html.parser import HTMLParser
 import pytest
 
 from squeeze_export.core import Audit
-from squeeze_export.report.charts import IntervalRow, StripRow, interval_chart, strip_chart, ticks_over
-from squeeze_export.report.html import to_html, write_html
+from squeeze_export.report.charts import interval_chart, strip_chart, ticks_over
+from squeeze_export.report.figures import IntervalRow, Intervals, LayerError, StripRow, Strips
+from squeeze_export.report.html import Beside, Judgement, to_html, write_html
 from squeeze_export.results import Interval, Measurement, Report
 
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "img"}
 
 
 class Balance(HTMLParser):
@@ -52,6 +53,7 @@ def test_page_is_whole_and_asks_for_nothing(report, labelled_report):
         parser = parsed(page)
         assert not {"script", "link", "img", "iframe", "object", "base"} & set(parser.tags)
         assert not {"src", "href", "srcset", "onload", "onclick"} & set(parser.attributes)
+        assert not any(name.startswith("on") for name in parser.attributes)
         assert "url(" not in page
         assert "@import" not in page
         assert "http" not in page.replace("http-equiv", "")
@@ -91,14 +93,16 @@ def test_evidence_is_told_wherever_its_figures_are(report):
     # In the table, in the drawing and with the artifact.
     assert len(re.findall(r">emulated<", page)) == 3
     assert page.count('class="hollow"') == 1
+    assert 'aria-label="Agreement with fp32. qnn int8, htp emulated: 97.3% [96.0, 98.2]."' in page
     timed = dataclasses.replace(report.measurements[0], evidence="estimated")
-    assert len(re.findall(r">estimated<", to_html(dataclasses.replace(report, measurements=(timed,))))) == 4
+    # And in the drawings of latency and placement.
+    assert len(re.findall(r">estimated<", to_html(dataclasses.replace(report, measurements=(timed,))))) == 5
 
 
 def test_one_file_on_two_devices_is_one_section(report):
     # The first, second and fifth rows are of one file.
     page = to_html(report)
-    assert page.count("<section") == 4
+    assert page.count('<section class="artifact">') == 4
     assert page.count("net.int8.onnx") == 1
     assert page.count('<dt class="run">ran on</dt>') == 4
 
@@ -150,22 +154,72 @@ def test_written_file(report, tmp_path):
     assert (tmp_path / "report.html").read_text() == to_html(report)
 
 
+def test_pictures_are_data_and_nothing_else_is_an_image(flipped_report):
+    page = to_html(flipped_report, Beside(pictures={1: b"\xff\xd8jpeg"}))
+    parsed(page)
+    assert re.findall(r"<img [^>]*>", page) == [
+        '<img src="data:image/jpeg;base64,/9hqcGVn" width="128" height="128" alt="b.jpg">',
+    ]
+    assert page.count("src=") == 1
+    assert "img-src data:" in page
+    assert "<img" not in to_html(flipped_report)
+
+
+def test_verdicts_come_first(report, flipped_report):
+    page = to_html(report)
+    assert page.index("<h2>Verdicts</h2>") < page.index("<h2>Summary</h2>")
+    text = " ".join("".join(parsed(page).text).split())
+    assert "failed ethosu int8, cpu: vela | said no" in text
+    assert "skipped 1 of 6 rows was skippedpassed 4 of 6 rows have their figures" in text
+    judged = Judgement("failed", (("failed", "net.int8.onnx: 2 MB <b>"), ("passed", "fine")), "2026-11-03T00:00:00+00:00")
+    page = to_html(report, Beside(gate=judged))
+    assert page.index("<h2>Gate: ") < page.index("<h2>Verdicts</h2>")
+    assert '<span class="state failed">failed</span> net.int8.onnx: 2 MB &lt;b&gt;' in page
+    assert "<h2>Gate" not in to_html(report)
+
+
+def test_a_file_that_is_no_integer_network_is_told_at_the_top(report):
+    false = dataclasses.replace(report.measurements[0], audit=Audit({}, (), (), ("`x` is float", "`y` too"), {}))
+    text = " ".join("".join(parsed(to_html(dataclasses.replace(report, measurements=(false,)))).text).split())
+    assert "failed net.int8.onnx is not the integer network that it claims to be: x is float and 1 more" in text
+
+
+def test_every_drawing_tells_its_figures_to_those_who_cannot_see_it(flipped_report):
+    page = to_html(flipped_report, Beside(layers=[LayerError("conv1", 0.1, 0.2)], history=[flipped_report]))
+    labels = re.findall(r'role="img" aria-label="([^"]*)"', page)
+    titles = ["Top-1 against fp32", "Size against accuracy", "Latency", "Error by layer", "Roofline", "Where the operators ran"]
+    titles += ["Agreement with fp32, report by report", "Size, report by report", "Latency, report by report"]
+    assert [label.split(".")[0] for label in labels] == titles
+    assert "conv1: 30%" in labels[3]
+    assert "memory 10 GB/s" in labels[4]
+    drawn = re.findall(r"<svg(?![^>]*(?:aria-hidden|aria-label|class=\"strip\"|viewBox|overflow|width=\"14\"))[^>]*>", page)
+    assert drawn == []  # every other svg is a part of one of them
+
+
+def test_what_scrolls_or_folds_is_reached_by_keyboard(report):
+    page = to_html(report)
+    assert page.count('<div class="wide"') == page.count('<div class="wide" tabindex="0" role="region" aria-label="')
+    assert page.count("<details>") == page.count("<details><summary>") > 0
+    assert ":focus-visible" in page
+    assert page.count("<th ") == page.count('<th scope="col"') > 0
+
+
 def test_interval_chart_by_hand():
-    # The axis is -1 to 1, over 580 px from 250: 0 lies at 540, 0.5 at 685.
-    drawing = interval_chart([IntervalRow("a", "", Interval(0.5, -1, 1), "half")], title="t", unit="pp", marked=0.0)
-    assert 'cx="685.0"' in drawing
-    assert '<line class="zero" x1="540.0"' in drawing
-    assert '<line class="mark" x1="250.0" y1="13.0" x2="830.0"' in drawing
+    # The axis is -1 to 1: 0 lies at half of the width, 0.5 at three quarters.
+    drawing = interval_chart(Intervals("n", "t", "", "pp", (IntervalRow("a", "", Interval(0.5, -1, 1), "half"),), 0.0))
+    assert 'cx="75.0%"' in drawing
+    assert '<line class="zero" x1="50.0%"' in drawing
+    assert '<line class="mark" x1="0.0%" y1="11.0" x2="100.0%"' in drawing
 
 
 def test_strip_chart_keeps_outliers_in_words():
-    drawing = strip_chart([StripRow("a", "", [1.0] * 99 + [50.0], "1.00 ms")], title="t")
+    drawing = strip_chart(Strips("n", "t", "", (StripRow("a", "", [1.0] * 99 + [50.0], "1.00 ms"),)))
     assert "1.00 ms, 1 beyond" in drawing
     assert drawing.count('class="sample"') == 99
 
 
 def test_strip_chart_thins_many_samples():
-    drawing = strip_chart([StripRow("a", "", [1 + index / 5000 for index in range(5000)], "v")], title="t")
+    drawing = strip_chart(Strips("n", "t", "", (StripRow("a", "", [1 + index / 5000 for index in range(5000)], "v"),)))
     assert drawing.count('class="sample"') == 200
 
 
