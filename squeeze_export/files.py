@@ -98,6 +98,23 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_files({path: data})
 
 
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file, for what is written bit by bit; it becomes the file if nothing is raised.
+
+    Raises:
+        BadInput: it cannot be written; the old file stays and nothing is left over.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        yield draft
+        os.replace(draft, path)
+    except OSError as err:
+        raise _refusal(path, err) from err
+    finally:
+        _remove(draft)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text as `write_bytes` does."""
     # A lone surrogate (an undecodable file name) becomes \\udc80, which JSON reads back as itself.

@@ -14,7 +14,7 @@ from squeeze_export.cli.options.network import NETWORK, chosen_network
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.cli.options.running import RUNNING
 from squeeze_export.errors import BadInput
-from squeeze_export.pipeline import RunOptions, check_full_placement, validate_files, validate_portability
+from squeeze_export.pipeline import RunOptions, Scale, check_full_placement, validate_files, validate_portability
 from squeeze_export.pipeline.portability import FACTS
 from squeeze_export.report.wording import assumption_line
 from squeeze_export.results import Report
@@ -27,9 +27,23 @@ OPTIONS = (
         help="The table that int8 files were written from. Warns if its calibration images differ in kind from these.",
     ),
 )
+SCALE = (
+    option(
+        "--engine",
+        default=Scale.engine,
+        metavar="NAME",
+        help="Who compares the images: local, ray (processes of this machine), or ray://HOST:PORT (a cluster).",
+    ),
+    option("--resume", type=FILE, metavar="DIR", help="Folder to keep finished shards in; the same command goes on with them."),
+    option("--shard-images", default=Scale.shard_images, metavar="N", help="Images a shard."),
+    option("--per-image", type=FILE, help="Also write what each image was answered, to a .jsonl or .parquet file."),
+)
+"""They are named after the fields of `Scale`, which `validate_portability` does not take."""
+
+PARAMS = [FILES, *NETWORK, EVALUATION, EXPECT_TOP1, *OPTIONS, *SCALE, SKIP_BROKEN, *RUNNING, *OUTPUT]
 
 
-@click.command("validate", cls=Command, params=[FILES, *NETWORK, EVALUATION, EXPECT_TOP1, *OPTIONS, SKIP_BROKEN, *RUNNING, *OUTPUT])
+@click.command("validate", cls=Command, params=PARAMS)
 def command(files: tuple[Path, ...], **values: Any) -> None:
     """Compare exported files with the fp32 reference on the same pixels.
 
@@ -41,10 +55,13 @@ def command(files: tuple[Path, ...], **values: Any) -> None:
     """
     if values["portability"] and values["table"] is None:
         raise BadInput("--portability needs the integers that the files hold", hint="--table FILE, which `calibrate` writes")
+    scale = call_with(Scale, values)
+    if values["portability"] and scale != Scale():
+        raise BadInput("--portability compares all images here and at once", hint="leave out --engine, --resume and --per-image")
     with shown_progress() as progress:
         network = chosen_network(values, progress)
         given = {"files": files, "network": network, "eval_path": values["evaluation"], "progress": progress}
-        given["options"] = call_with(RunOptions, values)
+        given |= {"options": call_with(RunOptions, values), "scale": scale}
         report = call_with(validate_portability if values["portability"] else validate_files, {**values, **given})
     others = report.assumptions[len(network.assumptions) :]
     if others:

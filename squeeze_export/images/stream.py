@@ -128,6 +128,7 @@ class ImageStream:
         batch: images a batch; the last one may be smaller.
         workers: decoding threads; None takes every usable core.
         skip_broken: leaves broken images out (see `skipped`) where they would be refused.
+        may_be_empty: then even if all are.
         keep_bytes: a set whose pixels take no more is read as a whole by the first loop, and kept for the others.
         progress: called every `batch` images, in the consumer's thread.
 
@@ -141,6 +142,7 @@ class ImageStream:
     batch: int = 32
     workers: int | None = None
     skip_broken: bool = False
+    may_be_empty: bool = False
     keep_bytes: int = 0
     progress: Progress = silent
 
@@ -154,7 +156,6 @@ class ImageStream:
         self._duplicates: list[Duplicate] = []
         self._statistics: list[NDArray[np.float64]] = []
         self._kept: Batch | None = None
-        self._may_be_empty = False
 
     @property
     def statistics(self) -> NDArray[np.float64]:
@@ -209,9 +210,8 @@ class ImageStream:
         return ((start, self._shard(start, min(start + size, count))) for start in range(0, count, size))
 
     def _shard(self, start: int, stop: int) -> ImageStream:
-        part = replace(self, image_set=self.image_set.part(start, stop), skip_broken=True, progress=silent)
-        part._may_be_empty = True
-        return part
+        part = self.image_set.part(start, stop)
+        return replace(self, image_set=part, skip_broken=True, may_be_empty=True, progress=silent)
 
     def take_over(self, skipped: Sequence[Skipped], duplicates: Sequence[Duplicate], statistics: NDArray[np.float64]) -> None:
         """Takes what loops over all shards have found for its own.
@@ -324,7 +324,7 @@ class ImageStream:
 
     def _check_broken(self) -> None:
         all_broken = len(self._skipped) == len(self.image_set.files)
-        if not self._skipped or self._may_be_empty or (self.skip_broken and not all_broken):
+        if not self._skipped or (self.skip_broken and (self.may_be_empty or not all_broken)):
             return
         first = self._skipped[0]
         what = f"`{len(self._skipped)}` of `{len(self.image_set.files)}` images cannot be read"

@@ -18,6 +18,7 @@ from squeeze_export.pipeline.linting import lint_file
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
 from squeeze_export.pipeline.placement import check_full_placement
 from squeeze_export.pipeline.portability import validate_portability
+from squeeze_export.pipeline.scale import Scale
 from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.pipeline.validation import bench_files, validate_files
 
@@ -30,6 +31,7 @@ __all__ = [
     "Network",
     "PreprocessChoice",
     "RunOptions",
+    "Scale",
     "StructureChoice",
     "analyze",
     "audit_file",

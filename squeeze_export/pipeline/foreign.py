@@ -93,7 +93,7 @@ def foreign_artifact(path: Path, preprocess: Preprocess | None, *, crop_px: int 
         _check_input(path, source, preprocess)
     ending = _ending(contents)
     found = audit(contents, module.POLICY)
-    content = _content(path)
+    content = artifact_content(path)
     return Artifact(
         path,
         name,
@@ -107,7 +107,13 @@ def foreign_artifact(path: Path, preprocess: Preprocess | None, *, crop_px: int 
     )
 
 
-def _content(path: Path) -> Content:
+def artifact_content(path: Path) -> Content:
+    """What the hash of an exported file, ours or not, is of: the file, a folder, or OpenVINO's two files.
+
+    Raises:
+        BadInput: as of `files.read_content`.
+        OSError: it cannot be read.
+    """
     if path.suffix != ".xml":
         return read_content(path)
     with reading(path):

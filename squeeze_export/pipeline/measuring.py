@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -22,8 +22,10 @@ from squeeze_export.measure.latency import latency_of, measure_latency
 from squeeze_export.pipeline.comparison import NO_STEPS, ComparedPart, Comparison, has_steps
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.per_image import write_per_image
+from squeeze_export.pipeline.scale import Scale, compared_shards
 from squeeze_export.pipeline.sessions import BOARD, DEFAULT_PRECISION, Entry, Key, Outcome, RunOptions, opened
-from squeeze_export.pipeline.shards import SHARD_IMAGES, Findings, ShardRunner
+from squeeze_export.pipeline.shards import Findings, ShardRunner
 from squeeze_export.results import Accuracy, ComparedImages, Difference, Measurement
 
 WARMUP_COUNT = 10
@@ -44,7 +46,7 @@ class Comparing:
         calibration_hashes: SHA-256 of the files that must not be among independent images.
         table: the integers in the files of its scheme, which are then compared with each other too; None compares none.
         listeners: called with a part of every batch.
-        shard_images: images of which only small records are kept, before the next ones are read.
+        scale: how, where there are many images.
     """
 
     reference: Network
@@ -52,7 +54,7 @@ class Comparing:
     calibration_hashes: Sequence[str] = ()
     table: QuantizedGraph | None = None
     listeners: Sequence[Listener] = ()
-    shard_images: int = SHARD_IMAGES
+    scale: Scale = field(default_factory=Scale)
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,7 @@ def measured(
                 warnings = (NO_STEPS,)
     with opened(entries, options, alone=alone) as outcomes:
         if comparing is not None:
-            emulated = options.emulated_images
-            outcomes, found, images = compared(outcomes, comparing, emulated_images=emulated, timed_too=bench, progress=progress)
+            outcomes, found, images = compared(outcomes, comparing, options, timed_too=bench, progress=progress)
             warnings += found
         if bench:
             outcomes = timed(outcomes, options, progress)
@@ -120,8 +121,8 @@ def measured(
 def compared(
     outcomes: Sequence[Outcome],
     comparing: Comparing,
+    options: RunOptions,
     *,
-    emulated_images: int = RunOptions.emulated_images,
     timed_too: bool = False,
     progress: Progress = silent,
 ) -> tuple[list[Outcome], tuple[str, ...], ComparedImages]:
@@ -132,7 +133,7 @@ def compared(
     Args:
         outcomes: with their sessions.
         comparing: what to compare them with.
-        emulated_images: images for the sessions that emulate a device: these are slow, so they get a part of the set.
+        options: how they are run. Sessions that emulate a device are slow, so they get `emulated_images` of the set.
         timed_too: whether the sessions are timed as well. One that gives no logits is then left out here, and does not fail.
         progress: told of the images that went through the reference and every session.
 
@@ -162,21 +163,24 @@ def compared(
             sessions,
             pool,
             images.image_count,
-            emulated_images,
+            options.emulated_images,
             comparing.calibration_hashes if images.independent else (),
             comparing.listeners,
             failed,
         )
-        for start, shard in stream.shards(comparing.shard_images):
-            findings.add(runner.run(start, shard, progress))
+        for shard in compared_shards(runner, outcomes, stream, comparing.scale, options, progress):
+            findings.add(shard)
             if findings.broken and not stream.skip_broken:
                 break
     findings.close()
+    if comparing.scale.per_image is not None:
+        names = {key: (outcome.entry.artifact.path.name, outcome.entry.runtime) for key, outcome in of_key.items()}
+        write_per_image(comparing.scale.per_image, findings, names)
     progress("comparing", images.image_count, images.image_count)  # images that were left out included
     found = {key: accuracy for key in findings.answers if (accuracy := findings.accuracy(key)) is not None}
     for key, accuracy in found.items():
         of_key[key] = replace(of_key[key], accuracy=accuracy, answers=findings.packed_answers(key))
-    warnings = _warnings(images, list(found.values()), comparing.reference.class_count)
+    warnings = findings.warnings + _warnings(images, list(found.values()), comparing.reference.class_count)
     if not all(session.gives_logits for session in everyone.values()):
         warnings += ("not validated: benchmark_model gives no logits, so an Android device's rows have only a latency",)
     seen = findings.compared_images(comparing.reference.graph.labels)

@@ -33,6 +33,7 @@ from squeeze_export.measure.accuracy import (
     varies,
 )
 from squeeze_export.measure.answers import MOST_NAMES, packed, packed_answers, packed_names
+from squeeze_export.measure.host import host_facts
 from squeeze_export.pipeline.comparison import ComparedPart
 from squeeze_export.pipeline.sessions import Key
 from squeeze_export.results import NOT_RUN, Accuracy, Answers, ComparedImages
@@ -60,6 +61,7 @@ class Shard:
         reasons: why each broken image cannot be read, in their order.
         first: (C,) the reference's output for the first image that could be read; empty if none could.
         varies: whether the reference's output differs for any other.
+        cpu: `cpu_kind` of the machine that compared it.
     """
 
     start: int
@@ -69,6 +71,7 @@ class Shard:
     reasons: tuple[str, ...]
     first: FloatArray
     varies: bool
+    cpu: str
 
 
 @dataclass(eq=False)
@@ -96,7 +99,7 @@ class ShardRunner:
     failed: Callable[[Key, SqueezeExportError], None] = field(default=lambda key, err: None)
 
     def __post_init__(self) -> None:
-        self._reference = FloatRunner(self.graph)
+        self._reference, self._cpu = FloatRunner(self.graph), cpu_kind()
 
     def run(self, start: int, stream: ImageStream, progress: Progress = silent) -> Shard:
         """Compares a shard.
@@ -158,7 +161,7 @@ class ShardRunner:
             images["state"][places[duplicate.file]] = DUPLICATE
             images["pixels"][places[duplicate.file]] = images["pixels"][places[duplicate.original]]
         reasons = tuple(skipped.reason for skipped in stream.skipped)
-        return Shard(start, images, reference, answers, reasons, first, other)
+        return Shard(start, images, reference, answers, reasons, first, other, self._cpu)
 
 
 class Findings:
@@ -177,6 +180,7 @@ class Findings:
         self._reasons: dict[int, tuple[str, ...]] = {}
         self._first: dict[int, FloatArray] = {}
         self._varies = False
+        self._cpus: set[str] = set()
 
     def add(self, shard: Shard) -> None:
         """Adds a shard. Of a session that failed in one there are no answers at all."""
@@ -190,6 +194,15 @@ class Findings:
             self.answers[key][at] = shard.answers[key]
         self._reasons[shard.start], self._first[shard.start] = shard.reasons, shard.first
         self._varies = self._varies or shard.varies
+        self._cpus.add(shard.cpu)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """That the machines differ, if they do."""
+        if len(self._cpus) < 2:
+            return ()
+        kinds = "; ".join(sorted(self._cpus))
+        return (f"the images were compared on CPUs of {len(self._cpus)} kinds, whose kernels may round differently: {kinds}",)
 
     @property
     def broken(self) -> bool:
@@ -252,6 +265,15 @@ class Findings:
     def file(self, place: int) -> str:
         """The name of an image, as `compared_images` has it."""
         return shown_name(self._stream.image_set.files[place], self._stream.image_set.root)
+
+
+def cpu_kind() -> str:
+    """Architecture and instruction sets of this machine's CPU, and the kernels that the reference's BLAS chose for it."""
+    from threadpoolctl import threadpool_info
+
+    facts = host_facts()
+    blas = {str(library.get("architecture", "")) for library in threadpool_info() if library["user_api"] == "blas"}
+    return " ".join(filter(None, [str(facts.get("architecture", "unknown")), *facts.get("isa", ()), *sorted(blas)]))
 
 
 def shown_name(file: Path, root: Path) -> str:

@@ -17,6 +17,7 @@ from squeeze_export.pipeline.evaluation import evaluation_images
 from squeeze_export.pipeline.foreign import open_files
 from squeeze_export.pipeline.measuring import Comparing, Listener, measured
 from squeeze_export.pipeline.network import Network
+from squeeze_export.pipeline.scale import Scale
 from squeeze_export.pipeline.sessions import RunOptions, entries_of
 from squeeze_export.pipeline.sidecar import opened_sidecar
 from squeeze_export.pipeline.summary import report_of
@@ -31,6 +32,7 @@ def validate_files(
     *,
     options: RunOptions | None = None,
     table: Path | None = None,
+    scale: Scale | None = None,
     skip_broken: bool = False,
     progress: Progress = silent,
 ) -> Report:
@@ -44,6 +46,7 @@ def validate_files(
         options: runtime, device, threads.
         table: that some of the files were written from. Its calibration images are refused, and a warning says if these images
             are of another kind.
+        scale: how, where there are many images.
         skip_broken: leaves unreadable images out.
         progress: told of the images.
 
@@ -51,11 +54,19 @@ def validate_files(
         BadInput: a file that was not made from this checkpoint; no images; one of them is a calibration image; no such
             table, or one that is not of this network or of none of the files.
     """
+    chosen, how = options or RunOptions(), scale or Scale()
+    how.check(chosen)
     artifacts, assumptions = open_files(files, network.graph.preprocess)
     calibration = table_behind(artifacts, network, table) if table is not None else None
-    chosen = options or RunOptions()
     report = validate_exported(
-        artifacts, network, eval_path, options=chosen, calibration=calibration, skip_broken=skip_broken, progress=progress
+        artifacts,
+        network,
+        eval_path,
+        options=chosen,
+        calibration=calibration,
+        scale=how,
+        skip_broken=skip_broken,
+        progress=progress,
     )
     return replace(report, assumptions=(*report.assumptions, *assumptions))
 
@@ -68,6 +79,7 @@ def validate_exported(
     options: RunOptions,
     calibration: Calibration | None,
     listeners: Sequence[Listener] = (),
+    scale: Scale | None = None,
     skip_broken: bool,
     progress: Progress,
 ) -> Report:
@@ -87,7 +99,7 @@ def validate_exported(
     if len({_function(artifact) for artifact in artifacts}) > 1:
         raise BadInput("files with and without --softmax or --sigmoid cannot be compared in one run")
     hashes = calibration.image_hashes if calibration is not None else ()
-    comparing = Comparing(network, images, hashes, listeners=listeners)
+    comparing = Comparing(network, images, hashes, listeners=listeners, scale=scale or Scale())
     found = measured(entries_of(artifacts, options), options, comparing=comparing, progress=progress)
     warnings = found.warnings + shift_warnings(calibration, images)
     return report_of(

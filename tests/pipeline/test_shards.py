@@ -10,7 +10,7 @@ from squeeze_export.errors import BadInput
 from squeeze_export.images.file_list import FileList
 from squeeze_export.images.folders import open_images
 from squeeze_export.measure.accuracy import ANSWER, COMPARED, answers_each, compared_each, summed
-from squeeze_export.pipeline import RunOptions
+from squeeze_export.pipeline import RunOptions, Scale
 from squeeze_export.pipeline.evaluation import evaluation_images
 from squeeze_export.pipeline.measuring import Comparing, compared
 from squeeze_export.pipeline.sessions import entries_of, opened
@@ -32,12 +32,12 @@ def many(tiny, tmp_path_factory):
     return folder / "val.txt"
 
 
-def found(network, made, images, size, **changes):
+def found(network, made, images, size, *, skip_broken=False):
     """Outcomes, warnings and images of a validation in shards of a size."""
-    evaluation = evaluation_images(network, images, None, skip_broken=changes.pop("skip_broken", False))
+    evaluation = evaluation_images(network, images, None, skip_broken=skip_broken)
     entries = entries_of([made["onnx", "int8"], made["tflite", "fp32"]], RunOptions())
     with opened(entries, RunOptions()) as outcomes:
-        done = compared(outcomes, Comparing(network, evaluation, shard_images=size), **changes)
+        done = compared(outcomes, Comparing(network, evaluation, scale=Scale(shard_images=size)), RunOptions())
     return done, evaluation
 
 

@@ -111,7 +111,7 @@ def test_overlap_is_refused(network, made, tiny):
         opened(entries_of([made["onnx", "int8"]], RunOptions()), FAST) as outcomes,
         pytest.raises(BadInput, match=r"evaluation images are calibration images too: at least `1`, the first is .*03\.png"),
     ):
-        compared(outcomes, Comparing(network, evaluation, hashes[3:4]))
+        compared(outcomes, Comparing(network, evaluation, hashes[3:4]), FAST)
 
 
 def test_the_calibration_images_overlap_with_themselves(network, made, tiny):
@@ -120,7 +120,7 @@ def test_the_calibration_images_overlap_with_themselves(network, made, tiny):
     assert evaluation is not None
     hashes = [digest for batch in evaluation.stream for digest in batch.hashes]
     with opened(entries_of([made["onnx", "int8"]], RunOptions()), FAST) as outcomes:
-        (found,), warnings, _ = compared(outcomes, Comparing(network, evaluation, hashes))
+        (found,), warnings, _ = compared(outcomes, Comparing(network, evaluation, hashes), FAST)
     assert found.accuracy.count == 20
     assert warnings == ()
 
@@ -205,7 +205,7 @@ def test_an_emulated_session_is_given_fewer_images(network, made, tiny):
     with opened(entries, FAST) as (first, second):
         emulator = Emulator(first.session)
         found, _, images = compared(
-            [dataclasses.replace(first, session=emulator), second], Comparing(network, evaluation), emulated_images=3
+            [dataclasses.replace(first, session=emulator), second], Comparing(network, evaluation), RunOptions(emulated_images=3)
         )
     assert emulator.count == 3
     assert [outcome.accuracy.count for outcome in found] == [3, 8]
