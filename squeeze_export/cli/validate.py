@@ -57,7 +57,8 @@ def command(files: tuple[Path, ...], **values: Any) -> None:
         raise BadInput("--portability needs the integers that the files hold", hint="--table FILE, which `calibrate` writes")
     scale = call_with(Scale, values)
     if values["portability"] and scale != Scale():
-        raise BadInput("--portability compares all images here and at once", hint="leave out --engine, --resume and --per-image")
+        hint = "leave out --engine, --resume, --shard-images and --per-image"
+        raise BadInput("--portability compares all images here and at once", hint=hint)
     with shown_progress() as progress:
         network = chosen_network(values, progress)
         given = {"files": files, "network": network, "eval_path": values["evaluation"], "progress": progress}

@@ -69,6 +69,8 @@ PACKAGES = (
     NeededPackage("onnxruntime-qnn", "qnn", "Qualcomm Hexagon: compiler, emulator, device"),
     NeededPackage("onnxruntime-ep-webgpu", "", "onnx on a GPU through WebGPU"),
     NeededPackage("tflite-micro", "micro", "running tflite with the kernels of microcontrollers"),
+    NeededPackage("pyarrow", "parquet", "results of each image as Parquet"),
+    NeededPackage("ray", "ray", "validation on several machines"),
 )
 
 PROVIDERS = {

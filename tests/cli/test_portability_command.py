@@ -60,6 +60,17 @@ def test_without_a_table(squeeze, net, exported):
     )
 
 
+@pytest.mark.parametrize("scale", [("--engine", "ray"), ("--resume", "kept"), ("--per-image", "images.jsonl")])
+def test_it_keeps_all_images_here(squeeze, net, exported, scale):
+    result = squeeze("validate", INT8, "--portability", "--table", TABLE, *net[:2], *scale)
+    assert result.code == 2
+    assert result.refusal() == (
+        "--portability compares all images here and at once",
+        "leave out --engine, --resume, --shard-images and --per-image",
+    )
+    assert not Path("kept").exists()
+
+
 def test_a_table_without_it_tells_whether_the_images_are_alike(squeeze, net, tiny, exported):
     Path("grey").mkdir()
     draw_images(Path("eval"), 20, seed=3)
