@@ -157,10 +157,10 @@ class QuantizedGraph:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the table's bytes: the same integers have the same hash."""
+        """Of the table's bytes, without the line in its header that holds this hash: the same integers have the same hash."""
         from squeeze_export.graph.table import table_bytes  # which knows this type
 
-        return hashlib.sha256(table_bytes(self)).hexdigest()
+        return hashlib.sha256(table_bytes(self, checksum=False)).hexdigest()
 
 
 def requantization(conv: QuantizedConv, tensors: Mapping[str, Quantization], real: Any = np.float32) -> NDArray[Any]:

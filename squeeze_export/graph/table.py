@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from squeeze_export.core import Preprocess, TensorSpec
 from squeeze_export.errors import BadInput
+from squeeze_export.files import read_bounded, reading
 from squeeze_export.graph.nodes import (
     Add,
     Concat,
@@ -40,13 +41,25 @@ SMALLEST_SCALE, LARGEST_SCALE = 1e-16, 1e6
 """Between these, acc * (s_x * s_w) / s_y stays inside float32."""
 ARRAYS_SHA256 = "arrays_sha256"
 """Key of the arrays' checksum in a table's header."""
+SHA256 = "sha256"
+"""Key of the whole table's checksum in its header: `QuantizedGraph.sha256`. Tables of earlier versions have none."""
+_KEYS = {
+    *("version", "name", "nodes", "input", "output", "preprocess", "labels", "scheme", "tensors", "provenance"),
+    *(ARRAYS_SHA256, SHA256),
+}
+_MAKE_ONE = "make one with: squeeze-export calibrate --weights FILE --calib DIR"
 _TABLE_HEADER = "squeeze_export_table"
 _GRAPH_HEADER = "squeeze_export_graph"
 T = TypeVar("T")
 
 
-def table_bytes(quantized: QuantizedGraph) -> bytes:
-    """The table file's bytes. The same quantized graph always gives the same bytes."""
+def table_bytes(quantized: QuantizedGraph, *, checksum: bool = True) -> bytes:
+    """The table file's bytes. The same quantized graph always gives the same bytes.
+
+    Args:
+        quantized: the graph.
+        checksum: whether the header has the SHA-256 of the bytes that the table has without it.
+    """
     arrays: dict[str, NDArray[Any]] = {}
     header = _header(quantized, arrays) | {
         "scheme": quantized.scheme.name,
@@ -54,6 +67,8 @@ def table_bytes(quantized: QuantizedGraph) -> bytes:
         "provenance": dict(quantized.provenance),
     }
     header[ARRAYS_SHA256] = arrays_sha256(arrays)
+    if checksum:
+        header[SHA256] = quantized.sha256
     return safetensors.numpy.save(arrays, {_TABLE_HEADER: json.dumps(header, sort_keys=True)})
 
 
@@ -63,13 +78,27 @@ def read_table(path: Path) -> QuantizedGraph:
     Raises:
         BadInput: not a table, truncated, of a newer version, or its parts do not fit each other.
     """
-    return _read(
-        path,
-        _TABLE_HEADER,
-        "quantization table",
-        _quantized_graph,
-        "make one with: squeeze-export calibrate --weights FILE --calib DIR",
-    )
+    return _read(path, _TABLE_HEADER, "quantization table", _quantized_graph, _MAKE_ONE)
+
+
+def table_difference(path: Path) -> tuple[str, str]:
+    """What is wrong with a table file, and what it lacks; both are empty where every byte is as it was written.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    try:
+        quantized = read_table(path)
+    except BadInput as err:
+        with reading(path):
+            path.stat()
+        return err.message, ""
+    data = read_bounded(path, MAX_TABLE_BYTES, "a table")
+    if data == table_bytes(quantized):
+        return "", ""
+    if data == table_bytes(quantized, checksum=False):
+        return "", "an earlier version wrote it, without a checksum of its header"
+    return f"`{path}` holds the integers that its checksum names, and its bytes are not those that this tool writes of them", ""
 
 
 def graph_bytes(graph: Graph) -> bytes:
@@ -157,6 +186,9 @@ def _read(path: Path, key: str, what: str, build: Callable[[Mapping[str, Any], M
 def _quantized_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> QuantizedGraph:
     if header.get(ARRAYS_SHA256) != arrays_sha256(arrays):  # nothing else tells one int8 weight from another
         raise ValueError("the arrays do not match their checksum" if ARRAYS_SHA256 in header else "it has no checksum")
+    unknown = sorted(set(header) - _KEYS)
+    if unknown:
+        raise ValueError(f"its header holds {unknown[0]!r}")
     quantized = QuantizedGraph(
         **_parts(header),
         nodes=tuple(_node(entry, arrays) for entry in header["nodes"]),
@@ -165,6 +197,8 @@ def _quantized_graph(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any
         provenance=dict(header["provenance"]),
     )
     _check(quantized)
+    if header.get(SHA256, quantized.sha256) != quantized.sha256:
+        raise ValueError("the header does not match its checksum")
     return quantized
 
 

@@ -25,7 +25,7 @@ from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import SCHEMES, QuantizedGraph, scheme_named
 from squeeze_export.graph.run import FloatRunner
-from squeeze_export.graph.table import ARRAYS_SHA256, arrays_sha256, read_table, table_bytes
+from squeeze_export.graph.table import ARRAYS_SHA256, SHA256, arrays_sha256, read_table, table_bytes, table_difference
 from squeeze_export.nets.architecture import Architecture, Fire, tensor_shapes
 from squeeze_export.quant.recipes import quantize
 
@@ -57,7 +57,8 @@ def path(tmp_path: Path) -> Path:
 def test_reading_and_writing_again_gives_the_same_bytes(path: Path) -> None:
     again = read_table(path)
     assert table_bytes(again) == path.read_bytes()
-    assert again.sha256 == small().sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert again.sha256 == small().sha256 == hashlib.sha256(table_bytes(small(), checksum=False)).hexdigest()
+    assert header_of(path)[SHA256] == again.sha256
 
 
 def test_a_table_read_back_gives_the_same_logits(path: Path) -> None:
@@ -95,14 +96,23 @@ def test_another_integer_gives_another_hash() -> None:
     assert replace(small(), nodes=nodes).sha256 != small().sha256
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], object], *, sealed: bool = True) -> None:
-    """Writes the table again after `change(header, arrays)`; `sealed` with the checksum of the arrays that it then has."""
+def header_of(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, "numpy") as file:
-        header = json.loads(file.metadata()[HEADER])
+        header: dict[str, Any] = json.loads(file.metadata()[HEADER])
+    return header
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], object], *, sealed: bool = True) -> None:
+    """Writes the table again after `change(header, arrays)`; `sealed` as an earlier version would: with the checksum of the
+    arrays that it then has, and none of the header.
+    """
+    header = header_of(path)
+    with safetensors.safe_open(path, "numpy") as file:
         arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     change(header, arrays)
     if sealed:
         header[ARRAYS_SHA256] = arrays_sha256(arrays)
+        header.pop(SHA256, None)
     path.write_bytes(safetensors.numpy.save(arrays, {HEADER: json.dumps(header)}))
 
 
@@ -235,10 +245,53 @@ def test_the_checksum_is_of_names_and_values(change: Callable[..., object], mess
     assert message in refusal(path).message
 
 
-def test_the_checksum_is_of_the_arrays_alone(path: Path) -> None:
-    """Labels and provenance may be others: the integers are the same ones."""
-    rewrite(path, lambda header, arrays: header.update(provenance={}, labels=[]), sealed=False)
-    assert read_table(path).provenance == {}
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header["labels"].__setitem__(0, "etiquette 0"),
+        lambda header: header["provenance"].update(seed=1),
+        lambda header: header["preprocess"].update(resize_px=37),
+        lambda header: header.update(name="smalm"),
+        lambda header: header["tensors"]["conv10"].__setitem__(1, header["tensors"]["conv10"][1] ^ 1),
+        lambda header: header.update({SHA256: "0" * 64}),
+    ],
+    ids=["label", "provenance", "preprocessing", "name", "zero point", "itself"],
+)
+def test_the_header_has_a_checksum_too(change: Callable[[dict[str, Any]], object], path: Path) -> None:
+    """Each such header is a valid one: only the checksum tells. Tables of earlier versions have none, and are read."""
+    rewrite(path, lambda header, arrays: change(header), sealed=False)
+    assert "the header does not match its checksum" in refusal(path).message
+    rewrite(path, lambda header, arrays: header.pop(SHA256), sealed=False)
+    read_table(path)
+
+
+def test_a_key_that_no_table_has_is_refused(path: Path) -> None:
+    """A flipped bit in the checksum's own key would take the checksum away."""
+    rewrite(path, lambda header, arrays: header.update(sha257=header.pop(SHA256)), sealed=False)
+    assert "its header holds 'sha257'" in refusal(path).message
+
+
+def test_the_difference_of_a_table(path: Path) -> None:
+    assert table_difference(path) == ("", "")
+    written = path.read_bytes()
+    path.write_bytes(table_bytes(small(), checksum=False))
+    assert table_difference(path) == ("", "an earlier version wrote it, without a checksum of its header")
+    rewrite(path, lambda header, arrays: header.update(labels=header.pop("labels")))  # the same in another order
+    assert "its bytes are not those that this tool writes" in table_difference(path)[0]
+    place = written.index(b'"conv10') + 3
+    path.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
+    assert str(path) in table_difference(path)[0]
+    with pytest.raises(BadInput, match="cannot be read"):
+        table_difference(path.with_name("none"))
+
+
+def test_any_flipped_bit_is_found(path: Path) -> None:
+    written = path.read_bytes()
+    draw = np.random.default_rng(7)
+    header_bytes = 8 + int.from_bytes(written[:8], "little")
+    for place, bit in zip((*range(8), *draw.integers(8, header_bytes, 80)), draw.integers(0, 8, 88), strict=True):
+        path.write_bytes(written[:place] + bytes([written[place] ^ (1 << int(bit))]) + written[place + 1 :])
+        assert table_difference(path)[0], (place, bit)
 
 
 def test_the_checksum_by_hand() -> None:
