@@ -156,7 +156,8 @@ def read_as(kind: Any, value: Any, what: str, where: str = "") -> Any:
     """Checks a value of a JSON document against a type annotation, and converts it.
 
     Args:
-        kind: the annotation: a dataclass, `tuple[X, ...]`, `Mapping[str, X]`, `Literal`, `X | None`, str, int, float, bool or Any.
+        kind: the annotation: a dataclass, `tuple[X, ...]`, `Mapping[str, X]`, `Literal`, `X | None`, `int | str`, str, int, float,
+            bool or Any.
         value: as `json.loads` gives it.
         what: the document, for the error: `report`.
         where: the value's path in the document.
@@ -167,8 +168,9 @@ def read_as(kind: Any, value: Any, what: str, where: str = "") -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
-    if origin in (Union, types.UnionType):  # X | None is the only union there is
-        return None if value is None else read_as(next(part for part in arguments if part is not type(None)), value, what, where)
+    if origin in (Union, types.UnionType):
+        fitting = [part for part in arguments if part is type(value)] or [part for part in arguments if part is not type(None)]
+        return None if fitting[0] is type(None) else read_as(fitting[0], value, what, where)
     if origin is Literal:
         _expect(isinstance(value, str) and value in arguments, " or ".join(arguments), value, what, where)
         return value

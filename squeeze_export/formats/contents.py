@@ -48,6 +48,8 @@ class FileTensor:
         size_bytes: of a constant's stored values; 0 where they are parameters of an operator and not weights.
         place: identifies the tensor in a format whose names are not unique.
         storage: identifies the stored values in a format whose constants may share them.
+        load: gives a constant's stored bytes; none where the reader does not have them. It raises OSError or ValueError where
+            they are damaged.
     """
 
     name: str
@@ -61,6 +63,7 @@ class FileTensor:
     size_bytes: int = 0
     place: Hashable = None
     storage: Hashable = None
+    load: Callable[[], bytes] = field(default=bytes, compare=False, repr=False)
 
     @property
     def key(self) -> Hashable:

@@ -306,7 +306,12 @@ class OnnxFile:
             few = tensor.data_type in (tensor.INT32, tensor.INT64) and sum(shape) <= MAX_VALUES
             values = tuple(int(v) for v in self.array(name).reshape(-1)) if few else ()
             dtype, itemsize = self._dtype(tensor.data_type)
-            return FileTensor(name, dtype, shape, True, values=values, size_bytes=math.prod(shape) * itemsize)
+            size_bytes = math.prod(shape) * itemsize
+
+            def load() -> bytes:
+                return bytes(tensor.raw_data or tensor.SerializeToString())
+
+            return FileTensor(name, dtype, shape, True, values=values, size_bytes=size_bytes, load=load)
         kind = self._types.get(name)
         constant = name in self.makers and self.makers[name].op_type == "Constant"
         if kind is None or not kind.elem_type:

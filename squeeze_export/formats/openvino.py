@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from graphlib import TopologicalSorter
@@ -163,6 +163,17 @@ class _Rows:
         self._weights.seek(offset)
         return tuple(np.frombuffer(self._weights.read(constant.size_bytes), constant.dtype).tolist())
 
+    def loader(self, offset: int, size_bytes: int) -> Callable[[], bytes]:
+        """Gives a constant's bytes, also when the file is closed again."""
+        path = Path(self._weights.name)
+
+        def load() -> bytes:
+            with path.open("rb") as weights:
+                weights.seek(offset)
+                return weights.read(size_bytes)
+
+        return load
+
 
 def _layers(root: Element, weight_bytes: int, rows: _Rows) -> tuple[list[FileOperator], dict[Hashable, str]]:
     """All layers, with constants, inputs and results, as operators in the order of the run, and the tensors' own names by key.
@@ -229,7 +240,8 @@ def _tensor(entry: Element, port: Element, place: tuple[int, int], weight_bytes:
     offset, size_bytes = (int(_attributes(entry)[key]) for key in ("offset", "size"))
     if not 0 <= offset <= offset + size_bytes <= weight_bytes:
         raise ValueError(f"the constant {name} lies outside the weights")
-    tensor = replace(tensor, constant=True, size_bytes=size_bytes, storage=(offset, size_bytes))
+    stored = rows.loader(offset, size_bytes)
+    tensor = replace(tensor, constant=True, size_bytes=size_bytes, storage=(offset, size_bytes), load=stored)
     return replace(tensor, numbers=rows.of(tensor, offset))
 
 

@@ -346,6 +346,7 @@ def _tensor(tensor: Any, place: tuple[int, int], tensors: Sequence[Any], buffers
         size_bytes=size_bytes,
         place=place,
         storage=Buffer(int(tensor.buffer), not inside and size_bytes > 0),
+        load=lambda: bytes(buffer.data) if inside else b"",
     )
 
 

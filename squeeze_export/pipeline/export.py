@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from squeeze_export import __version__
 from squeeze_export.compilers import Compiler
-from squeeze_export.core import Artifact, Audit, EmitOptions, TensorSpec
+from squeeze_export.core import Artifact, Audit, EmitOptions
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import Content, content_sha256, content_size, read_content, write_draft, write_files
 from squeeze_export.formats import Format, audited, format_named
+from squeeze_export.graph.golden import Golden, golden
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme
 from squeeze_export.images.names import shown
 from squeeze_export.measure.host import tool_versions
+from squeeze_export.pipeline.sidecar_document import (
+    SIDECAR,
+    SidecarDocument,
+    constant_hashes,
+    damaged,
+    piece_hashes,
+    read_sidecar,
+    sidecar_bytes,
+    sidecar_path,
+)
 from squeeze_export.registry import COMPILERS, FORMATS, TARGETS, registered, usable
 from squeeze_export.targets import check_carries, check_fits, target_named
 
-MAX_SIDECAR_BYTES = 16_000_000
 _HINT = "export it again with this tool"
 
 
@@ -62,8 +72,12 @@ def export_checked(
     name: str,
     options: EmitOptions,
     origin: Mapping[str, Any] | None = None,
+    answers: Golden | None = None,
 ) -> Artifact:
-    """`export` to a target that is known to carry the scheme in this outer form; `origin` (of `Network`) goes into the sidecar."""
+    """`export` to a target that is known to carry the scheme in this outer form.
+
+    `origin` (of `Network`) goes into the sidecar, and so do `answers`, which are computed where they are not given.
+    """
     module = target_named(target)
     check_fits(network, scheme)
     if not name or Path(name).name != name or not name.isprintable():
@@ -71,7 +85,8 @@ def export_checked(
     provenance = provenance_of(network, scheme, target)
     content = module.emit(network, scheme, options, metadata_of(provenance))
     told = {**provenance, **(origin or {})}  # in the sidecar alone: the file's own bytes stay what they are
-    return keep(content, out / f"{name}.{scheme.name}{module.SUFFIX}", target, scheme, told, network.labels)
+    path = out / f"{name}.{scheme.name}{module.SUFFIX}"
+    return keep(content, path, target, scheme, told, network.labels, answers=answers or golden(network, scheme))
 
 
 def keep(
@@ -83,6 +98,7 @@ def keep(
     labels: tuple[str, ...],
     *,
     promised: bool = True,
+    answers: Golden | None = None,
 ) -> Artifact:
     """Audits what was made, and gives it its name and its sidecar.
 
@@ -95,6 +111,7 @@ def keep(
         labels: likewise.
         promised: whether an integer file that fails its audit is refused; False for another tool's product, whose sidecar
             then lists the violations.
+        answers: what the file must answer; None where nobody knows.
 
     Raises:
         Refused: the file failed its audit.
@@ -104,7 +121,7 @@ def keep(
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
         draft = Path(folder) / path.name
         write_draft(draft, content)
-        audit = audited(file_format, draft)
+        audit, constants = audited(file_format, draft), constant_hashes(format_named(file_format).read(draft))
         if not scheme.integer:
             audit = replace(audit, violations=())  # a float file breaks no promise by holding floats
         source, result = format_named(file_format).describe(draft)
@@ -115,7 +132,7 @@ def keep(
     artifact = Artifact(
         path, target, scheme.name, content_sha256(content), content_size(content), source, result, provenance, audit
     )
-    _write_with_sidecar(content, artifact, labels)
+    _write_with_sidecar(content, artifact, labels, constants, answers)
     return artifact
 
 
@@ -135,7 +152,7 @@ def keep_compiled(content: Content, path: Path, source: Artifact, compiler: str,
     facts = {**source.provenance, "compiled_from": {"file": source.path.name, "sha256": source.sha256}, **provenance}
     sha256, size_bytes = content_sha256(content), content_size(content)
     artifact = Artifact(path, compiler, source.scheme, sha256, size_bytes, source.input, source.output, facts)
-    _write_with_sidecar(content, artifact, read_sidecar(sidecar_path(source.path)).get("labels", []))
+    _write_with_sidecar(content, artifact, read_sidecar(sidecar_path(source.path)).labels)
     return artifact
 
 
@@ -176,56 +193,26 @@ def compiler_of(path: Path) -> str | None:
     return next((name for name, compiler in compilers.items() if path.name.endswith(compiler.SUFFIX)), None)
 
 
-def sidecar_path(path: Path) -> Path:
-    """`<file>.json` beside the file."""
-    return path.with_name(f"{path.name}.json")
-
-
 def read_artifact(path: Path) -> Artifact:
     """Opens an exported file by its sidecar.
 
     Raises:
         BadInput: no file, no sidecar, a sidecar that cannot be read, or a file that is not the one it describes.
     """
-    values = read_sidecar(sidecar_path(path))
+    told = read_sidecar(sidecar_path(path))
+    compiled = told.target in registered(COMPILERS, "compiler")
+    if not compiled and told.target not in registered(TARGETS, "target"):
+        raise damaged(sidecar_path(path), f"no target is called `{told.target}`")
     try:
-        compilers = registered(COMPILERS, "compiler")
-        if values["target"] not in {*registered(TARGETS, "target"), *compilers}:
-            raise ValueError(f"target {values['target']!r}")
         content = read_content(path)
-        if values["sha256"] != content_sha256(content):
-            raise BadInput(f"`{path}` is not the file that its sidecar describes (SHA-256 differs)", hint=_HINT)
-        return Artifact(
-            path,
-            values["target"],
-            values["scheme"],
-            values["sha256"],
-            content_size(content),
-            _spec(values["input"]),
-            _spec(values["output"]),
-            dict(values["provenance"]),
-            None if values["target"] in compilers else _audit(values["audit"]),
-        )
     except OSError as err:
         raise BadInput(f"`{err.filename or path}` cannot be read: {err.strerror}", hint=_HINT) from err
-    except (KeyError, TypeError, ValueError) as err:
-        raise BadInput(f"the sidecar `{sidecar_path(path)}` is damaged: {err!r}", hint=_HINT) from err
-
-
-def read_sidecar(sidecar: Path) -> Any:
-    """A sidecar's JSON, unchecked.
-
-    Raises:
-        BadInput: it cannot be read, is too large, or is no JSON.
-    """
-    try:
-        if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
-            raise BadInput(f"the sidecar `{sidecar}` is too large", hint=_HINT)
-        return json.loads(sidecar.read_text(encoding="utf-8"))
-    except OSError as err:
-        raise BadInput(f"`{err.filename or sidecar}` cannot be read: {err.strerror}", hint=_HINT) from err
-    except (ValueError, RecursionError) as err:
-        raise BadInput(f"the sidecar `{sidecar}` is damaged: {err}", hint=_HINT) from err
+    if told.sha256 != content_sha256(content):
+        raise BadInput(f"`{path}` is not the file that its sidecar describes (SHA-256 differs)", hint=_HINT)
+    if told.audit is None and not compiled:
+        raise damaged(sidecar_path(path), "it has no audit")
+    size_bytes, audit = content_size(content), None if compiled else told.audit
+    return Artifact(path, told.target, told.scheme, told.sha256, size_bytes, told.input, told.output, dict(told.provenance), audit)
 
 
 def metadata_of(provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -253,33 +240,27 @@ def provenance_of(network: Graph | QuantizedGraph, scheme: Scheme, target: str) 
     return found
 
 
-def _write_with_sidecar(content: Content, artifact: Artifact, labels: Sequence[str]) -> None:
-    sidecar = {
-        "file": artifact.path.name,
-        "target": artifact.target,
-        "scheme": artifact.scheme,
-        "sha256": artifact.sha256,
-        "size_bytes": artifact.size_bytes,
-        "input": asdict(artifact.input),
-        "output": asdict(artifact.output),
-        "labels": list(labels),
-        "provenance": artifact.provenance,
-        "audit": _plain_audit(artifact.audit) if artifact.audit is not None else None,
-    }
-    text = json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n"
-    write_files({artifact.path: content, sidecar_path(artifact.path): text.encode("utf-8", "backslashreplace")})
-
-
-def _spec(values: dict[str, Any]) -> TensorSpec:
-    return replace(TensorSpec(**values), shape=tuple(values["shape"]))
-
-
-def _plain_audit(audit: Audit) -> dict[str, Any]:
-    """As JSON has it; `untold` is left out where it is empty, as in every file of ours."""
-    return {name: value for name, value in asdict(audit).items() if value or name != "untold"}
-
-
-def _audit(values: dict[str, Any]) -> Audit:
-    values = {"kept_float": [], "untold": [], **values}  # files of earlier versions have none
-    lists = {name: tuple(values[name]) for name in ("float_operators", "float_tensors", "violations", "kept_float", "untold")}
-    return Audit(**{**values, **lists})
+def _write_with_sidecar(
+    content: Content,
+    artifact: Artifact,
+    labels: tuple[str, ...],
+    constants: Mapping[str, str] | None = None,
+    answers: Golden | None = None,
+) -> None:
+    sidecar = SidecarDocument(
+        SIDECAR.version,
+        artifact.path.name,
+        artifact.target,
+        artifact.scheme,
+        artifact.sha256,
+        artifact.size_bytes,
+        artifact.input,
+        artifact.output,
+        labels,
+        artifact.provenance,
+        artifact.audit,
+        piece_hashes(content, artifact.path.name),
+        constants or {},
+        answers,
+    )
+    write_files({artifact.path: content, sidecar_path(artifact.path): sidecar_bytes(sidecar)})

@@ -16,6 +16,7 @@ from typing import Any
 
 from squeeze_export.core import Artifact, EmitOptions, Progress
 from squeeze_export.errors import BadInput, NotInstalled, SqueezeExportError
+from squeeze_export.graph.golden import Golden, golden
 from squeeze_export.graph.nodes import Graph
 from squeeze_export.graph.quantized import QuantizedGraph, Scheme, scheme_named
 from squeeze_export.graph.table import graph_bytes, read_graph, read_table, table_bytes
@@ -148,11 +149,13 @@ def export_apart(
     found = []
     with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder, ExitStack() as stack:
         workers: dict[str, Worker] = {}
-        request = {"name": name, "options": asdict(options), "origin": dict(origin), "orders": _handed_over(orders, Path(folder))}
         for target in targets:
             # In the user's folder, to which paths and messages are relative.
             workers[target] = stack.enter_context(Worker(__name__, tool=f"the {target} toolchain", cwd=Path()))
-            workers[target].send("write_files", {**request, "target": target})
+        # While they start, what all are given is made.
+        request = {"name": name, "options": asdict(options), "origin": dict(origin), "orders": _handed_over(orders, Path(folder))}
+        for target, worker in workers.items():
+            worker.send("write_files", {**request, "target": target})
         for done, (target, worker) in enumerate(workers.items()):
             progress("exporting", done, len(targets))
             try:
@@ -164,12 +167,13 @@ def export_apart(
     return found
 
 
-def _handed_over(orders: Sequence[Order], folder: Path) -> list[dict[str, str]]:
+def _handed_over(orders: Sequence[Order], folder: Path) -> list[dict[str, Any]]:
     listed = []
     for index, order in enumerate(orders):
         network, path = order.network, folder / f"{index}.network"
         path.write_bytes(table_bytes(network) if isinstance(network, QuantizedGraph) else graph_bytes(network))
-        listed.append({"network": str(path), "scheme": order.scheme.name, "out": str(order.out)})
+        told = {"network": str(path), "scheme": order.scheme.name, "out": str(order.out)}
+        listed.append({**told, "answers": asdict(golden(network, order.scheme))})
     return listed
 
 
@@ -180,7 +184,7 @@ def write_files(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[d
     for order in reversed(values["orders"]):  # the product last: what fails before it leaves none behind
         scheme = scheme_named(order["scheme"])
         network = (read_table if scheme.integer else read_graph)(Path(order["network"]))
-        form = {"name": values["name"], "options": options, "origin": values["origin"]}
+        form = {"name": values["name"], "options": options, "origin": values["origin"], "answers": Golden(**order["answers"])}
         artifact = export_checked(network, values["target"], scheme, Path(order["out"]), **form)
         paths.append(str(artifact.path))
     return {"paths": paths}, {}

@@ -15,7 +15,8 @@ from squeeze_export.formats import format_named
 from squeeze_export.formats.audit import audit
 from squeeze_export.formats.contents import Contents
 from squeeze_export.graph.quantized import FP16, FP32, INT8, INT16X8, W8
-from squeeze_export.pipeline.export import format_of, read_artifact, sidecar_path
+from squeeze_export.pipeline.export import format_of, read_artifact
+from squeeze_export.pipeline.sidecar_document import sidecar_path
 from squeeze_export.registry import TARGETS
 
 LEAST_SPAN = 0.5

@@ -9,7 +9,7 @@ from squeeze_export.core import Preprocess
 from squeeze_export.errors import BadInput
 from squeeze_export.nets.architecture import Architecture, StructureChoice, architecture_from_json
 from squeeze_export.nets.safetensors_file import preprocess_from_json
-from squeeze_export.pipeline.export import read_sidecar
+from squeeze_export.pipeline.sidecar_document import read_sidecar
 
 SUFFIX = ".json"
 _HINT = "--like net.int8.onnx.json: what an export writes beside its file"
@@ -51,17 +51,17 @@ def opened_sidecar(path: Path) -> Sidecar:
     Raises:
         BadInput: no such file, or no sidecar of an exported file.
     """
-    values = read_sidecar(path)
+    sidecar = read_sidecar(path)
+    provenance = sidecar.provenance
     try:
-        provenance, labels = values["provenance"], values["labels"]
         digest, stored = provenance["checkpoint_sha256"], dict(provenance["preprocess"])
         known = dict(provenance["architecture"]) if "architecture" in provenance else None
-        if not isinstance(digest, str) or not all(isinstance(label, str) for label in labels):
-            raise TypeError("checkpoint_sha256 or labels are no text")
+        if not isinstance(digest, str):
+            raise TypeError("checkpoint_sha256 is no text")
     except (KeyError, TypeError, ValueError) as err:
         raise BadInput(f"`{path}` is no sidecar of an exported file: {err!r}", hint=_HINT) from err
     structure = StructureChoice() if known is None else _told(architecture_from_json(known))
-    return Sidecar(path, digest, preprocess_from_json(stored), structure, tuple(labels))
+    return Sidecar(path, digest, preprocess_from_json(stored), structure, sidecar.labels)
 
 
 def _told(arch: Architecture) -> StructureChoice:

@@ -19,8 +19,9 @@ from squeeze_export.gate.timing import FEWEST_ROUNDS, ROUNDS, Rounds, SlowdownDe
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.measure.host import cpu_times, other_load
 from squeeze_export.pipeline.calibration import read_calibration
-from squeeze_export.pipeline.export import export, read_artifact, sidecar_path
+from squeeze_export.pipeline.export import export, read_artifact
 from squeeze_export.pipeline.measuring import pixels_for
+from squeeze_export.pipeline.sidecar_document import sidecar_path
 from squeeze_export.results import Measurement, Report
 from squeeze_export.runtimes import runtime_named
 

@@ -294,6 +294,7 @@ def test_a_table_cannot_choose_where_to_write(refused, table):
     metadata = json.loads(data[8:start])["__metadata__"]
     header = json.loads(metadata["squeeze_export_table"])
     header["provenance"]["network"] = "../escaped"
+    del header["sha256"]  # as earlier versions wrote it
     arrays = load_file(table)
     table.write_bytes(save(arrays, {"squeeze_export_table": json.dumps(header)}))
     message, _ = refused("onnx", "--int8", "--table", table, "--no-bench")

@@ -38,7 +38,8 @@ from squeeze_export.graph.quantized import QuantizedGraph, scheme_named
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.measure.host import host_facts
 from squeeze_export.nets.architecture import Architecture, Bypass, Fire, architecture, tensor_shapes
-from squeeze_export.pipeline.export import export, sidecar_path
+from squeeze_export.pipeline.export import export
+from squeeze_export.pipeline.sidecar_document import sidecar_path
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.registry import TARGETS
 from squeeze_export.runtimes import Runtime, runtime_named

@@ -29,7 +29,8 @@ from squeeze_export.graph.nodes import Add, QuantizedConv
 from squeeze_export.graph.quantized import FP32, INT8, SCHEMES, Scheme
 from squeeze_export.graph.table import read_table, table_bytes
 from squeeze_export.measure.difference import first_layer_apart
-from squeeze_export.pipeline.export import export, read_artifact, sidecar_path
+from squeeze_export.pipeline.export import export, read_artifact
+from squeeze_export.pipeline.sidecar_document import sidecar_path
 from squeeze_export.registry import COMPILERS, RUNTIMES, TARGETS
 from squeeze_export.targets import target_named
 from tests.contract.conftest import VARIANTS

@@ -14,7 +14,7 @@ from squeeze_export.cli import run
 from squeeze_export.core import EmitOptions, PlacedOperator, place
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.pipeline import calibrate, export, lint_file, open_network, read_artifact
-from squeeze_export.pipeline.export import sidecar_path
+from squeeze_export.pipeline.sidecar_document import sidecar_path
 from squeeze_export.runtimes.tflite import litert
 from squeeze_export.runtimes.tflite.interpreter import LITERT_BUILTIN
 from squeeze_export.runtimes.tflite.placement import contents_of, placement, taken_over

@@ -22,9 +22,10 @@ from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.nets.modules import build_module, load_arrays
 from squeeze_export.pipeline import RunOptions, StructureChoice, bench_files, compare_files, export, open_network, validate_files
-from squeeze_export.pipeline.export import export_checked, sidecar_path
+from squeeze_export.pipeline.export import export_checked
 from squeeze_export.pipeline.foreign import foreign_artifact
 from squeeze_export.pipeline.network import PreprocessChoice
+from squeeze_export.pipeline.sidecar_document import sidecar_path
 from squeeze_export.runtimes import onnxruntime
 from squeeze_export.runtimes.foreign import Adapter
 

@@ -2,11 +2,13 @@
 
 import os
 import time
+from dataclasses import asdict
 
 import pytest
 
 from squeeze_export.core import EmitOptions, silent
 from squeeze_export.errors import BadInput, Refused, Unavailable
+from squeeze_export.graph.golden import golden
 from squeeze_export.graph.quantized import FP32, INT8
 from squeeze_export.graph.table import table_bytes
 from squeeze_export.pipeline import export
@@ -115,7 +117,8 @@ def test_processes_end_when_the_job_does(orders, toolchain, tmp_path):
 
 def request(folder, quantized, **changes):
     (folder / "0.network").write_bytes(table_bytes(quantized))
-    order = {"network": str(folder / "0.network"), "scheme": "int8", "out": str(folder)}
+    answers = asdict(golden(quantized, INT8))
+    order = {"network": str(folder / "0.network"), "scheme": "int8", "out": str(folder), "answers": answers}
     return {"target": "onnx", "name": "net", "options": {"softmax": True}, "origin": {}, "orders": [order]} | changes
 
 

@@ -218,7 +218,7 @@ class _Reading:
         (value, *_), (made, *_) = operation.arguments.get("val", ("",)), operation.outputs
         if isinstance(value, str):
             raise ValueError(f"{operation} holds nothing")
-        self._tensors[made.name] = replace(_tensor(made.name, made.type), constant=True, size_bytes=_size_bytes(value))
+        self._tensors[made.name] = _stored(_tensor(made.name, made.type), value)
         self._constants.append(self._tensors[made.name])
         return True
 
@@ -246,7 +246,7 @@ class _Reading:
                 stored = _tensor(f"{operation.name}.{key}", entry.type)
                 dtype = _index_dtype(operation, entry) if operation.operator == _PALETTE and key == "indices" else entry.dtype
                 place = (operation.name, key, index)
-                self._constants.append(replace(stored, dtype=dtype, constant=True, size_bytes=_size_bytes(entry), place=place))
+                self._constants.append(replace(_stored(stored, entry), dtype=dtype, place=place))
                 yield self._constants[-1]
 
 
@@ -256,8 +256,9 @@ def _tensor(name: str, kind: TensorType | None) -> FileTensor:
     return FileTensor(name, kind.element.name, tuple(FREE if size is None else size for size in kind.shape))
 
 
-def _size_bytes(constant: Constant) -> int:
-    return 0 if constant.dtype in _PARAMETERS else constant.type.size_bytes
+def _stored(tensor: FileTensor, constant: Constant) -> FileTensor:
+    size_bytes = 0 if constant.dtype in _PARAMETERS else constant.type.size_bytes
+    return replace(tensor, constant=True, size_bytes=size_bytes, load=lambda: constant.array.tobytes())
 
 
 def _index_dtype(palette: Operation, indices: Constant) -> str:
