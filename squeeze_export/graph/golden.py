@@ -12,7 +12,6 @@ No photograph is needed, and none is told. The answers are those of the exact in
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -109,8 +108,8 @@ def golden_logits(told: Golden) -> FloatArray:
     """
     try:
         values = np.frombuffer(base64.b64decode(told.logits, validate=True), "<f4")
-    except binascii.Error as err:
-        raise ValueError(f"the golden logits are no base64: {err}") from err
+    except ValueError as err:
+        raise ValueError(f"the golden logits are no float32 in base64: {err}") from err
     if not len(values) or len(values) % COUNT or not np.isfinite(values).all():
         raise ValueError(f"the golden logits are `{len(values)}` numbers for `{COUNT}` images, or not finite")
     return values.astype(np.float32).reshape(COUNT, -1)

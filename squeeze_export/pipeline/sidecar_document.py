@@ -1,7 +1,7 @@
 """The sidecar: the JSON file beside an exported one, with what an app needs and what `verify` compares.
 
-It has one form, so that a change of any byte shows: the fields of `SidecarDocument` in their order, each level indented by one more space,
-in UTF-8, and a last field `checksum`, the SHA-256 of all bytes before its line.
+It has one form, so that a change of any byte shows: the fields of `SidecarDocument` in their order, each level one more space
+from the margin, in UTF-8, and a last field `checksum`, the SHA-256 of all bytes before its line.
 """
 
 from __future__ import annotations
