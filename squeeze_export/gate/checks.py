@@ -138,11 +138,12 @@ Judge = Callable[[Measurement, float, Report], "Check | Absent"]
 
 
 def drop_message(what: str, answers: Paired, found: Decided, bound: float, against: str) -> str:
-    """`top-1 drop 0.42 pp [-1.20, 2.30] against the reference: 4 lost, 3 won of 240 images; at most 1 pp passes`."""
+    """`top-1 drop 0.42 pp [-1.20, 2.30] against the reference: 4 lost, 3 won of 240 images (McNemar p = 1); at most 1 pp ...`."""
     low, high = found.interval.low, found.interval.high
     return (
         f"{what} drop {in_unit(found.interval.value, 'pp')} [{low:.2f}, {high:.2f}] against {against}: {answers.lost:,} lost, "
-        f"{answers.won:,} won of {answers.count:,} images; at most {in_unit(bound, 'pp')} passes"
+        f"{answers.won:,} won of {answers.count:,} images (McNemar p = {found.changed_p:.2g}); "
+        f"at most {in_unit(bound, 'pp')} passes"
     )
 
 

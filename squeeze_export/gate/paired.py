@@ -86,12 +86,9 @@ def decide_drop(answers: Paired, max_drop_pp: float) -> Decided:
     lost, won, count = answers.lost, answers.won, answers.count
     if count < 1 or not 0 <= max_drop_pp <= 100:
         raise ValueError(f"{count} images, a drop of at most {max_drop_pp} pp: nothing to decide")
-    bound, state = max_drop_pp / 100, drop_state(answers, max_drop_pp)
-    drop = (lost - won) / count
-    interval = Interval(100 * drop, 100 * _least_drop(lost, won, count), -100 * _least_drop(won, lost, count))
-    # Without a discordant image yet, the next one is taken to be the first.
-    spread = math.sqrt((max(lost + won, 1) / count - drop * drop) / count)
-    more = more_needed(count, spread, drop - bound) if state == "undecided" else None
+    state = drop_state(answers, max_drop_pp)
+    interval = Interval(100 * (lost - won) / count, 100 * _least_drop(lost, won, count), -100 * _least_drop(won, lost, count))
+    more = more_images(answers, max_drop_pp) if state == "undecided" else None
     stats = require("scipy.stats", "gate")
     changed_p = float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
     return Decided(state, interval, more, changed_p)
@@ -103,6 +100,14 @@ def drop_state(answers: Paired, max_drop_pp: float) -> State:
     if chance_of_lost(lost, won, count, max_drop_pp / 100) <= LEVEL:
         return "failed"
     return "passed" if chance_of_lost(won, lost, count, -max_drop_pp / 100) <= LEVEL else "undecided"
+
+
+def more_images(answers: Paired, max_drop_pp: float) -> int | None:
+    """`Decided.more_images` of answers that are undecided."""
+    drop = (answers.lost - answers.won) / answers.count
+    # Without a discordant image yet, the next one is taken to be the first.
+    spread = math.sqrt((max(answers.lost + answers.won, 1) / answers.count - drop * drop) / answers.count)
+    return more_needed(answers.count, spread, drop - max_drop_pp / 100)
 
 
 def decide_agreement(same: int, count: int, min_agreement: float) -> Decided:
@@ -122,15 +127,15 @@ def decide_agreement(same: int, count: int, min_agreement: float) -> Decided:
     stats = require("scipy.stats", "gate")
     bound = min_agreement / 100
     state: State = "undecided"
-    if stats.binomtest(same, count, bound, "less").pvalue <= LEVEL:
+    if stats.binom.cdf(same, count, bound) <= LEVEL:
         state = "failed"
-    elif stats.binomtest(same, count, bound, "greater").pvalue <= LEVEL:
+    elif stats.binom.sf(same - 1, count, bound) <= LEVEL:
         state = "passed"
-    limits = stats.binomtest(same, count).proportion_ci(1 - 2 * LEVEL, "exact")
+    low, high = _limits(same, count, LEVEL)
     share = same / count
     spread = math.sqrt(max(share * (1 - share), 1 / count) / count)
     more = more_needed(count, spread, share - bound) if state == "undecided" else None
-    return Decided(state, Interval(100 * share, 100 * float(limits.low), 100 * float(limits.high)), more)
+    return Decided(state, Interval(100 * share, 100 * low, 100 * high), more)
 
 
 def chance_of_lost(lost: int, won: int, count: int, drop: float) -> float:
@@ -153,9 +158,7 @@ def chance_of_lost(lost: int, won: int, count: int, drop: float) -> float:
     if lost - won <= count * drop:
         return 1.0
     stats = require("scipy.stats", "gate")
-    seen = lost + won
-    least = float(stats.beta.ppf(_LEFT_OUT / 2, seen, count - seen + 1)) if seen > 0 else 0.0  # Clopper and Pearson's limits
-    high = float(stats.beta.isf(_LEFT_OUT / 2, seen + 1, count - seen)) if seen < count else 1.0
+    least, high = _limits(lost + won, count, _LEFT_OUT / 2)
     low = max(least, abs(drop))
     if low > high:  # fewer changed than any such gain needs
         return _LEFT_OUT
@@ -167,6 +170,13 @@ def chance_of_lost(lost: int, won: int, count: int, drop: float) -> float:
     rest = np.divide(lose, 1 - win, out=np.ones_like(lose), where=win < 1)
     chances = stats.binom.pmf(wins, count, win) * stats.binom.sf(fewest - 1, count - wins, np.minimum(rest, 1))
     return float(min(1.0, chances.sum(axis=1).max() + _LEFT_OUT))
+
+
+def _limits(seen: int, count: int, level: float) -> tuple[float, float]:
+    """A share's exact limits, each wrong with a chance of at most `level`: C. J. Clopper, E. S. Pearson, Biometrika 26 (1934)."""
+    beta = require("scipy.stats", "gate").beta
+    low = float(beta.ppf(level, seen, count - seen + 1)) if seen > 0 else 0.0
+    return low, float(beta.isf(level, seen + 1, count - seen)) if seen < count else 1.0
 
 
 def _least_lost(score: float, wins: NDArray[np.int64], count: int, drop: float) -> NDArray[np.int64]:
