@@ -15,13 +15,13 @@ import numpy as np
 
 from benchmarks import gate_noise
 from benchmarks.recording import write
-from squeeze_export.gate.paired import Paired, decide_agreement, decide_drop, drop_state
+from squeeze_export.gate.paired import Paired, decide_agreement, drop_state, more_images
 from squeeze_export.gate.timing import ROUNDS, Rounds, decide_slowdown
 
 RUNS = 2000
 MOST_FALSE, LEAST_FOUND = 0.05, 0.90
 MAX_DROP_PP, MIN_AGREEMENT, MAX_SLOWDOWN = 1.0, 95.0, 5.0
-FOLLOWED = 100
+FOLLOWED = 200
 """Undecided runs that get what they ask for."""
 FEWEST_FOLLOWED = 40
 """Of fewer no share is told."""
@@ -102,7 +102,7 @@ def _answer_case(count: int, changed: float, drop_pp: float, truth: str) -> Case
         return Paired(lost, won, images)
 
     def followed(first: Paired) -> bool | None:
-        more = decide_drop(first, MAX_DROP_PP).more_images
+        more = more_images(first, MAX_DROP_PP)
         if more is None:
             return None
         extra = drawn(more)
