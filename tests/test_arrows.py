@@ -62,6 +62,7 @@ ROOMS: dict[str, set[str]] = {
     "formats": {"core", "errors", "files", "registry"},
     **dict.fromkeys(WORKSHOPS, LOW),
     "gate": LOW | {"measure"},  # judges with its statistics
+    "report": LOW | {"gate.results"},  # shows what the gate found
     "analyze": LOW | {"quant", "report"},  # tries quantizations, and its page is a report's
     "remote": LOW | {"runtimes.session"},  # a session on a board is a session
     "demo": {"core", "nets"},  # data and where it lies

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from squeeze_export.cli.ci import CI, tell_ci
 from squeeze_export.cli.console import note, print_json, say, shown_progress, stdout_console
-from squeeze_export.cli.options import FILE, Choice, Command, Option, option
+from squeeze_export.cli.options import FILE, Choice, Command, Option, option, source_of
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.cli.settings import FILE as SETTINGS
+from squeeze_export.cli.settings import PROJECT
 from squeeze_export.documents import to_json
 from squeeze_export.errors import EXIT_DONE, GateFailed, GateUndecided
+from squeeze_export.pipeline.ci import judged
 from squeeze_export.pipeline.gating import (
     BASELINE,
     ROUNDS,
@@ -29,6 +33,7 @@ from squeeze_export.pipeline.gating import (
     write_result,
     write_settings,
 )
+from squeeze_export.report.ci.judged import counts, found, plain
 from squeeze_export.report.tables import Column, Table
 from squeeze_export.report.terminal import print_rows
 from squeeze_export.report.wording import one_line
@@ -67,7 +72,7 @@ OUT = option("--out", group="Output", type=FILE, metavar="DIR", help="Folder of 
 
 
 @click.command(
-    "gate", cls=Command, params=[click.Argument(["report"], type=FILE), *AGAINST, *BOUNDS, UNDECIDED, *ACTIONS, OUT, *OUTPUT]
+    "gate", cls=Command, params=[click.Argument(["report"], type=FILE), *AGAINST, *BOUNDS, UNDECIDED, *ACTIONS, OUT, *CI, *OUTPUT]
 )
 def command(report: Path, **values: Any) -> int:
     """Hold a report to bounds, to a baseline, and to files timed beside its own. Exit code 5 if something got worse, 6 if that
@@ -97,7 +102,15 @@ def command(report: Path, **values: Any) -> int:
     else:
         _print(result)
     note(f"wrote {path}")
+    tell_ci(judged(result, report, undecided=values["undecided"], settings=_settings(), baseline=against.baseline), values)
     return _exit_code(result, values["undecided"])
+
+
+def _settings() -> Path | None:
+    """The file that sets bounds; None if none does."""
+    if all(source_of(word.replace("-", "_")) is not ParameterSource.DEFAULT_MAP for word in WORDS):
+        return None
+    return SETTINGS if SETTINGS.is_file() else PROJECT
 
 
 def _exit_code(result: GateResult, undecided: str | None) -> int:
@@ -112,20 +125,18 @@ def _print(result: GateResult) -> None:
     others: dict[tuple[str, str, str], int] = {}
     for check in result.checks:
         if check.state in ("failed", "undecided") or check.cleared:
-            needs = f"; {check.needs} would decide" if check.needs else ""
             state = "cleared" if check.cleared else check.state
-            rows.append((state, check.name, one_line(check.row) or "-", one_line(f"{check.message}{needs}")))
+            rows.append((state, check.name, plain(check.row) or "-", found(check)))
         else:
-            kind = (check.state, check.name, one_line(check.message) if check.state == "skipped" else "")
+            kind = (check.state, check.name, plain(check.message) if check.state == "skipped" else "")
             others[kind] = others.get(kind, 0) + 1
     rows += [
         (state, name, f"{count} {'checks' if count > 1 else 'check'}", message) for (state, name, message), count in others.items()
     ]
     columns = tuple(Column(name, "text") for name in ("state", "check", "file", "found"))
     print_rows(Table(columns, rows), stdout_console(), bold=("failed",), below=(2, 3))
-    states = [check.state for check in result.checks]
     say("")
-    say(f"{result.state}: {', '.join(f'{states.count(state)} {state}' for state in dict.fromkeys(states))}")
+    say(f"{result.state}: {counts(result)}")
     for text in result.assumptions:
         note(text)
 

@@ -31,6 +31,9 @@ from squeeze_export.results import Report
 _SPECIAL = re.compile(r"([\\*{}\[\]|~$]|(?<!\w)_|_(?!\w))")
 """What GitHub reads as markup within a line; an underscore within a word is plain text."""
 
+_LINKED = re.compile(r"(?<=@)|(?<=#)(?=\d)|(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
+"""Where a space without width keeps GitHub from making a link, and from notifying whoever is named."""
+
 
 def to_markdown(report: Report) -> str:
     """A table of all measurements, verdicts, estimates, differences, the images that flipped, and a list: warnings, what the
@@ -42,7 +45,7 @@ def to_markdown(report: Report) -> str:
     measurements, ratios = report.measurements, ratio_lines(report)
     found, verdicts = summary(measurements), verdict_lines(report)
     lines = [
-        f"### {_text(str(report.network.get('name', 'squeeze-export')))}",
+        f"### {markdown_text(str(report.network.get('name', 'squeeze-export')))}",
         "",
         *_table(found.columns, map(_cells, found.rows)),
         "",
@@ -51,7 +54,7 @@ def to_markdown(report: Report) -> str:
         *_section(estimate_table(measurements), left_lines(measurements)),
         *_section(difference_table(report)),
         *_section(flip_table(report)),
-        *(f"- **warning:** {_text(warning)}" for warning in report.warnings),
+        *(f"- **warning:** {markdown_text(warning)}" for warning in report.warnings),
     ]
     notes = {
         accuracy_heading(measurements): accuracy_note(measurements),
@@ -66,7 +69,7 @@ def to_markdown(report: Report) -> str:
         "versions": facts_line(report.tool_versions),
         "created": report.created,
     }
-    lines += [f"- {name}: {_text(note)}" for name, note in notes.items() if note]
+    lines += [f"- {name}: {markdown_text(note)}" for name, note in notes.items() if note]
     return "\n".join(lines) + "\n"
 
 
@@ -74,8 +77,17 @@ def _section(table: Table | None, lines: Sequence[str] = ()) -> list[str]:
     """A table with its title and note, and lines below it; nothing without a table."""
     if table is None:
         return []
-    rows = _table(table.columns, (map(_text, row) for row in table.rows))
-    return [f"**{_text(table.title)}**", "", *rows, "", sentence(table.note), "", *_bullets(lines), *([""] if lines else [])]
+    rows = _table(table.columns, (map(markdown_text, row) for row in table.rows))
+    return [
+        f"**{markdown_text(table.title)}**",
+        "",
+        *rows,
+        "",
+        sentence(table.note),
+        "",
+        *_bullets(lines),
+        *([""] if lines else []),
+    ]
 
 
 def _table(columns: Sequence[Column], rows: Iterable[Iterable[str]]) -> list[str]:
@@ -85,19 +97,19 @@ def _table(columns: Sequence[Column], rows: Iterable[Iterable[str]]) -> list[str
 
 
 def _bullets(lines: Sequence[str]) -> list[str]:
-    return [f"- {_text(line)}" for line in lines]
+    return [f"- {markdown_text(line)}" for line in lines]
 
 
 def _cells(row: SummaryRow) -> list[str]:
     """The cells of a row; if it has no figures, the reason takes the place of the accuracy."""
-    target, scheme, device = map(_text, row.names)
+    target, scheme, device = map(markdown_text, row.names)
     names = [target, scheme, device + (f" *({row.evidence})*" if row.evidence else "")]
     figures = [joined(parts) for parts in row.figures]
-    return [*names, figures[0], _text(row.outcome), NOTHING, NOTHING, NOTHING] if row.outcome else [*names, *figures]
+    return [*names, figures[0], markdown_text(row.outcome), NOTHING, NOTHING, NOTHING] if row.outcome else [*names, *figures]
 
 
-def _text(text: str) -> str:
-    """Escapes text from elsewhere: no HTML, no link, no new cell. Only backticks in pairs still make code."""
+def markdown_text(text: str) -> str:
+    """Escapes text from elsewhere: no HTML, no link, no new cell, nobody notified. Only backticks in pairs still make code."""
     pieces = one_line(text).split("`")
     if len(pieces) % 2 == 0:
         return _plain(one_line(text).replace("`", "'"))
@@ -106,4 +118,5 @@ def _text(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return _SPECIAL.sub(r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = _SPECIAL.sub(r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _LINKED.sub("&#8203;", escaped)

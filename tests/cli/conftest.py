@@ -36,7 +36,7 @@ class Result(NamedTuple):
 def squeeze(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Squeeze:
     """`squeeze-export` with these arguments, in an empty folder and without settings in the environment."""
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("SQUEEZE_EXPORT_")]:
+    for name in [name for name in os.environ if name.startswith(("SQUEEZE_EXPORT_", "GITHUB_"))]:
         monkeypatch.delenv(name)
 
     def call(*arguments: object) -> Result:

@@ -55,9 +55,10 @@ def test_empty_notes_are_left_out(report):
 
 def test_text_from_elsewhere_is_no_markup(report):
     reasons = {
-        "<img src=x> & [link](http://x) *b* _c_ a_b": "&lt;img src=x&gt; &amp; \\[link\\](http://x) \\*b\\* \\_c\\_ a_b",
+        "<img src=x> & [link](http://x) *b* _c_ a_b": "&lt;img src=x&gt; &amp; \\[link\\](http:&#8203;//x) \\*b\\* \\_c\\_ a_b",
         "`a|b` is <c>": "`a\\|b` is &lt;c&gt;",
         "one ` alone": "one ' alone",
+        "@someone, #12, www.x": "@&#8203;someone, #&#8203;12, www&#8203;.x",
         "two\nlines | here": "two lines \\| here",
     }
     for reason, expected in reasons.items():
