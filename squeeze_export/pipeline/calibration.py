@@ -22,7 +22,7 @@ from squeeze_export.images.distribution import Distribution, read_distribution, 
 from squeeze_export.images.stream import usable_cores
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.network import Network
-from squeeze_export.pipeline.pixels import wrong_pixels
+from squeeze_export.pipeline.pixels import pixel_warnings
 from squeeze_export.pipeline.recipes import Recipe, check_recipe
 from squeeze_export.pipeline.training import TRAINING_HASHES, Training, check_training, read_training, train, training_facts
 from squeeze_export.quant import mixed
@@ -130,7 +130,7 @@ def calibrate(
             mixed.check_mixed_scheme(scheme)
             mixed.check_keepable(network.graph, keep_float)
     images = read_images(network, calib, threads=cores, skip_broken=skip_broken, progress=progress)
-    lessons, warnings = None, images.warnings + wrong_pixels(network.graph, images.batch.pixels, threads=cores, progress=progress)
+    lessons, warnings = None, images.warnings + pixel_warnings(network, images.batch.pixels, threads=cores, progress=progress)
     if training is not None:
         lessons, found = read_training(network, training.images, threads=cores, skip_broken=skip_broken, progress=progress)
         warnings += found

@@ -21,7 +21,7 @@ from squeeze_export.pipeline.evaluation import Evaluation, check_top1, evaluatio
 from squeeze_export.pipeline.exporting import Exported, Order, check_installed, export_all, others_files
 from squeeze_export.pipeline.measuring import Comparing, Measured, measured, row_of
 from squeeze_export.pipeline.network import Network, PreprocessChoice, open_network
-from squeeze_export.pipeline.pixels import wrong_pixels, wrong_pixels_unlabelled
+from squeeze_export.pipeline.pixels import pixel_warnings, wrong_pixels_unlabelled
 from squeeze_export.pipeline.recipes import Recipe, check_recipe
 from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, entries_of, reached, runtime_for
 from squeeze_export.pipeline.summary import report_of
@@ -180,7 +180,7 @@ def carry_out(job: Job, progress: Progress = silent, opened: Callable[[Network],
                 (evaluation or evaluation_images(network, job.eval, images, skip_broken=job.skip_broken)) if recipe.labels else None
             )
             integers = vendor_images(images, job.recipe, on)
-            warnings += wrong_pixels(network.graph, images.batch.pixels, progress=progress)
+            warnings += pixel_warnings(network, images.batch.pixels, progress=progress)
         else:
             integers = calibrate(
                 network,

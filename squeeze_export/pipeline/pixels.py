@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from squeeze_export import demo
 from squeeze_export.core import CAFFE, TORCHVISION, ByteArray, ChannelOrder, FloatArray, Preprocess, Progress, silent
 from squeeze_export.errors import Refused, Unavailable
 from squeeze_export.graph.nodes import Concat, Graph
@@ -136,6 +137,15 @@ def wrong_pixels(
     )
 
 
+def pixel_warnings(
+    network: Network, images: ByteArray, *, of: str = "calibration", threads: int | None = None, progress: Progress = silent
+) -> tuple[str, ...]:
+    """As `wrong_pixels`; nothing of the demo network with its own preprocessing, which is known, whatever the images show."""
+    if network.is_demo and network.graph.preprocess == demo.PREPROCESS:
+        return ()
+    return wrong_pixels(network.graph, images, of=of, threads=threads, progress=progress)
+
+
 def wrong_pixels_unlabelled(network: Network, evaluation: Evaluation, *, progress: Progress = silent) -> tuple[str, ...]:
     """As `wrong_pixels`, of the images to compare on; nothing where they are labelled: the reference's top-1 tells more."""
     if evaluation.facts["labelled"]:
@@ -144,7 +154,7 @@ def wrong_pixels_unlabelled(network: Network, evaluation: Evaluation, *, progres
     pixels = (
         ImageStream(few, network.graph.preprocess, skip_broken=True).load()[0].pixels
     )  # who reads them all tells of broken ones
-    return wrong_pixels(network.graph, pixels, of="evaluation" if evaluation.independent else "calibration", progress=progress)
+    return pixel_warnings(network, pixels, of="evaluation" if evaluation.independent else "calibration", progress=progress)
 
 
 def _some(images: ImageSet, limit: int) -> ImageSet:

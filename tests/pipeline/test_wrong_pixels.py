@@ -16,7 +16,7 @@ from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.pipeline import Job, PreprocessChoice, calibrate, open_network, run
 from squeeze_export.pipeline import pixels as module
 from squeeze_export.pipeline.calibration import read_images
-from squeeze_export.pipeline.pixels import PixelValues, as_if, halfway, usual_pixels, watched_run, wrong_pixels
+from squeeze_export.pipeline.pixels import PixelValues, as_if, halfway, pixel_warnings, usual_pixels, watched_run, wrong_pixels
 
 WRONG = {
     "bgr": PreprocessChoice(channel_order="bgr"),
@@ -43,6 +43,17 @@ def test_right_pixels_are_not_questioned(demo_images):
     graph = open_network().graph
     assert wrong_pixels(graph, demo_images) == ()
     assert all(wrong_pixels(graph, demo_images[start::5][:20]) == () for start in range(5))
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=list(WRONG))
+def test_the_demo_networks_pixels_are_known(wrong, assets):
+    """Whatever the images show: photographs are not what it was trained for. With other pixels asked for, it may be warned of."""
+    network = open_network()
+    photographs = ImageStream(open_calibration(assets / "images" / "calib"), network.graph.preprocess).load()[0].pixels
+    assert wrong_pixels(network.graph, photographs) != ()
+    assert pixel_warnings(network, photographs) == ()
+    own = ImageStream(open_calibration(demo.calibration_folder()), network.graph.preprocess).load()[0].pixels
+    assert pixel_warnings(open_network(preprocess=wrong), own) != ()
 
 
 def test_too_few_images_or_classes_tell_nothing(demo_images):
