@@ -9,7 +9,7 @@ from pathlib import Path
 
 from squeeze_export.core import Progress, silent
 from squeeze_export.errors import BadInput
-from squeeze_export.files import write_text
+from squeeze_export.files import make_folder, write_text
 from squeeze_export.gate.baseline import BASELINE, BaselineChange, baseline_of, changes, check_same_network, read_baseline
 from squeeze_export.gate.baseline import SCHEMA as BASELINE_SCHEMA
 from squeeze_export.gate.bounds import WORDS, Bounds, bounds_of, read_bound
@@ -139,11 +139,12 @@ def network_name(report: Report) -> str:
 
 
 def write_result(result: GateResult, folder: Path) -> Path:
-    """Writes `gate.json` into a folder.
+    """Writes `gate.json` into a folder, which is made if need be.
 
     Raises:
         BadInput: it cannot be written.
     """
+    make_folder(folder)
     path = folder / GATE
     RESULT.write(result, path)
     return path

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,6 @@ def test_what_failed_is_shown_and_what_passed_is_counted(squeeze, report):
 
 
 def test_gate_json(squeeze, report, tmp_path):
-    (tmp_path / "out").mkdir()
     result = squeeze("gate", report, "--max-size", "1.2MB", "--json", "--out", tmp_path / "out")
     found = RESULT.read(tmp_path / "out" / "gate.json")
     assert RESULT.from_json(json.loads(result.out)) == found
@@ -203,3 +203,18 @@ def test_a_slowdown_needs_files_to_time_against(squeeze, report):
     found = squeeze("gate", report, "--max-slowdown", 5, "--max-size", "9MB")
     assert found.code == 0
     assert "needs files to time against, as stored times say nothing" in found.out
+
+
+def test_without_scipy_only_the_exact_tests_are_missing(squeeze, report, monkeypatch):
+    for name in ("scipy", "scipy.stats", "scipy.optimize"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert squeeze("gate", report, "--update").code == 0
+    assert squeeze("gate", report, "--max-size", "1.3MB").code == 0
+    result = squeeze("gate", report, "--max-top1-drop", 1)
+    assert result.code == 3
+    assert result.refusal()[1] == "pip install 'squeeze-export[gate]'"
+
+
+def test_a_folder_that_cannot_be_written_to(squeeze, report, tmp_path):
+    (tmp_path / "file").touch()
+    assert squeeze("gate", report, "--max-size", "1.3MB", "--out", tmp_path / "file").code == 2
