@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import urllib.error
 import urllib.parse
@@ -20,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MARKER = "<!-- squeeze-export gate -->"
-"""First line of the comment."""
+MARKER = re.compile(r"<!-- squeeze-export gate( [A-Za-z0-9_.-]{1,80})? -->")
+"""First line of the comment; the name is the network's."""
 MOST_CHARACTERS = 65_536
 """Of a comment, by GitHub."""
 AUTHOR = "github-actions[bot]"
@@ -40,11 +41,12 @@ def main(arguments: list[str]) -> str:
     if given.number is None and not (given.head and given.commit):
         parser.error("--number, or --head and --commit")
     text = read_comment(given.file)
+    marker = text.split("\n", 1)[0]
     number = given.number or pull_request(given.head, given.commit)
     if number is None:
         return "no open pull request ends with this commit: it has a newer one, or is closed"
     for comment in every(f"issues/{number}/comments"):
-        if comment["user"]["login"] == AUTHOR and (comment["body"] or "").startswith(MARKER):
+        if comment["user"]["login"] == AUTHOR and (comment["body"] or "").startswith(marker):
             call("PATCH", f"issues/comments/{int(comment['id'])}", {"body": text})
             return f"renewed the comment on pull request {number}"
     call("POST", f"issues/{number}/comments", {"body": text})
@@ -55,13 +57,13 @@ def read_comment(path: Path) -> str:
     """The comment's text.
 
     Raises:
-        SystemExit: it is no plain file, too long, or does not begin with `MARKER`.
+        SystemExit: it is no plain file, too long, or does not begin with a `MARKER`.
     """
     if path.is_symlink() or not path.is_file():
         sys.exit(f"{path} is no file")
     with path.open("rb") as stream:
         text = stream.read(4 * MOST_CHARACTERS).decode("utf-8", "replace")
-    if len(text) > MOST_CHARACTERS or text.split("\n", 1)[0] != MARKER:
+    if len(text) > MOST_CHARACTERS or not MARKER.fullmatch(text.split("\n", 1)[0]):
         sys.exit(f"{path} is no comment of squeeze-export gate, or longer than GitHub takes")
     return text
 

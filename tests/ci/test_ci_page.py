@@ -17,12 +17,12 @@ from action_runner import bare_environment, read
 
 from squeeze_export.cli import cli
 from squeeze_export.report.ci import FORMS
-from squeeze_export.report.ci.markdown import MARKER
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
 GITHUB, GITLAB = (yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 (JENKINS,) = re.findall(r"^```groovy\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+MARKER = "<!-- squeeze-export gate net -->"
 NOTE = GITLAB["gate-note"]["script"]
 
 

@@ -15,9 +15,10 @@ from squeeze_export.errors import BadInput
 from squeeze_export.gate.results import Check, gate_result
 from squeeze_export.pipeline.ci import judged, write_forms
 from squeeze_export.report.ci import FORMS, Judged
-from squeeze_export.report.ci.markdown import COMMENT_BYTES, MARKER, SUMMARY_BYTES
+from squeeze_export.report.ci.markdown import COMMENT_BYTES, SUMMARY_BYTES
 from squeeze_export.results import SCHEMA as REPORT
 from tests.gate_reports import gate_report
+from tools import sticky_comment
 
 CREATED = "2026-11-30T21:00:00+01:00"
 CHECKS = (
@@ -221,6 +222,7 @@ def benchmark_faults(text):
     faults += [
         entry for entry in entries if not all(isinstance(entry.get(key, ""), str) for key in ("name", "unit", "range", "extra"))
     ]
+    faults += [entry for entry in entries if set("`|") & set(entry["name"])]
     names = [entry["name"] for entry in entries]
     return faults + [name for name in set(names) if names.count(name) > 1]
 
@@ -266,7 +268,7 @@ def test_lines():
 
 def test_comment_and_summary():
     comment, summary = FORMS["comment.md"](told()), FORMS["summary.md"](told())
-    assert comment.startswith(f"{MARKER}\n### squeeze-export gate: failed\n")
+    assert comment.startswith("<!-- squeeze-export gate squeezenet1_1 -->\n### squeeze-export gate: failed\n")
     assert summary.startswith("### squeeze-export gate: failed\n")
     for text in (comment, summary):
         assert "\n| failed | max-size | net.int8.onnx, onnxruntime on cpu | 1.27 MB is more than 1.2 MB |\n" in text
@@ -277,12 +279,29 @@ def test_comment_and_summary():
     assert "<details>" not in summary
 
 
+@pytest.mark.parametrize(
+    ("network", "marker"),
+    [
+        ("squeezenet1_1", "<!-- squeeze-export gate squeezenet1_1 -->"),
+        ("a --> b\n--!>", "<!-- squeeze-export gate a-b -->"),
+        ("", "<!-- squeeze-export gate -->"),
+        ("x" * 100, f"<!-- squeeze-export gate {'x' * 80} -->"),
+    ],
+)
+def test_the_comments_marker_names_the_network(network, marker):
+    assert FORMS["comment.md"](told(network=network)).splitlines()[0] == marker
+    assert sticky_comment.MARKER.fullmatch(marker)
+
+
 @pytest.mark.parametrize(("form", "most"), [("comment.md", COMMENT_BYTES), ("summary.md", SUMMARY_BYTES)])
 def test_what_is_too_long_for_github_is_left_out_and_counted(form, most):
     checks = [Check("max-size", f"{number}.onnx {'<' * 300}", "failed", "&" * 400) for number in range(3000)]
     text = FORMS[form](told(checks))
     assert len(text.encode()) <= most
     assert re.search(r"\n(2900|2980|3000) more: `gate.json` has all\.\n", text)
+
+
+MARKER = re.compile(r"^<!-- squeeze-export gate( [\w.-]+)? -->", re.ASCII)
 
 
 class Markup(HTMLParser):
@@ -298,12 +317,10 @@ class Markup(HTMLParser):
 
 def markdown_faults(text):
     """Tags, links, mentions and cells that nothing of ours makes."""
-    markup, prose = Markup(), re.sub(r"`[^`\n]*`", "", text).removeprefix(MARKER)
+    markup, prose = Markup(), MARKER.sub("", re.sub(r"`[^`\n]*`", "", text), count=1)
     markup.feed(prose)
-    faults = [tag for tag in markup.tags if tag not in ("details", "summary")]
-    faults += re.findall(
-        r"(?<!\\)\]\(|(?<!\\)!\[|@\w|(?<!&)#\d|https?://|<!--", re.sub(r"`[^`\n]*`", "", text).removeprefix(MARKER)
-    )
+    faults = [] if markup.tags in ([], ["details", "summary"]) else list(markup.tags)
+    faults += re.findall(r"(?<!\\)\]\(|(?<!\\)!\[|@\w|(?<!&)#\d|https?://|<!--", prose)
     for line in text.splitlines():
         if line.startswith("| failed |") and len(re.findall(r"(?<!\\)\|", line)) != 5:
             faults.append(line)
@@ -335,7 +352,9 @@ def test_any_text_is_text(text):
     assert markdown_faults(FORMS["comment.md"](found)) == []
 
 
-@pytest.mark.parametrize("written", ["| failed | a | b | c | d |", "<b>x", "[a](b)", "@someone", "#12", "</details> x", "http://x"])
+@pytest.mark.parametrize(
+    "written", ["| failed | a | b | c | d |", "<b>x", "<details>", "[a](b)", "@someone", "#12", "</details> x", "http://x"]
+)
 def test_faulty_markdown_is_found(written):
     """Negative control."""
     assert markdown_faults(f"{FORMS['comment.md'](told())}{written}\n") != []

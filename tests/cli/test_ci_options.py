@@ -28,7 +28,7 @@ def test_single_forms(squeeze, report):
     assert result.code == 0
     assert result.err.splitlines()[1:] == ["wrote a.xml", "wrote b.md", "wrote c.json", "wrote d.json"]
     assert Path("a.xml").read_text().startswith("<?xml")
-    assert Path("b.md").read_text().startswith("<!-- squeeze-export gate -->\n")
+    assert Path("b.md").read_text().startswith("<!-- squeeze-export gate squeezenet1_1 -->\n")
     assert json.loads(Path("c.json").read_text())["message"] == "passed"
     assert len(json.loads(Path("d.json").read_text())) == 12
 

@@ -30,7 +30,7 @@ def benchmark(judged: Judged) -> str:
     """
     rows = [(plain(_label(row)), row) for row in judged.report.measurements if row.status == "ok"]
     figures = [(label, row, figure) for label, row in rows for figure in _figures(row) if math.isfinite(figure.value)]
-    names = told_apart(f"{label}: {figure.name}" for label, _, figure in figures)
+    names = told_apart(_in_backticks(f"{label}: {figure.name}") for label, _, figure in figures)
     entries = [
         {
             "name": name,
@@ -42,6 +42,11 @@ def benchmark(judged: Judged) -> str:
         for name, (_, row, figure) in zip(names, figures, strict=True)
     ]
     return json.dumps(entries, indent=1, allow_nan=False) + "\n"
+
+
+def _in_backticks(name: str) -> str:
+    """A name that stays one where github-action-benchmark puts it, between backticks in the cell of a Markdown table."""
+    return name.replace("`", "'").replace("|", "/")
 
 
 def _label(row: Measurement) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,12 @@ from squeeze_export.report.pages import fill
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-MARKER = "<!-- squeeze-export gate -->"
 COMMENT_BYTES = 60_000
 """GitHub takes comments of 65,536 characters, GitLab of a million."""
 SUMMARY_BYTES = 1_000_000
 """GitHub takes a mebibyte of a step."""
 
+_MOST_NAME = 80
 _MOST_ROWS = (100, 20, 0)
 
 
@@ -28,7 +29,7 @@ def summary(judged: Judged) -> str:
 
 
 def comment(judged: Judged) -> str:
-    """The same, with the report's tables folded up. `MARKER` is its first line."""
+    """The same, with the report's tables folded up. Its first line names the network, as each has a comment of its own."""
     return _fitting("report/ci/templates/comment.md", judged, COMMENT_BYTES)
 
 
@@ -50,7 +51,7 @@ def _filled(template: str, judged: Judged, report: Markup | str, most_rows: int)
     looked_at = [check for check in result.checks if _to_look_at(check)]
     return fill(
         template,
-        marker=_markdown(MARKER, escaped=False),
+        marker=_marker(result.network),
         state=result.state,
         counts=counts(result),
         network=_markdown(plain(result.network)),
@@ -79,8 +80,16 @@ def _others(checks: Sequence[Check]) -> list[tuple[str, Markup, int]]:
     return [(state, _markdown(name), count) for (state, name), count in list(kinds.items())[:50]]
 
 
-def _markdown(text: str, *, escaped: bool = True) -> Markup:
+def _marker(network: str) -> Markup:
+    """`<!-- squeeze-export gate squeezenet1_1 -->`."""
+    from markupsafe import Markup
+
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", network).strip("-")[:_MOST_NAME].strip("-")
+    return Markup(f"<!-- squeeze-export gate {name} -->" if name else "<!-- squeeze-export gate -->")
+
+
+def _markdown(text: str) -> Markup:
     """Text for a template, which would escape it as HTML."""
     from markupsafe import Markup
 
-    return Markup(markdown_text(text) if escaped else text)
+    return Markup(markdown_text(text))
