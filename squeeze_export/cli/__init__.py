@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lint": ("lint", "Will a chip take a file? By its maker's documented rules."),
     "audit": ("audit", "What is inside an exported file: is it really INT8?"),
     "gate": ("gate", "Hold a report to bounds: passed, failed or undecided."),
+    "verify": ("verify", "Is a file still what was exported? Bytes, proof, answers."),
     "report": ("report", "Show a report.json as table, Markdown or HTML."),
     "weights": ("weights", "Named weights: list or download them."),
     "toolchain": ("toolchain", "Vendors' toolchains, each in its own environment."),

@@ -21,6 +21,7 @@ from squeeze_export.pipeline.portability import validate_portability
 from squeeze_export.pipeline.scale import Scale
 from squeeze_export.pipeline.sessions import RunOptions
 from squeeze_export.pipeline.validation import bench_files, validate_files
+from squeeze_export.pipeline.verifying import verify
 
 __all__ = [
     "Against",
@@ -51,6 +52,7 @@ __all__ = [
     "update_baseline",
     "validate_files",
     "validate_portability",
+    "verify",
     "write_settings",
     "write_table",
 ]
