@@ -108,7 +108,7 @@ BUT_INSTALL = [step for step in STEPS if step.get("name") != "Install"]
 
 
 def test_it_installs_the_checkout_with_all_its_templates(act, tmp_path):
-    done, _ = act([step for step in STEPS if step["name"] in ("Set up Python", "Install")], extras="")
+    done, _ = act([step for step in STEPS if step["name"] in ("Set up Python", "Install")])
     assert (done.code, list(done.used.values())) == (0, [{"python-version": "3.11"}]), done.log
     assert (tmp_path / "installed/squeeze_export/report/ci/templates/junit.xml").is_file()
 
