@@ -33,6 +33,11 @@ CI = (
 )
 
 
+def ci_looks(values: Mapping[str, Any]) -> bool:
+    """Whether an option asks for a form, or this is GitHub."""
+    return _on_github() or any(values[name] for name in ("ci", "annotations", *_FILES))
+
+
 def tell_ci(told: Judged, values: Mapping[str, Any]) -> None:
     """Writes what the options ask for, and on GitHub what it shows of a job.
 
@@ -43,11 +48,14 @@ def tell_ci(told: Judged, values: Mapping[str, Any]) -> None:
     write_forms(told, values["ci"], files)
     for path in (*([values["ci"]] if values["ci"] else []), *files.values()):
         note(f"wrote {path}")
-    on_github = os.environ.get("GITHUB_ACTIONS") == "true"
-    if on_github and os.environ.get("GITHUB_STEP_SUMMARY"):
+    if _on_github() and os.environ.get("GITHUB_STEP_SUMMARY"):
         _add_summary(Path(os.environ["GITHUB_STEP_SUMMARY"]), FORMS["summary.md"](told))
-    if on_github if values["annotations"] is None else values["annotations"]:
+    if _on_github() if values["annotations"] is None else values["annotations"]:
         click.echo(FORMS["annotations.txt"](told), err=True, nl=False)
+
+
+def _on_github() -> bool:
+    return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def _add_summary(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from squeeze_export.cli.ci import CI, tell_ci
+from squeeze_export.cli.ci import CI, ci_looks, tell_ci
 from squeeze_export.cli.console import note, print_json, say, shown_progress, stdout_console
 from squeeze_export.cli.options import FILE, Choice, Command, Option, option, source_of
 from squeeze_export.cli.options.output import OUTPUT
@@ -102,7 +102,8 @@ def command(report: Path, **values: Any) -> int:
     else:
         _print(result)
     note(f"wrote {path}")
-    tell_ci(judged(result, report, undecided=values["undecided"], settings=_settings(), baseline=against.baseline), values)
+    if ci_looks(values):
+        tell_ci(judged(result, report, undecided=values["undecided"], settings=_settings(), baseline=against.baseline), values)
     return _exit_code(result, values["undecided"])
 
 
