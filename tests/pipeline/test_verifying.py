@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,6 +218,25 @@ def test_without_its_runtime_the_rest_is_checked(folder, monkeypatch):
     (found,) = verify(folder / "net.int8.tflite")
     assert (found.checked, found.differences) == (PARTS, ())
     assert found.unchecked == ("golden outputs: `litert` is not installed",)
+
+
+@pytest.mark.parametrize(
+    ("target", "needed"), [("tflite", ()), ("openvino", ("openvino",)), ("coreml", ()), ("onnx", ("onnx", "onnxruntime"))]
+)
+def test_nothing_but_the_files_runtime_is_needed(target, needed, folder, monkeypatch):
+    others = {"torch", "tensorflow", "onnx", "onnxruntime", "openvino", "coremltools", "nncf", "PIL", "rich"}
+    for name in others - set(needed):
+        monkeypatch.setitem(sys.modules, name, None)
+    (found,) = verify(folder / f"net.int8{target_named(target).SUFFIX}")
+    assert (found.checked[:-1], found.differences, found.unchecked) == (PARTS, (), ())
+
+
+def test_an_onnx_file_without_the_package_that_reads_it(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    (found,) = verify(folder / "net.int8.onnx")
+    assert (found.checked[:2], found.differences) == (("sidecar", "bytes"), ())
+    assert found.checked[2].startswith("golden outputs (onnxruntime")
+    assert found.unchecked[0].startswith("what is inside: `onnx` is not installed")
 
 
 def test_products_and_sidecars_alone_are_named(folder):
