@@ -125,6 +125,13 @@ def _sentence(check: Check) -> str:
     return f"{check.row}: {check.message}{needs}" if check.row else f"{check.message}{needs}"
 
 
+def _same_network(one: Report, other: Report) -> bool:
+    """Whether their networks have one name and, as far as both tell, as many classes; a checkpoint changes with each training."""
+    names = [report.network.get("name") for report in (one, other)]
+    counts = {report.network.get("class_count") for report in (one, other)} - {None}
+    return names[0] == names[1] and len(counts) < 2
+
+
 def read_history(folder: Path, report: Report) -> tuple[tuple[Report, ...], int]:
     """The reports in a folder that are of the same network and not newer, oldest first, and how many files were left out.
 
@@ -149,7 +156,7 @@ def read_history(folder: Path, report: Report) -> tuple[tuple[Report, ...], int]
             continue
         if older == report:
             continue
-        if older.network.get("name") == report.network.get("name") and older.created <= report.created:
+        if _same_network(older, report) and older.created <= report.created:
             found.append(older)
         else:
             others += 1

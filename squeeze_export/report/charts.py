@@ -115,7 +115,7 @@ def plane(figure: Plane) -> str:
     else:
         x_ticks = ticks_over(0.0 if figure.from_zero else min(xs), max(xs))
         y_ticks = ticks_over(min(ys), max(ys))
-        across = kind(min(xs), max(xs)) if figure.x_words else kind(x_ticks[0], x_ticks[-1])
+        across = kind(*(figure.x_span or (x_ticks[0], x_ticks[-1])))
         up = kind(y_ticks[0], y_ticks[-1], PLANE_PX, 0)
     points = [
         (point, across.at(point.x), *(up.at(y) for y in (point.y.value, point.y.low, point.y.high))) for point in figure.points

@@ -134,6 +134,7 @@ class Plane:
         y_name: of the vertical one.
         logarithmic: both axes.
         x_words: words at the ends of the horizontal axis instead of numbers.
+        x_span: of the horizontal axis, from the first word to the last; None spans the points and lines.
         from_zero: whether the horizontal axis begins at 0.
     """
 
@@ -146,6 +147,7 @@ class Plane:
     lines: tuple[Line, ...] = ()
     logarithmic: bool = False
     x_words: tuple[str, str] | None = None
+    x_span: tuple[float, float] | None = None
     from_zero: bool = False
     caution: str = ""
 
@@ -345,8 +347,9 @@ def history_figures(reports: Sequence[Report]) -> list[Figure]:
             if line.kind is not None
         )
         left_out = f" {len(lines) - _MOST_LINES} more rows are left out." if len(lines) > _MOST_LINES else ""
-        ends = (_day(reports[0]), _day(reports[-1]))
-        found.append(Plane(name, title, note + left_out, "report", y_name, points, tuple(lines[:_MOST_LINES]), x_words=ends))
+        words, span = (_day(reports[0]), _day(reports[-1])), (0.0, len(reports) - 1.0)  # also where only some have such a figure
+        drawn = tuple(lines[:_MOST_LINES])
+        found.append(Plane(name, title, note + left_out, "report", y_name, points, drawn, x_words=words, x_span=span))
     return list(found)
 
 

@@ -113,9 +113,8 @@ def _draw_plane(figure: Plane, axes: Any) -> None:
         label = f"{point.label}{f' ({point.tag})' if point.tag else ''}: {point.value}"
         axes.plot([point.x, point.x], [point.y.low, point.y.high], color=color, linewidth=1.5)
         axes.plot([point.x], [point.y.value], marker, color=color, markerfacecolor=face, label=label)
-    if figure.x_words is not None:
-        places = sorted({x for line in figure.lines for x, _ in line.points})
-        axes.set_xticks([places[0], places[-1]], figure.x_words)
+    if figure.x_words is not None and figure.x_span is not None:
+        axes.set_xticks(figure.x_span, figure.x_words)
     if figure.from_zero:
         axes.set_xlim(left=0)
     if figure.logarithmic:

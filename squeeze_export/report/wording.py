@@ -221,7 +221,7 @@ def facts_line(facts: Mapping[str, Any]) -> str:
     parts = []
     for name, word, spelt in spelt_facts(facts):
         short = spelt[:12] if name.endswith("sha256") else spelt
-        parts.append(short if name == "note" else f"{word} {short}")
+        parts.append(short if name in ("note", "notes") else f"{word} {short}")
     return ", ".join(parts)
 
 
@@ -236,7 +236,8 @@ def spelt_facts(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             continue
         suffix = next((suffix for suffix in _UNITS if name.endswith(suffix)), "")
         word = name[: len(name) - len(suffix)].replace("_", " ")
-        spelt.append((name, word, fact(value, name) + _UNITS.get(suffix, "")))
+        told = "; ".join(map(str, value)) if name == "notes" else fact(value, name)
+        spelt.append((name, word, told + _UNITS.get(suffix, "")))
     return spelt
 
 

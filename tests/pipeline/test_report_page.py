@@ -160,6 +160,20 @@ def test_history_is_of_the_same_network_oldest_first(reports):
     assert others == 4  # another network, a newer one, two broken; itself is not counted
 
 
+def test_a_network_of_other_classes_has_another_history(reports):
+    """A fine-tuned network has the name of the one that it began with."""
+    told = dataclasses.replace(BASE, network={"name": "net", "class_count": 10})
+    SCHEMA.write(
+        dataclasses.replace(told, created="2026-10-04T00:00:00+00:00", network=told.network | {"class_count": 1000}),
+        reports / "thousand.json",
+    )
+    SCHEMA.write(dataclasses.replace(told, created="2026-10-05T00:00:00+00:00"), reports / "ten.json")
+    found, _ = read_history(reports, told)
+    days = [report.created[:10] for report in found]
+    assert "2026-10-05" in days
+    assert "2026-10-04" not in days
+
+
 def test_history_is_bounded(reports, monkeypatch):
     monkeypatch.setattr(page, "MOST_REPORT_BYTES", 10)
     with pytest.raises(BadInput, match="holds no older report of `net`"):

@@ -115,6 +115,16 @@ def test_history_follows_each_row(flipped_report):
     assert history_figures([flipped_report]) == []
 
 
+def test_a_history_spans_all_reports_where_only_one_was_timed(flipped_report):
+    untimed = tuple(dataclasses.replace(row, latency=None) for row in flipped_report.measurements)
+    older = dataclasses.replace(flipped_report, created="2026-10-01T00:00:00+00:00", measurements=untimed)
+    *_, latency = history_figures([older, flipped_report])
+    assert {point.x for point in latency.points} == {1}
+    drawing = svg(latency)
+    assert '<svg x="100.0%"' in drawing  # below the day of the newest
+    assert '<svg x="0.0%"' not in drawing
+
+
 def test_values_that_no_drawing_has_room_for_are_left_out(labelled_report):
     row = labelled_report.measurements[0]
     wild = [

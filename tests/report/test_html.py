@@ -175,6 +175,9 @@ def test_verdicts_come_first(report, flipped_report):
     page = to_html(report, Beside(gate=judged))
     assert page.index("<h2>Gate: ") < page.index("<h2>Verdicts</h2>")
     assert '<span class="state failed">failed</span> net.int8.onnx: 2 MB &lt;b&gt;' in page
+    folded = page[page.index("<details><summary>1 other check</summary>") :]
+    assert ">fine<" not in page[: page.index("<details>")]
+    assert "fine" in folded[: folded.index("</details>")]
     assert "<h2>Gate" not in to_html(report)
 
 

@@ -164,6 +164,7 @@ def test_nothing_measured(report):
             wording.facts_line({"a": None, "b": "", "seed": 1234, "note": "careful", "x_sha256": "f" * 64}),
             "seed 1234, careful, x sha256 " + "f" * 12,
         ),
+        (wording.facts_line({"px": 1, "notes": ("left out `a`", "folded 2")}), "px 1, left out `a`; folded 2"),
     ],
 )
 def test_spelling(words, expected):
