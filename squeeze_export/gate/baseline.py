@@ -16,10 +16,10 @@ import numpy as np
 from squeeze_export.documents import Schema
 from squeeze_export.errors import BadInput
 from squeeze_export.gate.checks import judged_rows, row_label
+from squeeze_export.gate.consistency import check_answers
 from squeeze_export.results import Answers, ComparedImages, Measurement, Report
 
 BASELINE = Path("squeeze-export-baseline.json")
-MOST_IMAGES = 5_000_000
 MOST_FILES = 1000
 
 _KERNEL_CLASSES = {
@@ -197,23 +197,15 @@ def read_baseline(path: Path, *, schema: Schema[Baseline] = SCHEMA) -> Baseline:
     except BadInput as err:
         if str(path) in err.message:
             raise
-        raise BadInput(f"the baseline `{path}` is damaged: {err.message}", hint=err.hint or f"make it again: {_UPDATE}") from err
+        hint = err.hint or f"delete it, and make it again: {_UPDATE}"
+        raise BadInput(f"the baseline `{path}` is damaged: {err.message}", hint=hint) from err
     return found
 
 
 def _check(baseline: Baseline) -> None:
-    """Unpacks everything once, so that no comparison meets damaged data."""
-    images = baseline.images
-    if images is None:
-        return
-    count = images.hashes.count
-    if count > MOST_IMAGES or len(baseline.files) > MOST_FILES:
-        raise BadInput(f"it has `{count}` images and `{len(baseline.files)}` files, more than {MOST_IMAGES:,} and {MOST_FILES}")
-    answers = [images.reference, *(file.answers for file in baseline.files if file.answers is not None)]
-    for packed in (images.hashes, images.labels, *(part for each in answers for part in (each.top1, each.label_rank))):
-        if packed.count < 0 or packed.count != count:
-            raise BadInput(f"it has `{packed.count}` answers to `{count}` images")
-        packed.numbers()
+    if len(baseline.files) > MOST_FILES:
+        raise BadInput(f"it has `{len(baseline.files)}` files, more than {MOST_FILES:,}")
+    check_answers(baseline.images, [file.answers for file in baseline.files if file.answers is not None])
 
 
 def check_same_network(baseline: Baseline, report: Report, path: Path) -> None:

@@ -144,7 +144,7 @@ def read_bound(word: str, value: Any) -> float:
     meant = WORDS[word]
     hint = f"such as {word} = {meant.example}" if not isinstance(value, str) else f"such as {meant.example}"
     match = re.fullmatch(r"(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*([a-z%]*)", str(value).strip(), re.ASCII | re.IGNORECASE)
-    if isinstance(value, bool) or match is None:
+    if isinstance(value, bool) or match is None or math.isinf(float(match[1])):
         raise BadInput(f"`{word}` is `{value}`, which is no number of at least 0", hint=hint)
     unit = match[2].lower()
     factors = _SPELT[meant.unit]

@@ -15,7 +15,7 @@ import numpy as np
 
 from squeeze_export.core import require
 from squeeze_export.gate.bounds import WORDS, Bounds, in_unit
-from squeeze_export.gate.evidence import LEVEL, more_needed
+from squeeze_export.gate.evidence import AT_THE_BOUND, LEVEL, more_needed
 from squeeze_export.gate.paired import Decided, Paired, decide_agreement, decide_drop, paired
 from squeeze_export.gate.results import Check, State
 from squeeze_export.graph.quantized import FP32, SCHEMES
@@ -157,7 +157,7 @@ def drop_check(what: str, answers: Paired, bound: float, against: str) -> Check:
 def _images(found: Decided) -> str:
     if found.state != "undecided":
         return ""
-    return f"about {found.more_images:,} more images" if found.more_images is not None else "the drop is at the bound itself"
+    return f"about {found.more_images:,} more images" if found.more_images is not None else AT_THE_BOUND
 
 
 def _compared(row: Measurement) -> Absent | None:
@@ -311,7 +311,7 @@ def _rounds(count: int, interval: Interval, bound: float, fewest: int = 0) -> st
     upper = interval.high - interval.value if math.isfinite(interval.high) else 0.0
     spread = max(interval.value - interval.low, upper) / NormalDist().inv_cdf(1 - LEVEL)
     more = more_needed(count, spread, interval.value - bound)
-    return "the figure is at the bound itself" if more is None else f"about {max(fewest, count + more):,} rounds (--rounds)"
+    return AT_THE_BOUND if more is None else f"about {max(fewest, count + more):,} rounds (--rounds)"
 
 
 def _judge_speedup(row: Measurement, bound: float, report: Report) -> Check | Absent:

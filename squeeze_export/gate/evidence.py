@@ -10,6 +10,10 @@ LEVEL = 0.04
 simulated runs that err as often as they may would show more than that every other time."""
 _CHANCE = 0.8
 """With as much more as is asked for, this share of runs is decided, if what was seen is the truth."""
+_AT_THE_BOUND = 1e-6
+"""Of a standard error: a figure as near to its bound differs from it by the rounding of floats."""
+AT_THE_BOUND = "a bound that is not the figure itself"
+"""What would decide where no number of images or rounds does."""
 
 
 def more_needed(count: int, spread: float, distance: float) -> int | None:
@@ -20,7 +24,7 @@ def more_needed(count: int, spread: float, distance: float) -> int | None:
         spread: standard error of the figure, with these.
         distance: of the figure from its bound.
     """
-    if distance == 0:
+    if abs(distance) <= _AT_THE_BOUND * spread:
         return None
     normal = NormalDist()
     more = count * ((normal.inv_cdf(1 - LEVEL) + normal.inv_cdf(_CHANCE)) * spread / distance) ** 2 - count

@@ -272,7 +272,8 @@ class _Pair:
 
     @property
     def _needs(self) -> str:
-        return f"a machine with {self.file.kernel_class} and the kernels {self.file.kernels}"
+        kernels = f" and the kernels {self.file.kernels}" if self.file.kernels else ""
+        return f"a machine with {self.file.kernel_class}{kernels}"
 
     def _flips(self, flipped: int, count: int) -> Check:
         if not flipped:

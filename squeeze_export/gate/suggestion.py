@@ -80,13 +80,13 @@ def _accuracy_lines(rows: Sequence[Measurement]) -> list[str]:
         lines.append("# max-top1-drop = 1.0  # pp; this report's images have no labels")
     shares = [decide_agreement(round(a.top1_agreement.value * a.count), a.count, 0).interval for a in found]
     least, sure = min(share.value for share in shares), min(share.low for share in shares)
-    lines.append(
-        f"min-agreement = {math.floor(2 * sure - 1e-6) / 2:g}  # percent; the least is {in_unit(least, '%')}, at least {sure:.2f}"
-    )
+    bound = max(0, math.floor(2 * sure - 1e-6) / 2)
+    lines.append(f"min-agreement = {bound:g}  # percent; the least is {in_unit(least, '%')}, at least {sure:.2f}")
     worst_db, worst_kl = min(a.sqnr_db for a in found), max(a.kl for a in found)
-    if math.isfinite(worst_db):
+    if 0 <= worst_db < math.inf:
         lines.append(f"min-sqnr = {max(0, math.floor(worst_db - 1)):g}  # dB; the least is {in_unit(worst_db, 'dB')}")
-    lines.append(f"max-kl = {float(f'{max(2 * worst_kl, 1e-6):.1e}'):g}  # nats; the largest is {worst_kl:.2g}")
+    if math.isfinite(worst_kl):
+        lines.append(f"max-kl = {float(f'{max(2 * worst_kl, 1e-6):.1e}'):g}  # nats; the largest is {worst_kl:.2g}")
     return lines
 
 

@@ -14,6 +14,7 @@ from squeeze_export.gate.baseline import BASELINE, BaselineChange, baseline_of, 
 from squeeze_export.gate.baseline import SCHEMA as BASELINE_SCHEMA
 from squeeze_export.gate.bounds import WORDS, Bounds, bounds_of, read_bound
 from squeeze_export.gate.checks import absolute_checks
+from squeeze_export.gate.consistency import check_report
 from squeeze_export.gate.regressions import regression_checks, version_changes
 from squeeze_export.gate.results import SCHEMA as RESULT
 from squeeze_export.gate.results import Check, GateResult, gate_result
@@ -76,7 +77,7 @@ def gate(report: Path, bounds: Bounds, against: Against | None = None, *, progre
         NotInstalled: a bound needs scipy.
         Unavailable: a runtime or device for the timing is not here.
     """
-    found, chosen = REPORT.read(report), against or Against()
+    found, chosen = _read(report), against or Against()
     if not set(bounds.given) - {_TIMED} and chosen.baseline is None and chosen.base is None:
         hint = f"a bound such as --max-top1-drop 1, or a baseline: squeeze-export gate {report} --update"
         raise BadInput("there is nothing to hold the report to", hint=hint)
@@ -111,7 +112,7 @@ def update_baseline(report: Path, path: Path = BASELINE) -> tuple[BaselineChange
     Raises:
         BadInput: no report, one with a failed row, or another file stands there that is no baseline.
     """
-    after = baseline_of(REPORT.read(report))
+    after = baseline_of(_read(report))
     before = read_baseline(path) if path.exists() else None
     BASELINE_SCHEMA.write(after, path)
     return changes(before, after)
@@ -123,7 +124,7 @@ def write_settings(report: Path, path: Path, baseline: Path = BASELINE) -> None:
     Raises:
         BadInput: no report; the file has such a table already, or cannot be written.
     """
-    text = suggested_settings(REPORT.read(report), baseline.as_posix())
+    text = suggested_settings(_read(report), baseline.as_posix())
     try:
         before = path.read_text(encoding="utf-8") if path.exists() else ""
     except (OSError, ValueError) as err:
@@ -131,6 +132,15 @@ def write_settings(report: Path, path: Path, baseline: Path = BASELINE) -> None:
     if any(line.strip().startswith("[gate") for line in before.splitlines()):
         raise BadInput(f"`{path}` has bounds of the gate already", hint="remove its table [gate], or edit it")
     write_text(path, f"{before.rstrip()}\n\n{text}" if before.strip() else text)
+
+
+def _read(path: Path) -> Report:
+    report = REPORT.read(path)
+    try:
+        check_report(report)
+    except BadInput as err:
+        raise BadInput(f"`{path}` contradicts itself: {err.message}", hint="make the report again") from err
+    return report
 
 
 def network_name(report: Report) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from squeeze_export.gate.results import SCHEMA as RESULT
-from squeeze_export.results import SCHEMA
-from tests.gate_reports import gate_report
+from squeeze_export.results import SCHEMA, Interval
+from tests.gate_reports import gate_report, packed
 
 
 @pytest.fixture
@@ -89,14 +89,55 @@ def test_reports_that_are_none(squeeze, report, tmp_path):
     assert squeeze("gate", report, "--max-kl", 1).refusal()[0].startswith("`schema_version` is missing")
 
 
-def test_a_report_that_contradicts_itself(squeeze, report):
+@pytest.mark.parametrize(
+    ("part", "changes", "says"),
+    [
+        ("accuracy", {"lost": 600}, "lost `600` and won `0` of `500` images"),
+        ("accuracy", {"lost": -3}, "lost `-3`"),
+        ("accuracy", {"count": 10**15, "labelled_count": 10**15}, "compared on `1000000000000000` images"),
+        ("accuracy", {"labelled_count": 501}, "of which `501` have a label"),
+        ("accuracy", {"top1_agreement": Interval(float("nan"), 0, 1)}, "an agreement of `nan`"),
+        ("latency", {"samples_ns": ()}, "has no samples"),
+        ("answers", {"top1": packed([0])}, "it has `1` answers to `500` images"),
+        ("answers", {"label_rank": packed([0] * 501)}, "it has `501` answers to `500` images"),
+    ],
+)
+@pytest.mark.parametrize("action", [("--max-size", "1.3MB"), ("--update",), ("--init",)])
+def test_a_report_that_contradicts_itself(action, part, changes, says, squeeze, report):
+    row = gate_report().measurements[1]
+    changed(report, **{part: dataclasses.replace(getattr(row, part), **changes)})
+    result = squeeze("gate", report, *action)
+    assert (result.code, result.refusal()[1]) == (2, "make the report again")
+    assert result.refusal()[0].startswith(f"`{report}` contradicts itself: ")
+    assert says in result.refusal()[0]
+
+
+@pytest.mark.parametrize("part", ["hashes", "labels"])
+def test_a_report_of_other_images_than_its_answers(part, squeeze, report):
     found = gate_report()
-    accuracy = dataclasses.replace(found.measurements[1].accuracy, lost=600)
-    rows = (found.measurements[0], dataclasses.replace(found.measurements[1], accuracy=accuracy))
-    SCHEMA.write(dataclasses.replace(found, measurements=rows), report)
-    result = squeeze("gate", report, "--max-top1-drop", 1)
-    assert result.code == 2
-    assert "contradicts itself" in result.refusal()[0]
+    SCHEMA.write(dataclasses.replace(found, images=dataclasses.replace(found.images, **{part: packed([1, 2, 3])})), report)
+    assert "answers to" in squeeze("gate", report, "--max-size", "1.3MB").refusal()[0]
+
+
+def test_a_damaged_baseline_is_no_dead_end(squeeze, report):
+    squeeze("gate", report, "--update")
+    baseline = Path("squeeze-export-baseline.json")
+    document = json.loads(baseline.read_text())
+    document["images"]["labels"]["data"] = "eJwDAAAAAAE="
+    baseline.write_text(json.dumps(document))
+    hint = "delete it, and make it again: squeeze-export gate REPORT.json --update"
+    assert [squeeze("gate", report, *action).refusal()[1] for action in ((), ("--update",))] == [hint, hint]
+    baseline.unlink()
+    assert squeeze("gate", report, "--update").code == 0
+
+
+def test_a_figure_at_its_bound(squeeze, report):
+    """0.7 / 100 is another float than 7 / 1000."""
+    row = gate_report().measurements[1]
+    changed(report, accuracy=dataclasses.replace(row.accuracy, lost=7, won=0, labelled_count=500))
+    result = squeeze("gate", report, "--max-top1-drop", 1.4)
+    assert result.code == 6
+    assert "; a bound that is not the figure itself would decide" in result.out
 
 
 def test_text_of_a_strangers_report_reaches_no_terminal(squeeze, report):

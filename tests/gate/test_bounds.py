@@ -53,6 +53,7 @@ def test_values(word, value, number):
         ("max-top1-drop", "101", "more than 100 pp"),
         ("min-agreement", "", "no number"),
         ("max-size", "٣", "no number"),
+        ("max-p50", "1e400", "no number"),
     ],
 )
 def test_refused(word, value, message):

@@ -123,6 +123,13 @@ def test_agreement_is_decided_by_scipys_exact_limits(counts, bound):
         assert found.state == expected
 
 
+@pytest.mark.parametrize(("lost", "bound"), [(3, 0.3), (7, 0.7), (29, 2.9)])
+def test_at_the_bound_itself_no_number_of_images_decides(lost, bound):
+    """Percent and shares are rounded otherwise: 7 / 1000 and 0.7 / 100 are not the same float."""
+    found = decide_drop(Paired(lost, 0, 1000), bound)
+    assert (found.state, found.more_images) == ("undecided", None)
+
+
 def test_one_image_with_another_class_is_not_100_percent():
     assert decide_agreement(4999, 5000, 100.0).state == "failed"
     assert decide_agreement(5000, 5000, 100.0).state == "undecided"
