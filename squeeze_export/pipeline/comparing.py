@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -219,8 +219,7 @@ def _answers(
     total = len(streams[0].image_set.files)
     progress("comparing", 0, total)
     done = 0
-    for batches in zip(*streams, strict=True) if len(streams) > 1 else ((batch, batch) for batch in streams[0]):
-        _check_same(batches)
+    for batches in _together(streams):
         outputs = [session.infer(batch.pixels) for session, batch in zip(sessions, batches, strict=True) if session is not None]
         reference, output = outputs
         sums = tally(sums, _logits(reference, ending), output, ending=ending)
@@ -245,12 +244,22 @@ def _logits(output: FloatArray, ending: Ending) -> FloatArray:
     return np.asarray(np.log(known) - (np.log1p(-known) if ending == "sigmoid" else 0), np.float32)
 
 
-def _check_same(batches: Sequence[Batch]) -> None:
-    if batches[0].files != batches[1].files:
-        raise BadInput(
-            "the two files take differently prepared images, and of these other ones are alike",
-            hint="leave duplicates out of the folder",
-        )
+def _together(streams: Sequence[ImageStream]) -> Iterator[tuple[Batch, Batch]]:
+    """The same images as either file takes them: of one stream if both take the same pixels, else of two.
+
+    Raises:
+        BadInput: the streams left out different images as duplicates.
+    """
+    if len(streams) == 1:
+        yield from ((batch, batch) for batch in streams[0])
+        return
+    for first, second in itertools.zip_longest(*streams):
+        if first is None or second is None or first.files != second.files:
+            raise BadInput(
+                "the two files take differently prepared images, and of these other ones are alike",
+                hint="leave duplicates out of the folder",
+            )
+        yield first, second
 
 
 def _flips(

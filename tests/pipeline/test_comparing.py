@@ -93,6 +93,21 @@ def test_each_file_is_given_its_own_pixels(tiny, tmp_path):
     assert 0 < found.accuracy.sqnr_db < 60
 
 
+@pytest.mark.parametrize("count", [3, 33])  # of 33 the last one is a batch by itself
+def test_images_that_are_alike_to_one_file_alone_are_refused(count, tiny, tmp_path):
+    """The last image differs from the first one only where the smaller crop does not look."""
+    images, noise = tmp_path / "images", np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), np.uint8)
+    noise[-1] = noise[0]
+    noise[-1, 2] = 255 - noise[0, 2]
+    images.mkdir()
+    for index, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(images / f"{index:02}.png")
+    nets = [open_network(tiny / "tiny.safetensors", preprocess=PreprocessChoice(resize_px=40, crop_px=crop)) for crop in (32, 36)]
+    first, second = (export(net.graph, "onnx", FP32, tmp_path, name=f"net{place}")[0] for place, net in enumerate(nets))
+    with pytest.raises(BadInput, match="differently prepared images"):
+        compared(first, second, images, bench=False)
+
+
 def test_a_softmax_is_compared_as_probabilities(network, quantized, tiny, tmp_path):
     options = EmitOptions(softmax=True)
     first, second = (
