@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -59,6 +59,7 @@ _FEWEST_INPUTS = (
     | dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "DENSIFY", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION"), 1)
 )
 _INDEX_BYTES = {"int32": 4, "int64": 8}
+_Scales: TypeAlias = tuple[tuple[float, ...], tuple[int, ...]]
 _SCALES = {"float16": "<f2", "float32": "<f4"}
 _WIDE = ("int32", "int64")
 _DAMAGE = (struct.error, LookupError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, RecursionError)
@@ -293,7 +294,9 @@ def _metadata(model: Any) -> dict[str, str]:
 
 
 def _graph(graph: Any, number: int, buffers: Sequence[Any], words: _Words) -> Contents:
-    tensors = [_tensor(tensor, (number, index), graph.tensors, buffers, words) for index, tensor in enumerate(graph.tensors)]
+    named = {tensor.quantization.details.scales for tensor in graph.tensors if _in_blocks(tensor.quantization)}
+    scales = {index: _block_scales(graph.tensors[index], buffers, words) for index in named}  # once, as many tensors may name them
+    tensors = [_tensor(tensor, (number, index), scales, buffers, words) for index, tensor in enumerate(graph.tensors)]
 
     def at(chosen: tuple[int, ...]) -> tuple[FileTensor, ...]:
         if any(index < -1 for index in chosen):
@@ -313,7 +316,6 @@ def _graph(graph: Any, number: int, buffers: Sequence[Any], words: _Words) -> Co
         return FileOperator(kind, outputs[0].name if outputs else "", inputs, outputs, attributes, opaque)
 
     operators = tuple(operator(packed) for packed in graph.operators or ())
-    scales = {tensor.quantization.details.scales for tensor in graph.tensors if _in_blocks(tensor.quantization)}
     constants = tuple(tensor for index, tensor in enumerate(tensors) if tensor.constant and index not in scales)
     return Contents(NAME, operators, at(graph.inputs), at(graph.outputs), constants)
 
@@ -325,14 +327,16 @@ def _opaque(kind: str) -> str:
     return "a foreign operator" if kind.startswith(CUSTOM) else _UNSEEN.get(kind, "")
 
 
-def _tensor(tensor: Any, place: tuple[int, int], tensors: Sequence[Any], buffers: Sequence[Any], words: _Words) -> FileTensor:
+def _tensor(
+    tensor: Any, place: tuple[int, int], block_scales: Mapping[int, _Scales], buffers: Sequence[Any], words: _Words
+) -> FileTensor:
     if tensor.type < 0:
         raise ValueError(f"tensor type {tensor.type}")
     buffer, quantization, dtype = buffers[tensor.buffer], tensor.quantization, words.dtypes.get(tensor.type, UNKNOWN)
     scales = () if quantization is None or quantization.scale is None else tuple(float(s) for s in quantization.scale)
+    zeros = _integers(None if quantization is None else quantization.zeroPoint) or (0,) * len(scales)
     if _in_blocks(quantization):
-        scales = _block_scales(tensors[quantization.details.scales], buffers, words)
-    zeros = _integers(None if quantization is None else quantization.zeroPoint)
+        scales, zeros = block_scales[quantization.details.scales]
     inside = 0 if buffer.data is None else len(buffer.data)
     size_bytes = inside or int(buffer.size)
     return FileTensor(
@@ -341,7 +345,7 @@ def _tensor(tensor: Any, place: tuple[int, int], tensors: Sequence[Any], buffers
         shape=_integers(tensor.shapeSignature) or _integers(tensor.shape),
         constant=size_bytes > 0,
         scales=scales,
-        zero_points=zeros or (0,) * len(scales),
+        zero_points=zeros,
         values=_small(buffer.data, dtype),
         size_bytes=size_bytes,
         place=place,
@@ -355,11 +359,13 @@ def _in_blocks(quantization: Any) -> bool:
     return quantization is not None and hasattr(quantization.details, "scales")
 
 
-def _block_scales(tensor: Any, buffers: Sequence[Any], words: _Words) -> tuple[float, ...]:
+def _block_scales(tensor: Any, buffers: Sequence[Any], words: _Words) -> _Scales:
+    """A tensor's numbers as scales, and a zero point of 0 for each."""
     data, dtype = buffers[tensor.buffer].data, words.dtypes.get(tensor.type, UNKNOWN)
     if data is None or dtype not in _SCALES:
-        return ()
-    return tuple(float(scale) for scale in np.frombuffer(bytes(data), _SCALES[dtype]))
+        return (), ()
+    scales = tuple(float(scale) for scale in np.frombuffer(bytes(data), _SCALES[dtype]))
+    return scales, (0,) * len(scales)
 
 
 def _small(data: Any, dtype: str) -> tuple[int, ...]:

@@ -230,6 +230,30 @@ def test_weights_in_blocks_have_scales(audit: Callable[[bytes], Any]) -> None:
     assert audit(changed(content, drop)).violations == ("FULLY_CONNECTED `y`: its integers `w` have no scale",)
 
 
+def test_scales_of_blocks_are_read_once_however_many_tensors_name_them(tmp_path: Path) -> None:
+    """A small file could otherwise ask for any amount of memory."""
+
+    def change(model: Any) -> None:
+        schema, graph = Writer("").schema, model.subgraphs[0]
+        model.buffers.append(schema.BufferT(data=np.full(8, 0.01, np.float16).view(np.uint8)))
+        graph.tensors.append(
+            schema.TensorT(name="scales", type=schema.TensorType.FLOAT16, shape=[8], buffer=len(model.buffers) - 1)
+        )
+        for tensor in graph.tensors[:-1]:
+            tensor.quantization = schema.QuantizationParametersT(
+                detailsType=schema.QuantizationDetails.BlockwiseQuantization,
+                details=schema.BlockwiseQuantizationT(scales=len(graph.tensors) - 1, blockSize=16),
+            )
+
+    path = tmp_path / "many.tflite"
+    path.write_bytes(changed(product("FULLY_CONNECTED", integers("FULLY_CONNECTED"), integers=True), change))
+    (operator,) = format_named("tflite").read(path).operators
+    data, weights = operator.inputs[:2]
+    assert len(data.scales) == 8
+    assert data.scales is weights.scales
+    assert data.zero_points is weights.zero_points
+
+
 # ------------------------------------------------------------------------------------------------------- newer than the reader
 
 
