@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from squeeze_export.errors import BadInput, NotInstalled
+from squeeze_export.errors import BadInput, NotInstalled, Refused, Unavailable
 from squeeze_export.pipeline import RunOptions, Scale, validate_files
+from squeeze_export.pipeline.export import sidecar_path
 from squeeze_export.pipeline.journal import NAME
 
 
@@ -205,6 +207,93 @@ def test_ray_gives_the_same_digits_even_if_a_worker_is_killed(validated, tmp_pat
     assert not ray.is_initialized()
     validated(per_image=tmp_path / "local.jsonl")
     assert (tmp_path / "ray.jsonl").read_text() == (tmp_path / "local.jsonl").read_text()
+
+
+class Inline:
+    """Ray's functions, each task run in this process as its result is asked for.
+
+    Args:
+        meanwhile: called once everything has been told to the workers, and before they begin.
+    """
+
+    class RayError(Exception):
+        """What Ray raises."""
+
+    exceptions = types.SimpleNamespace(RayError=RayError)
+
+    def __init__(self, meanwhile=lambda: None):
+        self.meanwhile = meanwhile
+
+    def is_initialized(self):
+        return True
+
+    def remote(self, **settings):
+        return lambda function: types.SimpleNamespace(remote=lambda *values: (function, values))
+
+    def put(self, value):
+        return value
+
+    def cluster_resources(self):
+        return {"CPU": 3.0}
+
+    def wait(self, running):
+        self.meanwhile()
+        self.meanwhile = lambda: None
+        return running[-1:], running[:-1]  # the last one is done first
+
+    def get(self, task):
+        function, values = task
+        return function(*values)
+
+
+@pytest.fixture
+def own(made, tmp_path):
+    """A file of this test's own."""
+    for file in (made["onnx", "int8"].path, sidecar_path(made["onnx", "int8"].path)):
+        shutil.copy(file, tmp_path)
+    return tmp_path / made["onnx", "int8"].path.name
+
+
+def test_workers_check_that_they_have_the_same_files(network, own, labelled, monkeypatch):
+    def on_ray(meanwhile):
+        monkeypatch.setitem(sys.modules, "ray", Inline(meanwhile))
+        return validate_files([own], network, labelled, scale=Scale("ray", shard_images=5))
+
+    here = validate_files([own], network, labelled)
+    assert on_ray(lambda: None).measurements == here.measurements
+    image, data = labelled.parent / "07.png", own.read_bytes()
+    with pytest.raises(BadInput, match="a worker of Ray's sees other images below") as caught:
+        on_ray(lambda: image.write_bytes(image.read_bytes() + b" "))
+    assert caught.value.hint == "files and images must be under the same paths on every machine"
+    with pytest.raises(BadInput, match="a worker of Ray's sees another file at"):
+        on_ray(lambda: own.write_bytes(data[:-1] + bytes([data[-1] ^ 1])))
+    own.write_bytes(data)
+    monkeypatch.setattr("squeeze_export.pipeline.cluster.__version__", "0.0.1")
+    assert on_ray(lambda: None).measurements == here.measurements
+    with pytest.raises(Refused, match=r"a worker of Ray's has version 0\.0\.2 of this tool, not 0\.0\.1"):
+        on_ray(lambda: monkeypatch.setattr("squeeze_export.pipeline.cluster.__version__", "0.0.2"))
+
+
+def test_shards_are_kept_when_ray_gives_up(network, own, labelled, monkeypatch, tmp_path):
+    class Dying(Inline):
+        """Its workers die with the third task."""
+
+        count = 0
+
+        def get(self, task):
+            self.count += 1
+            if self.count == 3:
+                raise self.RayError("the worker died")
+            return super().get(task)
+
+    scale = Scale("ray", shard_images=5, resume=tmp_path / "kept")
+    monkeypatch.setitem(sys.modules, "ray", Dying())
+    with pytest.raises(Unavailable, match="Ray gave up on a shard after 3 more tries: RayError") as caught:
+        validate_files([own], network, labelled, scale=scale)
+    assert caught.value.hint == "the finished shards are kept with --resume DIR"
+    assert len(list((tmp_path / "kept").glob("shard-*"))) == 2
+    resumed = validate_files([own], network, labelled, scale=dataclasses.replace(scale, engine="local"))
+    assert resumed.measurements == validate_files([own], network, labelled).measurements
 
 
 def test_engines(validated, network, made, labelled, monkeypatch):
