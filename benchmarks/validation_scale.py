@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.recording import assets, write
+from benchmarks.recording import RESULTS, assets, write
 from squeeze_export import demo
 from squeeze_export.graph.run import FloatRunner, one_blas_thread, run_each
 from squeeze_export.images.file_list import FileList
@@ -43,7 +43,7 @@ from squeeze_export.pipeline.shards import SHARD_IMAGES, Findings, ShardRunner
 
 IMAGES = 50_000
 PX, STEP = 128, 4
-ROUNDS, ROUND_IMAGES = 8, 64
+ROUNDS, ROUND_IMAGES = 6, 320
 BOTH = "both, one after the other"
 FEW = 10
 """The first set is so many times smaller than the second."""
@@ -205,93 +205,15 @@ def merging_s(weights: Path | None, file: Path, images: Path) -> tuple[float, in
     return time.perf_counter() - begun, sum(records.nbytes for records in (shard.images, shard.reference, shard.answers[key]))
 
 
-def main() -> None:
-    """Runs everything and writes the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("images", nargs="?", type=int, default=IMAGES)
-    count = parser.parse_args().images
-    weights = assets() / "weights" / "squeezenet1_1.safetensors"
-    before = cpu_times()
-    with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
-        place = Path(folder)
-        job = Job(("onnx",), "int8", calib=None, validate=False, bench=False, out=place / "demo")
-        run(job)
-        run(replace(job, weights=weights, calib=assets() / "images" / "calib", out=place / "v1.1"))
-        (demo_file,), (file,) = (list((place / name).glob("*.int8.onnx")) for name in ("demo", "v1.1"))
-        sizes = (KILLED_IMAGES, count // FEW, count)
-        some, few, many = (make_images(place / f"images-{number}", number, demo.labels()) for number in sizes)
-        samples = throughput(weights, file, make_images(place / "round", ROUND_IMAGES, [""]))
-        _, few_s, few_bytes = Validation(demo_file, few, place / "few.json").wait()
-        _, many_s, many_bytes = Validation(demo_file, many, place / "many.json").wait()
-        whole, whole_s, _ = Validation(demo_file, some, place / "whole.json").wait()
-        resumed = killed_and_resumed(demo_file, some, place)
-        on_ray, ray_s, killed = a_worker_killed(demo_file, some, place)
-        merge_s, shard_bytes = merging_s(None, demo_file, some)
-    load = other_load(before, cpu_times())
-    rates = {name: ROUND_IMAGES / statistics.median(times) for name, times in samples.items()}
-    slower = max(("decode", "infer"), key=lambda name: statistics.median(samples[name]))
-    share = bootstrap_ratio(samples[slower], samples["validate"])
-    share_of_both = bootstrap_ratio(samples[BOTH], samples["validate"])
-    hours = PROJECTED / (MACHINES * rates["validate"]) / 3600
-    checks = {
-        f"{KILLED_IMAGES:,} images, killed at half, then resumed: the same report": resumed == whole,
-        f"Ray with {usable_cores()} workers, {killed} killed on the way: the same report": on_ray == whole and killed > 0,
-    }
-    rows = [
-        (f"peak memory of `validate`, {count // FEW:,} images", f"{few_bytes / 1e6:.1f} MB ({few_s:.0f} s)"),
-        (f"the same, {count:,} images", f"{many_bytes / 1e6:.1f} MB ({many_s:.0f} s)"),
-        (
-            "difference",
-            f"{(many_bytes - few_bytes) / 1e6:.1f} MB, {(many_bytes - few_bytes) / (count - count // FEW):.0f} bytes an image",
-        ),
-        *((name, "yes" if held else "NO") for name, held in checks.items()),
-        ("these images in one process; on Ray, with its start", f"{whole_s:.0f} s; {ray_s:.0f} s"),
-        *(
-            (f"v1.1, bare loop: {name}" if name != "validate" else "v1.1, `validate`", f"{rate:.1f} images/s")
-            for name, rate in rates.items()
-        ),
-        (f"`validate` against the slower bare loop ({slower})", f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"),
-        (
-            "`validate` against both loops, one after the other",
-            f"{share_of_both.value:.3f} [{share_of_both.low:.3f}, {share_of_both.high:.3f}]",
-        ),
-        (
-            f"putting {PROJECTED:,} images together",
-            f"{merge_s:.1f} s, measured on copies of one shard of {shard_bytes / 1000:.0f} kB",
-        ),
-        (
-            f"v1.1, {PROJECTED:,} images on {MACHINES} machines like this one",
-            f"*estimated*: {hours:.1f} h, {MACHINES * hours:.0f} machine-hours",
-        ),
-    ]
-    raw: dict[str, Any] = {
-        "seconds": samples,
-        "peak_bytes": [few_bytes, many_bytes],
-        "wall_s": [few_s, many_s, whole_s, ray_s],
-        "checks": checks,
-    }
-    raw |= {"merge_s": merge_s, "shard_bytes": shard_bytes, "other_load_cores": load}
-    notes = [
-        "int8 ONNX files on ONNX Runtime, against the fp32 reference: the demo network for memory and breaks, v1.1 for throughput."
-        f" Images are cuts of {PX} px out of the 472 photographs, no two alike. Loops take {ROUND_IMAGES} images in {ROUNDS}"
-        " interleaved rounds, on every core, and medians are compared; inference is the reference and the file on each image. Other"
-        f" processes kept {load} cores busy meanwhile. The estimate divides by the measured rate of `validate`; that a shared file"
-        " system reads as fast as this disk was not measured.",
-    ]
-    write("validation_scale", "Validation at scale", notes, ("", "result"), rows, raw)
-    if not all(checks.values()):
-        sys.exit("the same images gave another report")
-
-
-def killed_and_resumed(file: Path, images: Path, place: Path) -> dict[str, Any]:
-    """The report of a validation that was killed at half, and then went on."""
+def killed_and_resumed(file: Path, images: Path, place: Path) -> tuple[dict[str, Any], int]:
+    """The report of a validation that was killed at half, and then went on; and how many shards were done by then."""
     kept = place / "kept"
     options = ("--resume", str(kept), "--shard-images", str(KILLED_IMAGES // SHARDS))
     first = Validation(file, images, place / "killed.json", *options)
     wait_for(kept, SHARDS // 2)
     first.kill()
-    print(f"killed after {len(list(kept.glob('shard-*')))} of {SHARDS} shards", file=sys.stderr)
-    return Validation(file, images, place / "resumed.json", *options).wait()[0]
+    done = len(list(kept.glob("shard-*")))
+    return Validation(file, images, place / "resumed.json", *options).wait()[0], done
 
 
 def a_worker_killed(file: Path, images: Path, place: Path) -> tuple[dict[str, Any], float, int]:
@@ -306,6 +228,125 @@ def a_worker_killed(file: Path, images: Path, place: Path) -> tuple[dict[str, An
         os.kill(process, signal.SIGKILL)
     report, wall_s, _ = validation.wait()
     return report, wall_s, len(killed)
+
+
+class Parts:
+    """What is measured, each part by itself.
+
+    Args:
+        place: an empty folder.
+        count: images of the large set.
+    """
+
+    def __init__(self, place: Path, count: int) -> None:
+        self._place, self._count = place, count
+        self._weights = assets() / "weights" / "squeezenet1_1.safetensors"
+        self._demo = self._exported(Job(("onnx",), "int8", out=place / "demo"))
+
+    def _exported(self, job: Job) -> Path:
+        run(replace(job, validate=False, bench=False))
+        (file,) = job.out.glob("*.int8.onnx")
+        return file
+
+    def _images(self, count: int, classes: Sequence[str]) -> Path:
+        return make_images(self._place / f"images-{count}-{len(classes)}", count, classes)
+
+    def throughput(self) -> dict[str, Any]:
+        """Loops over v1.1 and its file."""
+        calib = assets() / "images" / "calib"
+        file = self._exported(Job(("onnx",), "int8", weights=self._weights, calib=calib, out=self._place / "v1.1"))
+        images, before = self._images(ROUND_IMAGES, [""]), cpu_times()
+        seconds = throughput(self._weights, file, images)
+        return {"images": ROUND_IMAGES, "rounds": ROUNDS, "seconds": seconds, "other_cores": other_load(before, cpu_times())}
+
+    def memory(self) -> dict[str, Any]:
+        """Of a small and a large set."""
+        found = {}
+        for count in (self._count // FEW, self._count):
+            _, wall_s, peak_bytes = Validation(self._demo, self._images(count, demo.labels()), self._place / "out.json").wait()
+            found[str(count)] = {"wall_s": wall_s, "peak_bytes": peak_bytes}
+        return found
+
+    def breaks(self) -> dict[str, Any]:
+        """A process that is killed, and a worker of Ray's."""
+        images = self._images(KILLED_IMAGES, demo.labels())
+        whole, whole_s, _ = Validation(self._demo, images, self._place / "whole.json").wait()
+        resumed, shards = killed_and_resumed(self._demo, images, self._place)
+        on_ray, ray_s, killed = a_worker_killed(self._demo, images, self._place)
+        same = {"resumed_is_same": resumed == whole, "ray_is_same": on_ray == whole, "shards_before_kill": shards}
+        return {"images": KILLED_IMAGES, "workers": usable_cores(), "killed": killed, "whole_s": whole_s, "ray_s": ray_s, **same}
+
+    def merging(self) -> dict[str, Any]:
+        """Putting very many images together."""
+        merge_s, shard_bytes = merging_s(None, self._demo, self._images(SHARD_IMAGES, demo.labels()))
+        return {"images": PROJECTED, "merge_s": merge_s, "shard_bytes": shard_bytes}
+
+
+PARTS = ("throughput", "memory", "breaks", "merging")
+
+
+def main() -> None:
+    """Measures everything, or one part once more, and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", nargs="?", type=int, default=IMAGES)
+    parser.add_argument("--only", choices=PARTS, help="keep the other parts of the results")
+    given = parser.parse_args()
+    raw = json.loads((RESULTS / "validation_scale.json").read_text(encoding="utf-8"))["results"] if given.only else {}
+    with tempfile.TemporaryDirectory(prefix="squeeze-export-") as folder:
+        parts = Parts(Path(folder), given.images)
+        for name in (given.only,) if given.only else PARTS:
+            raw[name] = getattr(parts, name)()
+            print(f"{name}: {raw[name]}", file=sys.stderr)
+    loops_taken = raw["throughput"]
+    notes = [
+        "int8 ONNX files on ONNX Runtime, against the fp32 reference: the demo network for memory and breaks, v1.1 for throughput."
+        f" Images are cuts of {PX} px out of the 472 photographs, no two alike. Loops take {loops_taken['images']} images in"
+        f" {loops_taken['rounds']} interleaved rounds, on every core, and medians are compared; inference is the reference and the"
+        f" file on each image. Other processes kept {loops_taken['other_cores']} cores busy meanwhile. The estimate divides by the"
+        " measured rate of `validate`; that a shared file system reads as fast as this disk was not measured.",
+    ]
+    write("validation_scale", "Validation at scale", notes, ("", "result"), rows_of(raw), raw)
+    if not (raw["breaks"]["resumed_is_same"] and raw["breaks"]["ray_is_same"] and raw["breaks"]["killed"]):
+        sys.exit("the same images gave another report, or no worker was killed")
+
+
+def rows_of(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The table of all parts."""
+    (few, small), (many, large) = ((int(count), each) for count, each in raw["memory"].items())
+    grown = large["peak_bytes"] - small["peak_bytes"]
+    breaks, merging, images = raw["breaks"], raw["merging"], raw["throughput"]["images"]
+    seconds: dict[str, list[float]] = raw["throughput"]["seconds"]
+    rates = {name: images / statistics.median(times) for name, times in seconds.items()}
+    slower = max(("decode", "infer"), key=lambda name: statistics.median(seconds[name]))
+    hours = PROJECTED / (MACHINES * rates["validate"]) / 3600
+
+    def share(name: str) -> str:
+        found = bootstrap_ratio(seconds[name], seconds["validate"])
+        return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+    def yes(same: bool) -> str:
+        return "the same report, to the digit" if same else "ANOTHER REPORT"
+
+    killed = f"{breaks['images']:,} images, killed with {breaks['shards_before_kill']} of {SHARDS} shards done, then resumed"
+    return [
+        (f"peak memory of `validate`, {few:,} images", f"{small['peak_bytes'] / 1e6:.1f} MB ({small['wall_s']:.0f} s)"),
+        (f"the same, {many:,} images", f"{large['peak_bytes'] / 1e6:.1f} MB ({large['wall_s']:.0f} s)"),
+        ("difference", f"{grown / 1e6:.1f} MB, {grown / (many - few):.0f} bytes an image"),
+        (killed, yes(breaks["resumed_is_same"])),
+        (f"on Ray with {breaks['workers']} workers, {breaks['killed']} killed on the way", yes(breaks["ray_is_same"])),
+        ("these images in one process; on Ray, with its start", f"{breaks['whole_s']:.0f} s; {breaks['ray_s']:.0f} s"),
+        *((f"v1.1, loop: {name}", f"{rate:.1f} images/s") for name, rate in rates.items()),
+        (f"`validate` against the slower bare loop, {slower}", share(slower)),
+        ("`validate` against both bare loops, one after the other", share(BOTH)),
+        (
+            f"putting {merging['images']:,} images together",
+            f"{merging['merge_s']:.1f} s, on copies of one shard of {merging['shard_bytes'] / 1000:.0f} kB",
+        ),
+        (
+            f"v1.1, {PROJECTED:,} images on {MACHINES} machines like this one",
+            f"*estimated*: {hours:.1f} h, {MACHINES * hours:.0f} machine-hours",
+        ),
+    ]
 
 
 if __name__ == "__main__":

@@ -6,17 +6,20 @@ shared file system. Only the reference travels, as the bytes of its graph file. 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import secrets
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from squeeze_export import __version__
 from squeeze_export.core import Progress, require
@@ -92,6 +95,7 @@ class Cluster:
         self._entries = tuple(Entry(replace(e.artifact, path=e.artifact.path.absolute()), e.runtime) for e in entries)
         self._keys = {entry.key: given.key for entry, given in zip(self._entries, entries, strict=True)}
         self._own = False
+        self._quiet = redirect_stdout(_WithoutRay(sys.stdout))
 
     @staticmethod
     def check(options: RunOptions) -> None:
@@ -112,9 +116,11 @@ class Cluster:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address == "local":
             settings |= {"num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
+        self._quiet.__enter__()
         try:
             ray.init(address=self._address, **settings)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as err:
+            self._quiet.__exit__(None, None, None)
             message = f"Ray cannot be reached at `{self._address}`: {str(err).splitlines()[0] if str(err) else type(err).__name__}"
             raise Unavailable(message, hint="--engine ray://HOST:10001, where `ray start --head` runs") from err
         self._own = True
@@ -123,6 +129,7 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._own:
             _ray().shutdown()
+            self._quiet.__exit__(None, None, None)
 
     def run(self, parts: Iterator[tuple[int, ImageStream]], stream: ImageStream, progress: Progress) -> Iterator[Shard]:
         """Shards as they are done.
@@ -174,6 +181,23 @@ class Cluster:
                 done += len(found.images)
                 progress("comparing", done, runner.total)
                 yield replace(found, answers={self._keys[key]: answers for key, answers in found.answers.items()})
+
+
+class _WithoutRay(io.TextIOBase):
+    """A stream that does not take what Ray's own threads print: a worker's death, among the lines of a result, whatever
+    `log_to_driver` says (Ray 2.60).
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes, or does not."""
+        return len(text) if threading.current_thread().name.startswith("ray_") else self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flushes what was written."""
+        self._stream.flush()
 
 
 def is_ray(engine: str) -> bool:

@@ -190,7 +190,7 @@ def ray_workers():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes are Ray's")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning")
-def test_ray_gives_the_same_digits_even_if_a_worker_is_killed(validated, tmp_path, monkeypatch):
+def test_ray_gives_the_same_digits_even_if_a_worker_is_killed(validated, tmp_path, monkeypatch, capsys):
     ray = pytest.importorskip("ray")
     whole, killed = validated(), []
     monkeypatch.setattr("squeeze_export.pipeline.cluster.usable_cores", lambda: 2)
@@ -203,6 +203,7 @@ def test_ray_gives_the_same_digits_even_if_a_worker_is_killed(validated, tmp_pat
     found = validated(kill_one, engine="ray", shard_images=1, per_image=tmp_path / "ray.jsonl")
     assert found == whole
     assert killed
+    assert capsys.readouterr() == ("", "")  # Ray itself tells of a worker's death on stdout
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert not ray.is_initialized()
     validated(per_image=tmp_path / "local.jsonl")
