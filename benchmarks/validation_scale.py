@@ -35,7 +35,7 @@ from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.images.stream import ImageStream, usable_cores
 from squeeze_export.measure.host import cpu_times, other_load
 from squeeze_export.measure.statistics import bootstrap_ratio
-from squeeze_export.pipeline import Job, RunOptions, open_network, read_artifact, run
+from squeeze_export.pipeline import Job, RunOptions, Scale, open_network, read_artifact, run
 from squeeze_export.pipeline.evaluation import evaluation_images
 from squeeze_export.pipeline.measuring import Comparing, compared
 from squeeze_export.pipeline.sessions import entries_of, opened
@@ -161,7 +161,8 @@ def loops(weights: Path, file: Path, images: Path) -> Iterator[dict[str, Callabl
         def validate() -> None:
             evaluation = evaluation_images(network, images, None)
             assert evaluation is not None
-            compared(outcomes, Comparing(network, evaluation), options)
+            scale = Scale(shard_images=len(pixels) // 2)  # as large sets are: in shards
+            compared(outcomes, Comparing(network, evaluation, scale=scale), options)
 
         yield {"decode": decode, "infer": infer, BOTH: lambda: [decode(), infer()], "validate": validate}
 

@@ -33,6 +33,9 @@ MAX_LOADED_BYTES = 2_000_000_000
 KEPT_BYTES = 200_000_000
 """A set that is looped over again stays in memory if its pixels take no more: 1,300 images at 224 px."""
 
+SHARD_BATCH = 32
+"""Images a batch of a shard, at least: cores wait for each other at the end of each batch."""
+
 # Batches decoded while the consumer computes: one being handed over, one in the making. More would only hold memory.
 _BATCHES_AHEAD = 2
 
@@ -211,7 +214,8 @@ class ImageStream:
 
     def _shard(self, start: int, stop: int) -> ImageStream:
         part = self.image_set.part(start, stop)
-        return replace(self, image_set=part, skip_broken=True, may_be_empty=True, progress=silent)
+        batch = max(self.batch, SHARD_BATCH)
+        return replace(self, image_set=part, batch=batch, skip_broken=True, may_be_empty=True, progress=silent)
 
     def take_over(self, skipped: Sequence[Skipped], duplicates: Sequence[Duplicate], statistics: NDArray[np.float64]) -> None:
         """Takes what loops over all shards have found for its own.
