@@ -78,6 +78,9 @@ class Schema(Generic[T]):
         Raises:
             BadInput: the file cannot be read, or is no strict JSON or no such document.
         """
+        if path.is_dir():
+            inside = path / f"{self.name}.json"
+            raise BadInput(f"`{path}` is a folder, and no {self.name}", hint=str(inside) if inside.is_file() else None)
         return self.from_json(read_strict(path, f"a {self.name}"))
 
     def write(self, value: T, path: Path) -> None:
@@ -108,6 +111,8 @@ def read_strict(path: Path, what: str) -> Any:
     data = read_bounded(path, MAX_BYTES, what)
     try:
         return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as err:
+        raise BadInput(f"`{path}` is no JSON: it is no text") from err
     except (ValueError, RecursionError) as err:
         raise BadInput(f"`{path}` is no JSON: {err}") from err
 

@@ -88,7 +88,9 @@ def _read(path: Path) -> dict[str, Any]:
             raise BadInput(f"`{path}` is larger than {MAX_BYTES} bytes")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
-        raise BadInput(f"`{path}` cannot be read: {err}", hint="it is TOML, such as: threads = 2") from err
+        raise BadInput(
+            f"`{path}` cannot be read: {err}", hint='it is TOML: numbers as in threads = 2, words in quotes as in max-size = "5MB"'
+        ) from err
 
 
 def _check(keys: Iterable[str], options: Iterable[str], message: str) -> None:

@@ -139,10 +139,10 @@ def read_bound(word: str, value: Any) -> float:
         value: a number in the word's unit, or a text that may have a unit behind it.
 
     Raises:
-        BadInput: no number, another unit, below 0, too large, or a part of something that is counted.
+        BadInput: no number, another unit, below 0, too large, a part of something that is counted, or maybe a share, not percent.
     """
     meant = WORDS[word]
-    hint = f"such as {word} = {meant.example}" if not isinstance(value, str) else f"such as {meant.example}"
+    hint = f"such as {meant.example}" if isinstance(value, str) else f'such as {word} = "{meant.example}"'
     match = re.fullmatch(r"(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*([a-z%]*)", str(value).strip(), re.ASCII | re.IGNORECASE)
     if isinstance(value, bool) or match is None or math.isinf(float(match[1])):
         raise BadInput(f"`{word}` is `{value}`, which is no number of at least 0", hint=hint)
@@ -151,6 +151,8 @@ def read_bound(word: str, value: Any) -> float:
     if unit and unit not in factors:
         raise BadInput(f"`{word}` is `{value}`: its unit is `{meant.unit}`, not `{match[2]}`", hint=hint)
     number = float(match[1]) * factors.get(unit, 1)
+    if meant.unit == "%" and word.startswith("min-") and not unit and 0 < number <= 1:
+        raise BadInput(f"`{word}` is `{value}`: a share of 1, or percent?", hint=f"{100 * number:g}%, or {number:g}%")
     if number > meant.most:
         raise BadInput(f"`{word}` is `{value}`, more than {meant.most:g} {meant.unit}", hint=hint)
     if meant.whole and not round(number, 6).is_integer():

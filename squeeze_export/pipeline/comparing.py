@@ -32,8 +32,13 @@ from squeeze_export.runtimes import runtime_named
 MOST_FLIPS = 1000
 """More are counted, and not listed."""
 _BATCH = 32
-_WITHIN_A_LAYER = {"bias", "conv", "float", "input", "int8", "int16", "nchw", "nhwc", "pixels", "real", "uint8", "uint16", "weight"}
+_WITHIN_A_LAYER = {
+    *("bias", "conv", "float", "input", "int8", "int16", "nchw", "nhwc", "pixels"),
+    *("product", "real", "relu", "steps", "sum", "uint8", "uint16", "weight"),
+}
 """Last parts of names that our files give to what lies before and between the layers."""
+_ENDS = {"class_probabilities", "classLabel", "logits"}
+"""Names, or beginnings of names, of what comes after the last layer, beside the output's own."""
 _LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
 _FLOAT_STEP = 1e-3
 """Of a layer's largest value: by so much floats of two files may differ that are computed in another order, or in bfloat16."""
@@ -182,12 +187,13 @@ def _open(first: Path, second: Path, choice: PreprocessChoice) -> list[Artifact]
             hint="--mean, --std, --channel-order, --resize and --crop",
         )
     artifacts, _ = open_files([first, second], choice.applied_to(_pixels_of(known[0]) if known else TORCHVISION))
+    names = telling_names([first, second])
     counts = [artifact.output.shape[-1] for artifact in artifacts]
     if all(isinstance(count, int) for count in counts) and counts[0] != counts[1]:
-        raise BadInput(f"`{first.name}` gives `{counts[0]}` numbers and `{second.name}` `{counts[1]}`: they are no pair")
+        raise BadInput(f"`{names[0]}` gives {counts[0]:,} numbers and `{names[1]}` {counts[1]:,}: they are no pair")
     endings = [artifact.ending for artifact in artifacts]
     if endings[0] != endings[1]:
-        raise BadInput(f"`{first.name}` ends in {endings[0]} and `{second.name}` in {endings[1]}: export both alike")
+        raise BadInput(f"`{names[0]}` ends in {endings[0]} and `{names[1]}` in {endings[1]}: export both alike")
     return artifacts
 
 
@@ -306,9 +312,9 @@ def _common_names(artifacts: Sequence[Artifact]) -> list[str]:
         listed.append({_plain(name): name for name in made if _plain(name).rsplit("_", 1)[-1] not in _WITHIN_A_LAYER})
     first, second = listed
     shared = [name for name in first if name in second]
-    outputs = {_plain(artifact.output.name) for artifact in artifacts}
+    ends = _ENDS | {_plain(artifact.output.name) for artifact in artifacts}
     slashed = first if any("/" in name for name in first.values()) else second
-    return [slashed[name] for name in shared if name not in outputs and name != "logits"]
+    return [slashed[name] for name in shared if not any(f"{name}_".startswith(f"{end}_") for end in ends)]
 
 
 def _plain(name: str) -> str:

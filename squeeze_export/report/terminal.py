@@ -48,7 +48,7 @@ def print_table(report: Report, console: Console) -> None:
             print_line(line, console)
     if differences is not None:
         console.print()
-        print_rows(differences, console)
+        print_rows(differences, console, below=(1,))
 
 
 def print_line(line: str, console: Console, style: str = "", indent: str = "") -> None:
@@ -65,7 +65,7 @@ def print_rows(table: Table, console: Console, *, bold: Collection[str] = (), be
         table: what to print.
         console: where.
         bold: first cells of the rows to print in bold.
-        below: columns that go below the others if a terminal is too narrow.
+        below: columns that go below the others if a terminal is too narrow; the last ones only in rows that have no room for them.
     """
     header = tuple(column.name for column in table.columns)
     lines = [tuple((cell,) for cell in row) for row in (header, *table.rows)]
@@ -73,12 +73,17 @@ def print_rows(table: Table, console: Console, *, bold: Collection[str] = (), be
     narrow = below and console.is_terminal and sum(widths) + 2 * (len(widths) - 1) > console.width
     first = [index for index in range(len(widths)) if not (narrow and index in below)]
     columns = [table.columns[index] for index in first]
+    reach = sum(widths[index] + 1 for index in first)
+    last = narrow and max(first) < min(below)
     for number, row in enumerate(lines):
         style = "bold" if number == 0 or row[0][0] in bold else ""
         shown = _lines([row[index] for index in first], [widths[index] for index in first], columns, " " if narrow else "  ")
+        rest = ", ".join(row[index][0] for index in below if row[index][0]) if narrow else ""
+        if last and reach + len(rest) <= console.width:
+            shown, rest = [shown[0].ljust(reach) + rest], ""
         _print_lines(shown, console, style)
-        if narrow:
-            _print_lines([f"  {', '.join(row[index][0] for index in below)}"], console, style)
+        if rest:
+            print_line(rest, console, indent="  ")
 
 
 def _print_summary(found: Summary, console: Console) -> None:

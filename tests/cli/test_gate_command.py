@@ -1,12 +1,16 @@
 """`squeeze-export gate`: its exit codes, what it prints, and where its bounds come from."""
 
 import dataclasses
+import io
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from squeeze_export.cli import gate as gate_command
+from squeeze_export.cli import run
 from squeeze_export.gate.results import SCHEMA as RESULT
 from squeeze_export.results import SCHEMA, Interval
 from tests.gate_reports import gate_report, packed
@@ -87,6 +91,22 @@ def test_reports_that_are_none(squeeze, report, tmp_path):
     )
     report.write_text("{}")
     assert squeeze("gate", report, "--max-kl", 1).refusal()[0].startswith("`schema_version` is missing")
+    report.write_bytes(b"\x08\xba\xff")
+    assert squeeze("gate", report, "--max-kl", 1).refusal()[0] == f"`{report}` is no JSON: it is no text"
+    assert squeeze("gate", report.parent, "--max-kl", 1).refusal() == (f"`{report.parent}` is a folder, and no report", str(report))
+
+
+def test_a_narrow_terminal_shows_whole_lines(report, monkeypatch):
+    """What is counted keeps its line, and what does not fit is folded between words."""
+    out = io.StringIO()
+    monkeypatch.setattr(gate_command, "stdout_console", lambda: Console(file=out, width=60, force_terminal=True, color_system=None))
+    assert run(["gate", str(report), "--max-size", "1.2MB"]) == 5
+    lines = out.getvalue().splitlines()
+    assert lines[0].split() == ["state", "check", "file,", "found"]
+    assert lines[1] == "failed max-size"
+    assert " ".join(line.strip() for line in lines[2:4]).startswith("net.int8.onnx, onnxruntime on cpu, size ")
+    assert next(line.split() for line in lines if line.startswith("passed ")) == ["passed", "row", "2", "checks"]
+    assert max(map(len, lines)) <= 60
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,11 @@ def test_format_in_the_settings_file(squeeze, net):
             "one of: batch, benchmark-binary, ",
         ),
         ("[onx]\nthreads = 2\n", "has a table `[onx]`, which is no command", "did you mean `onnx`?"),
-        ("threads = \n", "`squeeze-export.toml` cannot be read: Invalid value", "it is TOML"),
+        (
+            "threads = \n",
+            "`squeeze-export.toml` cannot be read: Invalid value",
+            'it is TOML: numbers as in threads = 2, words in quotes as in max-size = "5MB"',
+        ),
         ("threads = 'two'\n", "'two' is not a valid integer", "squeeze-export onnx --help"),
         ("mean = 'x'\n", "`x` is not one number per channel", "squeeze-export onnx --help"),
     ],

@@ -63,6 +63,17 @@ def test_refused(word, value, message):
     assert caught.value.hint.startswith("such as ")
 
 
+@pytest.mark.parametrize(("value", "hint"), [("0.95", "95%, or 0.95%"), (0.5, "50%, or 0.5%"), ("1", "100%, or 1%")])
+def test_a_share_is_not_taken_for_percent(value, hint):
+    """`min-agreement = 0.95` would pass nearly everything."""
+    with pytest.raises(BadInput, match="a share of 1, or percent") as caught:
+        read_bound("min-agreement", value)
+    assert caught.value.hint == hint
+    assert read_bound("min-agreement", "0.95%") == 0.95
+    assert read_bound("min-agreement", "0") == 0
+    assert read_bound("max-slowdown", "0.5") == 0.5
+
+
 def test_every_example_is_accepted():
     for word, meant in WORDS.items():
         assert read_bound(word, meant.example) > 0

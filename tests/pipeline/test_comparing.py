@@ -50,6 +50,17 @@ def test_the_same_integers_part_nowhere(made, tiny, target):
     assert (found.first.target, found.first.evidence) == (target, "emulated" if target == "coreml" else "measured")
 
 
+@pytest.mark.parametrize("target", ["onnx", "tflite", "openvino", "coreml"])
+def test_two_files_of_one_target_have_their_layers_compared(made, tiny, broken, target):
+    """What their graphs have before, between and after the layers is in both, and no layer."""
+    found = compared(made[target, "int8"], broken(target, "fire3/expand3x3"), tiny / "eval", bench=False)
+    layers = [layer.name.replace("_", "/") for layer in found.layers]
+    assert (layers[0], layers[-1]) == ("conv1", "conv10")
+    assert found.first_layer_apart.replace("_", "/") == "fire3/expand3x3"
+    across = compared(made["tflite", "int8"], made["onnx", "int8"], tiny / "eval", bench=False)
+    assert set(layers) == {layer.name for layer in across.layers}
+
+
 @pytest.mark.parametrize(("first", "second"), [("onnx", "tflite"), ("tflite", "tflite"), ("coreml", "onnx")])
 def test_the_layer_at_which_two_files_part_is_named(made, tiny, broken, first, second):
     found = compared(made[first, "int8"], broken(second, "fire2/squeeze1x1"), tiny / "eval", bench=False)
@@ -127,6 +138,13 @@ def test_what_cannot_be_compared_is_refused(made, tiny, tmp_path):
         compare_files(tmp_path / "theirs.onnx", tmp_path / "theirs.onnx", tiny / "eval")
     with pytest.raises(BadInput, match="runs here, not on a board"):
         compare_files(made["onnx", "int8"].path, made["onnx", "int8"].path, tiny / "eval", options=RunOptions(on="ssh://board"))
+
+
+def test_two_files_of_one_name_are_told_apart(made, network, tiny, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    soft = export(network.graph, "onnx", FP32, tmp_path / "theirs", name="net", options=EmitOptions(softmax=True))[0]
+    with pytest.raises(BadInput, match=r"`theirs/net.fp32.onnx` ends in softmax and `[^`]+/net.fp32.onnx` in logits"):
+        compared(soft, made["onnx", "fp32"], tiny / "eval")
 
 
 def test_the_command(made, tiny, tmp_path, capsys, broken):
