@@ -18,6 +18,9 @@ FREE = -1
 """A side of a shape that is open until the file runs."""
 UNTOLD = (-2,)
 """The shape of a tensor of which the file tells not even the rank."""
+MOST_UNPACKING = 32
+"""Operators that are followed from a product to its stored weights. No tool writes nearly as many, and each product of a file may
+read one chain of any length."""
 UNKNOWN = "unknown"
 """The dtype of a tensor whose type the file does not say."""
 

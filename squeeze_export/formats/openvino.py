@@ -30,7 +30,7 @@ import numpy as np
 from squeeze_export.errors import BadInput
 from squeeze_export.files import reading
 from squeeze_export.formats.audit import Arithmetic, Policy
-from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
+from squeeze_export.formats.contents import MOST_UNPACKING, Contents, FileOperator, FileTensor
 
 NAME = "openvino"
 SUFFIX = ".openvino"
@@ -301,7 +301,9 @@ class _Steps(Arithmetic):
     def _weights(self, tensor: FileTensor) -> tuple[str, str]:
         """Why a product cannot take these weights as integers, and why that depends on the device; else empty."""
         doubt = ""
-        while not tensor.constant:
+        for _ in range(MOST_UNPACKING):
+            if tensor.constant:
+                break
             operator = self._operators[self._contents.makers[tensor.key]]
             if operator.kind == "FakeQuantize":
                 levels = int(str(operator.attributes["levels"]))
@@ -314,6 +316,8 @@ class _Steps(Arithmetic):
             if operator.kind == "Subtract":
                 shifts = [number for operand in operator.inputs if operand is not tensor for number in self._numbers(operand)]
                 doubt = doubt if shifts and not any(shifts) else _ZERO_POINT
+        else:
+            return "", f"lie behind more than {MOST_UNPACKING - 1} operators"
         if not tensor.constant or tensor.dtype not in _WEIGHTS:
             return "are not stored as integers", ""
         if tensor.dtype not in _BYTES:
@@ -331,10 +335,11 @@ class _Steps(Arithmetic):
 
     def _numbers(self, tensor: FileTensor) -> tuple[float, ...]:
         """The values of a constant row, converted or not; empty where they are unknown."""
-        maker = self._contents.maker(tensor)
-        while maker is not None and maker.kind == "Convert":
-            tensor = maker.inputs[0]
+        for _ in range(MOST_UNPACKING):
             maker = self._contents.maker(tensor)
+            if maker is None or maker.kind != "Convert":
+                break
+            tensor = maker.inputs[0]
         return tensor.numbers
 
     def _made_in(self, tensor: FileTensor, places: frozenset[int] | set[int]) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from squeeze_export.formats.audit import Arithmetic
-from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
+from squeeze_export.formats.contents import MOST_UNPACKING, Contents, FileOperator, FileTensor
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,10 @@ class Groups(Arithmetic):
     def stored(self, tensor: FileTensor) -> FileTensor:
         """The constant with the numbers that a tensor is unpacked from; the tensor itself where it is not."""
         places = self.words.unpacking
-        while (maker := self.contents.maker(tensor)) is not None and len(maker.inputs) > places.get(maker.kind, len(maker.inputs)):
+        for _ in range(MOST_UNPACKING):
+            maker = self.contents.maker(tensor)
+            if maker is None or len(maker.inputs) <= places.get(maker.kind, len(maker.inputs)):
+                break
             tensor = maker.inputs[places[maker.kind]]
         return tensor
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from squeeze_export.core import Audit, require
 from squeeze_export.formats import audited
 from squeeze_export.formats import openvino as format_
+from squeeze_export.formats.contents import MOST_UNPACKING
 
 openvino = require("openvino", "openvino", without=("openvino_telemetry",))
 op = openvino.opset8
@@ -233,6 +234,21 @@ def test_weights_with_a_zero_point_cannot_be_told(name: str, tmp_path: Path) -> 
     assert audit.violations == ()
     assert len(audit.untold) == len(products)
     assert all("computes in integers or in float" in line and reason in line for line in audit.untold)
+
+
+def far_away(weight: Any) -> Any:
+    made = stored(weight)
+    for _ in range(MOST_UNPACKING):
+        made = op.transpose(made, op.constant(np.array([0, 1, 2, 3])))
+    return made
+
+
+def test_weights_are_not_looked_for_without_end(tmp_path: Path) -> None:
+    """Many products may read one long chain: half a megabyte of XML took 9 s."""
+    audit, _ = judged(network(far_away), tmp_path)
+    assert audit.violations == ()
+    assert len(audit.untold) == 5
+    assert all(f"lie behind more than {MOST_UNPACKING - 1} operators" in line for line in audit.untold)
 
 
 def test_bounds_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

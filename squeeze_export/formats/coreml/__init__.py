@@ -20,7 +20,7 @@ from pathlib import Path
 from squeeze_export.core import TensorSpec
 from squeeze_export.errors import BadInput
 from squeeze_export.formats.audit import Arithmetic, Policy
-from squeeze_export.formats.contents import FREE, Contents, FileOperator, FileTensor
+from squeeze_export.formats.contents import FREE, MOST_UNPACKING, Contents, FileOperator, FileTensor
 from squeeze_export.formats.coreml.classifier import read_classifier
 from squeeze_export.formats.coreml.neural_network import (
     ML_PROGRAM,
@@ -92,7 +92,10 @@ def _packing(contents: Contents, place: int) -> str:
     if contents.form:
         return packed_weights(operator)
     tensor, bits, blocks, sparse = operator.inputs[1], "", "", ""
-    while (maker := contents.maker(tensor)) is not None and maker.kind in _UNPACKING and len(maker.inputs) > 1:
+    for _ in range(MOST_UNPACKING):
+        maker = contents.maker(tensor)
+        if maker is None or maker.kind not in _UNPACKING or len(maker.inputs) < 2:
+            break
         if maker.kind in (_PALETTE, _SPARSE_PALETTE):
             bits = f"{maker.inputs[0].dtype.removeprefix('uint')}-bit lookup table"
         elif not bits and "shift_scale" in maker.kind and not maker.inputs[1].is_row:
