@@ -399,11 +399,11 @@ class _Reading:
 
     def _arithmetic(self, op: Operator) -> _Value:
         """Add, Sub, Mul, Div and Sum, of two values or of a value and a constant."""
-        if op.kind == "Sum" and len(op.operands) == 1:
-            return self._value(op, op.operands[0])
-        if op.kind == "Sum" and len(op.operands) > 2:
-            first_ones = self._arithmetic(replace(op, operands=op.operands[:-1]))
-            return self._arithmetic(replace(op, operands=[first_ones, op.operands[-1]]))
+        if op.kind == "Sum" and len(op.operands) != 2:
+            total = op.operands[0]
+            for operand in op.operands[1:]:
+                total = self._arithmetic(replace(op, operands=[total, operand]))
+            return self._value(op, total)
         one, other = op.operands
         if isinstance(one, _Value) and isinstance(other, _Value):
             return self._added(op, one, other)

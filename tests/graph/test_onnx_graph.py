@@ -970,3 +970,20 @@ def test_what_is_read_of_changed_files_is_what_onnx_runtime_computes() -> None:
         assert np.abs(answers - expected).max() <= 1e-4 * max(np.abs(expected).max(), 1e-2)
         same += 1
     assert same > 50
+
+
+def test_a_sum_of_very_many_is_no_recursion() -> None:
+    weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(4, 3, 1, 1)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"]),
+        helper.make_node("Sum", ["c"] * 1200, ["s"]),
+        helper.make_node("GlobalAveragePool", ["s"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["y"]),
+    ]
+    sides = (("image", [1, 3, 32, 32]), ("y", [1, 4]))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in sides]
+    graph = helper.make_graph(nodes, "sum", ends[:1], ends[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    found = read(model)
+    pixels = drawn(found, 2)
+    assert_same_network(FloatRunner(built(found))(pixels), their_answers(model, fed(found, pixels)))
