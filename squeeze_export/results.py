@@ -362,6 +362,12 @@ class Measurement:
         return RowName(self.artifact, self.sha256, self.scheme, self.runtime)
 
     @property
+    def label(self) -> str:
+        """The row as the gate names it: `net.int8.tflite, litert on cpu`."""
+        where = f"{self.runtime} on {self.device or self.device_asked}" if self.runtime else ""
+        return ", ".join(part for part in (self.artifact or self.target, where) if part)
+
+    @property
     def shows_losses(self) -> bool:
         """Whether a loss of top-1 could be seen: it was compared on images with labels."""
         return self.accuracy is not None and self.accuracy.top1_delta_pp is not None

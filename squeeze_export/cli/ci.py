@@ -33,6 +33,11 @@ CI = (
 )
 
 
+def files_asked(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options that ask for a file."""
+    return tuple(name for name in ("ci", *_FILES) if values[name])
+
+
 def ci_looks(values: Mapping[str, Any]) -> bool:
     """Whether an option asks for a form, or this is GitHub."""
     return _on_github() or any(values[name] for name in ("ci", "annotations", *_FILES))

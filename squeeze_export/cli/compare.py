@@ -84,7 +84,7 @@ def command(first: Path, second: Path, **values: Any) -> None:
         differs = f"`{apart}` is the first of {count} that differs" if apart else f"none of {count} differs"
         say(f"layers, on one image: {differs} by more than one step; {least}")
     else:
-        note("the layers were not compared: that takes two integer files of this tool, on runtimes that show what lies inside")
+        note(found.without_layers)
     if found.flips:
         say("")
         columns = (Column("image", "text"), Column("A", "name"), Column("B", "name"), Column("margin A"), Column("margin B"))

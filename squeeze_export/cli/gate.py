@@ -10,14 +10,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from squeeze_export.cli.ci import CI, ci_looks, tell_ci
-from squeeze_export.cli.console import note, print_json, say, shown_progress, stdout_console
+from squeeze_export.cli.ci import CI, ci_looks, files_asked, tell_ci
+from squeeze_export.cli.console import note, print_json, say, shown_progress, stdout_console, warn
 from squeeze_export.cli.options import FILE, Choice, Command, Option, option, source_of
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.cli.settings import FILE as SETTINGS
 from squeeze_export.cli.settings import PROJECT
 from squeeze_export.documents import to_json
-from squeeze_export.errors import EXIT_DONE, GateFailed, GateUndecided
+from squeeze_export.errors import EXIT_DONE, BadInput, GateFailed, GateUndecided
 from squeeze_export.pipeline.ci import judged
 from squeeze_export.pipeline.gating import (
     BASELINE,
@@ -84,11 +84,17 @@ def command(report: Path, **values: Any) -> int:
     squeeze-export gate squeeze-export-out/report.json --base before/
     """
     baseline: Path = values["baseline"] or BASELINE
+    asked = files_asked(values)
+    if asked and (values["init"] or values["update"]):
+        raise BadInput(f"--{asked[0]} is about the verdict, which --init and --update do not give", hint="run the gate after them")
     if values["init"]:
         write_settings(report, SETTINGS, baseline)
         note(f"wrote {SETTINGS}")
     if values["update"]:
-        _print_changes(update_baseline(report, baseline), as_json=values["as_json"])
+        changed, warnings = update_baseline(report, baseline)
+        _print_changes(changed, as_json=values["as_json"])
+        for text in warnings:
+            warn(text)
         note(f"wrote {baseline}")
     if values["init"] or values["update"]:
         return EXIT_DONE

@@ -15,7 +15,7 @@ import numpy as np
 
 from squeeze_export.documents import Schema
 from squeeze_export.errors import BadInput
-from squeeze_export.gate.checks import judged_rows, row_label
+from squeeze_export.gate.checks import judged_rows
 from squeeze_export.gate.consistency import check_answers
 from squeeze_export.results import Answers, ComparedImages, Measurement, Report
 
@@ -144,7 +144,7 @@ def baseline_of(report: Report) -> Baseline:
     rows = judged_rows(report)
     failed = [row for row in rows if row.status == "failed"]
     if failed:
-        raise BadInput(f"`{row_label(failed[0])}` failed: a baseline is made of what is sound", hint=failed[0].reason or None)
+        raise BadInput(f"`{failed[0].label}` failed: a baseline is made of what is sound", hint=failed[0].reason or None)
     sound = [row for row in rows if row.status == "ok"]
     if not sound:
         raise BadInput("the report has no row that a baseline could be made of")
@@ -165,7 +165,7 @@ def baseline_of(report: Report) -> Baseline:
 def _file_of(row: Measurement, report: Report) -> BaselineFile:
     estimate, audit = row.estimate, row.audit
     return BaselineFile(
-        row_label(row),
+        row.label,
         row.artifact,
         row.target,
         row.scheme,

@@ -52,12 +52,6 @@ def judged_rows(report: Report) -> tuple[Measurement, ...]:
     return others or report.measurements
 
 
-def row_label(row: Measurement) -> str:
-    """`net.int8.tflite, litert on cpu`."""
-    where = f"{row.runtime} on {row.device or row.device_asked}" if row.runtime else ""
-    return ", ".join(part for part in (row.artifact or row.target, where) if part)
-
-
 def absolute_checks(report: Report, bounds: Bounds) -> tuple[Check, ...]:
     """Every row's state, and every bound on every row; `max-slowdown` is not among them, as it needs files timed beside these.
 
@@ -77,7 +71,7 @@ def absolute_checks(report: Report, bounds: Bounds) -> tuple[Check, ...]:
 
 def _state_checks(row: Measurement) -> list[Check]:
     """A row that failed fails; an integer file with floats inside does too."""
-    label = row_label(row)
+    label = row.label
     if row.status != "ok":
         return [Check("row", label, row.status, f"{row.status}: {row.reason or 'no reason given'}")]
     found = [Check("row", label, "passed", "measured" if row.runtime else "written")]
@@ -96,8 +90,8 @@ def _bound_checks(word: str, bound: float, rows: Sequence[Measurement], report: 
     for row in rows:
         found = _JUDGES[word](row, bound, report)
         if isinstance(found, Absent):
-            found = Check(word, row_label(row), "failed" if found.fails else "skipped", found.why, bound=bound)
-        checks.append(replace(found, name=word, row=row_label(row), bound=bound, unit=WORDS[word].unit))
+            found = Check(word, row.label, "failed" if found.fails else "skipped", found.why, bound=bound)
+        checks.append(replace(found, name=word, row=row.label, bound=bound, unit=WORDS[word].unit))
     if all(check.state == "skipped" for check in checks):
         message = "no row of the report has this figure" if rows else "the report has no row that was measured"
         checks.append(Check(word, "", "failed", message, bound=bound, unit=WORDS[word].unit))

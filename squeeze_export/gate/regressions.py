@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from squeeze_export.gate.baseline import Baseline, BaselineFile, in_common, kernel_class, kernel_class_of, names_classes
 from squeeze_export.gate.bounds import Bounds
-from squeeze_export.gate.checks import drop_check, judged_rows, row_label, some
+from squeeze_export.gate.checks import drop_check, judged_rows, some
 from squeeze_export.gate.paired import paired
 from squeeze_export.gate.results import Check
 from squeeze_export.results import NOT_RUN, UNLABELLED, Measurement, Report
@@ -51,7 +51,7 @@ def regression_checks(report: Report, baseline: Baseline, bounds: Bounds) -> tup
     if baseline.images is not None and report.images is not None:
         pairs = _Pairs(*in_common(baseline.images, report.images))
     found = [*_image_checks(report, baseline, pairs), *_label_checks(report, baseline, pairs)]
-    rows = {row_label(row): row for row in judged_rows(report) if row.status == "ok"}
+    rows = {row.label: row for row in judged_rows(report) if row.status == "ok"}
     for file in baseline.files:
         elsewhere = [label for label, row in rows.items() if row.artifact == file.artifact]
         label = file.label if file.label in rows or len(elsewhere) != 1 else elsewhere[0]  # the file on another runtime
@@ -155,7 +155,7 @@ class _Pair:
     def checks(self, bounds: Bounds) -> list[Check]:
         """All comparisons of this file."""
         found = [*self._integers(), self._bytes(), self._size(), *self._operators(), *self._estimate(), *self._answers(bounds)]
-        return [replace(check, row=row_label(self.row)) for check in found]
+        return [replace(check, row=self.row.label) for check in found]
 
     @property
     def _same_integers(self) -> bool:

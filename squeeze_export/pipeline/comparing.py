@@ -31,6 +31,8 @@ from squeeze_export.runtimes import runtime_named
 
 MOST_FLIPS = 1000
 """More are counted, and not listed."""
+FLOATS_OR_OTHERS = "the layers were not compared: that takes two integer files of this tool, on runtimes that show what lies inside"
+OTHER_PIXELS = "the layers were not compared: the two files take differently prepared images"
 _BATCH = 32
 _WITHIN_A_LAYER = {
     *("bias", "conv", "float", "input", "int8", "int16", "nchw", "nhwc", "pixels"),
@@ -95,6 +97,7 @@ class FileComparison:
         flips: at most `MOST_FLIPS` of them, in the order of the images.
         speedup: p50 of the first over that of the second, with a bootstrap interval; None if they were not timed side by side.
         layers: in the order of the first file; empty where the graphs do not correspond.
+        without_layers: why there are none, in one sentence.
         first_layer_apart: the first of them that differs by more than one step; empty if none does; None without `layers`.
         warnings: that were shown to the user.
     """
@@ -108,6 +111,7 @@ class FileComparison:
     flips: tuple[Flip, ...] = ()
     speedup: Interval | None = None
     layers: tuple[LayerGap, ...] = ()
+    without_layers: str = ""
     first_layer_apart: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -156,7 +160,7 @@ def compare_files(
         if bench:
             outcomes = timed(outcomes, chosen, progress)
         outcomes = [placed(outcome) for outcome in outcomes]
-        layers = _layers(outcomes, image) if len(streams) == 1 else ()
+        layers, without_layers = _layers(outcomes, image) if len(streams) == 1 else ((), OTHER_PIXELS)
         names = telling_names([artifact.path for artifact in artifacts])
         rows = [
             replace(row_of(outcome, device_asked=chosen.device), artifact=name)
@@ -173,6 +177,7 @@ def compare_files(
         flips,
         _speedup(rows[0], rows[1]),
         layers,
+        without_layers,
         apart,
         streams[0].warnings("images"),
     )
@@ -288,19 +293,22 @@ def _speedup(first: Measurement, second: Measurement) -> Interval | None:
     return bootstrap_ratio(one.samples_ns, other.samples_ns)
 
 
-def _layers(outcomes: Sequence[Outcome], image: ByteArray) -> tuple[LayerGap, ...]:
-    """The layers that two integer files have by name, on one image; none where a runtime cannot show them."""
+def _layers(outcomes: Sequence[Outcome], image: ByteArray) -> tuple[tuple[LayerGap, ...], str]:
+    """The layers that two integer files have by name, on one image; or why there are none."""
     entries = [outcome.entry for outcome in outcomes]
     if any(entry.artifact.foreign is not None or entry.runtime not in RUNTIMES for entry in entries):
-        return ()
+        return (), FLOATS_OR_OTHERS
     if not all(scheme_named(entry.artifact.scheme).activation_bits for entry in entries):
-        return ()  # equalization moves scales between the layers, so an integer file's layers are not a float file's
+        return (
+            (),
+            FLOATS_OR_OTHERS,
+        )  # equalization moves scales between the layers, so an integer file's layers are not a float file's
     try:
         names = _common_names([entry.artifact for entry in entries])
         values = [runtime_named(entry.runtime).inner_values(entry.artifact, names, image) for entry in entries]
-    except SqueezeExportError:
-        return ()
-    return tuple(_gap(name, values[0], values[1]) for name in names)
+    except SqueezeExportError as err:
+        return (), f"the layers were not compared: {err.message}"
+    return tuple(_gap(name, values[0], values[1]) for name in names), ""
 
 
 def _common_names(artifacts: Sequence[Artifact]) -> list[str]:

@@ -47,6 +47,9 @@ GATE = "gate.json"
 _TIMED = "max-slowdown"
 
 
+NO_IMAGES = "the baseline holds no images, so no answers are compared with it: make it of a report that was validated"
+
+
 @dataclass(frozen=True)
 class Against:
     """What a report is held to besides bounds.
@@ -89,6 +92,7 @@ def gate(report: Path, bounds: Bounds, against: Against | None = None, *, progre
             baseline = read_baseline(chosen.baseline)
             check_same_network(baseline, found, chosen.baseline)
             checks += regression_checks(found, baseline, bounds)
+            assumptions += [NO_IMAGES] if baseline.images is None else []
             versions = version_changes(baseline.tool_versions, found.tool_versions)
             assumptions += [f"other tool versions than the baseline's: {versions}"] if versions else []
     except ValueError as err:
@@ -102,8 +106,8 @@ def gate(report: Path, bounds: Bounds, against: Against | None = None, *, progre
     return gate_result(checks, network=network_name(found), created=_now(), assumptions=tuple(assumptions))
 
 
-def update_baseline(report: Path, path: Path = BASELINE) -> tuple[BaselineChange, ...]:
-    """Writes the baseline that a report makes, and gives what changed.
+def update_baseline(report: Path, path: Path = BASELINE) -> tuple[tuple[BaselineChange, ...], tuple[str, ...]]:
+    """Writes the baseline that a report makes, and gives what changed, and warnings.
 
     Args:
         report: a `report.json`.
@@ -115,7 +119,7 @@ def update_baseline(report: Path, path: Path = BASELINE) -> tuple[BaselineChange
     after = baseline_of(_read(report))
     before = read_baseline(path) if path.exists() else None
     BASELINE_SCHEMA.write(after, path)
-    return changes(before, after)
+    return changes(before, after), (NO_IMAGES,) if after.images is None else ()
 
 
 def write_settings(report: Path, path: Path, baseline: Path = BASELINE) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from squeeze_export.core import Artifact, EmitOptions, Progress, Session, silent
 from squeeze_export.errors import BadInput
 from squeeze_export.gate.bounds import in_unit
-from squeeze_export.gate.checks import judged_rows, row_label
+from squeeze_export.gate.checks import judged_rows
 from squeeze_export.gate.results import Check
 from squeeze_export.gate.timing import FEWEST_ROUNDS, ROUNDS, Rounds, SlowdownDecided, decide_slowdown, timed_rounds
 from squeeze_export.graph.quantized import scheme_named
@@ -212,4 +212,4 @@ def _change(percent: float) -> str:
 
 
 def _check(row: Measurement, check: Check, max_slowdown: float) -> Check:
-    return replace(check, name="max-slowdown", row=row_label(row), against="base", bound=max_slowdown, unit="%")
+    return replace(check, name="max-slowdown", row=row.label, against="base", bound=max_slowdown, unit="%")

@@ -159,3 +159,9 @@ def test_the_command(made, tiny, tmp_path, capsys, broken):
     assert run(["compare", *files, "--eval", str(tiny / "eval"), "--no-bench", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["first_layer_apart"] == "conv1"
     assert run(["compare", *files, "--eval", str(tmp_path / "none")]) == 2
+
+
+def test_why_layers_were_not_compared_is_told(made, tiny):
+    found = compared(made["onnx", "fp32"], made["onnx", "int8"], tiny / "eval", bench=False)
+    assert (found.layers, found.without_layers[:27]) == ((), "the layers were not compare")
+    assert compared(made["onnx", "int8"], made["tflite", "int8"], tiny / "eval", bench=False).without_layers == ""

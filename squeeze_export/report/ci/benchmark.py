@@ -28,7 +28,7 @@ def benchmark(judged: Judged) -> str:
     """A JSON list: what each row that was measured has of size, time, loss, memory and estimates. Times are for the chart alone:
     those of two runs are not compared, as two runners differ.
     """
-    rows = [(plain(_label(row)), row) for row in judged.report.measurements if row.status == "ok"]
+    rows = [(plain(row.label), row) for row in judged.report.measurements if row.status == "ok"]
     figures = [(label, row, figure) for label, row in rows for figure in _figures(row) if math.isfinite(figure.value)]
     names = told_apart(_in_backticks(f"{label}: {figure.name}") for label, _, figure in figures)
     entries = [
@@ -47,11 +47,6 @@ def benchmark(judged: Judged) -> str:
 def _in_backticks(name: str) -> str:
     """A name that stays one where github-action-benchmark puts it, between backticks in the cell of a Markdown table."""
     return name.replace("`", "'").replace("|", "/")
-
-
-def _label(row: Measurement) -> str:
-    where = f"{row.runtime} on {row.device or row.device_asked}" if row.runtime else ""
-    return ", ".join(part for part in (row.artifact or row.target, where) if part)
 
 
 def _figures(row: Measurement) -> Iterator[Figure]:
