@@ -59,9 +59,9 @@ class Schema(Generic[T]):
         version = document.get("schema_version")
         if not isinstance(version, int) or isinstance(version, bool):
             raise BadInput(f"`schema_version` is missing or no integer: this is no {self.name} of squeeze-export")
-        known = {part.name for part in dataclasses.fields(self.kind)}  # type: ignore[arg-type]
-        if version > self.version and 2 * len(known.intersection(document)) < len(known):
-            raise BadInput(f"this is no {self.name} of squeeze-export: it lacks most of its fields")
+        needed = {part.name for part in dataclasses.fields(self.kind) if part.default is dataclasses.MISSING}  # type: ignore[arg-type]
+        if version > self.version and len(needed - set(document)) > 1:
+            raise BadInput(f"this is no {self.name} of squeeze-export: it lacks {' and '.join(sorted(needed - set(document))[:2])}")
         if version > self.version:
             raise BadInput(
                 f"the {self.name} has schema version `{version}`, this program knows up to {self.version}",

@@ -198,3 +198,11 @@ def test_files_that_come_and_go(report):
     assert [(change.what, change.before, change.after) for change in changes(before, after)] == [("file", "ab" * 6, "")]
     assert [(change.what, change.before, change.after) for change in changes(after, before)] == [("file", "", "ab" * 6)]
     assert {change.before for change in changes(None, before)} == {""}
+
+
+def test_a_document_of_another_kind_is_not_taken_for_a_newer_one(report, tmp_path):
+    from squeeze_export.results import SCHEMA
+
+    SCHEMA.write(report, tmp_path / "report.json")
+    with pytest.raises(BadInput, match="this is no baseline of squeeze-export"):
+        read_baseline(tmp_path / "report.json")
