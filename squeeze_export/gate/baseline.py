@@ -197,7 +197,7 @@ def read_baseline(path: Path, *, schema: Schema[Baseline] = SCHEMA) -> Baseline:
     except BadInput as err:
         if str(path) in err.message:
             raise
-        hint = err.hint or f"delete it, and make it again: {_UPDATE}"
+        hint = err.hint or f"name another with --baseline, or delete it and make it again: {_UPDATE}"
         raise BadInput(f"the baseline `{path}` is damaged: {err.message}", hint=hint) from err
     return found
 

@@ -145,7 +145,7 @@ def test_a_damaged_baseline_is_no_dead_end(squeeze, report):
     document = json.loads(baseline.read_text())
     document["images"]["labels"]["data"] = "eJwDAAAAAAE="
     baseline.write_text(json.dumps(document))
-    hint = "delete it, and make it again: squeeze-export gate REPORT.json --update"
+    hint = "name another with --baseline, or delete it and make it again: squeeze-export gate REPORT.json --update"
     assert [squeeze("gate", report, *action).refusal()[1] for action in ((), ("--update",))] == [hint, hint]
     baseline.unlink()
     assert squeeze("gate", report, "--update").code == 0
