@@ -78,10 +78,12 @@ def image_statistics(image: ByteArray) -> Doubles:
     part = image[::4, ::4].reshape(-1, 3).astype(np.float32)
     luma = part @ _LUMA
     red, green, blue = part.mean(axis=0)
+    reds, greens, blues = part.T  # numpy's maximum along an axis of three takes twenty times as long
+    spread = np.maximum(np.maximum(reds, greens), blues) - np.minimum(np.minimum(reds, greens), blues)
     figures = (
         luma.mean(),
         luma.std(),
-        (part.max(axis=1) - part.min(axis=1)).mean(),
+        spread.mean(),
         red - blue,
         green - (red + blue) / 2,
         (_roughness(image[::2, :, 1]) + _roughness(image[:, ::2, 1].T)) / 2,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
-
-import numpy as np
 
 
 class FileList(Sequence[Path]):
@@ -18,11 +17,11 @@ class FileList(Sequence[Path]):
     """
 
     def __init__(self, files: Iterable[Path] = ()) -> None:
-        names, ends = bytearray(), [0]
+        names, ends = bytearray(), array("q", [0])
         for file in files:
             names += os.fsencode(file)
             ends.append(len(names))
-        self._names, self._ends = bytes(names), np.array(ends, np.int64)
+        self._names, self._ends = bytes(names), ends
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 from squeeze_export.errors import BadInput
 from squeeze_export.images.file_list import FileList
@@ -28,6 +29,8 @@ OTHER_SUFFIXES = {
     **({} if READS_AVIF else {".avif": "AVIF"}),
 }
 """Images that are not read, and what they are: left out, but not without a word."""
+
+Kind: TypeAlias = Literal["image", "other image", "folder"]
 
 _KINDS_HINT = "a folder of images, a folder with one sub-folder per class, a `.csv` manifest or a `.txt` list"
 
@@ -87,15 +90,16 @@ def open_images(path: Path, *, class_count: int, labels: Labels | None = None) -
             f"{shown(path)} holds images both beside and inside sub-folders such as {shown(filled[0].name)}",
             hint="put every image into the folder of its class, or leave none in sub-folders",
         )
-    others = [file for listing in (top, *inside.values()) for file in listing.others]
+    others = [*top.others, *(file for found in inside.values() for file in found.others)]
     if not filled:
-        return _image_set(path, dict.fromkeys(top.images, UNKNOWN), "none: a folder without sub-folders", others=others)
+        return _image_set(path, FileList(top.images), (), "none: a folder without sub-folders", others=others)
     labels = labels or Labels()
     matches = match_folders([f.name for f in filled], [f.name for f in top.folders], class_count, labels)
     classes = {match.name: match.class_index for match in matches}
-    files = {file: classes[folder.name] for folder in filled for file in inside[folder].images}
+    files = FileList(file for folder in filled for file in inside[folder].images)
+    of_each = tuple(classes[folder.name] for folder in filled for _ in range(len(inside[folder].images)))
     source = "folder names, matched to the labels" if labels.names else "folders in alphabetical order, one per class"
-    return _image_set(path, files, source, matches, others)
+    return _image_set(path, files, of_each, source, matches, others)
 
 
 def open_calibration(path: Path) -> ImageSet:
@@ -107,7 +111,7 @@ def open_calibration(path: Path) -> ImageSet:
     if _is_manifest(path):
         return _listed(path)
     found = _search(path)
-    return _image_set(path, dict.fromkeys(found.images, UNKNOWN), "labels ignored", others=found.others)
+    return _image_set(path, found.images, (), "labels ignored", others=found.others)
 
 
 def open_calibration_folders(paths: Sequence[Path]) -> tuple[ImageSet, tuple[int, ...]]:
@@ -137,25 +141,31 @@ def open_calibration_folders(paths: Sequence[Path]) -> tuple[ImageSet, tuple[int
 def _listed(path: Path, class_count: int | None = None, labels: Labels | None = None) -> ImageSet:
     """The images of a manifest."""
     listed = read_manifest(path, class_count=class_count, labels=labels)
-    return _image_set(path.parent, listed.files, listed.class_source, listed.matches)
+    files = sorted(listed.files, key=lambda file: file.parts)
+    of_each = tuple(listed.files[file] for file in files)
+    return _image_set(path.parent, FileList(files), of_each, listed.class_source, listed.matches)
 
 
 def _image_set(
-    root: Path, found: dict[Path, int], source: str, matches: tuple[ClassMatch, ...] = (), others: Sequence[Path] = ()
+    root: Path,
+    files: FileList,
+    labels: tuple[int, ...],
+    source: str,
+    matches: tuple[ClassMatch, ...] = (),
+    others: Sequence[Path] = (),
 ) -> ImageSet:
-    """Sorts what was found; `others` are images of formats that are not read.
+    """What was found, in order; `labels` may be none, `others` are images of formats that are not read.
 
     Raises:
         BadInput: nothing was found.
     """
-    if not found and others:
+    if not files and others:
         raise BadInput(f"{shown(root)} holds no images that can be read: {_counted(others, root)}", hint=_CONVERT_HINT)
-    if not found:
+    if not files:
         raise BadInput(f"{shown(root)} holds no images", hint=f"looked for {' '.join(SUFFIXES)}")
-    files = tuple(sorted(found, key=lambda file: file.parts))
-    labels = tuple(found[file] for file in files)
     not_read = (f"{_counted(others, root)}; convert them to JPEG or PNG",) if others else ()
-    return ImageSet(root, FileList(files), labels if any(label != UNKNOWN for label in labels) else None, source, matches, not_read)
+    known = any(label != UNKNOWN for label in labels)
+    return ImageSet(root, files, labels if known else None, source, matches, not_read)
 
 
 _CONVERT_HINT = "convert them to JPEG or PNG, for example with ImageMagick: `magick mogrify -format jpg *.heic`"
@@ -200,6 +210,14 @@ class _Listing:
     folders: list[Path]
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What a folder and everything below it holds: images in order, and those of formats that are not read."""
+
+    images: FileList
+    others: list[Path]
+
+
 def _has_suffix(entry: os.DirEntry[str], suffixes: Collection[str]) -> bool:
     """True for a file with such a suffix. A dead link counts: it is a broken image, to be named, not one to overlook."""
     if os.path.splitext(entry.name)[1].lower() not in suffixes:
@@ -209,39 +227,67 @@ def _has_suffix(entry: os.DirEntry[str], suffixes: Collection[str]) -> bool:
     return entry.is_file()
 
 
-def _listing(folder: Path) -> _Listing:
-    """What is directly in a folder, each kind sorted, without hidden ones.
+def _entries(folder: Path) -> list[tuple[str, Kind]]:
+    """The names in a folder and what they are, sorted, without hidden ones and what does not matter here.
 
     Raises:
         BadInput: the folder cannot be read.
     """
     try:
         with os.scandir(folder) as found:
-            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            entries = [(entry.name, _kind(entry)) for entry in found if not entry.name.startswith(".")]
     except OSError as err:
         raise BadInput(f"{shown(folder)} cannot be read ({err.strerror})", hint="check its permissions") from err
-    images = [folder / entry.name for entry in entries if _has_suffix(entry, SUFFIXES)]
-    others = [folder / entry.name for entry in entries if _has_suffix(entry, OTHER_SUFFIXES)]
-    return _Listing(images, others, [folder / entry.name for entry in entries if os.path.isdir(entry.path)])
+    return sorted((name, kind) for name, kind in entries if kind is not None)
 
 
-def _search(root: Path, within: Path | None = None) -> _Listing:
-    """The images of a folder and of everything below it, without the folders.
+def _kind(entry: os.DirEntry[str]) -> Kind | None:
+    if _has_suffix(entry, SUFFIXES):
+        return "image"
+    if _has_suffix(entry, OTHER_SUFFIXES):
+        return "other image"
+    return "folder" if os.path.isdir(entry.path) else None
+
+
+def _listing(folder: Path) -> _Listing:
+    """What is directly in a folder, each kind sorted.
+
+    Raises:
+        BadInput: the folder cannot be read.
+    """
+    found: dict[Kind, list[Path]] = {kind: [] for kind in get_args(Kind)}
+    for name, kind in _entries(folder):
+        found[kind].append(folder / name)
+    return _Listing(found["image"], found["other image"], found["folder"])
+
+
+def _search(root: Path, within: Path | None = None) -> _Found:
+    """The images of a folder and of everything below it, in the order of their paths, part by part.
 
     Each real folder is entered once, and `within` never: a link back to a parent neither loops nor brings in other classes.
     """
-    found = _Listing([], [], [])
-    seen = {_identity(within)} if within else set()
-    waiting = [root]
-    while waiting:
-        folder = waiting.pop()
-        here = _listing(folder)
-        if _identity(folder) not in seen:
-            seen.add(_identity(folder))
-            found.images.extend(here.images)
-            found.others.extend(here.others)
-            waiting.extend(reversed(here.folders))
-    return found
+    others: list[Path] = []
+
+    def images() -> Iterator[Path]:
+        seen = {_identity(within)} if within else set()
+        open_folders = [(root, iter(_entries(root)))] if _identity(root) not in seen else []
+        seen.add(_identity(root))
+        while open_folders:
+            folder, entries = open_folders[-1]
+            name, kind = next(entries, ("", None))
+            if kind is None:
+                open_folders.pop()
+            elif kind == "image":
+                yield folder / name
+            elif kind == "other image":
+                others.append(folder / name)
+            else:
+                inner = folder / name, iter(_entries(folder / name))
+                if _identity(inner[0]) not in seen:
+                    seen.add(_identity(inner[0]))
+                    open_folders.append(inner)
+
+    return _Found(FileList(images()), others)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

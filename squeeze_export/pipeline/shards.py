@@ -6,21 +6,23 @@ images, so it does not show who compared which shard, or when.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from squeeze_export.core import Ending, FloatArray, Progress, Session, silent
+from squeeze_export.core import ByteArray, Ending, FloatArray, Progress, Session, silent
 from squeeze_export.errors import SqueezeExportError
 from squeeze_export.graph.nodes import Graph
-from squeeze_export.graph.run import FloatRunner, run_each
+from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.checks import check_overlap
 from squeeze_export.images.manifest import UNKNOWN
-from squeeze_export.images.stream import Duplicate, ImageStream, Skipped, spread_evenly
+from squeeze_export.images.stream import Batch, Duplicate, ImageStream, Skipped, spread_evenly
 from squeeze_export.measure.accuracy import (
     ANSWER,
     COMPARED,
@@ -100,6 +102,8 @@ class ShardRunner:
 
     def __post_init__(self) -> None:
         self._reference, self._cpu = FloatRunner(self.graph), cpu_kind()
+        self._all_sessions = {key: session for key, (session, _) in self.sessions.items()}
+        self._locks = {key: Lock() for key in self.sessions}
 
     def run(self, start: int, stream: ImageStream, progress: Progress = silent) -> Shard:
         """Compares a shard.
@@ -118,40 +122,34 @@ class ShardRunner:
         images["label"] = UNKNOWN if image_set.labels is None else image_set.labels
         answers = {key: _none_run(count, COMPARED) for key in self.sessions}
         first, other = np.empty(0, np.float32), False
-        for batch in stream:
-            check_overlap(self.forbidden, batch.hashes, batch.files)
-            at = np.array([places[file] for file in batch.files])
+        # Spread over the files, so that it does not matter which of them are broken.
+        part_of_set = spread_evenly(start, count, self.total, self.emulated_images)
+        for running in _one_ahead(self._start(batch, places, part_of_set) for batch in stream):
+            batch, at, part = running.batch, running.at, running.part
             images["state"][at] = SOUND
             images["sha256"][at] = np.frombuffer(bytes.fromhex("".join(batch.hashes)), np.uint8).reshape(-1, 32)
             images["pixels"][at] = [int.from_bytes(digest[:8], "little") for digest in batch.pixel_hashes]
             images["hundredths"][at] = np.round(100 * batch.statistics)
-            # Spread over the files, so that it does not matter which of them are broken.
-            part = spread_evenly(start, count, self.total, self.emulated_images)[at]
-            everything = np.ones_like(part)
-            chosen = {key: part if s.evidence == "emulated" else everything for key, (s, _) in self.sessions.items()}
-            running = {
-                key: self.pool.submit(session.infer, batch.pixels[chosen[key]])
-                for key, (session, _) in self.sessions.items()
-                if chosen[key].any()
-            }
-            expected = run_each(self.pool, self._reference, batch.pixels)
+            expected = np.concatenate([future.result() for future in running.reference])
             reference[at] = answers_each(expected, batch.labels)
             outputs: dict[Key, FloatArray] = {}
-            for key, future in running.items():
+            for key, future in running.outputs.items():
+                if key not in self.sessions:
+                    continue  # it failed on the batch before, when this one was on its way
                 try:
                     outputs[key] = future.result()
                 except SqueezeExportError as err:
                     self.failed(key, err)
                     del self.sessions[key], answers[key]
                     continue
-                mask = chosen[key]
+                mask = running.chosen[key]
                 check_comparable(expected[mask], outputs[key], batch.labels[mask])
                 ending = self.sessions[key][1]
                 answers[key][at[mask]] = compared_each(expected[mask], outputs[key], batch.labels[mask], ending=ending)
             first = first if first.size else expected[0]
             other = other or varies(expected, first)
             if self.listeners and part.any():
-                shown = {key: logits if chosen[key] is part else logits[part] for key, logits in outputs.items()}
+                shown = {key: logits if running.chosen[key] is part else logits[part] for key, logits in outputs.items()}
                 for listener in self.listeners:
                     listener(ComparedPart(batch.pixels[part], batch.labels[part], expected[part], shown, self.pool))
             progress("comparing", start + int(at[-1]) + 1, self.total)
@@ -162,6 +160,57 @@ class ShardRunner:
             images["pixels"][places[duplicate.file]] = images["pixels"][places[duplicate.original]]
         reasons = tuple(skipped.reason for skipped in stream.skipped)
         return Shard(start, images, reference, answers, reasons, first, other, self._cpu)
+
+    def _start(self, batch: Batch, places: Mapping[Path, int], part_of_set: NDArray[np.bool_]) -> _Running:
+        """Hands a batch to the pool.
+
+        Raises:
+            BadInput: an image that must not be there.
+        """
+        check_overlap(self.forbidden, batch.hashes, batch.files)
+        at = np.array([places[file] for file in batch.files])
+        part = part_of_set[at]
+        everything = np.ones_like(part)
+        chosen = {key: part if s.evidence == "emulated" else everything for key, (s, _) in self.sessions.items()}
+        outputs = {key: self.pool.submit(self._infer, key, batch.pixels[mask]) for key, mask in chosen.items() if mask.any()}
+        reference = [self.pool.submit(self._reference, image[None]) for image in batch.pixels]
+        return _Running(batch, at, part, chosen, outputs, reference)
+
+    def _infer(self, key: Key, pixels: ByteArray) -> FloatArray:
+        """Runs a session, which takes one batch at a time."""
+        with self._locks[key]:
+            return self._all_sessions[key].infer(pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Running:
+    """A batch that the pool works on.
+
+    Attributes:
+        batch: of N images.
+        at: (N,) their places in the shard.
+        part: (N,) which of them sessions that emulate a device get.
+        chosen: (N,) which of them each session gets.
+        outputs: of each session that gets any.
+        reference: N, of the reference.
+    """
+
+    batch: Batch
+    at: NDArray[np.int64]
+    part: NDArray[np.bool_]
+    chosen: Mapping[Key, NDArray[np.bool_]]
+    outputs: Mapping[Key, Future[FloatArray]]
+    reference: Sequence[Future[FloatArray]]
+
+
+def _one_ahead(batches: Iterable[_Running]) -> Iterator[_Running]:
+    """The batches, each handed on once the next one runs: no core waits while the figures of a batch are taken."""
+    waiting = deque[_Running]()
+    for running in batches:
+        waiting.append(running)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
 
 
 class Findings:
@@ -221,10 +270,10 @@ class Findings:
         originals = readable[first[inverse]]
         state[readable] = np.where(originals == readable, SOUND, DUPLICATE)
         labels = self.images["label"]
+        again = originals != readable
         duplicates = [
             Duplicate(image_set.files[place], image_set.files[original], same_class=bool(labels[place] == labels[original]))
-            for place, original in zip(readable.tolist(), originals.tolist(), strict=True)
-            if place != original
+            for place, original in zip(readable[again].tolist(), originals[again].tolist(), strict=True)
         ]
         reasons = [reason for _, found in sorted(self._reasons.items()) for reason in found]
         broken = np.flatnonzero(state == BROKEN).tolist()
