@@ -49,7 +49,7 @@ TARGETS = {"one file": ("onnx",), "three files": ("onnx", "tflite", "openvino")}
 BOTH = "both, one after the other"
 FEW = 10
 """The first set is so many times smaller than the second."""
-KILLED_IMAGES, SHARDS = 2000, 20
+SHARDS = 50
 """For the runs in which a process is killed."""
 MACHINES, PROJECTED = 16, 1_000_000
 
@@ -129,7 +129,7 @@ def wait_for(kept: Path, shards: int) -> None:
     while len(list(kept.glob("shard-*"))) < shards:
         if time.monotonic() > end:
             sys.exit(f"no {shards} shards in {kept}")
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def comparing_workers(parent: int) -> list[int]:
@@ -217,10 +217,10 @@ def merging_s(weights: Path | None, file: Path, images: Path) -> tuple[float, in
     return time.perf_counter() - begun, sum(records.nbytes for records in (shard.images, shard.reference, shard.answers[key]))
 
 
-def killed_and_resumed(file: Path, images: Path, place: Path) -> tuple[dict[str, Any], int]:
+def killed_and_resumed(file: Path, images: Path, place: Path, shard_images: int) -> tuple[dict[str, Any], int]:
     """The report of a validation that was killed at half, and then went on; and how many shards were done by then."""
     kept = place / "kept"
-    options = ("--resume", str(kept), "--shard-images", str(KILLED_IMAGES // SHARDS))
+    options = ("--resume", str(kept), "--shard-images", str(shard_images))
     first = Validation(file, images, place / "killed.json", *options)
     wait_for(kept, SHARDS // 2)
     first.kill()
@@ -228,11 +228,11 @@ def killed_and_resumed(file: Path, images: Path, place: Path) -> tuple[dict[str,
     return Validation(file, images, place / "resumed.json", *options).wait()[0], done
 
 
-def a_worker_killed(file: Path, images: Path, place: Path) -> tuple[dict[str, Any], float, int]:
+def a_worker_killed(file: Path, images: Path, place: Path, shard_images: int) -> tuple[dict[str, Any], float, int]:
     """The report of a validation on Ray; how long it took, in s; and how many workers were killed while they compared."""
     kept = place / "kept-by-ray"
     validation = Validation(
-        file, images, place / "ray.json", "--engine", "ray", "--resume", str(kept), "--shard-images", str(KILLED_IMAGES // SHARDS)
+        file, images, place / "ray.json", "--engine", "ray", "--resume", str(kept), "--shard-images", str(shard_images)
     )
     wait_for(kept, 3)
     killed = comparing_workers(validation.pid)[:1]
@@ -260,7 +260,8 @@ class Parts:
         return [job.out / row.artifact for row in made.measurements]
 
     def _images(self, count: int, classes: Sequence[str]) -> Path:
-        return make_images(self._place / f"images-{count}-{len(classes)}", count, classes)
+        folder = self._place / f"images-{count}-{len(classes)}"
+        return folder if folder.exists() else make_images(folder, count, classes)
 
     def throughput(self) -> dict[str, Any]:
         """Loops over v1.1 and its files."""
@@ -281,12 +282,12 @@ class Parts:
 
     def breaks(self) -> dict[str, Any]:
         """A process that is killed, and a worker of Ray's."""
-        images = self._images(KILLED_IMAGES, demo.labels())
+        images, shard_images = self._images(self._count, demo.labels()), self._count // SHARDS
         whole, whole_s, _ = Validation(self._demo, images, self._place / "whole.json").wait()
-        resumed, shards = killed_and_resumed(self._demo, images, self._place)
-        on_ray, ray_s, killed = a_worker_killed(self._demo, images, self._place)
+        resumed, shards = killed_and_resumed(self._demo, images, self._place, shard_images)
+        on_ray, ray_s, killed = a_worker_killed(self._demo, images, self._place, shard_images)
         same = {"resumed_is_same": resumed == whole, "ray_is_same": on_ray == whole, "shards_before_kill": shards}
-        return {"images": KILLED_IMAGES, "workers": usable_cores(), "killed": killed, "whole_s": whole_s, "ray_s": ray_s, **same}
+        return {"images": self._count, "workers": usable_cores(), "killed": killed, "whole_s": whole_s, "ray_s": ray_s, **same}
 
     def merging(self) -> dict[str, Any]:
         """Putting very many images together."""
