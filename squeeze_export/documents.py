@@ -84,7 +84,11 @@ class Schema(Generic[T]):
         if path.is_dir():
             inside = path / f"{self.name}.json"
             raise BadInput(f"`{path}` is a folder, and no {self.name}", hint=str(inside) if inside.is_file() else None)
-        return self.from_json(read_strict(path, f"a {self.name}"))
+        document = read_strict(path, f"a {self.name}")
+        try:
+            return self.from_json(document)
+        except BadInput as err:
+            raise BadInput(f"`{path}`: {err.message}", hint=err.hint) from err
 
     def write(self, value: T, path: Path) -> None:
         """Writes a file, whole or not at all.

@@ -192,6 +192,10 @@ class Answers:
     label_rank: PackedNumbers
 
 
+MOST_IMAGES = 5_000_000
+"""A report of more images is not unpacked: no exact test would be made on them."""
+
+
 @dataclass(frozen=True)
 class ComparedImages:
     """The images that were compared on.

@@ -50,6 +50,8 @@ class Groups(Arithmetic):
 
     contents: Contents
     words: Words
+    _grouped: dict[int, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By identity of the operator: many others may ask."""
 
     def is_float(self, place: int) -> bool:
         """See `audit.Arithmetic`."""
@@ -85,7 +87,10 @@ class Groups(Arithmetic):
         words = self.words
         if operator.kind == words.quantize:
             return True
-        return (operator.kind in words.products or operator.kind in words.fused) and not self._reasons(operator)
+        if id(operator) not in self._grouped:
+            fits = operator.kind in words.products or operator.kind in words.fused
+            self._grouped[id(operator)] = fits and not self._reasons(operator)
+        return self._grouped[id(operator)]
 
     def _reasons(self, operator: FileOperator) -> list[str]:
         words, found = self.words, list[str]()

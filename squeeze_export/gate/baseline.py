@@ -191,14 +191,15 @@ def read_baseline(path: Path, *, schema: Schema[Baseline] = SCHEMA) -> Baseline:
     """
     if not path.exists():
         raise BadInput(f"there is no baseline `{path}`", hint=f"make one: {_UPDATE}")
+    hint = f"name another with --baseline, or delete it and make it again: {_UPDATE}"
     try:
         found = schema.read(path)
+    except BadInput as err:
+        raise BadInput(err.message, hint=err.hint or hint) from err
+    try:
         _check(found)
     except BadInput as err:
-        if str(path) in err.message:
-            raise
-        hint = err.hint or f"name another with --baseline, or delete it and make it again: {_UPDATE}"
-        raise BadInput(f"the baseline `{path}` is damaged: {err.message}", hint=hint) from err
+        raise BadInput(f"the baseline `{path}` is damaged: {err.message}", hint=err.hint or hint) from err
     return found
 
 

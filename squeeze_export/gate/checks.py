@@ -73,8 +73,8 @@ def _state_checks(row: Measurement) -> list[Check]:
     """A row that failed fails; an integer file with floats inside does too."""
     label = row.label
     if row.status != "ok":
-        return [Check("row", label, row.status, f"{row.status}: {row.reason or 'no reason given'}")]
-    found = [Check("row", label, "passed", "measured" if row.runtime else "written")]
+        return [Check("run", label, row.status, f"{row.status}: {row.reason or 'no reason given'}")]
+    found = [Check("run", label, "passed", "measured" if row.runtime else "written")]
     scheme = SCHEMES.get(row.scheme)
     if row.audit is not None and scheme is not None and scheme.integer and not row.recipe.startswith("vendor"):
         faults = (*row.audit.violations, *row.audit.untold)

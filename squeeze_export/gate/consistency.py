@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from squeeze_export.errors import BadInput
-from squeeze_export.results import Accuracy, Answers, ComparedImages, Latency, Report
+from squeeze_export.results import MOST_IMAGES, Accuracy, Answers, ComparedImages, Latency, Report
 
-MOST_IMAGES = 5_000_000
-"""Of more images no exact test is made."""
+_MOST_THREADS = 1024
 
 
 def check_report(report: Report) -> None:
@@ -55,3 +54,5 @@ def _check_accuracy(accuracy: Accuracy, artifact: str) -> None:
 def _check_latency(latency: Latency, artifact: str) -> None:
     if not latency.samples_ns or min(latency.samples_ns) < 0:
         raise BadInput(f"`{artifact}` was timed, and has no samples, or some below 0")
+    if not 1 <= latency.threads <= _MOST_THREADS:
+        raise BadInput(f"`{artifact}` was timed with `{latency.threads}` threads")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from squeeze_export.core import Artifact, EmitOptions, Progress, Session, silent
@@ -129,7 +130,7 @@ def _from_folder(folder: Path) -> Callable[[Artifact], Artifact | None]:
 
 def _from_table(table: Path, scratch: Path) -> Callable[[Artifact], Artifact | None]:
     """Exports a table to the target of a candidate, in its form."""
-    quantized = read_calibration(table).quantized
+    quantized, number = read_calibration(table).quantized, count(1)
 
     def find(candidate: Artifact) -> Artifact | None:
         if candidate.scheme != quantized.scheme.name:
@@ -141,7 +142,9 @@ def _from_table(table: Path, scratch: Path) -> Callable[[Artifact], Artifact | N
             softmax=candidate.ending == "softmax",
             sigmoid=candidate.ending == "sigmoid",
         )
-        return export(quantized, candidate.target, scheme_named(candidate.scheme), scratch, name="base", options=form)[0]
+        return export(
+            quantized, candidate.target, scheme_named(candidate.scheme), scratch, name=f"base{next(number)}", options=form
+        )[0]
 
     return find
 

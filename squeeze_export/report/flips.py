@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from squeeze_export.errors import BadInput
 from squeeze_export.report.tables import Column, Table
 from squeeze_export.report.wording import NOTHING, device, one_line, scheme
-from squeeze_export.results import NOT_RUN, UNLABELLED, ComparedImages, Measurement, Report
+from squeeze_export.results import MOST_IMAGES, NOT_RUN, UNLABELLED, ComparedImages, Measurement, Report
 
 MOST_SHOWN = 24
 """Flips that a page or a text shows; the others are counted."""
-_MOST_IMAGES = 5_000_000
 
 Kind = Literal["lost", "won", "changed"]
 
@@ -75,7 +74,7 @@ def flips_of(report: Report) -> list[FlippedImage]:
         BadInput: the answers in the report do not fit each other, or are damaged.
     """
     images = report.images
-    if images is None or images.hashes.count > _MOST_IMAGES:
+    if images is None or images.hashes.count > MOST_IMAGES:
         return []
     hashes, labels, reference = (packed.numbers() for packed in (images.hashes, images.labels, images.reference.top1))
     given: dict[str, NDArray[np.int64]] = {}
@@ -149,7 +148,7 @@ def _file_names(images: ComparedImages) -> tuple[str, ...]:
 
 
 def _class_names(images: ComparedImages) -> tuple[str, ...]:
-    if images.class_names is None or images.class_names.count > _MOST_IMAGES:
+    if images.class_names is None or images.class_names.count > MOST_IMAGES:
         return ()
     return images.class_names.texts()
 

@@ -26,8 +26,8 @@ CHECKS = (
     Check("answers", "net.int8.onnx, onnxruntime on cpu", "failed", "3 images are answered otherwise", "baseline"),
     Check("max-p99", "net.int8.onnx, onnxruntime on cpu", "undecided", "2.7 ms", needs="about 299 rounds"),
     Check("max-slowdown", "net.int8.onnx, onnxruntime on cpu", "passed", "fresh rounds did not confirm it", "base", cleared=True),
-    Check("row", "a.onnx", "passed", "measured"),
-    Check("row", "b.onnx", "passed", "measured"),
+    Check("run", "a.onnx", "passed", "measured"),
+    Check("run", "b.onnx", "passed", "measured"),
     Check("max-sram", "", "skipped", "no row has it"),
 )
 FILES = {"bound": "squeeze-export.toml", "baseline": "squeeze-export-baseline.json"}
@@ -272,7 +272,7 @@ def test_comment_and_summary():
     assert summary.startswith("### squeeze-export gate: failed\n")
     for text in (comment, summary):
         assert "\n| failed | max-size | net.int8.onnx, onnxruntime on cpu | 1.27 MB is more than 1.2 MB |\n" in text
-        assert "\n- passed: row, 2 checks\n" in text
+        assert "\n- passed: run, 2 checks\n" in text
         assert "\n- note: other kernels than the baseline's\n" in text
         assert "| onnx | int8 | cpu | 1.27 MB |" in text
     assert "<details>" in comment

@@ -47,7 +47,7 @@ def test_what_failed_is_shown_and_what_passed_is_counted(squeeze, report):
     assert lines[1].split()[:4] == ["failed", "max-size", "net.int8.onnx,", "onnxruntime"]
     assert "needs" not in lines[1]
     assert lines[3].endswith("; about 321 rounds (--rounds) would decide")
-    assert lines[5].split() == ["passed", "row", "2", "checks"]
+    assert lines[5].split() == ["passed", "run", "2", "checks"]
 
 
 def test_gate_json(squeeze, report, tmp_path):
@@ -90,7 +90,7 @@ def test_reports_that_are_none(squeeze, report, tmp_path):
         squeeze("gate", tmp_path / "none.json", "--max-kl", 1).refusal()[0].startswith(f"`{tmp_path / 'none.json'}` cannot be read")
     )
     report.write_text("{}")
-    assert squeeze("gate", report, "--max-kl", 1).refusal()[0].startswith("`schema_version` is missing")
+    assert squeeze("gate", report, "--max-kl", 1).refusal()[0].startswith(f"`{report}`: `schema_version` is missing")
     report.write_bytes(b"\x08\xba\xff")
     assert squeeze("gate", report, "--max-kl", 1).refusal()[0] == f"`{report}` is no JSON: it is no text"
     assert squeeze("gate", report.parent, "--max-kl", 1).refusal() == (f"`{report.parent}` is a folder, and no report", str(report))
@@ -105,7 +105,7 @@ def test_a_narrow_terminal_shows_whole_lines(report, monkeypatch):
     assert lines[0].split() == ["state", "check", "file,", "found"]
     assert lines[1] == "failed max-size"
     assert " ".join(line.strip() for line in lines[2:4]).startswith("net.int8.onnx, onnxruntime on cpu, size ")
-    assert next(line.split() for line in lines if line.startswith("passed ")) == ["passed", "row", "2", "checks"]
+    assert next(line.split() for line in lines if line.startswith("passed ")) == ["passed", "run", "2", "checks"]
     assert max(map(len, lines)) <= 60
 
 
@@ -118,6 +118,7 @@ def test_a_narrow_terminal_shows_whole_lines(report, monkeypatch):
         ("accuracy", {"labelled_count": 501}, "of which `501` have a label"),
         ("accuracy", {"top1_agreement": Interval(float("nan"), 0, 1)}, "an agreement of `nan`"),
         ("latency", {"samples_ns": ()}, "has no samples"),
+        ("latency", {"threads": 10**9}, "was timed with `1000000000` threads"),
         ("answers", {"top1": packed([0])}, "it has `1` answers to `500` images"),
         ("answers", {"label_rank": packed([0] * 501)}, "it has `501` answers to `500` images"),
     ],

@@ -151,10 +151,10 @@ def test_targets_apart(report):
 
 def test_a_row_that_failed_fails_whatever_is_bounded(with_row):
     failed = with_row(status="failed", reason="vela said no")
-    assert state_of(checked(failed, max_size="9MB"), "row", ONNX) == ("failed", "failed: vela said no")
+    assert state_of(checked(failed, max_size="9MB"), "run", ONNX) == ("failed", "failed: vela said no")
     assert not [check for check in checked(failed, max_size="9MB") if check.name == "max-size" and check.row.startswith(ONNX)]
     skipped = with_row(status="skipped", reason="no such package")
-    assert state_of(checked(skipped, max_size="9MB"), "row", ONNX)[0] == "skipped"
+    assert state_of(checked(skipped, max_size="9MB"), "run", ONNX)[0] == "skipped"
 
 
 def test_a_report_without_a_sound_row_fails_its_bounds(report):
