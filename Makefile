@@ -29,7 +29,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	@# A default runtime of these targets that is missing is a failure, not a skip. One thread for each worker. Compiled modules are
 	@# kept, as many tests start a process that imports them again. `make test COVERAGE=1`, as CI runs it, counts coverage as well.
-	SQUEEZE_EXPORT_REQUIRE=onnx,tflite,openvino,coreml OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=90)
+	SQUEEZE_EXPORT_REQUIRE=onnx,tflite,openvino,coreml,coreai OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=90)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -177,6 +177,10 @@ class EmitOptions:
         ios: Core ML only: the oldest iOS that can run the file.
         coreml_compute: Core ML only: the type of the numbers between the integers of an int8 file. The Neural Engine takes only
             float16; float32 stays closer to the integer run.
+        coreai_form: Core AI only: how an int8 file is written: `exact` gives the integers of the integer run in every layer, `qdq`
+            is the usual pairs of quantize and dequantize.
+        coreai_compute: Core AI only: the type of the numbers between the integers of an int8 file, and of a w8 file. The exact form
+            needs float32; the Neural Engine takes only float16.
     """
 
     batch: int | Literal["dynamic"] = 1
@@ -185,6 +189,8 @@ class EmitOptions:
     sigmoid: bool = False
     ios: Literal[17, 18] = 17
     coreml_compute: Literal["float32", "float16"] = "float32"
+    coreai_form: Literal["exact", "qdq"] = "exact"
+    coreai_compute: Literal["float32", "float16"] = "float32"
 
     @property
     def ending(self) -> Ending:

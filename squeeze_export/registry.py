@@ -17,6 +17,7 @@ TARGETS: Mapping[str, str] = {
     "tflite": "squeeze_export.targets.tflite",
     "openvino": "squeeze_export.targets.openvino",
     "coreml": "squeeze_export.targets.coreml",
+    "coreai": "squeeze_export.targets.coreai",
 }
 """What writes files: modules that satisfy `targets.Target`. Each is a command of the same name."""
 
@@ -25,6 +26,7 @@ FORMATS: Mapping[str, str] = {
     "tflite": "squeeze_export.formats.tflite",
     "openvino": "squeeze_export.formats.openvino",
     "coreml": "squeeze_export.formats.coreml",
+    "coreai": "squeeze_export.formats.coreai",
 }
 """What reads files: modules that satisfy `formats.Format`."""
 
@@ -42,6 +44,7 @@ RUNTIMES: Mapping[str, str] = {
     "coreml": "squeeze_export.runtimes.coreml.native",
     "coreml-evaluator": "squeeze_export.runtimes.coreml.evaluator",
     "executorch": "squeeze_export.runtimes.executorch",
+    "coreai": "squeeze_export.runtimes.coreai",
 }
 """What runs files: modules or objects that satisfy `runtimes.Runtime`."""
 
@@ -65,6 +68,7 @@ RULEBOOKS: Mapping[str, str] = {
     "hexagon": "squeeze_export.lint.hexagon:RULEBOOK",
     "xnnpack": "squeeze_export.lint.xnnpack:RULEBOOK",
     "edgetpu": "squeeze_export.lint.edgetpu:RULEBOOK",
+    "coreai-ane": "squeeze_export.lint.coreai_ane:RULEBOOK",
 }
 """Chip -> its `lint.Rulebook`."""
 

@@ -59,7 +59,7 @@ ROOMS: dict[str, set[str]] = {
     "nets": CORE | {"formats"},
     "images": CORE,
     "graph": CORE | {"nets", "formats"},  # build.py reads the architecture, onnx_graph.py an ONNX file
-    "formats": {"core", "errors", "files", "registry"},
+    "formats": {"core", "errors", "files", "registry", "workers.worker"},  # a vendor's parser may end its process
     **dict.fromkeys(WORKSHOPS, LOW),
     "gate": LOW | {"measure"},  # judges with its statistics
     "report": LOW | {"gate.results"},  # shows what the gate found

@@ -22,6 +22,7 @@ import json, sys
 from pathlib import Path
 from squeeze_export.core import EmitOptions
 from squeeze_export.pipeline import Job, run
+from squeeze_export.registry import TARGETS
 from squeeze_export.targets import target_named
 
 out, weights, calib = Path(sys.argv[1]), sys.argv[2] or None, Path(sys.argv[3]) if sys.argv[3] else None
@@ -31,8 +32,9 @@ extra = {
     "coreml": {
         "dynamic": {"batch": "dynamic", "input_dtype": "float32"}, "ios18": {"ios": 18}, "half": {"coreml_compute": "float16"},
     },
+    "coreai": {"qdq": {"coreai_form": "qdq"}, "half": {"coreai_form": "qdq", "coreai_compute": "float16"}},
 }
-for target in ("onnx", "tflite", "openvino", "coreml"):
+for target in (name for name in ("onnx", "tflite", "openvino", "coreml", "coreai") if name in TARGETS):
     for scheme in target_named(target).SCHEMES:
         chosen = forms | extra.get(target, {}) if scheme == "int8" else {"": {}}
         for name, form in chosen.items():

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "onnx": ("export", "Export to ONNX; validate and time it."),
     "openvino": ("export", "Export to OpenVINO; validate and time it."),
     "coreml": ("export", "Export to Core ML; validate it."),
+    "coreai": ("export", "Export to Core AI; validate it."),
     "all": ("export", "Export to every target; one table."),
     "ethosu": ("ethosu", "Compile for Arm Ethos-U with Vela; its estimates."),
     "qnn": ("qnn", "Compile for Qualcomm Hexagon; run on its emulator."),

@@ -8,9 +8,9 @@ import click
 
 from squeeze_export.cli.console import note
 from squeeze_export.cli.jobs import finish, job_from, run_shown
-from squeeze_export.cli.options import Command, Option
+from squeeze_export.cli.options import Command
 from squeeze_export.cli.options.calibration import CALIBRATION, EVALUATION, EXPECT_TOP1, TABLE
-from squeeze_export.cli.options.form import COREML_FORM, INPUTS, form_options
+from squeeze_export.cli.options.form import APPLE_FORMS, INPUTS, form_options
 from squeeze_export.cli.options.network import NETWORK
 from squeeze_export.cli.options.output import OUT, OUTPUT
 from squeeze_export.cli.options.quantization import (
@@ -40,20 +40,25 @@ def command(name: str) -> click.Command:
         scheme = scheme_choice(values, carried)
         job = job_from(values, targets=targets, scheme=scheme, training=training_choice(values))
         report = run_shown(job, run)
-        if any(row.target == "coreml" and row.artifact for row in report.measurements):
-            _tell_neural_engine(job)
+        for target in ("coreml", "coreai"):
+            if any(row.target == target and row.artifact for row in report.measurements):
+                _tell_neural_engine(job, target)
         return finish(report, job, values, [row for row in report.measurements if row.scheme == job.scheme])
 
     return Command(name, callback=export, help=f"{text}\n\n{_EXAMPLE % name}", params=_options(targets))
 
 
-def _tell_neural_engine(job: Job) -> None:
-    """A note if Apple's Neural Engine, which computes in float16 alone, will not take the Core ML file of our own recipes."""
+def _tell_neural_engine(job: Job, target: str) -> None:
+    """A note if Apple's Neural Engine, which computes in float16 alone, will not take the file of our own recipes."""
     scheme = scheme_named(job.scheme)
-    dtype = job.options.coreml_compute if scheme.integer else scheme.float_dtype
+    format_name, chosen, instead, carried = {
+        "coreml": ("Core ML", job.options.coreml_compute, "--coreml-compute float16", scheme.integer),
+        "coreai": ("Core AI", job.options.coreai_compute, "--coreai-form qdq --coreai-compute float16", scheme.weight_bits > 0),
+    }[target]
+    dtype = chosen if carried else scheme.float_dtype
     if dtype == "float32" and RECIPES[job.recipe].maker != "vendor":
-        instead = "--coreml-compute float16" if scheme.integer else "--fp16"
-        note(f"the Core ML file computes in float32, which Apple's Neural Engine does not take: {instead} for it")
+        way = instead if carried else "--fp16"
+        note(f"the {format_name} file computes in float32, which Apple's Neural Engine does not take: {way} for it")
 
 
 def _options(targets: tuple[str, ...]) -> list[click.Parameter]:
@@ -61,8 +66,7 @@ def _options(targets: tuple[str, ...]) -> list[click.Parameter]:
     modules = [target_named(name) for name in targets]
     schemes = [name for name in SCHEMES if any(name in module.SCHEMES for module in modules)]
     inputs = [name for name in INPUTS if any(name in module.INPUTS for module in modules)]
-    coreml: tuple[Option, ...] = COREML_FORM if "coreml" in targets else ()
-    form = (*form_options(inputs), *coreml)
+    form = (*form_options(inputs), *(own for name in targets for own in APPLE_FORMS.get(name, ())))
     recipes = recipe_options(recipe_names(targets=targets))
     most_used = (*NETWORK, *CALIBRATION, EVALUATION, EXPECT_TOP1)
     quantization = (*scheme_options(schemes), *recipes, keep_float_option(), *TRAINING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from squeeze_export.cli.console import print_json, say
 from squeeze_export.cli.options import FILES, Choice, Command, option
 from squeeze_export.cli.options.output import OUTPUT
 from squeeze_export.errors import EXIT_DONE, Refused
-from squeeze_export.lint import Finding
+from squeeze_export.lint import Finding, Severity
 from squeeze_export.pipeline import lint_file
 from squeeze_export.registry import RULEBOOKS
 
@@ -22,7 +23,8 @@ CHIP = option("--for", "chip", type=Choice(list(RULEBOOKS)), required=True, help
 
 @click.command("lint", cls=Command, params=[FILES, CHIP, *OUTPUT])
 def command(files: tuple[Path, ...], chip: str, **values: Any) -> int:
-    """Check a file's operators against a chip's documented rules. Exit code 4 if one of them will fall back.
+    """Check a file's operators against a chip's documented rules. Exit code 4 if one of them will fall back, or may
+    give wrong numbers.
 
     \b
     squeeze-export lint squeezenet1_1.int8-npu.tflite --for ethosu
@@ -33,15 +35,15 @@ def command(files: tuple[Path, ...], chip: str, **values: Any) -> int:
     else:
         for file, findings in found.items():
             _show(file, chip, findings)
-    falls = any(finding.severity == "fall-back" for findings in found.values() for finding in findings)
-    return Refused.exit_code if falls else EXIT_DONE
+    broken = any(finding.severity != "note" for findings in found.values() for finding in findings)
+    return Refused.exit_code if broken else EXIT_DONE
 
 
 def _show(file: str, chip: str, findings: Sequence[Finding]) -> None:
-    falls = sum(finding.severity == "fall-back" for finding in findings)
-    verdict = f"{falls} operator{'s' if falls > 1 else ''} will fall back" if falls else "no operator breaks a rule"
-    if findings and not falls:
-        verdict = "no operator will fall back"
+    counts = Counter(finding.severity for finding in findings)
+    words: dict[Severity, str] = {"fall-back": "will fall back", "wrong": "may give wrong numbers"}
+    told = [f"{counts[kind]} operator{'s'[: counts[kind] > 1]} {text}" for kind, text in words.items() if counts[kind]]
+    verdict = ", ".join(told) or ("no operator will fall back" if findings else "no operator breaks a rule")
     say(f"{file} for {chip}: {verdict}")
     for finding in findings:
         say(f"  {finding.severity:<9}  {finding.operator}: {finding.problem}")

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from squeeze_export.core import Audit
+from squeeze_export.errors import BadInput
 from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
 
 MIXED_SCHEMES = ("int8", "int8-per-tensor")
@@ -115,8 +116,18 @@ class _Kept:
 
 
 def audit(contents: Contents, policy: Policy) -> Audit:
-    """Audits a file. `violations` say why it is not an integer network: a float file has many, and they are no fault there."""
-    file = contents.whole
+    """Audits a file. `violations` say why it is not an integer network: a float file has many, and they are no fault there.
+
+    Raises:
+        BadInput: so many operators follow one another between two integers that this program cannot look through them.
+    """
+    try:
+        return _audited(contents.whole, policy)
+    except RecursionError as err:
+        raise BadInput("it has too many float operators one behind the other to be looked through") from err
+
+
+def _audited(file: Contents, policy: Policy) -> Audit:
     numbers = policy.arithmetic(file)
     floating = frozenset(place for place in range(len(file.operators)) if numbers.is_float(place))
     kept = _kept(file, policy, floating)

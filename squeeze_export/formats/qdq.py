@@ -1,4 +1,4 @@
-"""Integers in QDQ form, between QuantizeLinear and DequantizeLinear in ONNX, quantize and dequantize in Core ML.
+"""Integers in QDQ form, between QuantizeLinear and DequantizeLinear in ONNX, quantize and dequantize in Core ML and Core AI.
 
 In this form every operator is written on floats. It computes in integers where a runtime can fuse it with its neighbours: all its
 operands come from a dequantize, and only a quantize reads its result, directly or behind an activation. The audit counts such a
@@ -30,6 +30,8 @@ class Words:
         unpacked: dtypes of stored integers that `unpacking` may turn into weights of an integer product.
         float_bias: whether biases may be float, also in integer operators.
         rounding: whether a runtime quantizes constants when it opens the file.
+        steps: with a constant row as one operand, may stand between a product and quantize, one behind the other: they add a bias
+            and rescale sums, in a format whose products do neither.
     """
 
     quantize: str
@@ -42,6 +44,7 @@ class Words:
     integers: frozenset[str] = frozenset()
     float_bias: bool = False
     rounding: bool = False
+    steps: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class Groups(Arithmetic):
         operator, words = self.contents.operators[place], self.words
         if operator.kind in (words.quantize, words.dequantize):
             return index == 1
+        if self._is_step(operator):
+            return self._in_group(operator)
         return operator.kind in words.integers or (index > 0 and operator.kind in {*words.unpacking, *words.activations})
 
     def rounds(self, place: int, index: int) -> bool:
@@ -97,6 +102,7 @@ class Groups(Arithmetic):
         for index, tensor in enumerate(operator.inputs):
             given = operator.kind in words.activations and index > 0
             given = given or (words.float_bias and operator.kind in words.products and index == 2)
+            given = given or (tensor.constant and self._is_step(operator))
             if tensor.floating and not given:
                 found += self._reasons_of(operator, tensor)
         if not self._quantized_next(operator, through=operator.kind not in words.activations):
@@ -116,7 +122,7 @@ class Groups(Arithmetic):
                 yield f"its operand `{tensor.name}` comes from {maker.kind}, whose values are floats"
         elif maker is not None and maker.kind == self.words.dequantize:
             return
-        elif not (operator.kind in self.words.activations and maker is not None and self._is_before_activation(maker)):
+        elif not (self._follows(operator) and maker is not None and self._is_before_activation(maker)):
             yield f"its input `{tensor.name}` is not quantized"
             weights = self.contents.maker(operator.inputs[1]) if operator.kind in self.words.products else None
             if weights is not None and self._unpacks_integers(weights):
@@ -138,6 +144,14 @@ class Groups(Arithmetic):
             tensor = maker.inputs[places[maker.kind]]
         return tensor
 
+    def _is_step(self, operator: FileOperator) -> bool:
+        rows = [tensor.is_row for tensor in operator.inputs if tensor.constant]
+        return operator.kind in self.words.steps and len(operator.inputs) == 2 and rows == [True]
+
+    def _follows(self, operator: FileOperator) -> bool:
+        """Whether an operator may stand between another one and quantize."""
+        return operator.kind in self.words.activations or self._is_step(operator)
+
     def _is_before_activation(self, operator: FileOperator) -> bool:
         return operator.kind not in {*self.words.activations, self.words.quantize} and self._in_group(operator)
 
@@ -150,7 +164,7 @@ class Groups(Arithmetic):
             and all(
                 reader.kind == self.words.quantize
                 or reader.opaque
-                or (through and reader.kind in self.words.activations and self._quantized_next(reader, through=False))
+                or (through and self._follows(reader) and self._quantized_next(reader, through=self._is_step(reader)))
                 for reader, _ in readers
             )
         )

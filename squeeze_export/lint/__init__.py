@@ -13,8 +13,9 @@ from squeeze_export.errors import BadInput
 from squeeze_export.formats.contents import Contents, FileOperator
 from squeeze_export.registry import RULEBOOKS, entry_named
 
-Severity = Literal["fall-back", "note"]
-"""`fall-back`: the operator does not run on the chip in integers. `note`: it does, or costs little, but could be better."""
+Severity = Literal["fall-back", "wrong", "note"]
+"""`fall-back`: the operator does not run on the chip. `wrong`: it runs, and others like it were seen to give wrong numbers.
+`note`: it runs, or costs little, but could be better."""
 Test: TypeAlias = Callable[[FileOperator], str | None]
 
 

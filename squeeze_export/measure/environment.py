@@ -62,6 +62,7 @@ PACKAGES = (
     NeededPackage("flatbuffers", "tflite", "target tflite"),
     NeededPackage("openvino", "openvino", "target openvino, running it"),
     NeededPackage("coremltools", "coreml", "target coreml"),
+    NeededPackage("coreai-core", "coreai", "target coreai, running it"),
     NeededPackage("torch", "torch", "the recipes best and qat, running onnx in torch"),
     NeededPackage("tensorflow-cpu", "peers", "comparing with TFLite's own quantizer"),
     NeededPackage("nncf", "peers", "comparing with OpenVINO's own quantizer"),

@@ -76,7 +76,7 @@ def foreign_artifact(path: Path, preprocess: Preprocess | None, *, crop_px: int 
         Unavailable: the package that reads the format is not installed.
     """
     name = format_of(path)
-    if name not in TARGETS or name == "coreml":
+    if name not in TARGETS or name in ("coreml", "coreai"):
         raise BadInput(
             f"`{path.name}` has no sidecar, and of {name} files only this tool's own are run", hint="export it with this tool"
         )

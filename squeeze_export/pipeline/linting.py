@@ -1,4 +1,5 @@
-"""The lint job: a file's operators against a chip's documented rules. No toolchain, and no runtime, is needed."""
+"""The lint job: a file's operators against a chip's documented rules. No toolchain, and no runtime, is needed, but
+for Core AI files its own parser."""
 
 from __future__ import annotations
 
@@ -9,14 +10,14 @@ from squeeze_export.formats import format_named
 from squeeze_export.lint import Finding, lint, rulebook_named
 from squeeze_export.pipeline.export import compiler_of
 
-_FORMATS = ("onnx", "tflite")
+_FORMATS = ("onnx", "tflite", "coreai")
 
 
 def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
     """Says which operators of a file a chip does not support, why, and what to change.
 
     Args:
-        path: a TFLite or ONNX file, of any tool.
+        path: a TFLite or ONNX file or a Core AI asset, of any tool.
         chip: a key of `registry.RULEBOOKS`.
 
     Returns:
@@ -29,10 +30,10 @@ def lint_file(path: Path, chip: str) -> tuple[Finding, ...]:
     book = rulebook_named(chip)
     suffixes = {format_named(name).SUFFIX: name for name in _FORMATS}
     if path.suffix not in suffixes:
-        raise BadInput(f"`{path}` is no file that lint can read", hint=f"it reads {' and '.join(suffixes)}")
+        raise BadInput(f"`{path}` is no file that lint can read", hint=f"it reads {', '.join(suffixes)}")
     compiler = compiler_of(path)
     if compiler is not None:
         raise BadInput(f"`{path}` is compiled by {compiler} already", hint="lint the file that it was compiled from")
-    if not path.is_file():
+    if not path.exists():
         raise BadInput(f"`{path}` is not a file")
     return lint(format_named(suffixes[path.suffix]).listing(path), book)

@@ -22,6 +22,7 @@ TOOLS = (
     "flatbuffers",
     "openvino",
     "coremltools",
+    "coreai-core",
     "torch",
     "tensorflow-cpu",
     "nncf",

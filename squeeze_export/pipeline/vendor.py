@@ -61,7 +61,7 @@ def check_vendor(targets: Sequence[str], recipe: str, scheme: str, options: Emit
     if scheme != INT8.name:
         raise BadInput(f"the recipe `{recipe}` makes `{INT8.name}`, not `{scheme}`", hint="--int8")
     if options != EmitOptions():
-        hint = "leave out --batch, --input, --softmax, --sigmoid, --ios and --coreml-compute"
+        hint = "leave out --batch, --input, --softmax, --sigmoid, and the options of Core ML and Core AI"
         raise BadInput(f"the recipe `{recipe}` takes one uint8 image and gives logits", hint=hint)
     for target in targets:
         peer_of(target).method(recipe)

@@ -689,7 +689,7 @@ def test_one_runtime_for_all_targets(refused, net):
 def test_files_that_the_audit_does_not_know(squeeze, net):
     assert squeeze("audit", "squeezenet.pb").refusal() == (
         "`squeezenet.pb` is no file of a target",
-        "endings that are: .onnx, .tflite, .openvino, .mlpackage, .xml, .mlmodel",
+        "endings that are: .onnx, .tflite, .openvino, .mlpackage, .aimodel, .xml, .mlmodel",
     )
     assert squeeze("audit", "nothere.onnx").refusal()[0] == "`nothere.onnx` is not a file"
     assert squeeze("audit", "nothere.mlmodel").refusal()[0] == "`nothere.mlmodel` is not a file"

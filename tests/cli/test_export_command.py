@@ -28,7 +28,7 @@ FAST = ("--rounds", 2)
 FILES_ONLY = ("--no-validate", "--no-bench")
 OUR_LINES = re.compile(
     r"(warning: |emulated rows: |compared on \d+ images: |wrote |report |no --weights: |no labels: "
-    r"|the Core ML file computes in float32, )"
+    r"|the Core (ML|AI) file computes in float32, )"
 )
 
 
@@ -67,9 +67,13 @@ def row_runtime(target):
     return target_named(target).RUNTIMES[0]
 
 
+EMULATED = ("coreml", "coreai")
+"""Targets that no runtime here measures."""
+
+
 def timed_int8(target, scheme):
     """Whether the export says whether int8 is worth it: not where an emulator ran it."""
-    return scheme == "int8" and target != "coreml"
+    return scheme == "int8" and target not in EMULATED
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "fp16", "int8"])
@@ -85,7 +89,7 @@ def test_a_target_and_a_scheme(target, scheme, squeeze, net):
     assert header == ["target", "scheme", "device", "size", "agreement", "SQNR", "p50", "speed-up"]
     assert [row[:2] for row in rows] == rows_of(target, dict.fromkeys(("fp32", scheme)))
     assert {row[2].rstrip(",") for row in rows} == {"cpu"}
-    assert {row[3] for row in rows if target == "coreml"} <= {"(emulated)"}
+    assert {row[3] for row in rows if target in EMULATED} <= {"(emulated)"}
     assert [line.split()[0] for line in verdicts.splitlines()] == ([row_runtime(target)] if timed_int8(target, scheme) else [])
     assert f"wrote {OUT / name}\n" in result.err
     assert result.err.endswith(f"report {OUT / 'report.json'}, report.html and report.md\n")
@@ -103,7 +107,7 @@ def test_all_targets_in_one_table(squeeze, net):
     rows = [[row["target"], row["scheme"]] for row in report["measurements"]]
     assert rows == [row for target in TARGETS for row in rows_of(target, ("fp32", "int8"))]
     for row in report["measurements"]:
-        emulated, main = row["target"] == "coreml", row["runtime"] != "openvino-bf16"
+        emulated, main = row["target"] in EMULATED, row["runtime"] != "openvino-bf16"
         assert (row["status"], row["evidence"]) == ("ok", "emulated" if emulated else "measured")
         assert row["latency"] is None if emulated else (row["latency"]["speedup"] is None) == (row["scheme"] == "fp32" and main)
     suffixes = [target_named(target).SUFFIX for target in TARGETS]
@@ -336,7 +340,9 @@ def test_a_target_that_fails_leaves_the_others(squeeze, net):
     """Core ML's image input takes no batch."""
     result = squeeze("all", *net, "--scheme", "fp32", "--batch", 4, *FAST)
     assert result.code == Refused.exit_code == 4
-    *others, coreml = result.out.splitlines()[1:]
+    lines = result.out.splitlines()[1:]
+    (coreml,) = [line for line in lines if line.startswith("coreml")]
+    others = [line for line in lines if line != coreml]
     target, scheme, device, reason = coreml.split(maxsplit=3)
     assert (target, scheme, device, reason.split(":")[0]) == ("coreml", "fp32", "cpu", "failed")
     assert [line.split()[:2] for line in others] == [row for name in TARGETS if name != "coreml" for row in rows_of(name, ["fp32"])]

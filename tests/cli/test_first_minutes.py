@@ -59,10 +59,10 @@ def test_the_help_says_so(squeeze):
 
 @pytest.fixture
 def light(tmp_path, monkeypatch):
-    """A machine without coremltools and openvino, for the processes that write files."""
+    """A machine without coremltools, coreai-core and openvino, for the processes that write files."""
     folder = tmp_path / "light"
     folder.mkdir()
-    for name in ("coremltools", "openvino"):
+    for name in ("coremltools", "coreai", "openvino"):
         absent = f"ModuleNotFoundError(\"No module named '{name}'\", name='{name}')"
         (folder / f"{name}.py").write_text(f"raise {absent}\n")
     monkeypatch.syspath_prepend(folder)
@@ -72,13 +72,13 @@ def light(tmp_path, monkeypatch):
 def test_all_skips_what_is_not_installed_and_names_the_extra(squeeze, net):
     result = squeeze("all", "--int8", *net, *FILES_ONLY)
     assert result.code == 0, result.err
-    for name, extra in (("openvino", "openvino"), ("coremltools", "coreml")):
+    for name, extra in (("openvino", "openvino"), ("coremltools", "coreml"), ("coreai", "coreai")):
         told = f"skipped {extra}: `{name}` is not installed (No module named '{name}'): pip install 'squeeze-export[{extra}]'"
-        assert f"{told}\n" in result.err
+        assert f"{told}\n" in result.err, result.err
         assert f"skipped: `{name}` is not installed" in result.out
     rows = json.loads((OUT / "report.json").read_text())["measurements"]
     assert [(row["target"], row["status"]) for row in rows] == [
-        *(("onnx", "ok"), ("tflite", "ok"), ("openvino", "skipped"), ("coreml", "skipped"))
+        *(("onnx", "ok"), ("tflite", "ok"), ("openvino", "skipped"), ("coreml", "skipped"), ("coreai", "skipped"))
     ]
     assert {path.suffix for path in OUT.iterdir()} == {".json", ".html", ".md", ".onnx", ".tflite"}
 
@@ -94,8 +94,8 @@ def bare(monkeypatch):
 def test_where_nothing_is_installed_no_image_is_read(squeeze, tmp_path):
     result = squeeze("all", "--int8", "--calib", tmp_path / "nothere")
     assert result.code == 3
-    packages = ("onnx", "ai-edge-litert", "flatbuffers", "openvino", "coremltools")
-    assert result.refusal()[0] == f"not installed: `{'`, `'.join(packages)}`, for onnx, tflite, openvino, coreml files"
+    packages = ("onnx", "ai-edge-litert", "flatbuffers", "openvino", "coremltools", "coreai-core")
+    assert result.refusal()[0] == f"not installed: `{'`, `'.join(packages)}`, for onnx, tflite, openvino, coreml, coreai files"
     assert result.refusal()[1] == "pip install 'squeeze-export[all]'"
     result = squeeze("coreml", "--int8", "--calib", tmp_path / "nothere")
     assert result.code == 3

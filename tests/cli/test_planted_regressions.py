@@ -72,7 +72,7 @@ def failed(squeeze, sound, tmp_path):
         found = {}
         for check in RESULT.read(tmp_path / "gate.json").checks:
             if check.state == "failed":
-                target = Path(check.row.split(",")[0]).suffix[1:].replace("mlpackage", "coreml")
+                target = Path(check.row.split(",")[0]).suffix[1:].replace("mlpackage", "coreml").replace("aimodel", "coreai")
                 found.setdefault(target, {})[check.name] = check.message
         return found
 

@@ -86,7 +86,7 @@ def unlabelled(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     opened = open_network(exported / CHECKPOINT)
     made, folder = calibrate(opened, exported / "imgs"), tmp_path_factory.mktemp("unlabelled")
     assert opened.graph.labels == ()
-    for target in ("onnx", "tflite", "openvino", "coreml"):
+    for target in ("onnx", "tflite", "openvino", "coreml", "coreai"):
         export(made.quantized, target, INT8, folder, name="squeezenet1_1")
     return folder
 

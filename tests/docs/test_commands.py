@@ -52,10 +52,11 @@ NEEDS = {
     "tflite": ("ai_edge_litert", "flatbuffers"),
     "openvino": ("openvino",),
     "coreml": ("coremltools",),
+    "coreai": ("coreai",),
 }
 COMPILERS = {"ethosu": ("ethosu", "ai_edge_litert", "flatbuffers"), "qnn": ("onnxruntime_qnn", "onnx", "onnxruntime")}
 """What the commands need that compile for a chip."""
-VENDORS = {"onnx": ("onnxruntime",), "tflite": ("tensorflow",), "openvino": ("nncf", "torch"), "coreml": ("torch",)}
+VENDORS = {"onnx": ("onnxruntime",), "tflite": ("tensorflow",), "openvino": ("nncf", "torch"), "coreml": ("torch",), "coreai": ()}
 """Target -> what a command needs beyond the base; with `--recipe vendor`."""
 
 FOUND = {name_of(page): commands(page.read_text(encoding="utf-8")) for page in PAGES}
@@ -166,5 +167,5 @@ def test_a_wrong_command_is_found(line, code, exported, typed, monkeypatch):
 def test_a_folder_of_the_page_is_made_anew(exported):
     assert not (exported / "squeeze-export-out").exists()
     assert {path.name for path in Path(exported).glob("squeezenet1_1.int8.*") if path.suffix != ".json"} == {
-        f"squeezenet1_1.int8.{suffix}" for suffix in ("onnx", "tflite", "openvino", "mlpackage")
+        f"squeezenet1_1.int8.{suffix}" for suffix in ("onnx", "tflite", "openvino", "mlpackage", "aimodel")
     }

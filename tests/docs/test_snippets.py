@@ -22,7 +22,7 @@ from squeeze_export.runtimes.coreml.evaluator import open_session
 SNIPPETS = [
     (name_of(page), number, text) for page in PAGES for number, text in enumerate(blocks(page.read_text("utf-8"), "python"))
 ]
-GUIDES = ("onnx", "tflite", "openvino", "coreml")
+GUIDES = ("onnx", "tflite", "openvino", "coreml", "coreai")
 API_PAGE = "docs/python-api.md"  # has a test of its own
 
 

@@ -37,6 +37,8 @@ SOFTMAX = FileOperator("SOFTMAX", "y", (replace(FLOAT, name="x"),), (FLOAT,))
 CARRIED = FileTensor("x", "uint8", (1, 4, 8, 8), scales=(0.5,), zero_points=(0,))
 QDQ = FileOperator("Conv", "y", (CARRIED, replace(WEIGHT, shape=(4, 4, 3, 3)), BIAS), (replace(CARRIED, name="y"),))
 
+HALF = FileOperator("relu", "y", (FileTensor("x", "float16", (1, 4, 8, 32)),), (FileTensor("y", "float16", (1, 4, 8, 32)),))
+
 
 def found(chip: str, *operators: FileOperator) -> tuple[Finding, ...]:
     book = rulebook_named(chip)
@@ -173,6 +175,12 @@ BROKEN = {
         (replace(QDQ, inputs=(CARRIED, replace(WEIGHT, scales=()), BIAS)), "its weights `w` are no quantized constant"),
         (replace(QDQ, inputs=(CARRIED, WEIGHT, replace(BIAS, dtype="float32"))), "its bias `b` is float32"),
     ],
+    "coreai-ane": [
+        (given(HALF, shape=(FREE, 4, 8, 32)), "`x` has no fixed shape: float16[N,4,8,32]"),
+        (given(HALF, shape=(1, 1, 1, 4, 8, 32)), "`x` has 6 sides"),
+        (given(HALF, dtype="float32"), "`x` is float32"),
+        (made(HALF, dtype="float32"), "`y` is float32"),
+    ],
 }  # fmt: skip
 
 
@@ -200,6 +208,43 @@ def test_a_broken_rule_is_named_with_what_to_change(chip: str, operator: FileOpe
 def test_what_costs_little_is_a_note(chip: str, operator: FileOperator, problem: str) -> None:
     (finding,) = found(chip, operator)
     assert (finding.severity, finding.problem) == ("note", problem)
+
+
+SCALES = FileTensor("s", "float16", (4, 1, 1, 1), True)
+
+
+@pytest.mark.parametrize(
+    ("operator", "problem", "source"),
+    [
+        (replace(HALF, kind="mul", inputs=HALF.inputs * 2), "it multiplies two results", "112"),
+        (
+            replace(
+                HALF,
+                kind="blockwise_shift_scale",
+                inputs=(replace(WEIGHT, shape=(4, 8, 1, 1)), replace(SCALES, shape=(4, 2, 1, 1))),
+            ),
+            "its weights have 2 scales for each output channel",
+            "279",
+        ),
+        (replace(HALF, kind="argmax"), "its argmax came out wrong in float16", "116"),
+    ],
+)
+def test_what_was_seen_to_be_wrong_on_the_neural_engine(operator: FileOperator, problem: str, source: str) -> None:
+    (finding,) = found("coreai-ane", operator)
+    assert problem in finding.problem
+    assert finding.severity == "wrong"
+    assert source in finding.source
+
+
+def test_what_the_neural_engine_takes() -> None:
+    unpacked = replace(HALF, kind="blockwise_shift_scale", inputs=(replace(WEIGHT, shape=(4, 32, 1, 1)), SCALES))
+    scaled = replace(HALF, kind="broadcasting_mul", inputs=(*HALF.inputs, SCALES))
+    assert found("coreai-ane", HALF, unpacked, scaled) == ()
+    finding, cast = found(
+        "coreai-ane", made(replace(HALF, kind="conv2d"), shape=(1, 4, 8, 13)), made(replace(HALF, kind="cast"), dtype="float32")
+    )
+    assert (finding.severity, finding.problem) == ("note", "the last side of `y` takes 26 bytes, which is padded to 64")
+    assert (cast.severity, cast.problem) == ("note", "it casts to or from float32 outside the engine")
 
 
 def test_one_reason_an_operator() -> None:

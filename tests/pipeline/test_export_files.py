@@ -189,7 +189,7 @@ def test_sidecars_are_bounded(artifact, monkeypatch):
 def test_audit_goes_by_the_ending(tmp_path):
     with pytest.raises(BadInput, match="is no file of a target") as caught:
         audit_file(tmp_path / "net.pb")
-    assert caught.value.hint == "endings that are: .onnx, .tflite, .openvino, .mlpackage, .xml, .mlmodel"
+    assert caught.value.hint == "endings that are: .onnx, .tflite, .openvino, .mlpackage, .aimodel, .xml, .mlmodel"
     with pytest.raises(BadInput, match=r"nothere.tflite` is not a file"):
         audit_file(tmp_path / "nothere.tflite")
 

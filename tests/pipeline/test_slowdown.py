@@ -16,7 +16,7 @@ from squeeze_export.registry import TARGETS
 from squeeze_export.results import SCHEMA, Measurement, Report
 
 SLOW, NOISE = 1.15, 0.01
-RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert", "openvino": "openvino", "coreml": "coreml"}
+RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert", "openvino": "openvino", "coreml": "coreml", "coreai": "coreai"}
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_files_that_are_no_slower_pass(folders):
     stub = Stub()
     checks = checked(folders, stub)
     assert {(check.name, check.against, check.state) for check in checks} == {("max-slowdown", "base", "passed")}
-    assert [check.row.split(",")[0].split(".")[-1] for check in checks] == ["onnx", "tflite", "openvino", "mlpackage"]
-    assert stub.opened == ["old", "new", "old"] * 4
-    assert stub.closed == 12
+    assert [check.row.split(",")[0].split(".")[-1] for check in checks] == ["onnx", "tflite", "openvino", "mlpackage", "aimodel"]
+    assert stub.opened == ["old", "new", "old"] * len(TARGETS)
+    assert stub.closed == 3 * len(TARGETS)
     assert "a second copy of the base " in checks[0].message
 
 
@@ -85,12 +85,12 @@ def test_files_that_are_15_percent_slower_fail_in_every_format(folders):
     checks = checked(folders, stub)
     result = gate_result(checks, network="net", created="")
     assert result.state == "failed"
-    assert [check.state for check in checks] == ["failed"] * 4
+    assert [check.state for check in checks] == ["failed"] * len(TARGETS)
     for check in checks:
         assert check.value == pytest.approx(15, abs=1)
         assert check.message.startswith(f"{check.value:.1f}% slower than the base in the same job [")
-    assert stub.opened == ["old", "new", "old"] * 8  # each alert is confirmed by sessions that are opened anew
-    assert stub.closed == 24
+    assert stub.opened == ["old", "new", "old"] * (2 * len(TARGETS))  # each alert is confirmed by sessions that are opened anew
+    assert stub.closed == 6 * len(TARGETS)
 
 
 def test_an_alert_that_does_not_hold_is_cleared(folders):
@@ -116,7 +116,7 @@ def test_a_table_is_exported_to_each_target(folders, quantized, tmp_path):
     stub = Stub()
     checks = checked((report, new, table), stub)
     assert {check.state for check in checks} == {"passed"}
-    assert [name == "new" for name in stub.opened] == [False, True, False] * 4
+    assert [name == "new" for name in stub.opened] == [False, True, False] * len(TARGETS)
 
 
 def test_progress_tells_the_rounds_of_each_file(folders):
@@ -147,7 +147,7 @@ def test_rows_that_are_not_timed_are_skipped_with_the_reason(folders, changes, w
         return
     checks = checked((dataclasses.replace(report, measurements=rows), new, old), Stub())
     assert (checks[0].state, checks[0].message) == ("skipped", why)
-    assert [check.state for check in checks[1:]] == ["passed"] * 3
+    assert [check.state for check in checks[1:]] == ["passed"] * (len(TARGETS) - 1)
 
 
 def test_a_target_that_the_base_lacks_is_skipped_and_nothing_at_all_is_refused(folders, tmp_path):

@@ -101,7 +101,8 @@ def test_a_flipped_bit_of_a_weight_is_named(target, folder):
     (found,) = verify(path)
     assert len(found.differences) == 1
     assert f"`{path.name}`: its bytes differ from the sidecar's SHA-256: bytes " in found.differences[0]
-    assert f"the constant `{name}`" in found.differences[0]
+    # Core AI's parser may end its process, so a program that is not what its hash says is not read again.
+    assert ("its `main.hash` is not the SHA-256" if target == "coreai" else f"the constant `{name}`") in found.differences[0]
     first = place // 65536 * 65536
     assert f"bytes {first:,} to " in found.differences[0]
     if path.is_dir():

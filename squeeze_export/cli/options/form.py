@@ -1,8 +1,8 @@
-"""The form of a file: batch, pixels, output, and two options of Core ML. Options are named after the fields of `EmitOptions`."""
+"""The form of a file: batch, pixels, output, and Core ML's and Core AI's own. Options are named after fields of `EmitOptions`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -55,3 +55,19 @@ COREML_FORM = (
         help="Core ML, int8: type of the numbers between the integers.",
     ),
 )
+COREAI_FORM = (
+    _option(
+        "--coreai-form",
+        type=Choice(["exact", "qdq"]),
+        default=EmitOptions.coreai_form,
+        help="Core AI, int8: sums of integers that are exact, or the usual pairs of quantize and dequantize.",
+    ),
+    _option(
+        "--coreai-compute",
+        type=Choice(["float32", "float16"]),
+        default=EmitOptions.coreai_compute,
+        help="Core AI, int8 and w8: type of the numbers between the integers; float16 needs the form qdq.",
+    ),
+)
+APPLE_FORMS: Mapping[str, tuple[Option, ...]] = {"coreml": COREML_FORM, "coreai": COREAI_FORM}
+"""Target -> the options that only it has."""
