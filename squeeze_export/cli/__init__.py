@@ -188,12 +188,16 @@ def explained(err: click.UsageError, arguments: Sequence[str]) -> tuple[str, str
 
 
 def complain(message: str, hint: str | None) -> None:
-    """An `error:` line and a `hint:` line on stderr."""
+    """An `error:` line and a `hint:` line on stderr; on GitHub an annotation too, so that a pull request shows it."""
     click.secho("error: ", err=True, nl=False, fg="red", bold=True)
     click.echo(visible(message), err=True)
     if hint:
         click.secho("hint: ", err=True, nl=False, fg="cyan")
         click.echo(visible(hint), err=True)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        from squeeze_export.report.ci.annotations import workflow_command
+
+        click.echo(workflow_command("error", {"title": "squeeze-export"}, visible(message)), err=True)
 
 
 def visible(text: str) -> str:

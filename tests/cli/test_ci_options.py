@@ -82,3 +82,13 @@ def test_a_file_that_cannot_be_written(squeeze, report):
     result = squeeze("gate", report, "--max-size", "1.2MB", "--junit", "no/a.xml")
     assert (result.code, result.refusal()[0]) == (2, "cannot write `no/a.xml`: No such file or directory")
     assert (report.parent / "gate.json").is_file()
+
+
+def test_on_github_what_stops_a_command_is_an_annotation(squeeze, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    result = squeeze("gate", "100%.json", "--max-kl", 1)
+    assert result.code == 2
+    *_, last = result.err.splitlines()
+    assert last.startswith("::error title=squeeze-export::`100%25.json` cannot be read")
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    assert "::error" not in squeeze("gate", "100%.json", "--max-kl", 1).err

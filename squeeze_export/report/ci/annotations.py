@@ -35,13 +35,14 @@ def _level(level: str, checks: Sequence[Check], judged: Judged) -> list[str]:
     for check in shown:
         file = judged.files.get(check.against, "")
         properties = {**({"file": file} if file else {}), "title": f"squeeze-export gate: {plain(check.name)}"}
-        lines.append(_command(level, properties, f"{about(check)}: {found(check)}"))
+        lines.append(workflow_command(level, properties, f"{about(check)}: {found(check)}"))
     if len(shown) < len(checks):
-        lines.append(_command(level, {"title": "squeeze-export gate"}, _MORE.format(len(checks) - len(shown))))
+        lines.append(workflow_command(level, {"title": "squeeze-export gate"}, _MORE.format(len(checks) - len(shown))))
     return lines
 
 
-def _command(level: str, properties: dict[str, str], message: str) -> str:
+def workflow_command(level: str, properties: dict[str, str], message: str) -> str:
+    """One command: `::error title=...::message`."""
     spelt = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
     return f"::{level} {spelt}::{_data(message)}"
 
