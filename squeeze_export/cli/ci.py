@@ -20,6 +20,14 @@ CI = (
     option("--ci", group="Output", type=FILE, metavar="DIR", help="Write all that follows into this folder, for CI systems."),
     option("--junit", group="Output", type=FILE, help="Write JUnit XML, a test case for each check."),
     option("--markdown", group="Output", type=FILE, help="Write Markdown for a comment on a pull request."),
+    option(
+        "--ci-key",
+        group="Output",
+        default="",
+        show_default=False,
+        metavar="NAME",
+        help="Tells the comment apart from those of other jobs on the same network, as in a matrix.",
+    ),
     option("--badge", group="Output", type=FILE, help="Write a badge's JSON, which shields.io draws."),
     option("--benchmark", group="Output", type=FILE, help="Write the figures as github-action-benchmark's customSmallerIsBetter."),
     option(

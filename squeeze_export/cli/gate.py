@@ -109,7 +109,8 @@ def command(report: Path, **values: Any) -> int:
         _print(result)
     note(f"wrote {path}")
     if ci_looks(values):
-        tell_ci(judged(result, report, undecided=values["undecided"], settings=_settings(), baseline=against.baseline), values)
+        given = {"undecided": values["undecided"], "baseline": against.baseline, "key": values["ci_key"]}
+        tell_ci(judged(result, report, settings=_settings(), **given), values)
     return _exit_code(result, values["undecided"])
 
 

@@ -22,6 +22,7 @@ def judged(
     undecided: Literal["pass", "fail"] | None = None,
     settings: Path | None = None,
     baseline: Path | None = None,
+    key: str = "",
 ) -> Judged:
     """What CI is told of a result.
 
@@ -31,13 +32,14 @@ def judged(
         undecided: what undecided checks were told to count as.
         settings: the file that sets the bounds; annotations name it where it lies in the current folder.
         baseline: the baseline; likewise.
+        key: tells jobs of one network apart.
 
     Raises:
         BadInput: the report cannot be read.
     """
     places: dict[Against, Path | None] = {"bound": settings, "baseline": baseline}
     files = {against: name for against, path in places.items() if path is not None and (name := _below_here(path))}
-    return Judged(result, REPORT.read(report), undecided, files)
+    return Judged(result, REPORT.read(report), undecided, files, key)
 
 
 def write_forms(told: Judged, folder: Path | None = None, files: Mapping[str, Path] | None = None) -> None:

@@ -92,3 +92,11 @@ def test_on_github_what_stops_a_command_is_an_annotation(squeeze, monkeypatch):
     assert last.startswith("::error title=squeeze-export::`100%25.json` cannot be read")
     monkeypatch.delenv("GITHUB_ACTIONS")
     assert "::error" not in squeeze("gate", "100%.json", "--max-kl", 1).err
+
+
+def test_jobs_of_a_matrix_have_comments_of_their_own(squeeze, report):
+    def marker(*words):
+        squeeze("gate", report, "--max-size", "1.2MB", "--markdown", "comment.md", *words)
+        return Path("comment.md").read_text().splitlines()[0]
+
+    assert marker("--ci-key", "macos 15") == marker().replace(" -->", "-macos-15 -->")

@@ -26,12 +26,14 @@ class Judged:
         undecided: what undecided checks were told to count as; None leaves them undecided.
         files: the committed file that sets the bounds, and the one that is the baseline, below the project's folder; those that are
             known.
+        key: tells jobs of one network apart, such as those of a matrix; empty for the only one.
     """
 
     result: GateResult
     report: Report
     undecided: Literal["pass", "fail"] | None = None
     files: Mapping[Against, str] = field(default_factory=dict)
+    key: str = ""
 
     def shown_as(self, check: Check) -> State:
         """What a CI system shows a check as, so that its colours agree with the exit code: an undecided one that was told to pass

@@ -51,7 +51,7 @@ def _filled(template: str, judged: Judged, report: Markup | str, most_rows: int)
     looked_at = [check for check in result.checks if _to_look_at(check)]
     return fill(
         template,
-        marker=_marker(result.network),
+        marker=_marker(f"{result.network} {judged.key}"),
         state=result.state,
         counts=counts(result),
         network=_markdown(plain(result.network)),
@@ -80,11 +80,11 @@ def _others(checks: Sequence[Check]) -> list[tuple[str, Markup, int]]:
     return [(state, _markdown(name), count) for (state, name), count in list(kinds.items())[:50]]
 
 
-def _marker(network: str) -> Markup:
+def _marker(job: str) -> Markup:
     """`<!-- squeeze-export gate squeezenet1_1 -->`."""
     from markupsafe import Markup
 
-    name = re.sub(r"[^A-Za-z0-9_.]+", "-", network).strip("-")[:_MOST_NAME].strip("-")
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", job).strip("-")[:_MOST_NAME].strip("-")
     return Markup(f"<!-- squeeze-export gate {name} -->" if name else "<!-- squeeze-export gate -->")
 
 
