@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeeze_export.core import Assumption, Audit, Evidence, Placement
-from squeeze_export.documents import Schema, nothing_new, to_json
+from squeeze_export.documents import Schema, nothing_new, strict_text, to_json
 from squeeze_export.errors import BadInput
 
 UNLABELLED = -1
@@ -602,3 +603,9 @@ SCHEMA = Schema(
         7: nothing_new,  # 8 added `images` and `roofline`, and to measurements `answers` and `table_sha256`
     },
 )
+
+
+def report_sha256(report: Report) -> str:
+    """Of the report as its file has it, whatever its spaces: what a gate's result says that it judged."""
+    text = strict_text(to_json(report, SCHEMA.name))
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

@@ -53,6 +53,7 @@ class GateResult:
         checks: those that failed first.
         network: name of the network.
         created: UTC, ISO 8601.
+        report_sha256: which report was judged: `results.report_sha256`.
         assumptions: what was assumed, one sentence each: noise tolerance taken from the A/A control, kernels, images.
     """
 
@@ -61,6 +62,7 @@ class GateResult:
     checks: tuple[Check, ...]
     network: str
     created: str
+    report_sha256: str
     assumptions: tuple[str, ...] = ()
 
 
@@ -69,9 +71,11 @@ SCHEMA = Schema(GateResult, "gate result", 1, {})
 _ORDER: tuple[State, ...] = ("failed", "undecided", "passed", "skipped")
 
 
-def gate_result(checks: tuple[Check, ...], *, network: str, created: str, assumptions: tuple[str, ...] = ()) -> GateResult:
+def gate_result(
+    checks: tuple[Check, ...], *, network: str, created: str, report_sha256: str = "", assumptions: tuple[str, ...] = ()
+) -> GateResult:
     """The result, with its state and its checks in order."""
     ordered = tuple(sorted(checks, key=lambda check: _ORDER.index(check.state)))
     states = {check.state for check in checks}
     state: State = "failed" if "failed" in states else "undecided" if "undecided" in states else "passed"
-    return GateResult(SCHEMA.version, state, ordered, network, created, assumptions)
+    return GateResult(SCHEMA.version, state, ordered, network, created, report_sha256, assumptions)

@@ -22,7 +22,7 @@ from squeeze_export.gate.suggestion import suggested_settings
 from squeeze_export.gate.timing import ROUNDS
 from squeeze_export.pipeline.slowdown import DEFAULT_MAX_SLOWDOWN, slowdown_checks
 from squeeze_export.results import SCHEMA as REPORT
-from squeeze_export.results import Report
+from squeeze_export.results import Report, report_sha256
 
 __all__ = [
     "BASELINE",
@@ -99,7 +99,8 @@ def gate(report: Path, bounds: Bounds, against: Against | None = None, *, progre
     elif bounds.max_slowdown is not None:
         message = "needs files to time against, as stored times say nothing: --base DIR, or --base REF.table"
         checks += (Check(_TIMED, "", "skipped", message, "base", bound=bounds.max_slowdown, unit="%"),)
-    return gate_result(checks, network=network_name(found), created=_now(), assumptions=tuple(assumptions))
+    judged = {"network": network_name(found), "report_sha256": report_sha256(found)}
+    return gate_result(checks, **judged, created=_now(), assumptions=tuple(assumptions))
 
 
 def update_baseline(report: Path, path: Path = BASELINE) -> tuple[tuple[BaselineChange, ...], tuple[str, ...]]:

@@ -23,7 +23,7 @@ from squeeze_export.pipeline.job import Job
 from squeeze_export.report.figures import LayerError
 from squeeze_export.report.flips import MOST_SHOWN, FlippedImage, flips_of
 from squeeze_export.report.html import Beside, Judgement
-from squeeze_export.results import SCHEMA, Report
+from squeeze_export.results import SCHEMA, Report, report_sha256
 
 ANALYSIS = "analysis.json"
 GATE_RESULT = "gate.json"
@@ -108,14 +108,14 @@ def layer_errors(report: Report, path: Path) -> tuple[LayerError, ...]:
 
 
 def judgement(report: Report, path: Path) -> Judgement | None:
-    """What a `gate.json` says, if it judged this report: it is of the same network and no older."""
+    """What a `gate.json` says, if it judged this report."""
     if not path.is_file():
         return None
     try:
         found = GATE.read(path)
     except BadInput:  # as above
         return None
-    if found.network != report.network.get("name") or found.created < report.created:
+    if found.report_sha256 != report_sha256(report):
         return None
     return Judgement(found.state, tuple((check.state, _sentence(check)) for check in found.checks), found.created)
 

@@ -18,7 +18,7 @@ from squeeze_export.pipeline import page
 from squeeze_export.pipeline.page import beside_of, images_folder, judgement, layer_errors, pictures_of, read_history
 from squeeze_export.report.figures import LayerError
 from squeeze_export.report.flips import FlippedImage
-from squeeze_export.results import SCHEMA, Report
+from squeeze_export.results import SCHEMA, Report, report_sha256
 
 
 def flip(file, data=b"", index=0):
@@ -109,19 +109,21 @@ def test_no_analysis(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("network", "created", "counts"),
+    ("changes", "counts"),
     [
-        ("net", "2026-11-02T00:00:01+00:00", True),
-        ("net", "2026-11-01T00:00:00+00:00", False),  # it judged an older report
-        ("other", "2026-11-02T00:00:01+00:00", False),
+        ({}, True),
+        ({"created": "2026-11-01T00:00:00+00:00"}, False),
+        ({"network": {"name": "other"}}, False),
+        ({"warnings": ("w",)}, False),
     ],
 )
-def test_a_gates_result_counts_if_it_judged_this_report(network, created, counts, tmp_path):
+def test_a_gates_result_counts_if_it_judged_this_report(changes, counts, tmp_path):
     checks = (
         Check("max-size", "net.int8.onnx", "failed", "2 MB, at most 1 MB"),
         Check("max-top1-drop", "", "undecided", "0.2 pp", needs="about 1,900 more images"),
     )
-    GATE.write(gate_result(checks, network=network, created=created), tmp_path / "gate.json")
+    judged = report_sha256(dataclasses.replace(BASE, **changes))
+    GATE.write(gate_result(checks, network="net", created="now", report_sha256=judged), tmp_path / "gate.json")
     found = judgement(BASE, tmp_path / "gate.json")
     assert (found is not None) == counts
     if found is not None:
