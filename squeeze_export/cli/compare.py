@@ -89,7 +89,13 @@ def command(first: Path, second: Path, **values: Any) -> None:
         say("")
         columns = (Column("image", "text"), Column("A", "name"), Column("B", "name"), Column("margin A"), Column("margin B"))
         rows = [
-            (flip.image, str(flip.first), str(flip.second), f"{flip.first_margin:.3g}", f"{flip.second_margin:.3g}")
+            (
+                flip.image,
+                flip.first_label or str(flip.first),
+                flip.second_label or str(flip.second),
+                f"{flip.first_margin:.3g}",
+                f"{flip.second_margin:.3g}",
+            )
             for flip in found.flips[:SHOWN_FLIPS]
         ]
         print_rows(Table(columns, rows), stdout_console())

@@ -24,6 +24,7 @@ from squeeze_export.pipeline.foreign import open_files
 from squeeze_export.pipeline.measuring import placed, row_of, timed
 from squeeze_export.pipeline.network import PreprocessChoice
 from squeeze_export.pipeline.sessions import Entry, Outcome, RunOptions, opened, runtime_for
+from squeeze_export.pipeline.sidecar_document import read_sidecar, sidecar_path
 from squeeze_export.pipeline.validation import telling_names
 from squeeze_export.registry import RUNTIMES
 from squeeze_export.results import Accuracy, Interval, Measurement, sqnr_db
@@ -56,6 +57,8 @@ class Flip:
         second: class index by the second.
         first_margin: how far the first file's logit of its class lies above that of the other's.
         second_margin: likewise of the second file.
+        first_label: name of the class; empty if neither file's sidecar has names.
+        second_label: likewise.
     """
 
     image: str
@@ -63,6 +66,8 @@ class Flip:
     second: int
     first_margin: float
     second_margin: float
+    first_label: str = ""
+    second_label: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,7 @@ def compare_files(
         images.name,
         accuracy,
         flip_count,
-        flips,
+        tuple(_named(flip, _labels(artifacts)) for flip in flips),
         _speedup(rows[0], rows[1]),
         layers,
         without_layers,
@@ -271,6 +276,18 @@ def _together(streams: Sequence[ImageStream]) -> Iterator[tuple[Batch, Batch]]:
                 hint="leave duplicates out of the folder",
             )
         yield first, second
+
+
+def _labels(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
+    """Names of the classes, of the first file whose sidecar has some; none if neither has."""
+    own = [artifact for artifact in artifacts if artifact.foreign is None]
+    return next((labels for artifact in own if (labels := read_sidecar(sidecar_path(artifact.path)).labels)), ())
+
+
+def _named(flip: Flip, labels: Sequence[str]) -> Flip:
+    if max(flip.first, flip.second) >= len(labels):
+        return flip
+    return replace(flip, first_label=labels[flip.first], second_label=labels[flip.second])
 
 
 def _flips(

@@ -93,6 +93,12 @@ def test_images_that_change_their_class_are_listed(made, tiny, tmp_path):
     assert {flip.image for flip in found.flips} <= {file.name for file in files(tiny)}
     assert all(flip.first != flip.second and min(flip.first_margin, flip.second_margin) > 0 for flip in found.flips)
     assert SCHEMA.from_json(json.loads(json.dumps(to_json(found, "comparison")))) == found
+    assert {flip.first_label for flip in found.flips} == {""}  # no names are known
+    named = open_network(tiny / "other.safetensors", labels=tiny / "labels.txt").graph
+    again = compared(made["onnx", "fp32"], export(named, "onnx", FP32, tmp_path, name="named")[0], tiny / "eval", bench=False)
+    names = (tiny / "labels.txt").read_text().splitlines()
+    told = [(names.index(flip.first_label), names.index(flip.second_label)) for flip in again.flips]
+    assert told == [(flip.first, flip.second) for flip in found.flips]
 
 
 def test_each_file_is_given_its_own_pixels(tiny, tmp_path):
