@@ -24,8 +24,9 @@ from squeeze_export.core import Artifact, EmitOptions, Session
 from squeeze_export.errors import BadInput, Refused
 from squeeze_export.files import read_content, write_draft
 from squeeze_export.formats import audited
-from squeeze_export.formats.contents import Contents, FileTensor
-from squeeze_export.formats.coreai import read
+from squeeze_export.formats.audit import audit as run_audit
+from squeeze_export.formats.contents import Contents, FileOperator, FileTensor
+from squeeze_export.formats.coreai import POLICY, read
 from squeeze_export.graph.build import build_graph
 from squeeze_export.graph.integer import IntegerRunner
 from squeeze_export.graph.nodes import MaxPool, QuantizedConv
@@ -33,8 +34,9 @@ from squeeze_export.graph.quantized import INT8, QuantizedGraph, requantization,
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.preprocess import load_pixels
 from squeeze_export.nets.checkpoints import read_checkpoint
-from squeeze_export.pipeline import lint_file
+from squeeze_export.pipeline import audit_file, lint_file
 from squeeze_export.pipeline.export import export
+from squeeze_export.pipeline.foreign import foreign_artifact
 from squeeze_export.quant.mixed import keep_float
 from squeeze_export.quant.recipes import quantize
 from squeeze_export.runtimes import coreai as runtime
@@ -283,6 +285,46 @@ def test_a_scale_that_float16_reads_wrongly_is_refused() -> None:
     small = {**table.tensors, name: replace(table.tensors[name], scale=2.0**-15)}
     with pytest.raises(Refused, match=f"the scale of `{name}`"):
         emitted(replace(table, tensors=small), coreai_form="qdq", coreai_compute="float16")
+
+
+def test_very_many_operators_one_behind_the_other_are_bad_input() -> None:
+    """They are looked through one by one, and a file may hold more than Python nests calls."""
+    kind = "broadcasting_add"
+    row = FileTensor("bias", "float32", (1, 4, 1, 1), constant=True, place="bias")
+    data = [FileTensor(f"x{index}", "float32", (1, 4, 8, 8), place=index) for index in range(5001)]
+    chain = tuple(FileOperator(kind, f"x{index}", (data[index], row), (data[index + 1],)) for index in range(5000))
+    with pytest.raises(BadInput, match="too many float operators one behind the other"):
+        run_audit(Contents("coreai", chain, (data[0],), (data[-1],), (row,)), POLICY)
+
+
+def test_another_tools_asset_is_audited_and_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "others.aimodel"
+    write_draft(path, emitted(net().quantized, coreai_form="qdq"))
+    (path / "metadata.json").write_text('{"assetVersion": "2.0", "producer": "another tool"}')
+    found = audit_file(path)
+    assert found.violations == ()
+    assert found.weight_bytes["int8"] == sum(conv.weight.size for conv in net().quantized.convs)
+    with pytest.raises(BadInput, match="of coreai files only this tool's own are run"):
+        foreign_artifact(path, None)
+
+
+def test_a_filter_of_zeros_with_a_tiny_scale_is_no_obstacle_in_float16(tmp_path: Path) -> None:
+    """SqueezeNet 1.0 of Deep Compression has one."""
+    table = net().quantized
+    conv = table.convs[3]
+    weight, scale, bias = conv.weight.copy(), np.broadcast_to(conv.weight_scale, len(conv.bias)).copy(), conv.bias.copy()
+    weight[1], scale[1], bias[1] = 0, 1e-12, 0
+    dead = replace(conv, weight=weight, weight_scale=scale, bias=bias)
+    nodes = tuple(dead if node is conv else node for node in table.nodes)
+    half = {"coreai_form": "qdq", "coreai_compute": "float16"}
+    path = tmp_path / "dead.aimodel"
+    write_draft(path, emitted(replace(table, nodes=nodes), **half))
+    assert constant(read(path), f"{conv.name}/weight_scale", np.float16).ravel()[1] == 1
+    alive = weight.copy()
+    alive[1, 0, 0, 0] = 1
+    nodes = tuple(replace(dead, weight=alive) if node is dead else node for node in nodes)
+    with pytest.raises(Refused, match=f"the smallest weight scale of `{conv.name}` is `1e-12`"):
+        emitted(replace(table, nodes=nodes), **half)
 
 
 @pytest.mark.parametrize(("form", "compute", "least_db"), [("qdq", "float32", 48), ("qdq", "float16", 35)])

@@ -205,7 +205,8 @@ class _Reading:
         if operator["stored"] is not None:
             start, length = operator["stored"]
             data = self._stored[start : start + length]
-            tensor = replace(tensor, size_bytes=0 if dtype in _PARAMETERS else length, load=data.tobytes)
+            zero_point = use.kind in (*_PAIR, _SCALED) and use.index > 1
+            tensor = replace(tensor, size_bytes=0 if dtype in _PARAMETERS or zero_point else length, load=data.tobytes)
         self._tensors[number] = tensor
         self._constants.append(tensor)
         return True

@@ -178,10 +178,14 @@ class _Lowering:
             value = self.ai.broadcasting_mul(value, factors[None, :, None, None])
             return self._quantize(self._clamped(value, node, after), 1.0, after.zero_point)
         scale = node.weight_scale.astype(np.float64) / (self.pixel if node.input == self.network.input.name else 1.0)
+        bias = node.bias * (before.scale * scale)
+        if self.dtype == np.float16:
+            scale = np.where(
+                node.weight.any(axis=(1, 2, 3)), scale, 1.0
+            )  # any scale suits a filter of zeros, whose own may be tiny
         held = self._held(f"{node.name}'s weight scale", scale)
         if not held.all():
             raise Refused(f"the smallest weight scale of `{node.name}` is `{scale.min():.4g}`, beyond float16", hint=_HINT)
-        bias = node.bias * (before.scale * scale)
         source = self._dequantize(source, self._scale(before.scale, node.input), before.zero_point)
         value = self._conv(node, source, node.weight, scale, bias)
         return self._quantize(self._clamped(value, node, after), self._scale(after.scale, node.name), after.zero_point)
