@@ -28,6 +28,7 @@ TOOLS = (
     "ai-edge-litert",
     "openvino",
     "coremltools",
+    "coreai-core",
     "torch",
     "tensorflow-cpu",
     "nncf",
@@ -36,7 +37,7 @@ TOOLS = (
 
 @dataclass(frozen=True)
 class ProcessRun:
-    """One finished process: wall time in seconds and the largest resident set in bytes."""
+    """One finished process: wall time in seconds and the largest resident set in bytes, on Linux at least that of this process."""
 
     wall_s: float
     peak_bytes: int
