@@ -78,7 +78,8 @@ def commands() -> dict[str, tuple[str, str]]:
 @click.version_option(__version__, package_name="squeeze-export")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Export a trained SqueezeNet to INT8 for ONNX, TFLite, OpenVINO and Core ML: calibrated once, the same integers everywhere.
+    """Export a trained SqueezeNet to INT8 for ONNX, TFLite, OpenVINO, Core ML and Core AI: calibrated once, the same integers
+    everywhere.
 
     \b
     squeeze-export tflite --int8 --calib imgs/     your photographs, the embedded demo network
