@@ -53,6 +53,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.weights_only
 	$(BIN)/python -m benchmarks.all_targets
 	$(BIN)/python -m benchmarks.same_integers
+	$(BIN)/python -m benchmarks.coreai_forms
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.recipe_ablation
 	$(BIN)/python -m benchmarks.best_ablation
