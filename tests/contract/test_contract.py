@@ -53,7 +53,7 @@ RUN_FILES = [case for case in FILES if target_named(case[0]).RUNTIMES]
 SPECIAL = [case for case in EVERY if is_special(*case)]
 UNREADABLE = {("tflite", "fp16", "tflite-micro"): "DEQUANTIZE", ("onnx", "int8", "torch"): "`DequantizeLinear` is no operator"}
 """Files that a runtime refuses -> what it says of them."""
-SLOW_TO_OPEN = ("tflite-micro",)
+SLOW_TO_OPEN = ("tflite-micro", "coreai")
 """Runtimes that take half a second for every file; in fp32 their own tests run them."""
 RUNS = [
     (target, scheme, runtime)
@@ -69,7 +69,7 @@ BF16_SQNR_DB = 30
 ONE_IMAGE = ("coreml",)
 """Targets whose uint8 input is an image: for a batch, they take float32."""
 TARGETS_OF_INTEGER_LOGITS = ("tflite",)
-EXACT = ("onnx", "tflite")
+EXACT = ("onnx", "tflite", "coreai")
 """Targets whose default runtime gives the very integers of the table. The others compute the rescaling in floating point."""
 
 

@@ -33,6 +33,7 @@ from squeeze_export.graph.nodes import MaxPool, QuantizedConv
 from squeeze_export.graph.quantized import INT8, QuantizedGraph, requantization, scheme_named
 from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.preprocess import load_pixels
+from squeeze_export.measure.accuracy import compare
 from squeeze_export.nets.checkpoints import read_checkpoint
 from squeeze_export.pipeline import audit_file, lint_file
 from squeeze_export.pipeline.export import export
@@ -285,6 +286,13 @@ def test_a_scale_that_float16_reads_wrongly_is_refused() -> None:
     small = {**table.tensors, name: replace(table.tensors[name], scale=2.0**-15)}
     with pytest.raises(Refused, match=f"the scale of `{name}`"):
         emitted(replace(table, tensors=small), coreai_form="qdq", coreai_compute="float16")
+
+
+def test_a_float_file_gives_the_references_logits(tmp_path: Path) -> None:
+    artifact, _ = export(net().graph, "coreai", scheme_named("fp32"), tmp_path, name="float")
+    with opened(artifact) as session:
+        logits = session.infer(net().pixels)
+    assert compare(FloatRunner(net().graph)(net().pixels), logits).sqnr_db > 100
 
 
 def test_very_many_operators_one_behind_the_other_are_bad_input() -> None:
