@@ -178,7 +178,7 @@ def test_every_room_is_in_the_table() -> None:
 
 
 # Modules of a registry's folder that are no entry of it: what its entries share.
-SHARED = {"runtimes": {"session", "quiet", "foreign"}, "peers": {"network", "process"}}
+SHARED = {"runtimes": {"session", "quiet", "foreign", "written_placement"}, "peers": {"network", "process"}}
 # Entries that are driven through another one.
 THROUGH = {"runtimes": {"qnn": "onnxruntime"}}
 

@@ -38,7 +38,7 @@ def command(name: str) -> click.Command:
     def export(**values: Any) -> int:
         carried = {scheme for target in targets for scheme in target_named(target).SCHEMES}
         scheme = scheme_choice(values, carried)
-        job = job_from(values, targets=targets, scheme=scheme, training=training_choice(values))
+        job = job_from(values, targets=_that_have(values["recipe"], targets), scheme=scheme, training=training_choice(values))
         report = run_shown(job, run)
         for target in ("coreml", "coreai"):
             if any(row.target == target and row.artifact for row in report.measurements):
@@ -46,6 +46,15 @@ def command(name: str) -> click.Command:
         return finish(report, job, values, [row for row in report.measurements if row.scheme == job.scheme])
 
     return Command(name, callback=export, help=f"{text}\n\n{_EXAMPLE % name}", params=_options(targets))
+
+
+def _that_have(recipe: str, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """The targets that a recipe is for, with a note about the others."""
+    wanted = RECIPES[recipe].targets or targets
+    left_out = [target for target in targets if target not in wanted]
+    if left_out:
+        note(f"left out: {', '.join(left_out)}, which the recipe `{recipe}` is not for")
+    return tuple(target for target in targets if target in wanted)
 
 
 def _tell_neural_engine(job: Job, target: str) -> None:

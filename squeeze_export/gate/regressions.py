@@ -51,16 +51,17 @@ def regression_checks(report: Report, baseline: Baseline, bounds: Bounds) -> tup
     if baseline.images is not None and report.images is not None:
         pairs = _Pairs(*in_common(baseline.images, report.images))
     found = [*_image_checks(report, baseline, pairs), *_label_checks(report, baseline, pairs)]
-    rows = {row.label: row for row in judged_rows(report) if row.status == "ok"}
+    rows = [row for row in judged_rows(report) if row.status == "ok"]
     for file in baseline.files:
-        elsewhere = [label for label, row in rows.items() if row.artifact == file.artifact]
-        label = file.label if file.label in rows or len(elsewhere) != 1 else elsewhere[0]  # the file on another runtime
-        row = rows.pop(label, None)
+        alike = [row for row in rows if row.label == file.label]
+        elsewhere = [row for row in rows if row.artifact == file.artifact]  # the file on another runtime
+        row = next(iter(alike or (elsewhere if len(elsewhere) == 1 else ())), None)
         if row is None:
             found.append(Check("file", file.label, "failed", "is in the baseline, and not in the report", "baseline"))
             continue
+        rows.remove(row)
         found += _Pair(file, row, report, baseline, versions, pairs).checks(bounds)
-    found += [Check("file", label, "skipped", "is not in the baseline: --update adds it", "baseline") for label in rows]
+    found += [Check("file", row.label, "skipped", "is not in the baseline: --update adds it", "baseline") for row in rows]
     return tuple(replace(check, against="baseline") for check in found)
 
 

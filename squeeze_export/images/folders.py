@@ -32,6 +32,8 @@ OTHER_SUFFIXES = {
 
 Kind: TypeAlias = Literal["image", "other image", "folder"]
 
+_PARTS_OF_A_SET = frozenset({"train", "training", "val", "valid", "validation", "eval", "test", "testing"})
+
 _KINDS_HINT = "a folder of images, a folder with one sub-folder per class, a `.csv` manifest or a `.txt` list"
 
 
@@ -78,7 +80,8 @@ def open_images(path: Path, *, class_count: int, labels: Labels | None = None) -
         labels: of the network's classes, or none.
 
     Raises:
-        BadInput: missing, without images, images both beside and in sub-folders, or classes that cannot be matched.
+        BadInput: missing, without images, images both beside and in sub-folders, folders such as `train` and `test` with folders
+            in them, or classes that cannot be matched.
     """
     if _is_manifest(path):
         return _listed(path, class_count, labels)
@@ -91,6 +94,12 @@ def open_images(path: Path, *, class_count: int, labels: Labels | None = None) -
             hint="put every image into the folder of its class, or leave none in sub-folders",
         )
     others = [*top.others, *(file for found in inside.values() for file in found.others)]
+    parts = {folder.name.lower() for folder in filled}
+    if len(parts) > 1 and parts <= _PARTS_OF_A_SET and all(_listing(folder).folders for folder in filled):
+        raise BadInput(
+            f"{shown(path)} holds the parts of a set, not its classes: {', '.join(shown(folder.name) for folder in filled)}",
+            hint=f"name one of them: `{filled[-1]}`",
+        )
     if not filled:
         return _image_set(path, FileList(top.images), (), "none: a folder without sub-folders", others=others)
     labels = labels or Labels()

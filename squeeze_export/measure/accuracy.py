@@ -168,7 +168,7 @@ def compared_each(reference_logits: FloatArray, logits: FloatArray, labels: Clas
     reference, output = reference_logits.astype(np.float64), logits.astype(np.float64)
     signal, reference_log, output_log = _distributions(reference, output, ending)
     # The best classes come from the logits: rounding in a softmax or sigmoid could make two of them tie.
-    each["top5_shared"] = (_best(reference_logits)[:, :, None] == _best(logits)[:, None, :]).sum(axis=(1, 2))
+    each["top5_shared"] = (_among_best(reference_logits) & _among_best(logits)).sum(axis=1)
     divergence = np.exp(reference_log) * (reference_log - output_log)
     for index in range(len(logits)):  # row by row, so that no row's sum depends on how many there are
         each["signal"][index] = np.square(signal[index]).sum()
@@ -316,9 +316,13 @@ def _check(sums: Tally, reference_logits: FloatArray, logits: FloatArray, labels
             )
 
 
-def _best(outputs: FloatArray) -> Classes:
-    """(N, min(5, C)) the best classes, best first; of equal ones the lowest index first."""
-    return np.argsort(-outputs, axis=1, kind="stable")[:, :_BEST].astype(np.int64)
+def _among_best(outputs: FloatArray) -> NDArray[np.bool_]:
+    """(N, C) whether a class is among the best five, or among all of fewer; of equal ones the lowest index counts as the better."""
+    count = min(_BEST, outputs.shape[1])
+    last = np.partition(outputs, -count, axis=1)[:, -count, None]
+    above, equal = outputs > last, outputs == last
+    among: NDArray[np.bool_] = above | (equal & (equal.cumsum(axis=1) <= count - above.sum(axis=1, keepdims=True)))
+    return among
 
 
 def _distributions(reference: Doubles, output: Doubles, ending: Ending) -> tuple[Doubles, Doubles, Doubles]:

@@ -22,6 +22,7 @@ from squeeze_export.measure.host import tool_versions
 from squeeze_export.peers import Source, peer_of
 from squeeze_export.pipeline.evaluation import Evaluation
 from squeeze_export.pipeline.export import keep, metadata_of, provenance_of
+from squeeze_export.registry import PEERS
 from squeeze_export.targets import target_named
 
 
@@ -64,6 +65,8 @@ def check_vendor(targets: Sequence[str], recipe: str, scheme: str, options: Emit
         hint = "leave out --batch, --input, --softmax, --sigmoid, and the options of Core ML and Core AI"
         raise BadInput(f"the recipe `{recipe}` takes one uint8 image and gives logits", hint=hint)
     for target in targets:
+        if target not in PEERS:
+            raise BadInput(f"there is no vendor's quantizer for {target} files", hint=f"there is one for: {', '.join(PEERS)}")
         peer_of(target).method(recipe)
 
 

@@ -142,6 +142,19 @@ def test_a_run_that_goes_wrong_uploads_what_there_is(act):
     assert "did you mean" in done.log
 
 
+def test_a_gate_that_cannot_judge_is_an_annotation(act):
+    done, _ = act(BUT_INSTALL, baseline="none.json")
+    assert done.codes["Gate"] == 2
+    ((name, _, message),) = done.commands
+    assert name == "error"
+    assert message.startswith("it could not judge (exit code 2)")
+
+
+def test_the_key_is_in_the_comments_marker(act):
+    _, folder = act(BUT_INSTALL, bounds="max-size=1MB", key="macos-15")
+    assert (folder / "ci/comment.md").read_text().splitlines()[0].endswith("-macos-15 -->")
+
+
 def test_inputs_are_words_and_never_run(act, tmp_path):
     harmful = f'$(touch {tmp_path}/ran); `touch {tmp_path}/ran` "; touch {tmp_path}/ran #'
     done, _ = act(BUT_INSTALL, weights=harmful, calib=harmful, bounds=harmful, options=harmful)

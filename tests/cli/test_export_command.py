@@ -387,3 +387,10 @@ def test_a_torch_checkpoint_without_torch_and_one_of_two_networks(squeeze, net, 
     assert (refused.code, "--checkpoint-key state_dict_ema" in refused.err) == (2, True)
     for command in (asked, ("onnx", *FILES_ONLY, *asked[1:])):
         assert squeeze(*command, "--checkpoint-key", "state_dict_ema").code == 0
+
+
+def test_all_leaves_out_what_a_recipe_is_not_for(squeeze, net):
+    """The refusal comes after that, and from what the vendors' tools cannot be asked for."""
+    result = squeeze("all", *net, "--int8", "--recipe", "vendor", "--softmax")
+    assert "left out: coreai, which the recipe `vendor` is not for\n" in result.err
+    assert result.refusal()[0] == "the recipe `vendor` takes one uint8 image and gives logits"

@@ -8,6 +8,7 @@ from squeeze_export.errors import BadInput
 from squeeze_export.formats import format_named
 from squeeze_export.formats.audit import ALL_INTEGER_SCHEME, MIXED_SCHEMES
 from squeeze_export.formats.contents import FREE, UNTOLD, Contents, FileOperator, FileTensor
+from squeeze_export.formats.onnx import POLICY
 from squeeze_export.graph import quantized
 from squeeze_export.registry import FORMATS
 
@@ -71,3 +72,27 @@ def test_a_format_that_is_not_there() -> None:
     assert [format_named(name).NAME for name in FORMATS] == list(FORMATS)
     with pytest.raises(BadInput, match="no format is called `onyx`"):
         format_named("onyx")
+
+
+def test_each_operator_is_judged_once() -> None:
+    """Many that read one another's operands must not be judged again for each reader of each operand."""
+    asked: list[str] = []
+
+    class Counted(Contents):
+        def maker(self, tensor: FileTensor) -> FileOperator | None:
+            asked.append(tensor.name)
+            return super().maker(tensor)
+
+    count = 40
+    step = [tensor(f"s{n}", constant=True) for n in range(count)]
+    stored = [FileTensor(f"q{n}", "uint8", (1, 4)) for n in range(count)]
+    real, joined = ([tensor(f"{kind}{n}") for n in range(count)] for kind in ("r", "j"))
+    given = [FileTensor(f"o{n}", "uint8", (1, 4)) for n in range(count)]
+    operators = (
+        *(FileOperator("DequantizeLinear", f"d{n}", (stored[n], step[n]), (real[n],)) for n in range(count)),
+        *(FileOperator("Concat", f"c{n}", tuple(real), (joined[n],)) for n in range(count)),
+        *(FileOperator("QuantizeLinear", f"z{n}", (joined[n], step[n]), (given[n],)) for n in range(count)),
+    )
+    arithmetic = POLICY.arithmetic(Counted("onnx", operators, tuple(stored), tuple(given)))
+    assert not any(arithmetic.is_float(place) for place in range(len(operators)))
+    assert len(asked) < 5 * count * count

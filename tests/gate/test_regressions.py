@@ -32,6 +32,15 @@ def test_what_did_not_change_passes(report):
     assert names == {"images", "reference", "labels", "integers", "bytes", "size", "operators", "answers", "max-top1-drop"}
 
 
+def test_rows_that_look_alike_are_told_apart_by_their_order():
+    """Two files of one name, or one file with two numbers of threads."""
+    report = gate_report()
+    twice = dataclasses.replace(report, measurements=(*report.measurements, report.measurements[1]))
+    assert {check.state for check in compared(twice, baseline=baseline_of(twice))} == {"passed"}
+    (more,) = [check for check in compared(twice, baseline=baseline_of(report)) if check.state != "passed"]
+    assert (more.name, more.state, more.message) == ("file", "skipped", "is not in the baseline: --update adds it")
+
+
 def test_faster_or_slower_is_not_compared(report, with_row):
     slow = dataclasses.replace(report.measurements[1].latency, p50_ms=500.0)
     assert compared(with_row(latency=slow)) == compared(report)

@@ -56,6 +56,23 @@ def test_a_plain_folder_is_unlabelled(tmp_path: Path):
     assert found.class_source.startswith("none")
 
 
+def test_the_parts_of_a_set_are_no_classes(tmp_path: Path):
+    """Two of them would be two classes in alphabetical order."""
+    for name in ("train/dog/1.png", "train/cat/2.png", "test/dog/3.png", "test/cat/4.png"):
+        draw(tmp_path / name)
+    for labels in (None, NAMES):
+        with pytest.raises(BadInput, match="holds the parts of a set, not its classes: `test`, `train`") as caught:
+            open_images(tmp_path, class_count=2, labels=labels)
+        assert caught.value.hint == f"name one of them: `{tmp_path / 'train'}`"
+    assert names(open_images(tmp_path / "test", class_count=2)) == ["cat/4.png", "dog/3.png"]
+
+
+def test_classes_may_be_called_like_parts_of_a_set(tmp_path: Path):
+    for name in ("train/1.png", "test/2.png"):
+        draw(tmp_path / name)
+    assert open_images(tmp_path, class_count=2).labels == (0, 1)
+
+
 def test_folders_are_matched_by_name(tmp_path: Path):
     for name in ("dog/2.png", "dog/deep/er/1.png", "ant/9.png", ".trash/x.png", "ant/.thumbs/x.png"):
         draw(tmp_path / name)

@@ -211,28 +211,23 @@ def test_what_costs_little_is_a_note(chip: str, operator: FileOperator, problem:
 
 
 SCALES = FileTensor("s", "float16", (4, 1, 1, 1), True)
+BLOCKS = (replace(WEIGHT, shape=(4, 8, 1, 1)), replace(SCALES, shape=(4, 2, 1, 1)))
 
 
 @pytest.mark.parametrize(
-    ("operator", "problem", "source"),
+    ("operator", "severity", "problem", "source"),
     [
-        (replace(HALF, kind="mul", inputs=HALF.inputs * 2), "it multiplies two results", "112"),
-        (
-            replace(
-                HALF,
-                kind="blockwise_shift_scale",
-                inputs=(replace(WEIGHT, shape=(4, 8, 1, 1)), replace(SCALES, shape=(4, 2, 1, 1))),
-            ),
-            "its weights have 2 scales for each output channel",
-            "279",
-        ),
-        (replace(HALF, kind="argmax"), "its argmax came out wrong in float16", "116"),
+        (replace(HALF, kind="mul", inputs=HALF.inputs * 2), "note", "it multiplies two results", "112"),
+        (replace(HALF, kind="blockwise_shift_scale", inputs=BLOCKS), "wrong", "its weights have 2 scales for each", "279"),
+        (replace(HALF, kind="argmax"), "wrong", "it came out wrong at the end of a network", "116"),
+        (replace(HALF, kind="gather_nd"), "note", "in float16 one network that ends in it came out wrong", "115"),
     ],
+    ids=("multiplication", "blocks", "argmax", "gather"),
 )
-def test_what_was_seen_to_be_wrong_on_the_neural_engine(operator: FileOperator, problem: str, source: str) -> None:
+def test_what_was_seen_to_be_wrong_on_the_neural_engine(operator: FileOperator, severity: str, problem: str, source: str) -> None:
     (finding,) = found("coreai-ane", operator)
     assert problem in finding.problem
-    assert finding.severity == "wrong"
+    assert finding.severity == severity
     assert source in finding.source
 
 

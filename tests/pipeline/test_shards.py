@@ -2,19 +2,23 @@
 
 import dataclasses
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from squeeze_export.errors import BadInput
+from squeeze_export.errors import BadInput, Refused
+from squeeze_export.graph.run import FloatRunner
 from squeeze_export.images.file_list import FileList
 from squeeze_export.images.folders import open_images
+from squeeze_export.images.stream import ImageStream
 from squeeze_export.measure.accuracy import ANSWER, COMPARED, answers_each, compared_each, summed
 from squeeze_export.pipeline import RunOptions, Scale
 from squeeze_export.pipeline.evaluation import evaluation_images
 from squeeze_export.pipeline.measuring import Comparing, compared
 from squeeze_export.pipeline.sessions import entries_of, opened
-from squeeze_export.pipeline.shards import IMAGE
+from squeeze_export.pipeline.shards import IMAGE, SOUND, ShardRunner
 from squeeze_export.results import NOT_RUN
 
 
@@ -127,3 +131,63 @@ def test_an_answer_by_hand():
     assert found["label_rank"].tolist() == [1, NOT_RUN]  # class 1 is as high, and stands before it
     assert found["margin"].tolist() == [0, 1]
     assert answers_each(logits, np.array([3, 1]))["label_rank"].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("classes", [1, 3, 5, 6, 40])
+def test_the_best_five_are_those_of_a_stable_sort(classes):
+    """int8 logits do tie: then the lowest index counts as the better."""
+    draw = np.random.default_rng(classes)
+    reference, output = (draw.integers(-2, 3, (500, classes)).astype(np.float32) for _ in range(2))
+    best = [np.argsort(-logits, axis=1, kind="stable")[:, :5] for logits in (reference, output)]
+    shared = [len({*one} & {*other}) for one, other in zip(*(each.tolist() for each in best), strict=True)]
+    assert compared_each(reference, output, np.full(500, -1))["top5_shared"].tolist() == shared
+
+
+# --- batches on their way
+
+
+class Slow:
+    """A session that takes a while, and notices a second call meanwhile."""
+
+    evidence, gives_logits = "measured", True
+
+    def __init__(self, network, fails_at=None):
+        self.runner, self.fails_at = FloatRunner(network.graph), fails_at
+        self.sizes, self.busy, self.met = [], False, False
+
+    def infer(self, batch):
+        self.met, self.busy = self.met or self.busy, True
+        time.sleep(0.05)
+        self.busy = False
+        self.sizes.append(len(batch))
+        if len(self.sizes) == self.fails_at:
+            raise Refused("enough")
+        return self.runner(batch)
+
+
+def run_slowly(network, many, session):
+    """Runs one shard in batches of four on three threads; gives it, and what was told of failures."""
+    stream = ImageStream(open_images(many, class_count=network.class_count), network.graph.preprocess, batch=4)
+    told = []
+    with ThreadPoolExecutor(3) as pool:
+        runner = ShardRunner(
+            network.graph, {"slow": (session, "logits")}, pool, 28, 28, failed=lambda *failure: told.append(failure)
+        )
+        return runner.run(0, stream), told
+
+
+def test_a_session_gets_one_batch_at_a_time(network, many):
+    session = Slow(network)
+    shard, told = run_slowly(network, many, session)
+    assert (session.met, told, sum(session.sizes)) == (False, [], 26)
+    ran = shard.images["state"] == SOUND
+    assert (shard.answers["slow"]["top1"][ran] == shard.reference["top1"][ran]).all()
+
+
+def test_a_session_that_fails_is_asked_no_more_and_the_reference_goes_on(network, many):
+    session = Slow(network, fails_at=2)
+    shard, told = run_slowly(network, many, session)
+    assert [(key, str(err)) for key, err in told] == [("slow", "enough")]
+    assert len(session.sizes) <= 3  # one batch may have been on its way
+    assert shard.answers == {}
+    assert (shard.reference["top1"][shard.images["state"] == SOUND] != NOT_RUN).all()

@@ -6,7 +6,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput
+from squeeze_export.files import content_sha256, read_content
 from squeeze_export.gate.results import gate_result
 from squeeze_export.graph.quantized import INT8
 from squeeze_export.measure.latency import latency_of
@@ -117,6 +119,22 @@ def test_a_table_is_exported_to_each_target(folders, quantized, tmp_path):
     checks = checked((report, new, table), stub)
     assert {check.state for check in checks} == {"passed"}
     assert [name == "new" for name in stub.opened] == [False, True, False] * len(TARGETS)
+
+
+def test_two_forms_of_a_target_are_exported_from_the_table_side_by_side(folders, quantized, tmp_path):
+    report, new, _ = folders
+    ending, _ = export(quantized, "onnx", INT8, new, name="ending", options=EmitOptions(softmax=True))
+    row = dataclasses.replace(report.measurements[0], artifact=ending.path.name, sha256=ending.sha256)
+    both = dataclasses.replace(report, measurements=(report.measurements[0], row))
+    table = tmp_path / "net.table"
+    write_table(Calibration(quantized, (), "calib"), table)
+    stub = Stub()
+
+    def opened(artifact, row):
+        assert content_sha256(read_content(artifact.path)) == artifact.sha256  # nothing was written over it
+        return stub.open(artifact, row)
+
+    assert {check.state for check in checked((both, new, table), stub, opener=opened)} == {"passed"}
 
 
 def test_progress_tells_the_rounds_of_each_file(folders):

@@ -11,6 +11,7 @@ import pytest
 from squeeze_export.core import EmitOptions
 from squeeze_export.errors import BadInput, Refused, Unavailable
 from squeeze_export.pipeline import RunOptions, open_network, run, validate_files
+from squeeze_export.registry import TARGETS
 
 FAST = RunOptions(rounds=2)
 
@@ -98,3 +99,9 @@ def test_accuracy_control_is_given_the_labelled_images_and_that_is_said(job, tin
     with pytest.raises(Refused, match="enough"):
         run(replace(values, targets=("openvino",)))
     assert given == [((8, 32, 32, 3), [n % 5 for n in range(8)])]
+
+
+def test_every_target_but_those_without_a_vendors_quantizer(job):
+    with pytest.raises(BadInput, match="there is no vendor's quantizer for coreai files") as caught:
+        run(job(targets=tuple(TARGETS), recipe="vendor"))
+    assert caught.value.hint == "there is one for: onnx, tflite, openvino, coreml"

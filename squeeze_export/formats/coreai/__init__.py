@@ -135,8 +135,14 @@ def _listed(program: bytes, digest: bytes) -> tuple[Sequence[Any], bytes]:
         except (Failed, Late) as err:  # it may have ended: the next file gets a new one
             reader.close()
             _reader.cache_clear()
-            raise ValueError(err.reason if isinstance(err, Failed) else err.message) from err
+            raise ValueError(_why(err)) from err
     return values["graphs"], arrays["stored"].tobytes()
+
+
+def _why(err: Failed | Late) -> str:
+    if isinstance(err, Late):
+        return err.message
+    return "its program is damaged: Core AI's parser breaks off" if err.reason.startswith("ended by") else err.reason
 
 
 _one_at_a_time = Lock()

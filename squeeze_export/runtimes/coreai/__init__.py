@@ -15,12 +15,12 @@ import numpy as np
 
 from squeeze_export.core import Artifact, ByteArray, Evidence, FloatArray, Placement
 from squeeze_export.errors import NotInstalled, Refused
-from squeeze_export.formats.coreai import read
+from squeeze_export.formats.coreai import GROUPS, read
 from squeeze_export.formats.coreai.asset import HASH, METADATA, PROGRAM, StoredAsset, read_asset
 from squeeze_export.graph.quantized import scheme_named
 from squeeze_export.runtimes.coreai import interpreter
-from squeeze_export.runtimes.coreai.placement import read_placement
 from squeeze_export.runtimes.session import BatchSession, check_present, check_threads
+from squeeze_export.runtimes.written_placement import written_placement
 from squeeze_export.workers.worker import Failed, Worker
 
 NAME = "coreai"
@@ -32,6 +32,7 @@ IMAGE_LIMIT_S = 300.0
 
 _FUNCTION = "main"
 _TOOL = "Core AI's runtime"
+_BORDERS = ("quantize", "dequantize")
 _STEPS_KEY = "steps"
 
 
@@ -129,7 +130,8 @@ class InterpreterSession(BatchSession):
     @cached_property
     def placement(self) -> Placement:
         """See `core.Session.placement`: read from the file."""
-        return read_placement(read(self._artifact.path), scheme_named(self._artifact.scheme).floats)
+        contents, floats = read(self._artifact.path), scheme_named(self._artifact.scheme).floats
+        return written_placement(contents, GROUPS, floats, convolution="conv2d", borders=_BORDERS, what="the file")
 
     def run_piece(self, images: ByteArray) -> FloatArray:
         """See `BatchSession.run_piece`."""

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
-from squeeze_export.core import FloatPart, PlacedOperator, Placement, place
-from squeeze_export.formats.contents import FREE, FileOperator
+from squeeze_export.core import FloatPart, Placement
 from squeeze_export.formats.coreml import GROUPS, program_contents
 from squeeze_export.formats.coreml.program import Program
+from squeeze_export.runtimes.written_placement import written_placement
 
-SOURCE = (
-    "the package, not a device: an operator counts as integer where its operands come from `dequantize` "
-    "(and a convolution's weights from int8) and its result goes to `quantize`"
-)
-
-_BORDERS = ("quantize", "dequantize", "classify")  # not counted: they only say what the others are
+_BORDERS = ("quantize", "dequantize", "classify")
 
 
 def read_placement(program: Program, floats: FloatPart) -> Placement:
@@ -26,18 +19,4 @@ def read_placement(program: Program, floats: FloatPart) -> Placement:
         floats: what the package means to compute in floating point.
     """
     contents = program_contents(program, {})
-    first = {reader for tensor in contents.inputs for reader, _ in contents.readers.get(tensor.key, ())}
-    running = [index for index in sorted(first | contents.behind(first)) if contents.operators[index].kind not in _BORDERS]
-    numbers = GROUPS(contents)
-    counted = [
-        PlacedOperator(str(contents.operators[index]), not numbers.is_float(index), _macs(contents.operators[index]))
-        for index in running
-    ]
-    return place(counted, floats=floats, source=SOURCE)
-
-
-def _macs(operator: FileOperator) -> int:
-    """Multiply-accumulates of a convolution for one image; 0 for anything else."""
-    if operator.kind != "conv":
-        return 0
-    return math.prod(1 if size == FREE else size for size in (*operator.outputs[0].shape[1:], *operator.inputs[1].shape[1:]))
+    return written_placement(contents, GROUPS, floats, convolution="conv", borders=_BORDERS, what="the package")
