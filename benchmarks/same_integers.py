@@ -1,4 +1,4 @@
-"""The cross-target table on real photographs: the four int8 files against the exact integer run and against each other."""
+"""The cross-target table on real photographs: the five int8 files against the exact integer run and against each other."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def main() -> None:
                     raw.append({"network": network, "coreml_compute": compute, **asdict(difference)})
     write(
         "same_integers",
-        "The same integers in four formats",
+        "The same integers in five formats",
         [f"{note} Core ML's packages are written with float32 and with float16 between their integers."],
         ("network", *header),
         rows,
