@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -286,6 +287,32 @@ def test_a_scale_that_float16_reads_wrongly_is_refused() -> None:
     small = {**table.tensors, name: replace(table.tensors[name], scale=2.0**-15)}
     with pytest.raises(Refused, match=f"the scale of `{name}`"):
         emitted(replace(table, tensors=small), coreai_form="qdq", coreai_compute="float16")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts processes by /proc")
+def test_sessions_one_after_the_other_share_a_process_unless_it_broke(exact: Artifact, tmp_path: Path) -> None:
+    with opened(exact) as session:
+        first = session.infer(net().pixels[:1])
+    other, _ = export(net().graph, "coreai", scheme_named("fp32"), tmp_path, name="float")
+    started = children()
+    with opened(other) as session:
+        floats = session.infer(net().pixels[:1])
+    with opened(exact) as one, opened(exact) as second:  # at once: two processes
+        np.testing.assert_array_equal(one.infer(net().pixels[:1]), first)
+        np.testing.assert_array_equal(second.infer(net().pixels[:1]), first)
+        assert len(children() - started) == 1
+    assert not np.array_equal(floats, first)
+    program = (exact.path / "main.mlirb").read_bytes()
+    broken = changed(exact, tmp_path, main_mlirb=program[: len(program) // 3])
+    with pytest.raises(Refused):
+        runtime.open_session(replace(exact, path=broken), device="cpu", threads=1)
+    with opened(exact) as session:
+        np.testing.assert_array_equal(session.infer(net().pixels[:1]), first)
+
+
+def children() -> set[int]:
+    """Processes that this one has started and that still run."""
+    return {int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
 def test_a_float_file_gives_the_references_logits(tmp_path: Path) -> None:

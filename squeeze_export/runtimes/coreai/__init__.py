@@ -1,10 +1,12 @@
 """Apple's own runtime for Core AI, as `coreai-core` brings it: on Linux an interpreter, whose rows are *emulated* and never timed.
 
-A session is a child process, because a damaged program ends the process that runs it. The program is compared with its hash first.
+A session has a child process to itself, because a damaged program ends the process that runs it. The program is compared with
+its hash first.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -52,7 +54,7 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> Interprete
     check_present(device, devices(), f"`{NAME}`")
     check_threads(threads)
     asset = _asset(artifact)
-    worker = Worker(interpreter.__name__, tool=_TOOL, keep_private=True)
+    worker = _interpreter()
     try:
         session = InterpreterSession(worker, artifact, asset)
         session.infer(session.black_images())
@@ -63,6 +65,20 @@ def open_session(artifact: Artifact, *, device: str, threads: int) -> Interprete
     except BaseException:
         worker.close()
         raise
+
+
+_idle: list[Worker] = []
+"""At most one process that has nothing open: starting one takes longer than opening an asset in it."""
+
+
+def _interpreter() -> Worker:
+    return _idle.pop() if _idle else Worker(interpreter.__name__, tool=_TOOL, keep_private=True)
+
+
+@atexit.register
+def _close_idle() -> None:
+    while _idle:
+        _idle.pop().close()
 
 
 def inner_values(artifact: Artifact, names: Sequence[str], pixels: ByteArray) -> Mapping[str, FloatArray]:
@@ -105,7 +121,7 @@ def _steps(asset: StoredAsset, artifact: Artifact) -> dict[str, tuple[float, int
 def _put(asset: StoredAsset, worker: Worker) -> Path:
     """A copy in the worker's folder, so that what is run is what was compared with its hash."""
     folder = worker.folder / "network.aimodel"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for name, data in ((PROGRAM, asset.program), (HASH, asset.digest), (METADATA, b'{"assetVersion": "2.0"}')):
         (folder / name).write_bytes(data)
     return folder
@@ -124,6 +140,7 @@ class InterpreterSession(BatchSession):
         fixed = batch if isinstance(batch, int) else 0
         super().__init__(artifact.input.shape[1:], least=fixed or 1, most=fixed or MAX_OPEN_BATCH)
         self._worker, self._artifact, self._classes = worker, artifact, artifact.output.shape[-1]
+        self._sound = False
         names = {"function": _FUNCTION, "input": artifact.input.name, "output": artifact.output.name}
         worker.ask("open_asset", {"path": str(_put(asset, worker)), **names}, limit_s=OPEN_LIMIT_S)
 
@@ -136,12 +153,17 @@ class InterpreterSession(BatchSession):
     def run_piece(self, images: ByteArray) -> FloatArray:
         """See `BatchSession.run_piece`."""
         pixels = images.astype(self._artifact.input.dtype, copy=False)
+        self._sound = False  # until it has answered
         _, arrays = self._worker.ask("infer", {}, {"pixels": pixels}, limit_s=IMAGE_LIMIT_S * len(images))
+        self._sound = True
         logits = arrays.get("logits")
         if logits is None or logits.dtype != np.float32 or logits.shape != (len(images), self._classes):
             raise Refused(f"Core AI's runtime gave no `{len(images)}` rows of `{self._classes}` numbers")
         return logits
 
     def free(self) -> None:
-        """Ends the process."""
-        self._worker.close()
+        """Keeps the process for the next session, or ends it."""
+        if self._sound and not _idle:
+            _idle.append(self._worker)
+        else:
+            self._worker.close()

@@ -24,7 +24,7 @@ EXTRA = "coreai"
 
 @dataclass
 class _Opened:
-    """The child's one asset, which stays open until the process ends."""
+    """The child's one asset, which stays open until the next one is, or the process ends."""
 
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -41,6 +41,7 @@ def open_asset(values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
     ai = require("coreai.authoring", EXTRA)
 
     async def opened() -> Any:
+        await _opened.stack.aclose()  # the asset before this one
         model = await _opened.stack.enter_async_context(ai.AIModelAsset.load(values["path"]).executable())
         return model.load_function(values["function"])
 
